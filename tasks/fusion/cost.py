@@ -1,0 +1,158 @@
+"""What it costs to let one unit stand for two: squared distances between units of two members.
+
+*Weight cost.* For units i, j of a group, sum over every parameter that touches the group of the squared distance of
+their slices, the other axis aligned by the matching at hand; an input that is isolated counts against 0, because the
+fused unit would read it from one member only:
+
+    C_ij = |x_i|^2 + |y_j|^2 - 2 <x_i[matched], y_j[matched]>            (method page, 3.2, as one GEMM per parameter)
+
+*Activation cost.* Mean squared distance of two units' activations over a stream of examples.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from tasks.axes import OUTPUT, Axes
+
+State = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Universe:
+    """A common numbering of the units of all members: slot s of a group holds one unit of every member.
+
+    The first `num_matched[g]` slots are fused; the others only remember who would come next.
+    """
+
+    slots: Mapping[str, Tensor]
+    """Group -> (members, slots) unit indices."""
+    num_matched: Mapping[str, int]
+
+    def matched(self, group: str) -> Tensor:
+        """(members, matched slots) unit indices."""
+        return self.slots[group][:, : self.num_matched[group]]
+
+
+class WeightCost:
+    """Distances between units by the parameters that make and read them.
+
+    `states` are the members' state dicts; `parameters` names what counts (buffers are left out).
+    """
+
+    def __init__(self, axes: Axes, states: Sequence[State], parameters: Sequence[str]) -> None:
+        self.axes, self.states = axes, states
+        self.parameters = [name for name in parameters if any(axes.of[name])]
+        self.places = {g: [p for p in axes.parameters_of(g) if p[0] in set(parameters)] for g in axes.groups}
+        self._norms = {
+            (name, index, member): self._rows(member, name, index, None).square().sum(1)
+            for places in self.places.values() for name, index in places for member in range(len(states))
+        }  # fmt: skip
+
+    def pair(self, group: str, one: int, two: int, universe: Universe) -> Tensor:
+        """(units of member one, units of member two): cost of each pair, the other groups aligned by `universe`.
+
+        Parameters whose other groups the universe does not name yet are left out (the first, greedy pass).
+        """
+        places = [place for place in self.places[group] if self._known(*place, universe)]
+        if not places:
+            return torch.zeros([self.axes.sizes(self.states[member])[group] for member in (one, two)])
+        norms = [sum(self._norms[name, index, m] for name, index in places) for m in (one, two)]
+        products = [
+            self._rows(one, name, index, universe) @ self._rows(two, name, index, universe).T for name, index in places
+        ]
+        return norms[0][:, None] + norms[1][None, :] - 2 * torch.stack(products).sum(0)  # type: ignore[index]
+
+    def objective(self, one: int, two: int, universe: Universe) -> float:
+        """What all matched pairs of two members cost together, each parameter's agreement counted once."""
+        total = 0.0
+        for group, places in self.places.items():
+            for member in (one, two):
+                units = universe.matched(group)[member]
+                total += sum(float(self._norms[n, i, member][units].double().sum()) for n, i in places)
+        for name in self.parameters:
+            pair = [self._matched(member, name, None, universe).double() for member in (one, two)]
+            if any(axis and axis.group != OUTPUT for axis in self.axes.of[name]):
+                total -= 2 * float((pair[0] * pair[1]).sum())
+        return total
+
+    def scale(self, group: str) -> float:
+        """Mean squared norm of a unit's parameters: the unit in which activation costs are expressed beside these."""
+        means = [self._norms[n, i, m].mean() for m in range(len(self.states)) for n, i in self.places[group]]
+        return float(sum(means)) / len(self.states)
+
+    def ties_itself(self, group: str) -> bool:
+        """Whether a parameter has this group on two axes, so that its cost is quadratic in the matching."""
+        names = [name for name, _ in self.places[group]]
+        return len(names) > len(set(names))
+
+    def _known(self, name: str, index: int, universe: Universe) -> bool:
+        others = [axis.group for i, axis in enumerate(self.axes.of[name]) if axis and i != index]
+        return all(group == OUTPUT or group in universe.slots for group in others)
+
+    def _rows(self, member: int, name: str, index: int, universe: Universe | None) -> Tensor:
+        """(units, everything else) of one parameter; only matched entries of the other axes if a universe is given."""
+        tensor = self._matched(member, name, index, universe) if universe else self.states[member][name]
+        axis = self.axes.of[name][index]
+        assert axis is not None
+        return tensor.movedim(index, 0).reshape(tensor.shape[index] // axis.repeat, -1)
+
+    def _matched(self, member: int, name: str, keep: int | None, universe: Universe) -> Tensor:
+        """A parameter with only its matched units, in slot order, on every axis but `keep`."""
+        tensor = self.states[member][name]
+        for i, axis in enumerate(self.axes.of[name]):
+            if axis and i != keep and axis.group != OUTPUT:
+                units = universe.matched(axis.group)[member].to(tensor.device)
+                tensor = tensor.unflatten(i, (-1, axis.repeat)).index_select(i, units).flatten(i, i + 1)
+        return tensor
+
+
+@dataclass
+class ActivationCost:
+    """Mean squared distances between units' activations, accumulated over streamed batches.
+
+    Memory is units x units per pair of members and group, whatever the number of examples.
+    """
+
+    num_members: int
+    num_rows: dict[str, int] = field(default_factory=dict)
+    squares: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    products: dict[tuple[str, int, int], Tensor] = field(default_factory=dict)
+
+    def update(self, batch: Sequence[Mapping[str, Tensor]]) -> None:
+        """Add one batch: per member, group -> (rows, units), the same examples in the same order.
+
+        Raises ValueError if the members' rows differ in number.
+        """
+        for group in batch[0]:
+            rows = [member[group] for member in batch]
+            if len({len(r) for r in rows}) > 1:
+                raise ValueError(f"members give different numbers of rows for {group}: {[len(r) for r in rows]}")
+            self.num_rows[group] = self.num_rows.get(group, 0) + len(rows[0])
+            for k, r in enumerate(rows):
+                _add(self.squares, (group, k), r.square().sum(0))
+            for a, b in combinations(range(self.num_members), 2):
+                _add(self.products, (group, a, b), rows[a].T @ rows[b])
+
+    def pair(self, group: str, one: int, two: int) -> Tensor:
+        """(units of member one, units of member two): mean squared distance of activations.
+
+        Raises ValueError if no batch held the group.
+        """
+        if group not in self.num_rows:
+            raise ValueError(f"no activations were given for {group}; have {sorted(self.num_rows)}")
+        product = self.products[group, one, two] if one < two else self.products[group, two, one].T
+        total = self.squares[group, one][:, None] + self.squares[group, two][None, :] - 2 * product
+        return total.clamp_min(0) / self.num_rows[group]
+
+    def scale(self, group: str) -> float:
+        """Mean squared activation of a unit."""
+        means = [self.squares[group, k].mean() for k in range(self.num_members)]
+        return float(sum(means)) / self.num_members / self.num_rows[group]
+
+
+def _add(sums: dict, key: tuple, value: Tensor) -> None:
+    sums[key] = sums[key] + value.double() if key in sums else value.double()

@@ -1,0 +1,84 @@
+"""Several trained networks in, one network of any size out: trace, match, merge, recalibrate."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tasks.axes import OUTPUT, Axes
+from tasks.capture import as_rows, captured, sites
+from tasks.fusion.cost import ActivationCost
+from tasks.fusion.merging import merge
+from tasks.fusion.methods import Method
+from tasks.fusion.norms import recalibrate
+from tasks.trace import trace
+
+
+def fuse(
+    members: Sequence[nn.Module],
+    method: Method,
+    example: Tensor | tuple[Tensor, ...],
+    weights: Sequence[float] | None = None,
+    calibration: Iterable[Any] | None = None,
+) -> nn.Module:
+    """One network made of `members`, matched by `method`; the members are left untouched.
+
+    `members` are networks of one architecture, `example` what their forward takes, `weights` one non-negative number
+    per member that sum to 1 (equal ones if None). `calibration` is a stream of unaugmented input batches (or tuples
+    that start with one): matching by activations reads it, and batch norms are recalibrated on it. Without it, running
+    statistics are merged like every other parameter.
+
+    Raises ValueError for members of different architectures, NaN in weights, or weights that do not sum to 1.
+    """
+    shares = checked_weights(weights, len(members))
+    axes = trace(members[0], example)
+    check_members(members, axes)
+    batches = list(calibration) if isinstance(calibration, Iterator) else calibration
+    activations = None
+    if method.needs_activations and batches is not None:
+        activations = activation_cost(members, axes, batches)
+    matching = method(axes, [member.state_dict() for member in members], activations)
+    fused = merge(members, axes, matching.couplings(), shares)
+    return fused if batches is None else recalibrate(fused, batches)
+
+
+def activation_cost(members: Sequence[nn.Module], axes: Axes, batches: Iterable[Any]) -> ActivationCost:
+    """Distances between all members' units on the same stream of inputs."""
+    cost = ActivationCost(len(members))
+    where = [sites(member, axes) for member in members]
+    for batch in batches:
+        cost.update([as_rows(next(captured(m, w, [batch]))) for m, w in zip(members, where, strict=True)])
+    return cost
+
+
+def checked_weights(weights: Sequence[float] | None, num_members: int) -> tuple[float, ...]:
+    """The members' weights, equal ones if None. Raises ValueError unless they are non-negative and sum to 1."""
+    if num_members < 1:
+        raise ValueError("fusion needs at least one member, got none")
+    shares = (1 / num_members,) * num_members if weights is None else tuple(float(w) for w in weights)
+    if len(shares) != num_members:
+        raise ValueError(f"give one weight per member: {num_members} members, {len(shares)} weights")
+    if not all(math.isfinite(w) and w >= 0 for w in shares) or not math.isclose(sum(shares), 1, abs_tol=1e-6):
+        raise ValueError(f"weights must be non-negative and sum to 1, got {shares} (sum {sum(shares):g})")
+    return shares
+
+
+def check_members(members: Sequence[nn.Module], axes: Axes) -> None:
+    """Raise ValueError unless all members are finite networks of the traced architecture; hidden widths may differ."""
+    layers = [{name: type(m) for name, m in member.named_modules()} for member in members]
+    outputs = []
+    for position, member in enumerate(members):
+        if layers[position] != layers[0]:
+            raise ValueError(f"member {position} is of another architecture than member 0")
+        state = member.state_dict()
+        try:
+            outputs.append(axes.sizes(state)[OUTPUT])
+        except ValueError as error:
+            raise ValueError(f"member {position} is of another architecture than member 0: {error}") from error
+        bad = [name for name, t in state.items() if t.is_floating_point() and not torch.isfinite(t).all()]
+        if bad:
+            raise ValueError(f"member {position} holds NaN or infinity in {bad[0]}")
+    if len(set(outputs)) > 1:
+        raise ValueError(f"members must have the same number of outputs, got {outputs}")

@@ -1,0 +1,209 @@
+"""Match the units of K members: coordinate descent over groups, one k-cardinality assignment at a time.
+
+Every group has a universe of slots (`cost.Universe`). With two members a step matches one member's units to the
+other's: the k cheapest pairs, exactly (Morelli & Eckstein 2026, partial optimal transport with uniform masses). With
+more, members take turns: each is matched to the slots held by all others, where a slot costs the sum of all distances
+within it, so one objective falls whoever moves:
+
+    J = sum over groups, matched slots and pairs of members of the squared distances of `cost`
+
+(The alternating scheme of Git Re-Basin's merge-many, with all pairwise distances in place of distances to a mean.)
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from tasks.axes import Axes
+from tasks.fusion.cost import ActivationCost, State, Universe, WeightCost
+from tasks.fusion.coupling import Coupling
+
+IMPROVEMENT = 1e-9  # a smaller relative gain is rounding noise; taking it could make the descent run in circles
+
+
+@dataclass(frozen=True)
+class Matching:
+    """The universe that a descent ended in, and how it got there."""
+
+    universe: Universe
+    sizes: Mapping[str, tuple[int, ...]]
+    """Units of each member, per group."""
+    objective: tuple[float, ...] = ()
+    """J after each sweep that was made."""
+
+    def couplings(self) -> dict[str, Coupling]:
+        """Group -> coupling, for `merge`."""
+        return {g: Coupling.from_matches(self.universe.matched(g), self.sizes[g]) for g in self.universe.slots}
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The costs a matching reads: weights, activations, or activations rescaled to count as much as weights."""
+
+    axes: Axes
+    states: Sequence[State]
+    weights: WeightCost | None
+    activations: ActivationCost | None
+
+    def pair(self, group: str, one: int, two: int, universe: Universe) -> Tensor:
+        """(units of member one, units of member two) float64 on the CPU."""
+        total = torch.zeros((), dtype=torch.float64)
+        if self.weights:
+            total = total + self.weights.pair(group, one, two, universe).double().cpu()
+        return total + self.activation_pair(group, one, two) if self.activations else total
+
+    def activation_pair(self, group: str, one: int, two: int) -> Tensor:
+        """The activations' part of `pair`, in the unit of the weights' part where both count."""
+        assert self.activations
+        cost = self.activations.pair(group, one, two).cpu()
+        # Fixed for the whole descent: a rate that moved with the matching could let the objective rise.
+        rate = self.weights.scale(group) / max(self.activations.scale(group), 1e-30) if self.weights else 1.0
+        return cost * rate
+
+
+def identity(axes: Axes, states: Sequence[State]) -> Matching:
+    """Unit i with unit i of every member: what naive averaging does.
+
+    Raises ValueError if members differ in width.
+    """
+    sizes = _sizes(axes, states)
+    for group, counts in sizes.items():
+        if len(set(counts)) > 1:
+            raise ValueError(f"members have {counts} units in {group}; naive averaging needs equal widths")
+    slots = {group: torch.arange(counts[0]).expand(len(states), -1) for group, counts in sizes.items()}
+    return Matching(Universe(slots, {group: counts[0] for group, counts in sizes.items()}), sizes)
+
+
+def descend(costs: Costs, alpha: float, *, seed: int, max_sweeps: int, start: Universe | None = None) -> Matching:
+    """Match all but a share `alpha` of each group, until no assignment changes or `max_sweeps` is reached.
+
+    Without `start` the first sweep is greedy: groups in the order of computation, each reading only those before it,
+    so that the result does not depend on how anybody numbered their units.
+    """
+    sizes = _sizes(costs.axes, costs.states)
+    num_matched = {group: round((1 - alpha) * min(counts)) for group, counts in sizes.items()}
+    universe = _cheapest_first(costs, start, num_matched) if start else _greedy(costs, sizes, num_matched)
+    generator, history = np.random.default_rng(seed), [objective(costs, universe)]
+    for _ in range(max_sweeps):
+        before = universe
+        for group in generator.permutation(list(sizes)):
+            universe = _improve(costs, universe, str(group), sizes[group])
+        history.append(objective(costs, universe))
+        if universe is before:
+            break
+    return Matching(universe, sizes, tuple(history))
+
+
+def objective(costs: Costs, universe: Universe) -> float:
+    """J of the module docstring, for the matched slots of `universe`."""
+    total = 0.0
+    for one, two in combinations(range(len(costs.states)), 2):
+        if costs.weights:
+            total += costs.weights.objective(one, two, universe)
+        for group in universe.slots if costs.activations else ():
+            matched = universe.matched(group)
+            total += float(costs.activation_pair(group, one, two)[matched[one], matched[two]].sum())
+    return total
+
+
+def cheapest_pairs(cost: np.ndarray, num_pairs: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the `num_pairs` disjoint pairs of least total cost (k-cardinality assignment, exact).
+
+    Each side gets as many free dummies as it may leave unmatched, and dummies may not meet: a square assignment.
+    """
+    num_rows, num_columns = cost.shape
+    if num_pairs == 0:
+        return np.empty(0, int), np.empty(0, int)
+    extended = np.zeros((num_rows + num_columns - num_pairs,) * 2)
+    extended[:num_rows, :num_columns] = cost
+    extended[num_rows:, num_columns:] = np.inf
+    rows, columns = linear_sum_assignment(extended)
+    real = (rows < num_rows) & (columns < num_columns)
+    return rows[real], columns[real]
+
+
+def _sizes(axes: Axes, states: Sequence[State]) -> dict[str, tuple[int, ...]]:
+    each = [axes.sizes(state) for state in states]
+    return {group: tuple(sizes[group] for sizes in each) for group in axes.groups}
+
+
+def _greedy(costs: Costs, sizes: Mapping[str, tuple[int, ...]], num_matched: dict[str, int]) -> Universe:
+    universe = Universe({}, num_matched)
+    for group, counts in sizes.items():
+        order = sorted(range(len(counts)), key=lambda k: counts[k])
+        slots = torch.full((len(counts), min(counts)), -1)
+        slots[order[0]] = torch.arange(min(counts))
+        for position, mover in enumerate(order[1:], 1):
+            cost = _slot_cost(costs, universe, group, slots, mover, order[:position])
+            slots = _moved(slots, cost, mover, num_matched[group])[0]
+        universe = replace(universe, slots={**universe.slots, group: slots})
+    return universe
+
+
+def _cheapest_first(costs: Costs, start: Universe, num_matched: dict[str, int]) -> Universe:
+    """The start's slots, cheapest first, so that the worst-matched are the ones that stay alone."""
+    slots = {}
+    for group, old in start.slots.items():
+        cost = _cost_within(costs, start, group, old, range(len(old)))
+        slots[group] = old[:, torch.argsort(cost, stable=True)]
+    return Universe(slots, num_matched)
+
+
+def _improve(costs: Costs, universe: Universe, group: str, sizes: tuple[int, ...]) -> Universe:
+    """Each member in turn takes its best places in the group's universe, if that lowers the objective."""
+    num_members = len(sizes)
+    # A pair matches the wider member against all units of the other: that one step is already the exact optimum.
+    movers = range(num_members) if num_members > 2 else [max(range(num_members), key=lambda k: sizes[k])]
+    for mover in movers if universe.num_matched[group] else ():
+        slots, others = universe.slots[group], [k for k in range(num_members) if k != mover]
+        cost = _slot_cost(costs, universe, group, slots, mover, others)
+        moved, gain = _moved(slots, cost, mover, universe.num_matched[group])
+        if gain <= IMPROVEMENT * float(cost.abs().mean()):
+            continue
+        candidate = replace(universe, slots={**universe.slots, group: moved})
+        quadratic = costs.weights is not None and costs.weights.ties_itself(group)
+        if not quadratic or objective(costs, candidate) < objective(costs, universe):
+            universe = candidate
+    return universe
+
+
+def _slot_cost(
+    costs: Costs, universe: Universe, group: str, slots: Tensor, mover: int, others: Sequence[int]
+) -> Tensor:
+    """(units of mover, slots): what a slot costs with that unit in it, beside the units of `others` that it holds."""
+    joined = [costs.pair(group, mover, other, universe)[:, slots[other]] for other in others]
+    return torch.stack(joined).sum(0) + _cost_within(costs, universe, group, slots, others)
+
+
+def _cost_within(costs: Costs, universe: Universe, group: str, slots: Tensor, members: Sequence[int]) -> Tensor:
+    """(slots,): sum of the distances between the units of `members` in each slot."""
+    total = torch.zeros(slots.shape[1], dtype=torch.float64)
+    for one, two in combinations(members, 2):
+        total += costs.pair(group, one, two, universe)[slots[one], slots[two]]
+    return total
+
+
+def _moved(slots: Tensor, cost: Tensor, mover: int, num_matched: int) -> tuple[Tensor, float]:
+    """The slots after `mover` took its cheapest places, and by how much the matched ones became cheaper."""
+    table = cost.numpy()
+    units, places = cheapest_pairs(table, num_matched)
+    left_units = np.setdiff1d(np.arange(table.shape[0]), units)
+    left_places = np.setdiff1d(np.arange(table.shape[1]), places)
+    rest_units, rest_places = cheapest_pairs(table[np.ix_(left_units, left_places)], len(left_places))
+    order = np.concatenate([places, left_places[rest_places]])
+    moved = slots[:, torch.from_numpy(order)].clone()
+    moved[mover] = torch.from_numpy(np.concatenate([units, left_units[rest_units]]))
+    now = slots[mover, :num_matched].numpy()
+    gain = table[now, np.arange(num_matched)].sum() - table[units, places].sum() if (now >= 0).all() else np.inf
+    return moved, float(gain)
+
+
+def costs_of(axes: Axes, states: Sequence[State], activations: ActivationCost | None, weights: bool) -> Costs:
+    """The costs of a matching; weights cover every floating tensor that is not a running statistic."""
+    parameters = [name for name in axes.of if name not in axes.means | axes.variances]
+    return Costs(axes, states, WeightCost(axes, states, parameters) if weights else None, activations)

@@ -1,0 +1,100 @@
+"""Matching methods as values: what to give `fuse`, a configuration, or the command line.
+
+Importable without torch, so that plans and help pages are instant; the engine is imported when a method is called.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tasks.axes import Axes
+    from tasks.fusion.cost import ActivationCost, State, Universe
+    from tasks.fusion.matching import Matching
+
+Cost = Literal["weights", "activations", "both"]
+
+
+class Method(BaseModel):
+    """How to decide which units of several members belong together."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @property
+    def needs_activations(self) -> bool:
+        """Whether calling it requires activation statistics."""
+        return False
+
+    def __call__(
+        self,
+        axes: Axes,
+        states: Sequence[State],
+        activations: ActivationCost | None = None,
+        start: Universe | None = None,
+    ) -> Matching:
+        """Match the units of the members whose state dicts are given; `start` is an earlier universe to go on from."""
+        raise NotImplementedError
+
+
+class Identity(Method):
+    """Unit i with unit i: naive weight averaging."""
+
+    def __call__(
+        self,
+        axes: Axes,
+        states: Sequence[State],
+        activations: ActivationCost | None = None,
+        start: Universe | None = None,
+    ) -> Matching:
+        from tasks.fusion.matching import identity
+
+        return identity(axes, states)
+
+
+class PartialOT(Method):
+    """Match all but a share `alpha` of each group by partial optimal transport (Morelli & Eckstein 2026).
+
+    With uniform masses this is a k-cardinality assignment, k = round((1 - alpha) n), solved exactly group by group in
+    a coordinate descent over all groups. alpha = 0 matches everyone, alpha = 1 is the ensemble of logits.
+    """
+
+    alpha: float = Field(ge=0, le=1)
+    """Share of each group's units that stay alone, in [0, 1]."""
+    cost: Cost = "weights"
+    """What makes two units similar: the parameters around them, their activations, or both in equal measure."""
+    seed: int = 0
+    """Orders the groups within a sweep of the descent."""
+    max_sweeps: int = Field(default=100, ge=0)
+    """Sweeps after which the descent stops although assignments still change; 0 keeps the greedy first pass."""
+
+    @property
+    def needs_activations(self) -> bool:
+        return self.cost != "weights"
+
+    def __call__(
+        self,
+        axes: Axes,
+        states: Sequence[State],
+        activations: ActivationCost | None = None,
+        start: Universe | None = None,
+    ) -> Matching:
+        from tasks.fusion.matching import costs_of, descend
+
+        if self.needs_activations and activations is None:
+            raise ValueError(f"cost={self.cost!r} needs activations; give calibration batches, or cost='weights'")
+        costs = costs_of(axes, states, activations if self.needs_activations else None, self.cost != "activations")
+        return descend(costs, self.alpha, seed=self.seed, max_sweeps=self.max_sweeps, start=start)
+
+
+class Assignment(PartialOT):
+    """Match every unit: Git Re-Basin's weight matching (cost="weights") or OT fusion (cost="activations")."""
+
+    alpha: float = Field(default=0.0, ge=0, le=0)
+
+
+METHODS: tuple[type[Method], ...] = (Identity, Assignment, PartialOT)
+"""Every method, for names on the command line, property tests and documentation."""
