@@ -1,0 +1,172 @@
+"""Images are read as they are stored: digits, arrays, folders, and the real files of torchvision's sets."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from tasks.data.catalogue import DataSpec, check
+from tasks.data.images import load
+from tasks.data.pixels import InMemory
+
+COLOURS = {"blue": (0, 0, 255), "red": (255, 0, 0)}
+
+
+def save_pictures(folder, sizes, classes=COLOURS):
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for i, size in enumerate(sizes):
+            Image.new("RGB", size, COLOURS[name]).save(folder / name / f"{i}.png")
+
+
+def load_or_skip(name, data_root):
+    try:
+        check(DataSpec(name=name), data_root)
+    except ValueError as absent:
+        pytest.skip(str(absent))
+    return load(DataSpec(name=name), "train", data_root), load(DataSpec(name=name), "test", data_root)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_pictures(tmp_path / "train", [(40, 30), (31, 50), (32, 32)])
+    save_pictures(tmp_path / "val", [(64, 48)])
+    return tmp_path
+
+
+def test_the_halves_of_digits_are_fixed_disjoint_and_stratified():
+    train, test = load(DataSpec(name="digits"), "train"), load(DataSpec(name="digits"), "test")
+    assert (len(train), len(test), train.shape) == (900, 897, (1, 8, 8))
+    assert (train.labels.bincount() - test.labels.bincount()).abs().max() <= 2
+    both = torch.cat([train.batch(torch.arange(900)), test.batch(torch.arange(897))]).flatten(1)
+    original = np.rint(load_digits().data * 255 / 16)
+    assert sorted(map(tuple, both.tolist())) == sorted(map(tuple, original.astype(int).tolist()))
+
+
+def test_a_batch_follows_its_indices_and_labels():
+    images = load(DataSpec(name="digits"), "train")
+    order = torch.tensor([5, 0, 5])
+    assert torch.equal(images.batch(order), torch.stack([images.batch(i.view(1))[0] for i in order]))
+    assert images.batch(order).dtype == torch.uint8 and images.labels.dtype == torch.int64
+
+
+def test_the_fingerprint_follows_the_content():
+    images = load(DataSpec(name="digits"), "train")
+    assert images.fingerprint == load(DataSpec(name="digits"), "train").fingerprint
+    changed = InMemory(images.batch(torch.arange(900)).clone(), images.labels, images.class_names)
+    assert changed.fingerprint == images.fingerprint
+    changed.pixels[7, 0, 3, 3] += 1
+    assert InMemory(changed.pixels, images.labels, images.class_names).fingerprint != images.fingerprint
+
+
+def test_images_are_resized_on_request():
+    assert load(DataSpec(name="digits", image_size=32), "test").shape == (1, 32, 32)
+
+
+def test_pictures_of_any_size_become_squares_of_their_class(folder):
+    images = load(DataSpec(name="imagefolder:.", image_size=16), "train", folder)
+    assert images.class_names == ("blue", "red") and images.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    batch = images.batch(torch.tensor([4, 1]))
+    expected = torch.tensor([COLOURS["red"], COLOURS["blue"]])[:, :, None, None].expand(2, 3, 16, 16)
+    assert torch.equal(batch.int(), expected)
+    assert len(load(DataSpec(name=f"imagefolder:{folder}"), "test", None)) == 2
+
+
+def test_the_fingerprint_of_a_folder_does_not_know_where_it_lies(folder, tmp_path_factory):
+    spec = DataSpec(name="imagefolder:.")
+    first = load(spec, "train", folder).fingerprint
+    moved = folder.rename(tmp_path_factory.mktemp("elsewhere") / "pictures")
+    assert load(spec, "train", moved).fingerprint == first
+    (moved / "train" / "red" / "0.png").rename(moved / "train" / "red" / "9.png")
+    assert load(spec, "train", moved).fingerprint != first
+
+
+def test_a_folder_of_other_classes_is_refused(tmp_path):
+    save_pictures(tmp_path / "train", [(8, 8)])
+    save_pictures(tmp_path / "test", [(8, 8)], classes=["red"])
+    with pytest.raises(ValueError, match=r"must hold the classes of .* got \['red'\]"):
+        load(DataSpec(name="imagefolder:."), "test", tmp_path)
+
+
+def test_a_folder_of_one_class_is_refused(tmp_path):
+    for part in ("train", "test"):
+        save_pictures(tmp_path / part, [(8, 8)], classes=["red"])
+    with pytest.raises(ValueError, match="holds only class 0"):
+        load(DataSpec(name="imagefolder:."), "train", tmp_path)
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    for part in ("train", "test"):
+        (tmp_path / part).mkdir()
+    with pytest.raises(ValueError, match="must hold a folder of pictures for each class"):
+        load(DataSpec(name="imagefolder:."), "train", tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 4), (6, 5, 4, 3)])
+def test_arrays_of_ones_own(tmp_path, shape):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    labels = np.array([0, 1, 2, 0, 1, 2])
+    np.savez(tmp_path / "own.npz", train_images=pixels, train_labels=labels, test_images=pixels, test_labels=labels)
+    images = load(DataSpec(name="npz:own.npz"), "train", tmp_path)
+    assert images.shape == ((3 if len(shape) == 4 else 1), 5, 4)
+    expected = torch.from_numpy(pixels).reshape(6, 5, 4, -1).movedim(3, 1)
+    assert torch.equal(images.batch(torch.arange(6)), expected)
+
+
+def test_a_label_of_no_class_is_refused(tmp_path):
+    pixels, labels = np.zeros((3, 4, 4), np.uint8), np.array([0, 1, 1])
+    np.savez(tmp_path / "own.npz", train_images=pixels, train_labels=labels, test_images=pixels, test_labels=labels + 1)
+    with pytest.raises(ValueError, match="labels from 1 to 2: with 2 classes they must be 0 to 1"):
+        load(DataSpec(name="npz:own.npz"), "test", tmp_path)
+
+
+def test_a_damaged_npz_is_refused(tmp_path):
+    (tmp_path / "own.npz").write_bytes(b"not a zip")
+    with pytest.raises(ValueError, match=r"own.npz must be a numpy .npz file with the arrays train_images"):
+        load(DataSpec(name="npz:own.npz"), "train", tmp_path)
+
+
+def test_an_unknown_torchvision_set_brings_the_near_ones(tmp_path):
+    with pytest.raises(ValueError, match="there is no torchvision data set 'Flower102': did you mean 'Flowers102'"):
+        load(DataSpec(name="torchvision:Flower102"), "train", tmp_path)
+
+
+def test_an_absent_torchvision_set_brings_the_command_that_fetches_it(tmp_path):
+    with pytest.raises(ValueError, match=r"cannot be read under .*: fetch it once with: python -c .*DTD"):
+        load(DataSpec(name="torchvision:DTD"), "train", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name, sizes, shape, mean",
+    [
+        ("mnist", (60_000, 10_000), (1, 28, 28), 0.1307),
+        ("fashion_mnist", (60_000, 10_000), (1, 28, 28), 0.2860),
+        ("cifar10", (50_000, 10_000), (3, 32, 32), (0.4914 + 0.4822 + 0.4465) / 3),
+        ("torchvision:MNIST", (60_000, 10_000), (1, 28, 28), 0.1307),
+    ],
+)
+def test_real_files_have_the_published_sizes_and_pixel_means(name, sizes, shape, mean, data_root):
+    train, test = load_or_skip(name, data_root)
+    assert ((len(train), len(test)), train.shape) == (sizes, shape)
+    assert train.labels.unique().tolist() == list(range(10)) == test.labels.unique().tolist()
+    pixels = train.batch(torch.arange(len(train)))
+    assert pixels.sum().item() / pixels.numel() / 255 == pytest.approx(mean, abs=1e-4)
+
+
+def test_real_arrays_have_the_published_class_sizes(data_root):
+    train, test = load_or_skip("npz:usps.npz", data_root)
+    assert (len(train), len(test), train.shape) == (7_291, 2_007, (1, 16, 16))
+    assert (train.labels.bincount().min(), train.labels.bincount().max()) == (542, 1_194)
+
+
+def test_a_cut_real_file_is_one_sentence(data_root, tmp_path):
+    source = data_root / "MNIST" / "raw"
+    if not source.is_dir():
+        pytest.skip(f"{source} is absent")
+    target = tmp_path / "MNIST" / "raw"
+    target.mkdir(parents=True)
+    for file in source.iterdir():
+        (target / file.name).write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="data set 'mnist' cannot be read"):
+        load(DataSpec(name="mnist"), "train", tmp_path)
