@@ -1,0 +1,92 @@
+"""Batches of scaled images: in order and untouched for evaluation, or shuffled and augmented for training.
+
+Batches are gathered as tensors, so a set in memory costs one index operation a batch rather than one a picture.
+Shapes: (b, c, h, w) = batch, channels, height, width.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from tasks.data.images import Images
+from tasks.data.pixels import Scale
+
+Augmentation = Literal["none", "crop_flip"]
+Indices = Tensor | np.ndarray | Sequence[int]
+CROP_PADDING = 8  # a picture is shifted by up to 1/8 of its side: 4 pixels of 32, as is usual for CIFAR
+
+
+class Batch(NamedTuple):
+    """Positions in the data set (on the CPU), images and labels (on the device)."""
+
+    ids: Tensor
+    images: Tensor
+    labels: Tensor
+
+
+def normalise(pixels: Tensor, mean: Scale = 0.5, std: Scale = 0.5) -> Tensor:
+    """Images in float32, ((pixels / 255) - mean) / std, one mean and std for all channels or for each."""
+    centre, spread = _per_channel(mean, pixels.device), _per_channel(std, pixels.device)
+    return pixels.float().mul_(1 / (255 * spread)).sub_(centre / spread)
+
+
+def _per_channel(value: Scale, device: torch.device) -> Tensor | float:
+    return torch.tensor(value, device=device).reshape(-1, 1, 1) if isinstance(value, tuple) else value
+
+
+def batches(
+    images: Images, indices: Indices, batch_size: int, *, device: torch.device | str = "cpu"
+) -> Iterator[Batch]:
+    """The images at `indices`, in that order, unaugmented; the last batch may be smaller."""
+    for ids in torch.as_tensor(indices).split(batch_size):
+        yield _batch(images, ids, torch.device(device), images.batch(ids))
+
+
+def shuffled_batches(
+    images: Images,
+    indices: Indices,
+    batch_size: int,
+    *,
+    generator: torch.Generator,
+    augment: Augmentation = "none",
+    device: torch.device | str = "cpu",
+) -> Iterator[Batch]:
+    """One epoch: every index once, in an order drawn from `generator`, which also draws the augmentation.
+
+    A last batch of a single image is left out: batch norm has no variance over one example.
+    """
+    order = torch.as_tensor(indices)
+    order = order[torch.randperm(len(order), generator=generator)]
+    for ids in order.split(batch_size)[: num_batches(len(order), batch_size)]:
+        pixels = images.batch(ids)
+        if augment == "crop_flip":
+            pixels = crop_flip(pixels, generator)
+        yield _batch(images, ids, torch.device(device), pixels)
+
+
+def num_batches(num_images: int, batch_size: int) -> int:
+    """The number of shuffled batches in an epoch."""
+    return max(1, (num_images + batch_size - 2) // batch_size) if batch_size > 1 else num_images
+
+
+def crop_flip(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Each picture shifted by its own few pixels, black filling the gap, and mirrored or not."""
+    count, _, height, width = pixels.shape
+    margin = max(1, height // CROP_PADDING)
+    windows = pad(pixels, (margin,) * 4).unfold(2, height, 1).unfold(3, width, 1)
+    down, right = torch.randint(2 * margin + 1, (2, count), generator=generator)
+    cropped = windows[torch.arange(count), :, down, right]
+    mirrored = torch.rand(count, generator=generator) < 0.5
+    return torch.where(mirrored[:, None, None, None], cropped.flip(3), cropped)
+
+
+def _batch(images: Images, ids: Tensor, device: torch.device, pixels: Tensor) -> Batch:
+    labels = images.labels[ids]
+    if device.type == "cuda":  # pinned copies do not wait for the kernels that are still running
+        pixels, labels = pixels.pin_memory(), labels.pin_memory()
+    moved = pixels.to(device, non_blocking=True)
+    return Batch(ids, normalise(moved, images.mean, images.std), labels.to(device, non_blocking=True))
