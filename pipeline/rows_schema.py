@@ -1,0 +1,53 @@
+"""What a file of activation rows holds, as a value and as an Arrow schema."""
+
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, field_validator
+
+KEY_COLUMNS = ("example_id", "label", "split")
+SCHEMA_KEY = b"amalgam.rows"
+
+
+class RowsSchema(BaseModel):
+    """What a file of activation rows holds."""
+
+    model_config = ConfigDict(frozen=True)
+    sites: dict[str, tuple[int, int]]
+    """Units and positions of each site, by name."""
+    dtype: Literal["float16", "float32"] = "float16"
+    """Type of every stored activation."""
+    provenance: dict[str, str] = {}
+    """Where the values come from, such as the fingerprints of the member and of the data."""
+
+    @field_validator("sites")
+    @classmethod
+    def _check_sites(cls, sites: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+        if not sites:
+            raise ValueError("activation rows need at least one site, got none")
+        for site, (units, positions) in sites.items():
+            if site in KEY_COLUMNS:
+                raise ValueError(f"a site cannot be named {site!r}: rows have a column of that name")
+            if min(units, positions) < 1:
+                raise ValueError(f"site {site!r} needs at least one unit and position, got {units} x {positions}")
+        return sites
+
+    def width(self, site: str) -> int:
+        """Number of values of one example at `site`."""
+        units, positions = self.sites[site]
+        return units * positions
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of the activations of one example, uncompressed."""
+        return np.dtype(self.dtype).itemsize * sum(map(self.width, self.sites))
+
+    @property
+    def arrow(self) -> pa.Schema:
+        """The Arrow schema, this value inside its metadata."""
+        value = pa.field("element", pa.from_numpy_dtype(self.dtype), nullable=False)
+        keys = [pa.field(name, pa.string() if name == "split" else pa.int64()) for name in KEY_COLUMNS]
+        lists = [pa.field(site, pa.list_(value, self.width(site))) for site in self.sites]
+        fields = [field.with_nullable(False) for field in keys + lists]
+        return pa.schema(fields, metadata={SCHEMA_KEY: self.model_dump_json()})

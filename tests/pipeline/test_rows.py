@@ -1,0 +1,210 @@
+"""Activation rows: what is written is read back, in constant memory, and a damaged file says so."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.rows import RowsSchema, RowsWriter, describe, read_rows
+
+SITES = {"net.0": (3, 4), "net.0.act": (5, 1)}
+PROVENANCE = {"member_fingerprint": "a" * 16, "data_fingerprint": "b" * 16}
+
+
+def activations(num_rows: int, dtype: str = "float16", seed: int = 0) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    return {
+        site: generator.normal(size=(num_rows, units * positions)).astype(dtype)
+        for site, (units, positions) in SITES.items()
+    }
+
+
+def write(path: Path, num_rows: int, batch: int, group_bytes: int = 2**20, dtype: str = "float16") -> dict:
+    values = activations(num_rows, dtype)
+    ids = np.arange(num_rows)
+    with RowsWriter(path, RowsSchema(sites=SITES, dtype=dtype, provenance=PROVENANCE), group_bytes) as writer:
+        for start in range(0, num_rows, batch):
+            part = slice(start, start + batch)
+            writer.write(ids[part], ids[part] % 10, "probe", {site: v[part] for site, v in values.items()})
+    return values
+
+
+def read(path: Path, **options) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    batches = list(read_rows(path, **options))
+    sites = {site: np.concatenate([rows.sites[site] for rows in batches]) for site in batches[0].sites}
+    return np.concatenate([r.ids for r in batches]), np.concatenate([r.labels for r in batches]), sites
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    num_rows=st.integers(1, 60),
+    batch=st.integers(1, 70),
+    batch_read=st.integers(1, 70),
+    group_rows=st.integers(1, 70),
+    dtype=st.sampled_from(["float16", "float32"]),
+)
+def test_rows_come_back_as_written_however_batched(tmp_path, num_rows, batch, batch_read, group_rows, dtype):
+    path = tmp_path / "rows.parquet"
+    row_bytes = RowsSchema(sites=SITES, dtype=dtype).row_bytes
+    values = write(path, num_rows, batch, group_rows * row_bytes, dtype)
+    ids, labels, sites = read(path, batch_size=batch_read)
+    np.testing.assert_array_equal(ids, np.arange(num_rows))
+    np.testing.assert_array_equal(labels, np.arange(num_rows) % 10)
+    for site in SITES:
+        np.testing.assert_array_equal(sites[site], values[site])
+        assert sites[site].dtype == dtype
+    groups = pq.ParquetFile(path).metadata
+    assert all(groups.row_group(i).num_rows == group_rows for i in range(groups.num_row_groups - 1))
+
+
+def test_digest_is_of_the_values_alone(tmp_path):
+    for name, rows, batch, group in (("a", 50, 7, 100), ("b", 50, 50, 2**20), ("c", 49, 7, 100)):
+        write(tmp_path / name, rows, batch, group)
+    digests = {name: describe(tmp_path / name).digest for name in "abc"}
+    assert digests["a"] == digests["b"] != digests["c"]
+
+
+def test_a_file_describes_itself(tmp_path):
+    write(tmp_path / "rows.parquet", 20, 6)
+    info = describe(tmp_path / "rows.parquet")
+    assert (info.num_rows, info.sites, info.dtype, info.provenance) == (20, SITES, "float16", PROVENANCE)
+    assert len(info.digest) == 32
+    assert "net.0.act: fixed_size_list<element: halffloat not null>[5]" in info.schema
+
+
+def test_one_site_can_be_read_alone(tmp_path):
+    values = write(tmp_path / "rows.parquet", 20, 6)
+    _, _, sites = read(tmp_path / "rows.parquet", sites=["net.0"])
+    np.testing.assert_array_equal(sites.pop("net.0"), values["net.0"])
+    assert not sites
+
+
+def test_the_caller_may_reuse_its_buffers(tmp_path):
+    buffers = activations(4)
+    kept = {site: values.copy() for site, values in buffers.items()}
+    with RowsWriter(tmp_path / "rows.parquet", RowsSchema(sites=SITES)) as writer:
+        writer.write(range(4), range(4), "probe", buffers)
+        for values in buffers.values():
+            values[:] = 0
+    _, _, sites = read(tmp_path / "rows.parquet")
+    np.testing.assert_array_equal(sites["net.0"], kept["net.0"])
+
+
+@pytest.mark.parametrize("keep", [0, 3, 200, -1, -100])
+def test_a_file_cut_short_is_one_sentence(tmp_path, keep):
+    path = tmp_path / "rows.parquet"
+    write(path, 200, 50)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:keep])
+    for use in (describe, read_rows):
+        with pytest.raises(ValueError, match=r"rows\.parquet is cut short or damaged: delete its folder"):
+            use(path)
+
+
+def test_a_flipped_bit_is_noticed(tmp_path):
+    path = tmp_path / "rows.parquet"
+    write(path, 2000, 500)
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match="damaged"):
+        list(read_rows(path))
+
+
+def test_other_parquet_is_refused(tmp_path):
+    path = tmp_path / "table.parquet"
+    pq.write_table(pa.table({"a": [1], "b": [2]}), path)
+    with pytest.raises(ValueError, match=r"no file of activation rows: its columns are \['a', 'b'\]"):
+        read_rows(path)
+    with pytest.raises(ValueError, match="no activation rows at"):
+        describe(tmp_path / "absent.parquet")
+
+
+def test_an_unknown_site_names_the_known_ones(tmp_path):
+    write(tmp_path / "rows.parquet", 5, 5)
+    with pytest.raises(ValueError, match=r"has no site 'net\.1': it has net\.0, net\.0\.act"):
+        read_rows(tmp_path / "rows.parquet", sites=["net.1"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"net.0": np.full((4, 12), np.nan)}, "'net.0' is NaN, infinite or beyond float16"),
+        ({"net.0": np.full((4, 12), 1e5)}, r"beyond float16 \(65504\): store float32"),
+        ({"net.0": np.zeros((4, 11))}, "needs 4 rows of 12 values"),
+        ({"net.9": np.zeros((4, 12))}, "rows need the sites"),
+    ],
+)
+def test_bad_rows_are_refused_and_leave_no_file(tmp_path, change, message):
+    with (
+        pytest.raises(ValueError, match=message),
+        RowsWriter(tmp_path / "rows.parquet", RowsSchema(sites=SITES)) as writer,
+    ):
+        writer.write(range(4), range(4), "probe", activations(4))
+        writer.write(range(4), range(4), "probe", activations(4) | change)
+    assert os.listdir(tmp_path) == []
+
+
+def test_no_rows_leave_no_file(tmp_path):
+    with (
+        pytest.raises(ValueError, match="the probe split is empty"),
+        RowsWriter(tmp_path / "rows.parquet", RowsSchema(sites=SITES)),
+    ):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_failed_disk_leaves_no_file(tmp_path):
+    """A file size limit stands for the full disk; it needs a process of its own."""
+    program = """
+        import resource, signal, sys
+        from pathlib import Path
+        import numpy as np
+        from pipeline.rows import RowsSchema, RowsWriter
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        values = np.random.default_rng(0).normal(size=(100, 1000))
+        try:
+            with RowsWriter(Path(sys.argv[1]), RowsSchema(sites={"a": (1000, 1)}), 50_000) as writer:
+                for _ in range(20):
+                    writer.write(range(100), range(100), "probe", {"a": values})
+        except OSError as error:
+            print(error.strerror)
+    """
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "rows.parquet")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "File too large" in run.stdout
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("num_batches", [40, 160])
+def test_memory_is_constant_whatever_the_number_of_rows(tmp_path, num_batches):
+    """Four times the rows, the same bound: 2 MiB batches through 4 MiB row groups, and Parquet's pages."""
+    schema = RowsSchema(sites={"a": (64, 16), "b": (1024, 1)}, dtype="float32")
+    values = np.random.default_rng(0).normal(size=(256, 1024)).astype("float32")
+    pool, path = pa.default_memory_pool(), tmp_path / "rows.parquet"
+    start, in_arrow = pool.bytes_allocated(), []
+    tracemalloc.start()
+    with RowsWriter(path, schema, row_group_bytes=4 * 2**20) as writer:
+        for i in range(num_batches):
+            writer.write(range(256 * i, 256 * (i + 1)), range(256), "probe", {"a": values, "b": values})
+            in_arrow.append(pool.bytes_allocated())
+    for _ in read_rows(path, batch_size=256):
+        in_arrow.append(pool.bytes_allocated())
+    _, in_python = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert path.stat().st_size > num_batches * 2**20
+    assert max(in_arrow) - start + in_python < 32 * 2**20
