@@ -1,0 +1,66 @@
+"""Connect to Ray: an own instance on this machine, or a cluster by its address; quiet, no calls home."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from pipeline.step import Step
+
+OBJECT_STORE_BYTES = 128 * 2**20  # Steps exchange files; only records and configs travel through Ray.
+INSIDE_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Set by `ray job submit`, which has sent the code already.
+PACKAGES = ("pipeline", "tasks")
+
+
+@contextmanager
+def connected(address: str | None, steps: Sequence[Step]) -> Iterator[None]:
+    """Be connected to Ray inside the block, at `address`, else at RAY_ADDRESS, else in an own local instance.
+
+    Raises ValueError if no cluster answers or if this machine alone can never offer what a step asks for.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's coming default; unset, it warns.
+    if ray.is_initialized():
+        yield  # The caller's own connection, which stays open.
+        return
+    try:
+        _connect(address)
+        if address == "local":
+            _check_feasible(steps, ray.cluster_resources())
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _connect(address: str) -> None:
+    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    if address == "local":
+        ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
+        return
+    try:
+        ray.init(address, runtime_env=None if INSIDE_A_JOB in os.environ else _code(), **quiet)
+    except (ConnectionError, RuntimeError) as error:
+        raise ValueError(
+            f"no Ray cluster can be reached at {address} ({error}); "
+            "start one, give its token (RAY_AUTH_MODE=token), or leave out --address"
+        ) from error
+
+
+def _code() -> dict[str, list[str]]:
+    source = Path(__file__).resolve().parents[1]
+    return {"py_modules": [str(source / package) for package in PACKAGES]}
+
+
+def _check_feasible(steps: Sequence[Step], offered: dict[str, float]) -> None:
+    for step in steps:
+        for kind, asked in (("CPU", step.resources.num_cpus), ("GPU", step.resources.num_gpus)):
+            has, flag = offered.get(kind, 0), f"--num-{kind.lower()}s {step.name}={offered.get(kind, 0):g}"
+            if asked > has:
+                raise ValueError(
+                    f"step {step.name!r} asks for {asked:g} {kind}s, but this machine has {has:g}: "
+                    f"ask for less ({flag}) or give the --address of a cluster"
+                )
