@@ -1,0 +1,61 @@
+"""From a `ModelSpec` to a module with random weights; add a network by a line in `BUILDERS` and one in `OPTIONS`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from tasks.models.mlp import mlp
+from tasks.models.resnet import resnet18
+from tasks.models.spec import ModelSpec
+from tasks.models.vgg import vgg11
+from tasks.near_names import unknown_name
+
+BUILDERS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "vgg11": vgg11, "resnet18": resnet18}
+
+
+def build(spec: ModelSpec, seed: int) -> nn.Module:
+    """The network of `spec`; the same seed gives the same weights, and the global random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        if spec.name in BUILDERS:
+            return BUILDERS[spec.name](spec.num_classes, spec.in_shape, **spec.options)
+        library, _, name = spec.name.partition(":")
+        return {"timm": _timm, "torchvision": _torchvision}[library](name, spec)
+
+
+def _timm(name: str, spec: ModelSpec) -> nn.Module:
+    import timm  # takes seconds to import; only its own networks need it
+
+    if not timm.is_model(name):
+        raise unknown_name("timm model", name, timm.list_models())
+    return _constructed(
+        timm.create_model,
+        name,
+        pretrained=False,
+        num_classes=spec.num_classes,
+        in_chans=spec.in_shape[0],
+        **spec.options,
+    )
+
+
+def _torchvision(name: str, spec: ModelSpec) -> nn.Module:
+    from torchvision import models  # takes a second to import; only its own networks need it
+
+    known = models.list_models(module=models)
+    if name not in known:
+        raise unknown_name("torchvision classifier", name, known)
+    if spec.in_shape[0] != 3:
+        raise ValueError(
+            f"torchvision:{name} takes images of 3 channels, got {spec.in_shape[0]}: use a timm model instead"
+        )
+    return _constructed(models.get_model, name, weights=None, num_classes=spec.num_classes, **spec.options)
+
+
+def _constructed(make: Callable[..., Any], name: str, **arguments: Any) -> nn.Module:
+    try:
+        module: nn.Module = make(name, **arguments)
+    except TypeError as error:  # the library's own word for an option it does not have
+        raise ValueError(f"model {name!r} refused its options: {error}") from error
+    return module

@@ -1,0 +1,92 @@
+"""What a network is, as data: its name, classes, input shape and options. `tasks.models.build` makes it."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
+
+from tasks.near_names import unknown_name
+
+Activation = Literal["relu", "gelu", "silu", "tanh"]
+
+
+class Options(BaseModel):
+    """The options of one kind of network."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class MLPOptions(Options):
+    """Options of "mlp"."""
+
+    widths: tuple[PositiveInt, ...] = (100, 100, 100)
+    """Units in each hidden layer."""
+    activation: Activation = "gelu"
+    """What follows each hidden layer."""
+    bias: bool = True
+    """Whether the layers have biases."""
+
+
+class VGGOptions(Options):
+    """Options of "vgg11"."""
+
+    width: float = Field(default=1.0, gt=0)
+    """Multiplier of the channels 64, 128, 256, 256, 512, 512, 512, 512."""
+    activation: Activation = "relu"
+    """What follows each convolution."""
+    batch_norm: bool = False
+    """Whether each convolution is followed by batch norm."""
+    bias: bool = True
+    """Whether convolutions (those without batch norm) and the classifier have biases."""
+
+
+class ResNetOptions(Options):
+    """Options of "resnet18"."""
+
+    width: float = Field(default=1.0, gt=0)
+    """Multiplier of the channels 64, 128, 256, 512 of the four stages."""
+    activation: Activation = "relu"
+    """What follows each batch norm and each residual sum."""
+    bias: bool = True
+    """Whether the classifier has a bias."""
+
+
+OPTIONS: dict[str, type[Options]] = {"mlp": MLPOptions, "vgg11": VGGOptions, "resnet18": ResNetOptions}
+LIBRARIES = ("timm", "torchvision")
+
+
+class ModelSpec(BaseModel):
+    """A classifier by name, with every option spelled out, so that equal networks have equal specs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    """A name in `OPTIONS`, or "timm:NAME" or "torchvision:NAME" for any classifier of those libraries."""
+    num_classes: int = Field(gt=0)
+    """Number of outputs."""
+    in_shape: tuple[int, int, int]
+    """Channels, height, width of the images it is fed."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options by name, plain values; those of a library's network are passed to its constructor."""
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_known(cls, name: str) -> str:
+        library, _, rest = name.partition(":")
+        if name not in OPTIONS and not (library in LIBRARIES and rest):
+            raise unknown_name("model", name, (*OPTIONS, *(f"{library}:NAME" for library in LIBRARIES)))
+        return name
+
+    @model_validator(mode="after")
+    def _options_are_complete(self) -> "ModelSpec":
+        kind = OPTIONS.get(self.name)
+        if kind is not None:
+            for option in self.options:
+                if option not in kind.model_fields:
+                    raise unknown_name(f"option of {self.name}", option, kind.model_fields)
+            try:
+                self.options.update(kind(**self.options).model_dump())
+            except ValidationError as error:
+                first = error.errors()[0]
+                option = ".".join(map(str, first["loc"]))
+                raise ValueError(f"option {option} of {self.name}: {first['msg']}, got {first['input']!r}") from error
+        return self
