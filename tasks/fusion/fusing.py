@@ -1,7 +1,7 @@
 """Several trained networks in, one network of any size out: trace, match, merge, recalibrate."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,9 +10,12 @@ from torch import Tensor, nn
 from tasks.axes import OUTPUT, Axes
 from tasks.capture import as_rows, captured, sites
 from tasks.fusion.cost import ActivationCost
+from tasks.fusion.coupling import Coupling
 from tasks.fusion.merging import merge
 from tasks.fusion.methods import Method
-from tasks.fusion.norms import recalibrate
+from tasks.fusion.norms import batch_norms, recalibrate
+from tasks.fusion.repair import repair
+from tasks.fusion.unit_map import unit_maps
 from tasks.trace import trace
 
 
@@ -27,8 +30,9 @@ def fuse(
 
     `members` are networks of one architecture, `example` what their forward takes, `weights` one non-negative number
     per member that sum to 1 (equal ones if None). `calibration` is a stream of unaugmented input batches (or tuples
-    that start with one): matching by activations reads it, and batch norms are recalibrated on it. Without it, running
-    statistics are merged like every other parameter.
+    that start with one): matching by activations reads it, and the statistics of the fused network are set right on it
+    (batch norms recalibrated; without batch norm, layers repaired). Without it, running statistics are merged like
+    every other parameter.
 
     Raises ValueError for members of different architectures, NaN in weights, or weights that do not sum to 1.
     """
@@ -41,7 +45,22 @@ def fuse(
         activations = activation_cost(members, axes, batches)
     matching = method(axes, [member.state_dict() for member in members], activations)
     fused = merge(members, axes, matching.couplings(), shares)
-    return fused if batches is None else recalibrate(fused, batches)
+    return fused if batches is None else restored(fused, members, axes, matching.couplings(), shares, batches)
+
+
+def restored(
+    fused: nn.Module,
+    members: Sequence[nn.Module],
+    axes: Axes,
+    couplings: Mapping[str, Coupling],
+    weights: Sequence[float],
+    batches: Iterable[Any],
+) -> nn.Module:
+    """A copy of `fused` with its statistics set right on `batches`: batch norms recalibrated, or layers repaired."""
+    if batch_norms(fused):
+        return recalibrate(fused, batches)
+    num_outputs = axes.sizes(members[0].state_dict())[OUTPUT]
+    return repair(fused, members, axes, unit_maps(couplings, weights, num_outputs), batches)
 
 
 def activation_cost(members: Sequence[nn.Module], axes: Axes, batches: Iterable[Any]) -> ActivationCost:

@@ -53,23 +53,23 @@ def resize(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     return resized
 
 
-def support(axes: Axes, couplings: Mapping[str, Coupling]) -> dict[str, Tensor]:
-    """For every parameter and buffer: (its fused shape without positions) bool, False at structural zeros.
+def support(axes: Axes, couplings: Mapping[str, Coupling], fused: nn.Module) -> dict[str, Tensor]:
+    """Parameter name -> bool tensor of its shape in `fused`, False at structural zeros.
 
-    An entry is structurally zero where no member has both the unit that is made and the unit that is read; its count
-    gives the parameters that a block-sparse layer need not store: `1 + 2 alpha - alpha^2` instead of `(1 + alpha)^2`.
-    Only names with at least two hidden axes can hold zeros, and only those are returned.
+    An entry is structurally zero where no member has both the unit that is made and the unit that is read; what is left
+    are the parameters that a block-sparse layer must store: `1 + 2 alpha - alpha^2` instead of `(1 + alpha)^2`.
+    Only parameters between two hidden groups can hold zeros, and only those are returned.
     """
     held = {group: coupling.holds() for group, coupling in couplings.items()}
+    shapes = {name: parameter.shape for name, parameter in fused.named_parameters()}
     result = {}
-    for name, entries in axes.of.items():
-        hidden = [(i, axis) for i, axis in enumerate(entries) if axis and axis.group != OUTPUT]
+    for name, shape in shapes.items():
+        hidden = [(i, axis) for i, axis in enumerate(axes.of[name]) if axis and axis.group != OUTPUT]
         if len(hidden) == 2:
             (i, one), (j, other) = hidden
             both = torch.einsum("ka,kb->ab", _held(held, one), _held(held, other)) > 0
-            result[name] = both.reshape(
-                [both.shape[(i, j).index(d)] if d in (i, j) else 1 for d in range(len(entries))]
-            )
+            aligned = [length if d in (i, j) else 1 for d, length in enumerate(shape)]
+            result[name] = both.reshape(aligned).expand(shape)
     return result
 
 

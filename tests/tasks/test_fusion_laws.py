@@ -152,22 +152,20 @@ def test_structural_zeros_are_zero_known_and_counted_by_the_formula(kind, count)
     sizes, previous = axes.sizes(states[0]), 0
     for alpha in (0.0, 0.33, 0.5, 0.9, 1.0):
         couplings = PartialOT(alpha=alpha)(axes, states).couplings()
-        supports, fused = (
-            support(axes, couplings),
-            merge(members, axes, couplings, shares(count)).state_dict(),
-        )
+        fused = merge(members, axes, couplings, shares(count))
+        allowed_entries, state = support(axes, couplings, fused), fused.state_dict()
         nonzero = 0
-        for name, allowed in supports.items():
+        for name, allowed in allowed_entries.items():
             entries = [axis for axis in axes.of[name] if axis]
             (k, alone), (k_in, alone_in) = (
                 (k := round((1 - alpha) * sizes[axis.group]), sizes[axis.group] - k) for axis in entries
             )
             expected = k * (k_in + count * alone_in) + count * alone * k_in + count * alone * alone_in
-            positions = fused[name].numel() // allowed.numel()
-            assert int(allowed.sum()) == expected * entries[0].repeat * entries[1].repeat
-            assert int(fused[name].count_nonzero()) == int(allowed.sum()) * positions
-            assert not fused[name].masked_select(~allowed.expand_as(fused[name])).any()
-            nonzero += int(allowed.sum()) * positions
+            positions = allowed[0, 0].numel()
+            assert int(allowed.sum()) == expected * entries[0].repeat * entries[1].repeat * positions
+            assert int(state[name].count_nonzero()) == int(allowed.sum())
+            assert not state[name][~allowed].any()
+            nonzero += int(allowed.sum())
         assert nonzero > previous
         previous = nonzero
 
@@ -176,7 +174,8 @@ def test_hidden_parameters_grow_as_one_plus_two_alpha_minus_alpha_squared():
     members = [mlp("gelu", (100, 100)).double() for _ in range(2)]
     axes, states = trace(members[0], example("mlp")), [m.state_dict() for m in members]
     for alpha in (0.2, 0.4, 0.8):
-        allowed = support(axes, PartialOT(alpha=alpha)(axes, states).couplings())["2.weight"]
+        couplings = PartialOT(alpha=alpha)(axes, states).couplings()
+        allowed = support(axes, couplings, merge(members, axes, couplings, (0.5, 0.5)))["2.weight"]
         assert int(allowed.sum()) / 100**2 == pytest.approx(1 + 2 * alpha - alpha**2, abs=1e-12)
 
 
@@ -267,6 +266,29 @@ def test_streamed_activation_costs_are_the_distances_of_all_rows_at_once():
     expected = torch.cdist(rows[0]["g"].T.double(), rows[1]["g"].T.double()).square() / 50
     torch.testing.assert_close(cost.pair("g", 0, 1), expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(cost.pair("g", 1, 0), expected.T, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["mlp_relu", "mlp_gelu", "cnn"])
+@each_count
+def test_repair_finds_nothing_to_change_where_fusion_is_exact(kind, count):
+    members, x = networks(kind, count), example(kind, batch=8)
+    ensemble = sum(share * member(x) for share, member in zip(shares(count), members, strict=True))
+    fused = fuse(members, PartialOT(alpha=1.0), x, shares(count), calibration=[x])
+    torch.testing.assert_close(fused(x), ensemble, **EXACT)
+    one = fuse(members, PartialOT(alpha=0.33), x, [1.0] + [0.0] * (count - 1), calibration=[x])
+    torch.testing.assert_close(one(x), members[0](x), **EXACT)
+
+
+def test_repaired_layers_have_the_merged_statistics_of_their_members():
+    members, x = networks("mlp_gelu", 2), example("mlp_gelu", batch=64)
+    axes = trace(members[0], x)
+    couplings = PartialOT(alpha=0.0)(axes, [m.state_dict() for m in members]).couplings()
+    fused = fuse(members, PartialOT(alpha=0.0), x, (0.3, 0.7), calibration=[x[:32], x[32:]])
+    maps = unit_maps(couplings, (0.3, 0.7), 4)
+    for layers, group in ((slice(0, 1), "0"), (slice(0, 3), "2")):
+        for statistic in (lambda h: h.mean(0), lambda h: h.std(0, correction=0)):
+            wanted = sum(m.merge @ statistic(member[layers](x)) for m, member in zip(maps[group], members, strict=True))
+            torch.testing.assert_close(statistic(fused[layers](x)), wanted, rtol=1e-9, atol=1e-9)
 
 
 def test_recalibrated_statistics_are_those_of_all_calibration_rows():
