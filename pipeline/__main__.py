@@ -1,0 +1,99 @@
+"""The command line, `amalgam` or `python -m pipeline`. Nothing heavy is imported before it is needed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from pipeline.command_line import experiment_commands, fail
+from pipeline.fuse_command import fuse
+from pipeline.launch import plan_experiment, run_experiment
+
+COMMANDS = ("plan", "run", "show", "report", "fuse", "ui", "sync")
+
+
+class Ordered(TyperGroup):
+    """Lists the commands in the order of use."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Their names."""
+        return list(COMMANDS)
+
+
+app = typer.Typer(
+    cls=Ordered,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Fuse many trained networks into one of any size, and see what it cost.",
+)
+app.add_typer(experiment_commands(run_experiment, "Run an experiment; what is built already is found."), name="run")
+app.add_typer(experiment_commands(plan_experiment, "Say what `run` with the same flags would do."), name="plan")
+
+app.command()(fuse)
+
+Root = Annotated[Path, typer.Option(help="Folder of all results.")]
+TrackingUri = Annotated[str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow server.")]
+
+
+@app.command()
+def show(
+    step: Annotated[str | None, typer.Argument(help="Start of a step's name or fingerprint; all without it.")] = None,
+    root: Root = Path("runs"),
+) -> None:
+    """List the finished steps, or print everything about one of them."""
+    from pipeline.artifact import read_records
+    from pipeline.show import find_step, print_record, steps_table
+
+    if step:
+        print_record(find_step(root, step), Console())
+    else:
+        Console().print(steps_table(read_records(root)))
+
+
+@app.command()
+def report(
+    step: Annotated[str | None, typer.Argument(help="Start of a report step's name; the newest without it.")] = None,
+    root: Root = Path("runs"),
+) -> None:
+    """Print a frontier table again, with the places of its picture, page and files."""
+    from pipeline.show import find_report, print_result
+
+    print_result(find_report(root, step), Console())
+
+
+@app.command()
+def ui(root: Root = Path("runs"), port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000) -> None:
+    """Open MLflow on the runs under the root; Ctrl-C ends it."""
+    from pipeline.mlflow_store import serve_ui
+
+    Console().print(f"MLflow at http://127.0.0.1:{port} (Ctrl-C ends it)", highlight=False)
+    raise SystemExit(serve_ui(root, port))
+
+
+@app.command()
+def sync(root: Root = Path("runs"), tracking_uri: TrackingUri = None) -> None:
+    """Log in MLflow every run that it does not show yet, such as those made while its server was down."""
+    from pipeline.mlflow_store import store_of
+    from pipeline.tracking import sync as sync_runs  # here, not above: it imports mlflow
+
+    tracked = sync_runs(root, store_of(root, tracking_uri))
+    for one in tracked:
+        Console().print(one.line, highlight=False, soft_wrap=True)
+    if any(one.problem for one in tracked):
+        raise SystemExit(1)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; a user's mistake is one sentence and exit code 2."""
+    try:
+        app(arguments)
+    except Exception as error:
+        fail(error)
+
+
+if __name__ == "__main__":
+    main()

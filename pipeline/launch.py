@@ -1,0 +1,76 @@
+"""Run or plan one experiment: build its steps, keep the run's record, show it in MLflow, print the result."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from pipeline.artifact import check_writable
+from pipeline.execute import Run, StepsFailed, run
+from pipeline.experiment import Experiment, make_step
+from pipeline.mlflow_store import store_of
+from pipeline.plan import check_space, forecast, plan_table, time_text, totals
+from pipeline.progress import shown
+from pipeline.run_record import RunRecord
+from pipeline.settings import Settings
+from pipeline.show import print_result
+from pipeline.step import Step, ancestors
+
+
+def plan_experiment(name: str, experiment: Experiment, arguments: dict[str, Any], settings: Settings) -> None:
+    """Print what `run` would do."""
+    step = settings.equipped(make_step(experiment, arguments))
+    lines = forecast([step], settings.root)
+    console = Console()
+    console.print(plan_table(lines))
+    console.print(f"\n{totals(lines)}", highlight=False, soft_wrap=True)
+
+
+def run_experiment(name: str, experiment: Experiment, arguments: dict[str, Any], settings: Settings) -> None:
+    """Build what is missing, show the run in MLflow, and print the report."""
+    console = Console()
+    step = settings.equipped(make_step(experiment, arguments))
+    check_writable(settings.root)
+    lines = forecast([step], settings.root)
+    check_space(lines, shutil.disk_usage(settings.root).free)
+    console.print(f"{name}: {totals(lines)}", highlight=False, soft_wrap=True)
+    try:
+        outcome = _run(step, settings, console)
+    except StepsFailed as failed:
+        _track(name, arguments, failed.run, settings, console, failed)
+        raise
+    _track(name, arguments, outcome, settings, console)
+    print_result(step.path(settings.root), console)
+    console.print(f"open MLflow with: {ui_line(settings)}", highlight=False, soft_wrap=True)
+
+
+def ui_line(settings: Settings) -> str:
+    """The command that shows the runs, or the address that does already."""
+    root = "" if settings.root == Path("runs") else f" --root {settings.root}"
+    return settings.tracking_uri or f"amalgam ui{root}"
+
+
+def _run(step: Step, settings: Settings, console: Console) -> Run:
+    with shown(ancestors([step]), settings.root, console) as listen:
+        outcome = run([step], settings.root, settings.runner, listen, settings.data_root)
+    built, cached = len(outcome.built), len(outcome.cached)
+    what = f"built {built} steps, found {cached} built" if built else f"all {cached} steps were built already"
+    console.print(f"{what}, in {time_text(outcome.seconds)}", highlight=False)
+    return outcome
+
+
+def _track(
+    name: str,
+    arguments: dict[str, Any],
+    outcome: Run,
+    settings: Settings,
+    console: Console,
+    failed: StepsFailed | None = None,
+) -> None:
+    from pipeline.tracking import Tracker  # here, not above: a plan needs no mlflow
+
+    record = RunRecord.of(name, arguments, outcome, failed)
+    record.write(settings.root)
+    tracked = Tracker(settings.root, store_of(settings.root, settings.tracking_uri)).track(record)
+    console.print(tracked.line, highlight=False, soft_wrap=True)

@@ -1,0 +1,66 @@
+"""What lies under a root, for the terminal: the list of finished steps, one record, the result of an experiment."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.artifact import Record, is_complete, read_record, read_records
+from pipeline.plan import size_text, time_text
+from pipeline.progress import summary
+from tasks.near_names import unknown_name
+
+FRONTIER = "frontier"  # Stem of the files that a report step writes.
+
+
+def steps_table(records: Sequence[Record]) -> Table:
+    """One row per finished step, oldest first."""
+    table = Table("step", "finished", "time", "size", "metrics", box=None, pad_edge=False)
+    for record in records:
+        when = datetime.fromtimestamp(record.started + record.seconds).strftime("%Y-%m-%d %H:%M")
+        table.add_row(record.key, when, time_text(record.seconds), size_text(record.bytes), summary(record))
+    return table
+
+
+def find_step(root: Path, key: str) -> Path:
+    """The folder of the one finished step whose name or fingerprint starts with `key`."""
+    records = read_records(root)
+    alike = [r for r in records if r.key.startswith(key) or r.fingerprint.startswith(key)]
+    if len(alike) > 1:
+        raise ValueError(f"{key!r} is the start of {len(alike)} steps, {alike[0].key} among them: give more of it")
+    if not alike:
+        raise unknown_name("finished step", key, [record.key for record in records])
+    return root / alike[0].key
+
+
+def find_report(root: Path, key: str | None) -> Path:
+    """The folder of the newest report under `root`, or of the one that `key` names."""
+    if key:
+        return find_step(root, key)
+    reports = [r for r in read_records(root) if f"{FRONTIER}.csv" in r.files]
+    if not reports:
+        raise ValueError(f"no report lies under {root}: run an experiment first, or give its --root")
+    return root / reports[-1].key
+
+
+def print_record(folder: Path, console: Console) -> None:
+    """Everything `step.json` says, as JSON, and where it lies."""
+    console.print_json(read_record(folder).model_dump_json())
+    console.print(f"files: {folder}", highlight=False, soft_wrap=True)
+
+
+def print_result(folder: Path, console: Console) -> None:
+    """The frontier table and the places of its files; for any other step its metrics and files."""
+    assert is_complete(folder), "a result is printed once its step is built"
+    record = read_record(folder)
+    if f"{FRONTIER}.csv" in record.files:
+        from pipeline.report import terminal_table  # here, not above: it imports what tables and plots need
+
+        console.print(terminal_table(folder))
+    else:
+        for name, value in record.metrics.items():
+            console.print(f"{name} = {value}", highlight=False)
+    for file in record.files:
+        console.print(f"{Path(file).suffix[1:]:8}{folder / file}", highlight=False, soft_wrap=True)
