@@ -1,0 +1,41 @@
+# make demo: install, then run the whole pipeline on scikit-learn's digits.  make test, make check: what .ci/run calls.
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+UV := uv==0.13.8
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
+
+.PHONY: venv demo test check format bench
+
+venv: $(VENV)/.installed
+
+# uv is fast; where it cannot reach the packages, pip with the machine's own settings may.
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 or newer found: make PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	{ $(BIN)/python -m pip install --quiet $(UV) && \
+	  $(BIN)/uv pip install --python $(BIN)/python --require-hashes -r requirements.lock; } || \
+	  $(BIN)/python -m pip install --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: venv
+	$(BIN)/amalgam run digits_partial_fusion
+
+test: venv
+	$(BIN)/python -m pytest
+
+check: venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: venv
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: venv
+	$(BIN)/python -m benchmarks
