@@ -27,12 +27,16 @@ def save_model(module: nn.Module, spec: ModelSpec, folder: Path) -> None:
 
 def load_model(folder: Path) -> nn.Module:
     """The module of a checkpoint folder, in eval mode, at the widths its weights have."""
+    state = read_state(folder / "model.safetensors")
+    return fill(build(read_spec(folder), seed=0), state, str(folder), resizable=True).eval()
+
+
+def read_spec(folder: Path) -> ModelSpec:
+    """What the network of a checkpoint folder is. Raises ValueError if the folder is no checkpoint."""
     try:
-        spec = ModelSpec.model_validate_json((folder / "config.json").read_bytes())
+        return ModelSpec.model_validate_json((folder / "config.json").read_bytes())
     except FileNotFoundError:
         raise ValueError(f"{folder} is no checkpoint: it has no config.json") from None
-    state = read_state(folder / "model.safetensors")
-    return fill(build(spec, seed=0), state, str(folder), resizable=True).eval()
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

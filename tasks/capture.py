@@ -123,3 +123,7 @@ class UnitSummary:
     def norm(self) -> Tensor:
         """Root mean square activation, (units,)."""
         return (self._squares / self.num_rows).sqrt()
+
+    def table(self) -> dict[str, Tensor]:
+        """Every statistic by name, each (units,)."""
+        return {name: getattr(self, name) for name in ("mean", "variance", "fraction_active", "norm")}

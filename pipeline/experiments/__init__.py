@@ -1,0 +1,30 @@
+"""The experiments by name: each a function whose typed keyword arguments are its flags."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from pipeline.experiments.partial_fusion import RECIPES, partial_fusion
+from pipeline.step import Step
+
+
+def with_defaults(
+    experiment: Callable[..., Step], name: str, doc: str, defaults: dict[str, Any]
+) -> Callable[..., Step]:
+    """The same experiment, flag for flag, under another name and with other defaults."""
+
+    def recipe(**arguments: Any) -> Step:
+        return experiment(**{**defaults, **arguments})
+
+    signature = inspect.signature(experiment)
+    assert defaults.keys() <= signature.parameters.keys(), f"{name} sets a flag that does not exist"
+    parameters = [p.replace(default=defaults.get(p.name, p.default)) for p in signature.parameters.values()]
+    recipe.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    recipe.__annotations__, recipe.__doc__, recipe.__name__ = experiment.__annotations__, doc, name
+    return recipe
+
+
+EXPERIMENTS: dict[str, Callable[..., Step]] = {
+    **{name: with_defaults(partial_fusion, name, *recipe) for name, recipe in RECIPES.items()},
+    "partial_fusion": partial_fusion,
+}

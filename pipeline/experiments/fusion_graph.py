@@ -1,0 +1,143 @@
+"""The graph of a partial-fusion experiment: which steps there are, and which reads which."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.step import Expect, Step
+from pipeline.steps.configs import (
+    ActivationsConfig,
+    EvaluationConfig,
+    EvaluationKind,
+    FinetunedConfig,
+    FusedConfig,
+    MatchingConfig,
+    MemberConfig,
+    ProbeConfig,
+    ReportConfig,
+    SampleConfig,
+    StageDtype,
+)
+from tasks.data.catalogue import DataSpec
+from tasks.data.splits import Split
+from tasks.fusion import Assignment, Identity, Method, PartialOT
+from tasks.fusion.methods import Cost
+from tasks.models.spec import ModelSpec
+from tasks.train_config import TrainConfig
+
+ENSEMBLES: tuple[EvaluationKind, ...] = ("logit ensemble", "probability ensemble")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything an experiment on partial fusion may choose."""
+
+    data: DataSpec
+    model: ModelSpec
+    split: Split
+    training: TrainConfig
+    finetuning: TrainConfig
+    members: int
+    seeds: int
+    alphas: tuple[float, ...]
+    cost: Cost
+    first_weight: tuple[float, ...]
+    """Weights of member 0, the others sharing the rest equally; empty: equal weights."""
+    probe_rows: int
+    grid: int
+    stage_dtype: StageDtype
+    validation_share: float
+    finetune_share: float
+    """Share of the training split that fused networks are fine-tuned on; 0 leaves that out."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("members", 2), ("seeds", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if not self.alphas:
+            raise ValueError("give at least one alpha, such as --alphas 0,0.5,1")
+        if bad := [weight for weight in self.first_weight if not 0 <= weight <= 1]:
+            raise ValueError(f"first-weight must be between 0 and 1, got {bad[0]}")
+
+    @property
+    def weightings(self) -> list[tuple[float, ...]]:
+        """The weights of all members, one tuple per curve."""
+        equal, rest = (1 / self.members,) * self.members, self.members - 1
+        return [(first, *[(1 - first) / rest] * rest) for first in self.first_weight] or [equal]
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """Naive averaging, then the sweep over alpha from the tightest fusion up."""
+        sweep = [PartialOT(alpha=alpha, cost=self.cost) for alpha in sorted(set(self.alphas))]
+        return (Identity(), *(Assignment(cost=self.cost) if method.alpha == 0 else method for method in sweep))
+
+
+def fusion_graph(recipe: Recipe) -> Step:
+    """The report of a recipe, and behind it all that it needs."""
+    results = [step for seed in range(recipe.seeds) for step in _of_seed(recipe, seed)]
+    config = ReportConfig(title=f"Partial fusion of {recipe.members} {recipe.model.name} on {recipe.data.name}")
+    return Step(
+        "report", "pipeline.steps.report:write_report", config, {"results": tuple(results)}, expect=Expect(3, 500_000)
+    )
+
+
+def _of_seed(recipe: Recipe, seed: int) -> Iterator[Step]:
+    """Everything of one seed that is evaluated on the test split."""
+    sample = SampleConfig(data=recipe.data, seed=seed, validation_share=recipe.validation_share)
+    members = tuple(_member(recipe, sample, member) for member in range(recipe.members))
+    for place, member in enumerate(members):
+        yield _evaluation(EvaluationConfig(data=recipe.data, seed=seed, member=place), (member,))
+    probe = ProbeConfig(sample=sample, num_rows=recipe.probe_rows)
+    matching = _matching(recipe, probe, members)
+    for weights in recipe.weightings:
+        for kind in ENSEMBLES:
+            config = EvaluationConfig(data=recipe.data, seed=seed, weights=weights, kind=kind)
+            yield _evaluation(config, members)
+        for method in recipe.methods:
+            for recalibrated in (False, True):
+                fused = FusedConfig(method=method, weights=weights, probe=probe, recalibrated=recalibrated)
+                yield from _fused(recipe, fused, members, matching)
+
+
+def _member(recipe: Recipe, sample: SampleConfig, member: int) -> Step:
+    config = MemberConfig(
+        sample=sample, model=recipe.model, split=recipe.split, training=recipe.training,
+        num_members=recipe.members, member=member, seed=sample.seed * recipe.members + member,
+    )  # fmt: skip
+    return Step(
+        "member", "pipeline.steps.members:train_member", config,
+        check="pipeline.steps.checks:check_member", expect=Expect(30, 1_000_000),
+    )  # fmt: skip
+
+
+def _evaluation(config: EvaluationConfig, members: tuple[Step, ...]) -> Step:
+    name = "evaluation" if config.kind == "member" else "ensemble"
+    return Step(name, "pipeline.steps.members:evaluate", config, {"members": members}, expect=Expect(1, 3_000))
+
+
+def _matching(recipe: Recipe, probe: ProbeConfig, members: tuple[Step, ...]) -> Step:
+    config = ActivationsConfig(probe=probe, grid=recipe.grid, dtype=recipe.stage_dtype)
+    activations = [
+        Step(
+            "activations", "pipeline.steps.activations:stage_activations", config, {"member": member},
+            check="pipeline.steps.checks:check_probe", expect=Expect(2, 4_000_000),
+        )
+        for member in members
+    ]  # fmt: skip
+    return Step(
+        "matching", "pipeline.steps.fusion:match_members", MatchingConfig(methods=recipe.methods),
+        {"members": members, "activations": tuple(activations)}, expect=Expect(5, 500_000),
+    )  # fmt: skip
+
+
+def _fused(recipe: Recipe, config: FusedConfig, members: tuple[Step, ...], matching: Step) -> Iterator[Step]:
+    inputs: dict[str, Step | tuple[Step, ...]] = {"members": members, "matching": matching}
+    fused = Step("fused", "pipeline.steps.fusion:fuse_members", config, inputs, expect=Expect(2, 1_000_000))
+    yield fused
+    if recipe.finetune_share and config.recalibrated:
+        tuning = FinetunedConfig(
+            fused=config, share=recipe.finetune_share, training=recipe.finetuning, seed=config.probe.sample.seed
+        )
+        yield Step(
+            "finetuned", "pipeline.steps.fusion:finetune", tuning, {**inputs, "fused": fused},
+            expect=Expect(5, 1_000_000),
+        )  # fmt: skip

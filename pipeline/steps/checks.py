@@ -1,0 +1,20 @@
+"""What can be refused before anything runs: data that is not there, a probe that is too large."""
+
+from pathlib import Path
+
+from pipeline.steps.configs import ActivationsConfig, MemberConfig
+from tasks.data.catalogue import check
+
+
+def check_member(config: MemberConfig, data_root: Path | None) -> None:
+    """Raise ValueError unless the data set's files are there."""
+    check(config.sample.data, data_root)
+
+
+def check_probe(config: ActivationsConfig, data_root: Path | None) -> None:
+    """Raise ValueError unless the data set is there and large enough for the probe."""
+    check(config.probe.sample.data, data_root)
+    from pipeline.steps.samples import open_pool, probe_indices  # here, not above: a plan must not import torch
+
+    _, pool, _ = open_pool(config.probe.sample, data_root)
+    probe_indices(config.probe, pool)

@@ -1,0 +1,118 @@
+"""Match members, fuse them, fine-tune what was fused."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.build import Workspace
+from pipeline.checkpoint import load_model, read_spec, save_model
+from pipeline.rows import describe, read_rows
+from pipeline.steps.activations import ROWS
+from pipeline.steps.configs import FinetunedConfig, FusedConfig, MatchingConfig
+from pipeline.steps.matchings import load_matching, save_matchings
+from pipeline.steps.measures import Metrics, cost_metrics, test_metrics
+from pipeline.steps.samples import Repeatable, example, open_pool, probe_indices
+from tasks.axes import Axes
+from tasks.capture import as_rows
+from tasks.cost_of import cost_of
+from tasks.data.images import load
+from tasks.data.splits import hold_out
+from tasks.evaluate import predict
+from tasks.fusion import merge, support
+from tasks.fusion.cost import ActivationCost
+from tasks.fusion.coupling import Coupling
+from tasks.fusion.fusing import check_members, checked_weights, restored
+from tasks.fusion.matching import Matching
+from tasks.trace import trace
+from tasks.train import train
+
+CALIBRATION_BATCH = 256  # images; batch norm averages the variances of batches, so they should not be small
+
+
+def match_members(config: MatchingConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
+    """Match the members by every method of the sweep; all weights of members will share what is found."""
+    members = [load_model(folder).to(work.device) for folder in inputs["members"]]
+    spec = read_spec(inputs["members"][0])
+    axes = trace(members[0], torch.zeros(2, *spec.in_shape, device=work.device))
+    check_members(members, axes)
+    activations = None
+    if any(method.needs_activations for method in config.methods):
+        activations = staged_cost([folder / ROWS for folder in inputs["activations"]], work.device)
+    states, matchings = [member.state_dict() for member in members], list[Matching]()
+    for place, method in enumerate(config.methods):
+        start = matchings[-1].universe if matchings else None
+        matchings.append(method(axes, states, activations, start))
+        for sweep, objective in enumerate(matchings[-1].objective):
+            work.log({f"objective/{place}": objective}, sweep)
+    save_matchings(config.methods, matchings, work.out)
+    return {"sweeps": sum(max(0, len(matching.objective) - 1) for matching in matchings)}
+
+
+def fuse_members(config: FusedConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
+    """Fuse the members as one method matched them, save the network, and evaluate it on the test split."""
+    train_images, pool, _ = open_pool(config.probe.sample, work.data_root)
+    members, axes, couplings = _matched(config, inputs, example(train_images, work.device), work.device)
+    weights = checked_weights(config.weights, len(members))
+    fused = merge(members, axes, couplings, weights)
+    if config.recalibrated:
+        probe = Repeatable(train_images, probe_indices(config.probe, pool), CALIBRATION_BATCH, work.device)
+        fused = restored(fused, members, axes, couplings, weights, probe)
+    save_model(fused, read_spec(inputs["members"][0]), work.out)
+    return _evaluated(fused, config, support(axes, couplings, fused), work)
+
+
+def finetune(config: FinetunedConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
+    """Train the fused network on a few labelled images, structural zeros held, and evaluate it on the test split."""
+    images, pool, validation = open_pool(config.fused.probe.sample, work.data_root)
+    _, axes, couplings = _matched(config.fused, inputs, example(images, work.device), work.device)
+    fused = load_model(inputs["fused"]).to(work.device)
+    allowed = support(axes, couplings, fused)
+    _, chosen = hold_out(images.labels.numpy()[pool], config.share, config.seed)
+    tuned = train(
+        fused, images, pool[chosen], validation, config.training, config.seed,
+        log=work.log, support=allowed, device=work.device,
+    ).module  # fmt: skip
+    save_model(tuned, read_spec(inputs["members"][0]), work.out)
+    return _evaluated(tuned, config.fused, allowed, work)
+
+
+def staged_cost(files: Sequence[Path], device: str) -> ActivationCost:
+    """Distances between the units of all members, from their staged activations, read side by side.
+
+    Raises ValueError unless all files hold the same examples in the same order.
+    """
+    cost = ActivationCost(len(files))
+    shapes = describe(files[0]).sites
+    for parts in zip(*(read_rows(file) for file in files), strict=True):
+        if any(not np.array_equal(part.ids, parts[0].ids) for part in parts):
+            raise ValueError(f"{files[0]} and its companions hold different examples: build them again")
+        cost.update([dict(_unit_rows(part.sites, shapes, device)) for part in parts])
+    return cost
+
+
+def _unit_rows(
+    values: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, int]], device: str
+) -> Iterator[tuple[str, Tensor]]:
+    for group, (_, positions) in shapes.items():
+        tensor = torch.from_numpy(values[group]).to(device).float()
+        yield from as_rows({group: tensor.unflatten(1, (-1, positions))}).items()
+
+
+def _matched(
+    config: FusedConfig, inputs: Mapping[str, Any], x: Tensor, device: str
+) -> tuple[list[nn.Module], Axes, dict[str, Coupling]]:
+    members = [load_model(folder).to(device) for folder in inputs["members"]]
+    axes = trace(members[0], x)
+    check_members(members, axes)
+    return members, axes, load_matching(config.method, inputs["matching"]).couplings()
+
+
+def _evaluated(module: nn.Module, config: FusedConfig, allowed: Mapping[str, Tensor], work: Workspace) -> Metrics:
+    images = load(config.probe.sample.data, "test", work.data_root)
+    logits = predict(module, images, np.arange(len(images)), device=work.device)
+    cost = cost_of(module, example(images, work.device), allowed)
+    return {**test_metrics(logits, images), **cost_metrics(cost), "data_fingerprint": images.fingerprint}

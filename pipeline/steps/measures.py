@@ -1,0 +1,23 @@
+"""The names under which results are recorded: the same ones for every kind of network, so that runs compare."""
+
+from dataclasses import asdict
+
+import torch
+from torch import Tensor
+
+from tasks.cost_of import Cost
+from tasks.data.images import Images
+from tasks.evaluate import score
+
+Metrics = dict[str, float | int | str]
+
+
+def test_metrics(logits: Tensor, images: Images) -> Metrics:
+    """Scores of logits on the test images, as `test/...`."""
+    scores = score(logits, torch.as_tensor(images.labels), len(images.class_names))
+    return {f"test/{name}": value for name, value in scores.items()}
+
+
+def cost_metrics(cost: Cost) -> Metrics:
+    """What the network costs, as `cost/...`."""
+    return {f"cost/{name}": value for name, value in asdict(cost).items()}

@@ -1,0 +1,147 @@
+"""The whole chain of a partial-fusion experiment, built for real on the digits: what its records must say."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.artifact import Record
+from pipeline.checkpoint import load_model
+from pipeline.execute import Local, run
+from pipeline.experiments import EXPERIMENTS
+from pipeline.rows import describe
+from pipeline.step import Step, ancestors
+from tasks.capture import capture, sites
+from tasks.data.catalogue import DataSpec
+from tasks.data.images import load
+from tasks.data.loading import normalise
+from tasks.evaluate import predict
+from tasks.trace import trace
+
+SMALL = {"seeds": 1, "members": 2, "epochs": 3, "widths": (20, 10), "probe_rows": 100, "finetune_share": 0.1}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Every step of a small experiment but its report, with their records."""
+    root = tmp_path_factory.mktemp("root")
+    report = EXPERIMENTS["digits_partial_fusion"](**SMALL, alphas=(0.0, 0.5, 1.0), first_weight=(0.0, 0.3, 1.0))
+    outcome = run(list(report.parents), root, Local())
+    return root, [(step, outcome.records[step.fingerprint]) for step in ancestors(list(report.parents))]
+
+
+def of_kind(built, name: str) -> list[tuple[Step, Record]]:
+    return [(step, record) for step, record in built[1] if step.name == name]
+
+
+def fused(built, **wanted) -> list[tuple[Step, Record]]:
+    return [
+        (step, record)
+        for step, record in of_kind(built, "fused")
+        if all(
+            getattr(step.config.method, key, getattr(step.config, key, None)) == value for key, value in wanted.items()
+        )
+    ]
+
+
+def test_alpha_one_scores_as_the_logit_ensemble_and_costs_as_much(built):
+    ensembles = {
+        step.config.weights: record.metrics
+        for step, record in of_kind(built, "ensemble")
+        if step.config.kind == "logit ensemble"
+    }
+    points = fused(built, alpha=1.0)
+    assert len(points) == 6
+    for step, record in points:
+        ensemble = ensembles[step.config.weights]
+        assert record.metrics["test/nll"] == pytest.approx(ensemble["test/nll"], abs=1e-5)
+        assert record.metrics["test/accuracy"] == ensemble["test/accuracy"]
+        biases = 10  # The members' output layers share their places, so one bias vector stands for two.
+        assert record.metrics["cost/nonzero_parameters"] == ensemble["cost/parameters"] - biases
+        assert record.metrics["cost/nonzero_flops"] == ensemble["cost/flops"]
+
+
+@pytest.mark.parametrize(("weight", "member"), [(1.0, 0), (0.0, 1)])
+def test_all_weight_on_one_member_scores_as_that_member(built, weight, member):
+    alone = next(r.metrics for s, r in of_kind(built, "evaluation") if s.config.member == member)
+    for alpha in (0.0, 0.5, 1.0):
+        for _, record in fused(built, alpha=alpha, weights=(weight, 1 - weight)):
+            assert record.metrics["test/nll"] == pytest.approx(alone["test/nll"], abs=1e-4)
+
+
+def test_a_larger_alpha_costs_more_and_alpha_zero_costs_one_member(built):
+    member = of_kind(built, "evaluation")[0][1].metrics
+    costs = [fused(built, alpha=a)[0][1].metrics["cost/nonzero_flops"] for a in (0.0, 0.5, 1.0)]
+    assert costs[0] == member["cost/flops"]
+    assert costs == sorted(set(costs))
+
+
+def test_a_saved_network_scores_again_what_its_record_says(built):
+    root, _ = built
+    test = load(DataSpec(name="digits"), "test")
+    for step, record in fused(built, alpha=0.5) + of_kind(built, "finetuned"):
+        logits = predict(load_model(step.path(root)), test, np.arange(len(test)))
+        accuracy = (logits.argmax(1) == test.labels).double().mean().item()
+        assert accuracy == pytest.approx(record.metrics["test/accuracy"], abs=1e-6)
+
+
+def test_fine_tuned_networks_keep_their_structural_zeros(built):
+    root, _ = built
+    for step, record in of_kind(built, "finetuned"):
+        before = load_model(step.inputs["fused"].path(root)).state_dict()
+        after = load_model(step.path(root)).state_dict()
+        stored = record.metrics["cost/parameters"] - record.metrics["cost/nonzero_parameters"]
+        assert sum(int(((before[n] == 0) & (after[n] == 0)).sum()) for n in before) >= stored
+        assert any(not torch.equal(before[n], after[n]) for n in before)
+
+
+def test_staged_rows_are_the_activations_of_the_member_that_they_name(built):
+    root, _ = built
+    step, record = of_kind(built, "activations")[0]
+    file = step.path(root) / "activations.parquet"
+    info = describe(file)
+    member = load_model(step.inputs["member"].path(root))
+    assert info.provenance["member"] == step.inputs["member"].key
+    assert info.num_rows == record.metrics["rows"] == SMALL["probe_rows"]
+    images = load(DataSpec(name="digits"), "train")
+    from pipeline.rows import read_rows
+
+    rows = next(read_rows(file, batch_size=50))
+    x = normalise(images.batch(torch.from_numpy(rows.ids)))
+    taken = capture(member, sites(member, trace(member, x[:2])), x)
+    assert rows.sites.keys() == taken.keys()
+    for group, values in rows.sites.items():
+        np.testing.assert_allclose(values, taken[group].flatten(1).numpy(), atol=1e-5)
+    np.testing.assert_array_equal(rows.labels, images.labels[torch.from_numpy(rows.ids)])
+
+
+def test_matchings_do_not_depend_on_the_members_weights():
+    one, two = (EXPERIMENTS["digits_partial_fusion"](**SMALL, first_weight=(weight,)) for weight in (0.2, 0.7))
+    keys = [{s.key for s in ancestors([report]) if s.name == "matching"} for report in (one, two)]
+    assert keys[0] == keys[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ({"alphas": (0.5, 1.5)}, "alpha"),
+        ({"alphas": ()}, "alpha"),
+        ({"members": 1}, "members"),
+        ({"seeds": 0}, "seeds"),
+        ({"first_weight": (1.2,)}, "first-weight"),
+        ({"model": "resnet81"}, "resnet18"),
+        ({"data": "minst"}, "mnist"),
+        ({"model": "vgg11", "widths": (3,)}, "widths"),
+        ({"data": "imagefolder:x"}, "num-classes"),
+        ({"cost": "weihgts"}, "weights"),
+    ],
+)
+def test_bad_flags_are_refused_before_anything_is_planned(flags, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        EXPERIMENTS["partial_fusion"](**flags)
+
+
+def test_a_probe_larger_than_the_data_is_refused_before_anything_runs(tmp_path):
+    report = EXPERIMENTS["digits_partial_fusion"](**{**SMALL, "probe_rows": 5000})
+    with pytest.raises(ValueError, match="5000 images, but only 810"):
+        run(list(report.parents), tmp_path, Local())
+    assert not list(tmp_path.glob("member-*"))
