@@ -42,7 +42,7 @@ def batches(
     images: Images, indices: Indices, batch_size: int, *, device: torch.device | str = "cpu"
 ) -> Iterator[Batch]:
     """The images at `indices`, in that order, unaugmented; the last batch may be smaller."""
-    for ids in torch.as_tensor(indices).split(batch_size):
+    for ids in torch.as_tensor(indices, dtype=torch.long).split(batch_size):
         yield _batch(images, ids, torch.device(device), images.batch(ids))
 
 
@@ -59,7 +59,7 @@ def shuffled_batches(
 
     A last batch of a single image is left out: batch norm has no variance over one example.
     """
-    order = torch.as_tensor(indices)
+    order = torch.as_tensor(indices, dtype=torch.long)
     order = order[torch.randperm(len(order), generator=generator)]
     for ids in order.split(batch_size)[: num_batches(len(order), batch_size)]:
         pixels = images.batch(ids)
