@@ -1,0 +1,186 @@
+"""The laws of training: resumable to the bit, zeros stay zero, the best epoch wins, arguments are left alone."""
+
+import io
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from tasks.data.catalogue import DataSpec
+from tasks.data.images import load
+from tasks.data.loading import normalise
+from tasks.data.splits import hold_out
+from tasks.evaluate import predict
+from tasks.models import ModelSpec, build
+from tasks.train import train
+from tasks.train_config import TrainConfig
+
+SGD = TrainConfig(epochs=3, optimizer="sgd", learning_rate=0.05, momentum=0.9, weight_decay=5e-4, batch_size=32)
+CONFIGS = {
+    "adam": TrainConfig(epochs=3, weight_decay=1e-4, batch_size=32),
+    "adamw": TrainConfig(epochs=3, optimizer="adamw", weight_decay=0.1, batch_size=32, label_smoothing=0.1),
+    "sgd": SGD.model_copy(update={"schedule": "cosine", "warmup_epochs": 0.5, "augment": "crop_flip"}),
+    "bf16": SGD.model_copy(update={"precision": "bf16", "clip_norm": 1.0}),
+    "fp16": SGD.model_copy(update={"precision": "fp16", "clip_norm": 1.0}),
+}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load(DataSpec(name="digits"), "train")
+
+
+@pytest.fixture(scope="module")
+def parts(digits):
+    return hold_out(digits.labels.numpy(), 0.2, seed=0)
+
+
+@pytest.fixture
+def network():
+    """Everything that keeps a state of its own or draws at random: batch norm, dropout, convolutions."""
+    torch.manual_seed(0)
+    convolutions = (nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.2))
+    return nn.Sequential(*convolutions, nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
+
+
+def silent(metrics, step):
+    pass
+
+
+def reloaded(state):
+    stream = io.BytesIO()
+    torch.save(state, stream)
+    stream.seek(0)
+    return torch.load(stream, weights_only=True)
+
+
+def assert_same_weights(first, second):
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_a_run_resumed_after_any_epoch_is_the_run_never_interrupted(config, network, digits, parts):
+    states, logged = [], []
+    whole = train(network, digits, *parts, config, 7, log=lambda m, e: logged.append((m, e)), save=states.append)
+    for state in states:
+        again = []
+        log = lambda metrics, epoch, again=again: again.append((metrics, epoch))  # noqa: E731
+        resumed = train(network, digits, *parts, config, 7, log=log, resume=reloaded(state))
+        assert_same_weights(whole.module, resumed.module)
+        assert (again, resumed.best_epoch) == (logged, whole.best_epoch)
+
+
+def test_the_network_and_the_random_state_are_left_alone(network, digits, parts):
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    random_state = torch.random.get_rng_state()
+    first = train(network, digits, *parts, SGD, 1, log=silent)
+    torch.rand(5)
+    assert_same_weights(first.module, train(network, digits, *parts, SGD, 1, log=silent).module)
+    torch.random.set_rng_state(random_state)
+    other = train(network, digits, *parts, SGD, 2, log=silent)
+    assert torch.equal(torch.random.get_rng_state(), random_state)
+    assert not torch.equal(first.module[-1].weight, other.module[-1].weight)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_structural_zeros_stay_exactly_zero(config, network, digits, parts):
+    support = {name: torch.rand(p.shape) < 0.5 for name, p in network.named_parameters() if p.dim() > 1}
+    with torch.no_grad():
+        for name, allowed in support.items():
+            network.get_parameter(name).mul_(allowed)
+    trained = train(network, digits, *parts, config, 0, log=silent, support=support).module
+    for name, allowed in support.items():
+        parameter = trained.get_parameter(name)
+        assert (parameter[~allowed] == 0).all() and (parameter[allowed] != 0).all()
+        assert not torch.equal(parameter, network.get_parameter(name))
+
+
+def test_one_step_is_the_optimisers_step_on_the_mean_loss(digits):
+    indices = torch.arange(100)
+    config = TrainConfig(epochs=1, batch_size=100, optimizer="sgd", learning_rate=0.1, label_smoothing=0.2)
+    network = build(ModelSpec(name="mlp", num_classes=10, in_shape=(1, 8, 8)), seed=0)
+    trained = train(network, digits, indices, indices, config, 0, log=silent).module
+    logits = network(normalise(digits.batch(indices)))
+    loss = cross_entropy(logits, digits.labels[indices], label_smoothing=0.2)
+    for parameter, gradient, after in zip(
+        network.parameters(), torch.autograd.grad(loss, list(network.parameters())), trained.parameters(), strict=True
+    ):
+        torch.testing.assert_close(after, parameter - 0.1 * gradient)
+
+
+def test_the_best_epoch_is_that_of_highest_validation_accuracy_then_lowest_nll(network, digits, parts):
+    history = []
+    config = TrainConfig(epochs=8, optimizer="sgd", learning_rate=1.0)
+    trained = train(network, digits, *parts, config, 0, log=lambda m, e: history.append(m))
+    ranks = [(-m["validation/accuracy"], m["validation/nll"]) for m in history]
+    assert trained.best_epoch == 1 + ranks.index(min(ranks)) and trained.epochs_trained == 8
+    hits = predict(trained.module, digits, parts[1]).argmax(1) == digits.labels[parts[1]]
+    assert hits.double().mean().item() == max(m["validation/accuracy"] for m in history)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_every_recipe_learns_digits(config, digits, parts):
+    network = build(ModelSpec(name="resnet18", num_classes=10, in_shape=(1, 8, 8), options={"width": 0.125}), 0)
+    history = []
+    config = config.model_copy(update={"augment": "none"})  # a mirrored digit is another sign
+    train(network, digits, *parts, config, 0, log=lambda m, e: history.append((m, e)))
+    names = {"train/loss", "train/accuracy", "train/learning_rate", "validation/accuracy", "validation/nll"}
+    assert [epoch for _, epoch in history] == [1, 2, 3] and all(set(m) == names for m, _ in history)
+    assert history[-1][0]["validation/accuracy"] > 0.8
+
+
+@pytest.mark.parametrize("warmup_epochs", [0, 2])
+def test_the_cosine_schedule_is_that_of_torch(warmup_epochs):
+    config = TrainConfig(epochs=6, learning_rate=0.1, schedule="cosine", warmup_epochs=warmup_epochs)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    warmup = 5 * warmup_epochs
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 30 - warmup)
+    for step in range(30):
+        if step < warmup:
+            assert config.learning_rate_at(step, 5) == pytest.approx(0.1 * (step + 1) / warmup)
+        else:
+            assert config.learning_rate_at(step, 5) == pytest.approx(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            cosine.step()
+
+
+def test_clipping_bounds_the_step(digits):
+    network = build(ModelSpec(name="mlp", num_classes=10, in_shape=(1, 8, 8)), seed=0)
+    config = TrainConfig(epochs=1, batch_size=900, optimizer="sgd", learning_rate=1.0, clip_norm=0.01)
+    trained = train(network, digits, range(900), range(900), config, 0, log=silent).module
+    moved = torch.cat([(a - b).flatten() for a, b in zip(network.parameters(), trained.parameters(), strict=True)])
+    assert moved.norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_loss_that_is_not_finite_names_epoch_and_step(network, digits, parts):
+    config = TrainConfig(epochs=3, optimizer="sgd", learning_rate=1e30)
+    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at epoch 1, step 2: lower learning_rate"):
+        train(network, digits, *parts, config, 0, log=silent)
+
+
+@pytest.mark.parametrize(
+    "indices, validation_indices, message",
+    [
+        ([], [0], "the training split is empty"),
+        ([0, 0], [0], "the training split holds only class"),
+        ([0, 1], [], "the validation split is empty"),
+    ],
+)
+def test_splits_nothing_can_be_learnt_from_are_refused(network, digits, indices, validation_indices, message):
+    with pytest.raises(ValueError, match=message):
+        train(network, digits, indices, validation_indices, SGD, 0, log=silent)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"momentum": 0.9}, "momentum belongs to optimizer 'sgd', got momentum 0.9 with 'adam'"),
+        ({"epochs": 5, "warmup_epochs": 5}, "warmup_epochs must be below epochs"),
+    ],
+)
+def test_settings_without_effect_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**settings)
