@@ -1,0 +1,119 @@
+"""Reports: the table's arithmetic, and files that hold it whole."""
+
+import csv
+import re
+import statistics
+
+import pytest
+from rich.console import Console
+
+from pipeline.report import headline, terminal_table, write_report
+from pipeline.report_table import frontier_table, read_table
+from tests.pipeline.results import results
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    provenance = [{"step": "member-0123", "seconds": 1.5}, {"step": "fused-4567", "seconds": 0.5}]
+    metrics = write_report(results(), folder, "Four <b>members</b>", {"alphas": [0.0, 0.5]}, provenance)
+    return folder, metrics
+
+
+def named(rows, label):
+    return next(row for row in rows if row["label"] == label)
+
+
+def test_rows_are_means_and_deviations_over_seeds():
+    row = named(frontier_table(results(num_seeds=4)), "alpha 0.4, recalibrated")
+    values = [r["nll"] for r in results(num_seeds=4) if r.get("alpha") == 0.4 and r["recalibrated"]]
+    assert row["seeds"] == 4
+    assert row["nll"] == pytest.approx(statistics.fmean(values))
+    assert row["nll_std"] == pytest.approx(statistics.stdev(values))
+
+
+def test_one_seed_has_no_deviation():
+    row = named(frontier_table(results(num_seeds=1)), "naive")
+    assert row["seeds"] == 1 and row["accuracy_std"] is None
+
+
+def test_costs_are_multiples_of_a_member():
+    rows = frontier_table(results(num_members=3))
+    for cost in ("parameters", "nonzero_parameters", "flops", "nonzero_flops"):
+        assert named(rows, "member 1")[f"relative_{cost}"] == pytest.approx(1)
+        assert named(rows, "logit ensemble")[f"relative_{cost}"] == pytest.approx(3)
+    assert named(rows, "alpha 1")["relative_nonzero_flops"] == pytest.approx(3)
+    assert named(rows, "alpha 1")["relative_flops"] == pytest.approx(9)
+
+
+def test_the_order_of_results_does_not_matter():
+    assert frontier_table(reversed(list(results()))) == frontier_table(results())
+
+
+def test_several_weightings_are_told_apart():
+    twice = [
+        r | {"weights": weights} for r in results() if r["role"] != "member" for weights in ((0.5, 0.5), (0.3, 0.7))
+    ]
+    labels = [row["label"] for row in frontier_table(twice)]
+    assert len(labels) == len(set(labels))
+    assert "alpha 0.4, recalibrated, weights 0.3/0.7" in labels
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [([], "at least one result"), ([{"seed": 0}], "needs a role"), ([{"role": "partial fusion"}], "needs its alpha")],
+)
+def test_results_that_say_too_little_are_refused(bad, message):
+    with pytest.raises(ValueError, match=message):
+        frontier_table(bad)
+
+
+def test_tables_on_disk_hold_the_rows(report):
+    folder, _ = report
+    rows = frontier_table(results())
+    assert [row["accuracy"] for row in read_table(folder)] == [row["accuracy"] for row in rows]
+    with (folder / "frontier.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [line["label"] for line in lines] == [row["label"] for row in rows]
+    assert [float(line["accuracy"]) for line in lines] == [row["accuracy"] for row in rows]
+
+
+def test_the_page_holds_everything_and_fetches_nothing(report):
+    folder, _ = report
+    page = (folder / "frontier.html").read_text()
+    assert re.findall(r'(?:src|href)="(?!data:)', page) == []
+    assert "Four &lt;b&gt;members&lt;/b&gt;" in page
+    for text in (*(row["label"] for row in frontier_table(results())), "fused-4567", '"alphas"'):
+        assert text in page
+
+
+def test_the_picture_is_a_picture(report):
+    from matplotlib.image import imread
+
+    height, width, _ = imread(report[0] / "frontier.png").shape
+    assert width > 1500 and height > 700
+
+
+def test_the_terminal_shows_every_number_in_eighty_columns(report):
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(terminal_table(report[0]))
+    text = capture.get()
+    assert "…" not in text and max(map(len, text.splitlines())) <= 80
+    row = named(frontier_table(results()), "alpha 0.4")
+    cells = (f"{100 * row['accuracy']:.1f} ± {100 * row['accuracy_std']:.1f}", f"{row['relative_nonzero_flops']:.2f}x")
+    line = next(line for line in text.splitlines() if line.strip().startswith("alpha 0.4 "))
+    assert all(cell in line for cell in cells)
+
+
+def test_the_headline_names_what_users_compare(report):
+    _, metrics = report
+    rows = frontier_table(results())
+    assert metrics == headline(rows)
+    assert metrics["accuracy/logit ensemble"] == named(rows, "logit ensemble")["accuracy"]
+    assert metrics["accuracy/best member"] == max(row["accuracy"] for row in rows if row["role"] == "member")
+
+
+def test_a_folder_without_a_report_is_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match="no report lies in"):
+        terminal_table(tmp_path)
