@@ -5,6 +5,8 @@ Shapes: (b, c, h, w) = batch, channels, height, width.
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -13,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from tasks.data.images import Images
-from tasks.data.pixels import Scale
+from tasks.data.pixels import Decoded, Scale
 
 Augmentation = Literal["none", "crop_flip"]
 Indices = Tensor | np.ndarray | Sequence[int]
@@ -42,8 +44,8 @@ def batches(
     images: Images, indices: Indices, batch_size: int, *, device: torch.device | str = "cpu"
 ) -> Iterator[Batch]:
     """The images at `indices`, in that order, unaugmented; the last batch may be smaller."""
-    for ids in torch.as_tensor(indices, dtype=torch.long).split(batch_size):
-        yield _batch(images, ids, torch.device(device), images.batch(ids))
+    for ids, pixels in _read(images, torch.as_tensor(indices, dtype=torch.long).split(batch_size)):
+        yield _batch(images, ids, torch.device(device), pixels)
 
 
 def shuffled_batches(
@@ -61,8 +63,7 @@ def shuffled_batches(
     """
     order = torch.as_tensor(indices, dtype=torch.long)
     order = order[torch.randperm(len(order), generator=generator)]
-    for ids in order.split(batch_size)[: num_batches(len(order), batch_size)]:
-        pixels = images.batch(ids)
+    for ids, pixels in _read(images, order.split(batch_size)[: num_batches(len(order), batch_size)]):
         if augment == "crop_flip":
             pixels = crop_flip(pixels, generator)
         yield _batch(images, ids, torch.device(device), pixels)
@@ -82,6 +83,20 @@ def crop_flip(pixels: Tensor, generator: torch.Generator) -> Tensor:
     cropped = windows[torch.arange(count), :, down, right]
     mirrored = torch.rand(count, generator=generator) < 0.5
     return torch.where(mirrored[:, None, None, None], cropped.flip(3), cropped)
+
+
+def _read(images: Images, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Indices and their pixels; pictures in files are decoded one batch ahead, while the last one is computed on."""
+    if not isinstance(images, Decoded):
+        yield from ((ids, images.batch(ids)) for ids in parts)
+        return
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(images.batch, parts[0])
+        for ids, following in zip_longest(parts, parts[1:]):
+            pixels = coming.result()
+            if following is not None:
+                coming = reader.submit(images.batch, following)
+            yield ids, pixels
 
 
 def _batch(images: Images, ids: Tensor, device: torch.device, pixels: Tensor) -> Batch:

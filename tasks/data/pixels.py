@@ -81,8 +81,12 @@ class Decoded:
     def _decode(self, index: int) -> Tensor:
         from torchvision.transforms import functional  # takes a second to import; tensors need it not
 
-        picture = functional.resize(self.open(index).convert("RGB"), self.size)
-        pixels: Tensor = functional.pil_to_tensor(functional.center_crop(picture, [self.size, self.size]))
+        try:
+            picture = self.open(index).convert("RGB")
+        except OSError as error:  # Pillow's word for a file that is cut short or no picture
+            raise ValueError(f"picture {index} of the data set cannot be decoded: {error}") from error
+        square = functional.center_crop(functional.resize(picture, self.size), [self.size, self.size])
+        pixels: Tensor = functional.pil_to_tensor(square)
         return pixels
 
 

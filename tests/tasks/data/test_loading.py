@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn.functional import pad
 
 from tasks.data.catalogue import DataSpec
@@ -75,3 +76,18 @@ def test_augmentation_changes_the_pictures_but_not_their_order(digits):
     plain = next(shuffled_batches(digits, range(64), 64, generator=seeded(0)))
     augmented = next(shuffled_batches(digits, range(64), 64, generator=seeded(0), augment="crop_flip"))
     assert torch.equal(plain.ids, augmented.ids) and not torch.equal(plain.images, augmented.images)
+
+
+def test_pictures_in_files_are_batched_as_tensors_are(digits, tmp_path):
+    for split in ("train", "test"):
+        for i in range(10):
+            (tmp_path / split / str(i % 2)).mkdir(parents=True, exist_ok=True)
+            grey = digits.pixels[i].expand(3, 8, 8).movedim(0, -1).numpy()
+            Image.fromarray(grey).save(tmp_path / split / str(i % 2) / f"{i}.png")
+    pictures = load(DataSpec(name="imagefolder:.", image_size=8), "train", tmp_path)
+    tensors = InMemory(pictures.batch(torch.arange(10)), pictures.labels, pictures.class_names)
+    for shown, expected in zip(batches(pictures, range(10), 4), batches(tensors, range(10), 4), strict=True):
+        assert all(torch.equal(mine, its) for mine, its in zip(shown, expected, strict=True))
+    (tmp_path / "train" / "1" / "9.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"picture 9 of the data set cannot be decoded: .*9.png"):
+        list(batches(pictures, range(10), 4))
