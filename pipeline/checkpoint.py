@@ -3,6 +3,8 @@
 Nothing is ever unpickled: a foreign file is safetensors, or what torch reads with `weights_only=True`.
 """
 
+import pickle  # for the name of its error alone
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -80,12 +82,13 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], source: str, *, resizab
 
 
 def _read_torch_file(path: Path) -> dict[str, Tensor]:
+    if _lost_its_end(path):
+        raise ValueError(f"{path} is cut short: copy it again")
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError) as error:
+    except (RuntimeError, EOFError, OSError) as error:
         raise ValueError(f"{path} is cut short or not a checkpoint of torch.save") from error
-    except Exception as error:
-        # torch raises pickle.UnpicklingError here; anything else the restricted loader refuses is as unsafe.
+    except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} holds pickled Python objects, which can run code when read, or is damaged: "
             "save the weights alone, torch.save(model.state_dict(), ...), or use .safetensors"
@@ -96,6 +99,12 @@ def _read_torch_file(path: Path) -> dict[str, Tensor]:
     if not isinstance(loaded, Mapping) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise ValueError(f"{path} is no state dict: expected names and tensors, got {type(loaded).__name__}")
     return dict(loaded)
+
+
+def _lost_its_end(path: Path) -> bool:
+    """Whether a file begins as a zip archive, as those of torch.save do, and has no directory at its end."""
+    with path.open("rb") as file:
+        return file.read(2) == b"PK" and not zipfile.is_zipfile(path)
 
 
 def _some(names: list[str], most: int = 3) -> str:

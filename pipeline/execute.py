@@ -191,7 +191,8 @@ def _ended(step: Step, reference: Any) -> Event:
         return Event("built", step, record=ray.get(reference))
     except ray.exceptions.RayTaskError as error:
         # A user's mistake needs its sentence; anything else the worker's traceback, which Ray's error carries.
-        return Event("failed", step, error=error.cause if isinstance(error.cause, ValueError) else error)
+        told = error.cause if isinstance(error.cause, ValueError) else error
+        return Event("failed", step, error=told.with_traceback(None))
     except ray.exceptions.RayError as error:
         return Event("failed", step, error=error)
 

@@ -77,6 +77,6 @@ def _flag(parameter: inspect.Parameter, hint: Any) -> inspect.Parameter:
     )
 
 
-def _commas(kind: Any) -> Callable[[Any], Any]:
+def _commas(kind: Any) -> Callable[[str], Any]:
     adapter = TypeAdapter(kind)
-    return lambda text: adapter.validate_python(text.split(",") if isinstance(text, str) else text)
+    return lambda text: adapter.validate_python([part.strip() for part in text.split(",") if part.strip()])

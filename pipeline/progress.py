@@ -1,4 +1,4 @@
-"""How a run looks while it runs: a live table on a terminal, one plain line per finished step elsewhere."""
+"""How a run looks: one line per step as it ends; on a terminal, the running ones live below."""
 
 import json
 import time
@@ -16,57 +16,50 @@ from pipeline.plan import time_text
 from pipeline.step import Step
 
 MOST_METRICS = 3
-STYLES = {
-    "cached": "dim",
-    "built": "green",
-    "failed": "bold red",
-    "skipped": "yellow",
-    "running": "cyan",
-    "waiting": "dim",
-}
+STYLES = {"cached": "dim", "built": "green", "failed": "bold red", "skipped": "yellow"}
 
 
 @contextmanager
 def shown(steps: Sequence[Step], root: Path, console: Console) -> Iterator[Callable[[Event], None]]:
-    """A listener for the events of a run, shown as the console allows."""
-    if not console.is_terminal:
-        yield lambda event: console.print(_line(event), soft_wrap=True, highlight=False, markup=False)
-        return
-    table = LiveTable(steps, root)
-    with Live(table, console=console, refresh_per_second=4):
-        yield table.hear
+    """A listener for the events of a run: one line per step as it ends, and below them those that run."""
+    running = Running(steps, root)
+
+    def hear(event: Event) -> None:
+        running.ended.add(event.step.fingerprint)
+        console.print(_line(event), style=STYLES[event.kind], soft_wrap=True, highlight=False, markup=False)
+
+    if console.is_terminal:
+        with Live(running, console=console, refresh_per_second=4, transient=True):
+            yield hear
+    else:
+        yield hear
 
 
-class LiveTable:
-    """One row per step; what is being built is read off the folder it is built in, wherever the worker runs."""
+class Running:
+    """One row per step being built, read off the folder it is built in, wherever its worker is."""
 
     def __init__(self, steps: Sequence[Step], root: Path) -> None:
         self._steps, self._root = steps, root
-        self._ended: dict[str, Event] = {}
         self._start = time.time()
-
-    def hear(self, event: Event) -> None:
-        """Take note of a step that ended."""
-        self._ended[event.step.fingerprint] = event
+        self.ended = set[str]()
 
     def __rich__(self) -> Table:
-        table = Table("step", "state", "time", "latest", box=None, pad_edge=False)
-        for step in self._steps:
-            state, seconds, note = self._row(step)
-            table.add_row(step.key, state, time_text(seconds) if seconds else "", note, style=STYLES[state])
+        table = Table(box=None, pad_edge=False, show_header=False)
+        rows = [self._row(step) for step in self._steps if step.fingerprint not in self.ended]
+        for row in filter(None, rows):
+            table.add_row(*row, style="cyan")
+        table.add_row(f"{len(self.ended)} of {len(self._steps)} steps done", "", "", style="bold")
         return table
 
-    def _row(self, step: Step) -> tuple[str, float | None, str]:
-        if event := self._ended.get(step.fingerprint):
-            return event.kind, event.record.seconds if event.record else None, _note(event)
+    def _row(self, step: Step) -> tuple[str, str, str] | None:
         folder = self._root / ".building" / step.key
         try:
-            started = (folder / "out").stat().st_mtime
+            started = (folder / "out").stat().st_ctime
         except FileNotFoundError:
-            return "waiting", None, ""
+            return None
         if started < self._start:
-            return "waiting", None, ""  # What an earlier run that was killed left there.
-        return "running", time.time() - started, _latest(folder / "curves.jsonl")
+            return None  # What an earlier run that was killed left there.
+        return f"running {step.key}", time_text(time.time() - started), _latest(folder / "curves.jsonl")
 
 
 def summary(record: Record) -> str:

@@ -12,30 +12,44 @@ from pipeline.execute import Local, Ray, Runner
 from pipeline.step import Resources, Step, ancestors, with_resources
 from tasks.near_names import unknown_name
 
+PANEL = "Where and with what: these change no result"
+
 
 @dataclass(frozen=True)
 class Settings:
     """Where a run happens; each field is an option of `run` and `plan`."""
 
-    root: Annotated[Path, Option(help="Folder of all results; on a cluster, one that every machine sees.")] = Path(
-        "runs"
-    )
+    root: Annotated[
+        Path, Option(rich_help_panel=PANEL, help="Folder of all results; on a cluster, one that every machine sees.")
+    ] = Path("runs")
     data_root: Annotated[
-        Path | None, Option(envvar="AMALGAM_DATA", help="Folder of the data sets; nothing is ever downloaded.")
+        Path | None,
+        Option(
+            rich_help_panel=PANEL, envvar="AMALGAM_DATA", help="Folder of the data sets; nothing is ever downloaded."
+        ),
     ] = None
     address: Annotated[
-        str | None, Option(help="Ray cluster to run on. [default: RAY_ADDRESS, else a Ray of its own]")
+        str | None,
+        Option(rich_help_panel=PANEL, help="Ray cluster to run on. [default: RAY_ADDRESS, else a Ray of its own]"),
     ] = None
-    local: Annotated[bool, Option("--local", help="No Ray: one step after the other in this process.")] = False
+    local: Annotated[
+        bool, Option("--local", rich_help_panel=PANEL, help="No Ray: one step after the other in this process.")
+    ] = False
     tracking_uri: Annotated[
         str | None,
-        Option(envvar="MLFLOW_TRACKING_URI", help="MLflow server. [default: an SQLite file under --root]"),
+        Option(
+            rich_help_panel=PANEL,
+            envvar="MLFLOW_TRACKING_URI",
+            help="MLflow server. [default: an SQLite file under --root]",
+        ),
     ] = None
     num_cpus: Annotated[
-        list[str], Option(metavar="STEP=CPUS", help="CPU cores, and threads, for each step of a kind.")
+        list[str],
+        Option(rich_help_panel=PANEL, metavar="STEP=CPUS", help="CPU cores, and threads, for each step of a kind."),
     ] = field(default_factory=list)
     num_gpus: Annotated[
-        list[str], Option(metavar="STEP=GPUS", help="GPUs, 0.5 is half a one, for each step of a kind.")
+        list[str],
+        Option(rich_help_panel=PANEL, metavar="STEP=GPUS", help="GPUs, 0.5 is half a one, for each step of a kind."),
     ] = field(default_factory=list)
 
     def __post_init__(self) -> None:
