@@ -132,10 +132,9 @@ def test_every_recipe_learns_digits(config, digits, parts):
     assert history[-1][0]["validation/accuracy"] > 0.8
 
 
-def test_one_epoch_of_mnist_teaches_most_of_it(data_root):
-    spec = DataSpec(name="mnist")
-    images, test = load(spec, "train", data_root), load(spec, "test", data_root)
-    network = build(ModelSpec(name="mlp", num_classes=10, in_shape=spec.in_shape), seed=0)
+def test_one_epoch_of_mnist_teaches_most_of_it(load_real):
+    images, test = load_real("mnist")
+    network = build(ModelSpec(name="mlp", num_classes=10, in_shape=images.shape), seed=0)
     parts = hold_out(images.labels.numpy(), 0.1, seed=0)
     trained = train(network, images, *parts, TrainConfig(epochs=1), 0, log=silent).module
     hits = predict(trained, test, range(len(test))).argmax(1) == test.labels

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from tasks.data.catalogue import DataSpec, check
+from tasks.data.catalogue import DataSpec
 from tasks.data.images import load
 from tasks.data.pixels import InMemory
 
@@ -18,14 +18,6 @@ def save_pictures(folder, sizes, classes=COLOURS):
         (folder / name).mkdir(parents=True)
         for i, size in enumerate(sizes):
             Image.new("RGB", size, COLOURS[name]).save(folder / name / f"{i}.png")
-
-
-def load_or_skip(name, data_root):
-    try:
-        check(DataSpec(name=name), data_root)
-    except ValueError as absent:
-        pytest.skip(str(absent))
-    return load(DataSpec(name=name), "train", data_root), load(DataSpec(name=name), "test", data_root)
 
 
 @pytest.fixture
@@ -143,21 +135,27 @@ def test_an_absent_torchvision_set_brings_the_command_that_fetches_it(tmp_path):
         ("mnist", (60_000, 10_000), (1, 28, 28), 0.1307),
         ("fashion_mnist", (60_000, 10_000), (1, 28, 28), 0.2860),
         ("cifar10", (50_000, 10_000), (3, 32, 32), (0.4914 + 0.4822 + 0.4465) / 3),
-        ("torchvision:MNIST", (60_000, 10_000), (1, 28, 28), 0.1307),
     ],
 )
-def test_real_files_have_the_published_sizes_and_pixel_means(name, sizes, shape, mean, data_root):
-    train, test = load_or_skip(name, data_root)
+def test_real_files_have_the_published_sizes_and_pixel_means(name, sizes, shape, mean, load_real):
+    train, test = load_real(name)
     assert ((len(train), len(test)), train.shape) == (sizes, shape)
     assert train.labels.unique().tolist() == list(range(10)) == test.labels.unique().tolist()
     pixels = train.batch(torch.arange(len(train)))
     assert pixels.sum().item() / pixels.numel() / 255 == pytest.approx(mean, abs=1e-4)
 
 
-def test_real_arrays_have_the_published_class_sizes(data_root):
-    train, test = load_or_skip("npz:usps.npz", data_root)
+def test_real_arrays_have_the_published_class_sizes(load_real):
+    train, test = load_real("npz:usps.npz")
     assert (len(train), len(test), train.shape) == (7_291, 2_007, (1, 16, 16))
     assert (train.labels.bincount().min(), train.labels.bincount().max()) == (542, 1_194)
+
+
+def test_a_set_by_its_torchvision_name_is_the_set_itself(load_real):
+    ours, theirs = load_real("mnist"), load_real("torchvision:MNIST")
+    assert [images.shape for images in ours] == [images.shape for images in theirs]
+    assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(ours, theirs, strict=True))
+    assert all(torch.equal(a.labels, b.labels) for a, b in zip(ours, theirs, strict=True))
 
 
 def test_a_cut_real_file_is_one_sentence(data_root, tmp_path):
