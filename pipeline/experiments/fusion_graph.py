@@ -1,7 +1,7 @@
 """The graph of a partial-fusion experiment: which steps there are, and which reads which."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from pipeline.step import Expect, Step
 from pipeline.steps.configs import (
@@ -59,6 +59,11 @@ class Recipe:
             raise ValueError(f"first-weight must be between 0 and 1, got {bad[0]}")
 
     @property
+    def settings(self) -> dict[str, str]:
+        """Every choice in words, for readers of the report."""
+        return {field.name.replace("_", " "): str(getattr(self, field.name)) for field in fields(self)}
+
+    @property
     def weightings(self) -> list[tuple[float, ...]]:
         """The weights of all members, one tuple per curve."""
         equal, rest = (1 / self.members,) * self.members, self.members - 1
@@ -74,7 +79,9 @@ class Recipe:
 def fusion_graph(recipe: Recipe) -> Step:
     """The report of a recipe, and behind it all that it needs."""
     results = [step for seed in range(recipe.seeds) for step in _of_seed(recipe, seed)]
-    config = ReportConfig(title=f"Partial fusion of {recipe.members} {recipe.model.name} on {recipe.data.name}")
+    config = ReportConfig(
+        title=f"Partial fusion of {recipe.members} {recipe.model.name} on {recipe.data.name}", settings=recipe.settings
+    )
     return Step(
         "report", "pipeline.steps.report:write_report", config, {"results": tuple(results)}, expect=Expect(3, 500_000)
     )

@@ -110,3 +110,5 @@ class ReportConfig(Config):
     """A report over evaluated networks."""
 
     title: str
+    settings: dict[str, str]
+    """What the reader of the page should know of the experiment, by name."""

@@ -1,0 +1,56 @@
+"""The report of an experiment: every evaluated network as a row, from the records alone."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline import report
+from pipeline.artifact import Record, read_record
+from pipeline.build import Workspace
+from pipeline.steps.configs import ReportConfig
+from pipeline.steps.measures import Metrics
+
+Row = dict[str, Any]
+
+
+def write_report(config: ReportConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
+    """Write the frontier's picture, page and tables; the summary is the accuracy of every network but members."""
+    records = [read_record(folder) for folder in inputs["results"]]
+    made_from = [
+        {
+            "step": r.name,
+            "fingerprint": r.fingerprint,
+            "seconds": round(r.seconds, 1),
+            "commit": (r.git_commit or "")[:10],
+        }
+        for r in records
+    ]
+    return {**report.write_report(frontier_rows(records), work.out, config.title, config.settings, made_from)}
+
+
+def frontier_rows(records: list[Record]) -> list[Row]:
+    """One row per evaluated network: what it is, how it scores, what it costs."""
+    return [describe(record) | _numbers(record) for record in records]
+
+
+def describe(record: Record) -> Row:
+    """What the network of an evaluation, an ensemble, a fused or a fine-tuned step is."""
+    config = record.config.get("fused", record.config)
+    if "kind" in config:
+        return {
+            "role": config["kind"], "method": "", "alpha": None, "recalibrated": False, "finetuned": False,
+            "weights": tuple(config["weights"]), "seed": config["seed"], "member": config["member"],
+        }  # fmt: skip
+    method = config["method"]
+    alpha = method.get("alpha")
+    return {
+        "role": "naive" if alpha is None else "aligned" if alpha == 0 else "partial fusion",
+        "method": method["class"], "alpha": alpha, "recalibrated": config["recalibrated"],
+        "finetuned": record.name == "finetuned", "weights": tuple(config["weights"]),
+        "seed": config["probe"]["sample"]["seed"], "member": None,
+    }  # fmt: skip
+
+
+def _numbers(record: Record) -> Row:
+    """`test/accuracy` and `cost/flops` as `accuracy` and `flops`."""
+    kinds = ("test", "cost")
+    return {name.partition("/")[2]: value for name, value in record.metrics.items() if name.partition("/")[0] in kinds}
