@@ -140,7 +140,7 @@ def _fused(recipe: Recipe, config: FusedConfig, members: tuple[Step, ...], match
     inputs: dict[str, Step | tuple[Step, ...]] = {"members": members, "matching": matching}
     fused = Step("fused", "pipeline.steps.fusion:fuse_members", config, inputs, expect=Expect(2, 1_000_000))
     yield fused
-    if recipe.finetune_share and config.recalibrated:
+    if recipe.finetune_share:
         tuning = FinetunedConfig(
             fused=config, share=recipe.finetune_share, training=recipe.finetuning, seed=config.probe.sample.seed
         )
