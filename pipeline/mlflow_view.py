@@ -1,0 +1,228 @@
+"""What MLflow shows of a step's record and of a run's: params, metrics, tags, data sets and notes, as plain values.
+
+Names are the same in every run, so that runs compare: a param is the path of a setting in the config, a metric is
+what the step called it (`test/accuracy`, `cost/flops`, ...); every step has `usage/seconds` and `usage/bytes`.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.utils import mlflow_tags as names
+
+from pipeline.artifact import Point, Record
+from pipeline.mlflow_store import TRAINING_VIEW
+from pipeline.rows import RowsInfo, describe
+from pipeline.run_record import RunRecord
+
+FINGERPRINT, RUN_KEY, DATA_FINGERPRINT = "fingerprint", "run", "data_fingerprint"
+READ_BY_PEOPLE = {".png", ".svg", ".html", ".csv", ".md", ".txt"}
+EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",  # else the UI asks every visitor what kind this is
+    names.MLFLOW_EXPERIMENT_PRIMARY_METRIC_NAME: "test/accuracy",
+    names.MLFLOW_EXPERIMENT_PRIMARY_METRIC_GREATER_IS_BETTER: "True",
+}
+NOTE_LIMIT = 7500  # MLflow refuses tags beyond 8000 characters, and a note is one.
+
+
+@dataclass(frozen=True)
+class Link:
+    """A step and the MLflow run that shows it."""
+
+    title: str
+    key: str
+    experiment_id: str
+    run_id: str
+
+    def __str__(self) -> str:
+        return f"[{self.title}](#/experiments/{self.experiment_id}/runs/{self.run_id}?{TRAINING_VIEW}) `{self.key}`"
+
+
+def params(config: Mapping[str, Any]) -> list[Param]:
+    """One param per setting, named by its path; a model's class stands at the path of the model itself."""
+    return [Param(_allowed(path), value) for path, value in _flat(config).items()]
+
+
+def step_metrics(record: Record, curves: Sequence[Point]) -> list[Metric]:
+    """The curves, then the summary at each curve's last step, so that columns show the summary."""
+    last_step: dict[str, int] = {}
+    for point in curves:
+        last_step[point.metric] = max(point.step, last_step.get(point.metric, 0))
+    summary = numbers(record.metrics) | {"usage/seconds": record.seconds, "usage/bytes": float(record.bytes)}
+    ended = record.started + record.seconds
+    last = [_metric(name, value, ended, last_step.get(name, 0)) for name, value in summary.items()]
+    return [_metric(point.metric, point.value, point.time, point.step) for point in curves] + last
+
+
+def run_metrics(run: RunRecord, targets: Iterable[Record]) -> list[Metric]:
+    """The targets' summaries, and how long the run took."""
+    seconds = run.seconds or 0
+    summary = {name: value for record in targets for name, value in numbers(record.metrics).items()}
+    return [
+        _metric(name, value, run.started + seconds, 0) for name, value in (summary | {"usage/seconds": seconds}).items()
+    ]
+
+
+def step_tags(record: Record, data_fingerprints: Sequence[str], note: str) -> list[RunTag]:
+    """What a step is searched by, the source that MLflow's table shows, and the note on its page."""
+    words = {_allowed(name): value for name, value in record.metrics.items() if isinstance(value, str)}
+    own = {"step": record.name, FINGERPRINT: record.fingerprint, "version": str(record.version)}
+    data = {DATA_FINGERPRINT: ", ".join(data_fingerprints), names.MLFLOW_RUN_NOTE: note}
+    return _tags(words | own | data | _source(record.function, record.git_commit))
+
+
+def run_tags(run: RunRecord, records: Sequence[Record], cached: Sequence[Link], note: str) -> list[RunTag]:
+    """What a run of an experiment is searched by, the MLflow runs of its cached steps among them, and its note."""
+    commits = {record.git_commit: None for record in records if record.fingerprint in run.built}
+    source = _source(f"amalgam run {run.experiment}", next(iter(commits), None))
+    links = " ".join(link.run_id for link in cached)
+    return _tags({"step": "experiment", RUN_KEY: run.key, "cached_runs": links, names.MLFLOW_RUN_NOTE: note} | source)
+
+
+def is_read_by_people(file: Path) -> bool:
+    """Whether a file of a target, such as the frontier picture, also belongs on the page of the whole run."""
+    return file.suffix in READ_BY_PEOPLE
+
+
+@dataclass(frozen=True)
+class StagedRows:
+    """A file of activation rows, and what it says of itself."""
+
+    file: Path
+    info: RowsInfo
+
+
+def staged_rows(file: Path) -> StagedRows | None:
+    """The file with its description, or None if it holds no activation rows."""
+    try:
+        return StagedRows(file, describe(file))
+    except ValueError:
+        return None
+
+
+def dataset(rows: StagedRows, context: str) -> DatasetInput:
+    """Staged rows as a data set: where they lie and what they are, not a copy of them."""
+    file, info = rows.file, rows.info
+    sites = [(site, f"{info.dtype}[{units}, {positions}]") for site, (units, positions) in info.sites.items()]
+    columns = [("example_id", "long"), ("label", "long"), ("split", "string"), *sites]
+    described = Dataset(
+        name=f"{file.parent.name}/{file.name}",
+        digest=info.digest,
+        source_type="local",
+        source=json.dumps({"uri": file.absolute().as_uri()}),
+        schema=json.dumps({"mlflow_colspec": [{"name": column, "type": kind} for column, kind in columns]}),
+        profile=json.dumps({"num_rows": info.num_rows, "num_sites": len(info.sites)} | info.provenance),
+    )
+    return DatasetInput(described, tags=[InputTag(names.MLFLOW_DATASET_CONTEXT, context)])
+
+
+def step_note(record: Record, folder: Path, inputs: Sequence[Link]) -> str:
+    """How the step was made and from what, in Markdown."""
+    made = f"Built by `{record.function}` in {record.seconds:.1f} s. Files: `{folder}`"
+    host = [f"{name} {value}" for name, value in record.host.items()]
+    return _within_limit([made, *_listing("Reads", inputs), *_listing("Built on", host)])
+
+
+def run_note(run: RunRecord, run_id: str, built: Sequence[Link], cached: Sequence[Link], files: Sequence[Path]) -> str:
+    """The result at a glance: the first table and picture among the files, then what was built and what was found."""
+    tables = [file.read_text().strip() for file in files if file.suffix == ".md"]
+    pictures = [file.name for file in files if file.suffix == ".png"]
+    lines = [
+        *(line for table in tables[:1] for line in table.splitlines()),
+        *(f"\n![{name}](get-artifact?path={name}&run_uuid={run_id})" for name in pictures[:1]),
+        *_listing("Failed", run.failures),
+        *_listing(f"Built by this run: {len(built)} steps", built),
+        *_listing(f"Found built: {len(cached)} steps, with the runs that show them", cached),
+    ]
+    return _within_limit(lines)
+
+
+def parents(record: Record) -> list[str]:
+    """Fingerprints of the steps a step read."""
+    values = record.inputs.values()
+    return [key for value in values for key in ([value] if isinstance(value, str) else value)]
+
+
+def titles(records: Sequence[Record]) -> dict[str, str]:
+    """A name for each step, by fingerprint: its kind, and what sets it apart from others of its kind.
+
+    That is the settings in which they differ or, where they differ in none, the step it reads.
+    Inputs come before their readers.
+    """
+    found: dict[str, str] = {}
+    differing = {kind: _differing([r.config for r in records if r.name == kind]) for kind in {r.name for r in records}}
+    alone = {kind for kind, count in Counter(record.name for record in records).items() if count == 1}
+    for record in records:
+        flat = _flat(record.config)
+        settings = [f"{path.rpartition('.')[2]}={flat[path]}" for path in differing[record.name] if path in flat]
+        read = [found[key] for key in parents(record) if key in found]
+        origin = ["of", read[0]] if len(read) == 1 and not settings and record.name not in alone else []
+        found[record.fingerprint] = " ".join([record.name, *settings, *origin])[:120]
+    return found
+
+
+def numbers(metrics: Mapping[str, float | int | str]) -> dict[str, float]:
+    """The metrics that are numbers."""
+    return {name: float(value) for name, value in metrics.items() if not isinstance(value, str)}
+
+
+def _differing(configs: Sequence[Mapping[str, Any]], most: int = 6) -> list[str]:
+    """The first few settings, one for each name, that have two values or more among the configs."""
+    settings = [_flat(config) for config in configs]
+    paths = dict.fromkeys(path for flat in settings for path in flat)
+    differing = [path for path in paths if len({flat[path] for flat in settings if path in flat}) > 1]
+    return list({path.rpartition(".")[2]: path for path in reversed(differing)}.values())[::-1][:most]
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, str]:
+    return {path: value for path, value in _leaves(config, "") if path}
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _leaves(item, path if key == "class" else f"{path}.{key}".lstrip("."))
+    elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        for i, item in enumerate(value):
+            yield from _leaves(item, f"{path}.{i}")
+    else:
+        yield path, value if isinstance(value, str) else json.dumps(value)
+
+
+def _metric(name: str, value: float, seconds: float, step: int) -> Metric:
+    return Metric(_allowed(name), value, int(1000 * seconds), step)
+
+
+def _tags(tags: Mapping[str, str]) -> list[RunTag]:
+    return [RunTag(name, value) for name, value in tags.items() if value]
+
+
+def _source(name: str, git_commit: str | None) -> dict[str, str]:
+    """The commit twice: in full, with its mark of changes, and in the tag that fills MLflow's Version column."""
+    commit = {"git_commit": git_commit, names.MLFLOW_GIT_COMMIT: git_commit.partition("+")[0]} if git_commit else {}
+    return {names.MLFLOW_SOURCE_NAME: name, names.MLFLOW_SOURCE_TYPE: "LOCAL"} | commit
+
+
+def _allowed(name: str) -> str:
+    """The name with what MLflow refuses in names replaced."""
+    return re.sub(r"[^\w\-. :/]", "_", name)[:250]
+
+
+def _listing(heading: str, items: Sequence[object]) -> list[str]:
+    return [f"\n**{heading}**", "", *(f"* {item}" for item in items)] if items else []
+
+
+def _within_limit(lines: Sequence[str]) -> str:
+    """The lines as one text; past the limit the rest is counted instead."""
+    kept, size = list[str](), 0
+    for line in lines:
+        size += len(line) + 1
+        if size > NOTE_LIMIT:
+            return "\n".join([*kept, f"* ... and {len(lines) - len(kept)} lines more"])
+        kept.append(line)
+    return "\n".join(kept)
