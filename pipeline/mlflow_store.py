@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PATIENCE = 3  # seconds a server may take to say that it is there
-# No word leaves this machine, and a server that goes away costs seconds, not minutes.
+# No word leaves this machine, a server that goes away costs seconds, nothing is printed, and `amalgam ui` only shows.
 TRAINING_VIEW = "workflowType=machine_learning"  # else a first visitor sees the menus made for language models
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
 }
 
 

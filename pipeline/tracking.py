@@ -94,8 +94,10 @@ class Tracker:
             return parent
         records = {key: read_record(self._folder(key)) for key in [*run.cached, *run.built]}
         titles = view.titles(list(records.values()))
+        experiments = [experiment.experiment_id for experiment in self._client.search_experiments()]
         for fingerprint, record in records.items():
-            self._show(record, titles[fingerprint], parent)
+            if fingerprint not in self._links:
+                self._links[fingerprint] = self._show(record, titles[fingerprint], parent, experiments)
         if run.seconds is not None:
             self._finish(run, records, parent)
         return parent
@@ -118,16 +120,12 @@ class Tracker:
                 return found.experiment_id
             raise
 
-    def _show(self, record: Record, title: str, parent: Run) -> None:
+    def _show(self, record: Record, title: str, parent: Run, experiments: list[str]) -> view.Link:
         """Link to the run that shows a step: one the store has, perhaps under another parent, or a new child."""
-        if record.fingerprint in self._links:
-            return
-        experiments = [experiment.experiment_id for experiment in self._client.search_experiments()]
         child = self._oldest(experiments, view.FINGERPRINT, record.fingerprint) or self._child(record, title, parent)
         if child.info.status != "FINISHED":
             self._fill(child.info.run_id, record)
-        name = child.info.run_name or title
-        self._links[record.fingerprint] = view.Link(name, record.key, child.info.experiment_id, child.info.run_id)
+        return view.Link(child.info.run_name or title, record.key, child.info.experiment_id, child.info.run_id)
 
     def _oldest(self, experiments: list[str], tag: str, value: str) -> Run | None:
         order = ["attributes.start_time ASC"]
