@@ -1,7 +1,7 @@
 """The frontier picture: accuracy against what a network costs, members and ensembles on the same axes.
 
 Two panels, nonzero FLOPs and nonzero parameters, both as multiples of one member. Colours are Okabe and Ito's, which
-the colour-blind tell apart; markers and line styles say the same again.
+the colour-blind tell apart: one for each treatment (recalibrated, fine-tuned, weights), a marker for each role.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,7 +23,7 @@ SINGLE: dict[str, dict[str, Any]] = {
     "member": {"marker": "o", "color": "#777777", "markersize": 7},
     "logit ensemble": {"marker": "*", "color": "black", "markersize": 17, "markerfacecolor": "none", "zorder": 5},
     "probability ensemble": {"marker": "p", "color": ORANGE, "markersize": 14, "markerfacecolor": "none", "zorder": 4},
-    "naive": {"marker": "X", "color": PURPLE, "markersize": 8},
+    "naive": {"marker": "X", "color": "black", "markersize": 8},
 }
 CURVE_ROLES = ("aligned", "partial fusion")
 
@@ -49,17 +49,18 @@ def draw_frontier(rows: Sequence[Row], title: str, path: Path) -> None:
 
 def _draw_panel(axes: Axes, rows: Sequence[Row], cost: str) -> None:
     placed = [row for row in rows if row.get(RELATIVE + cost) is not None]
+    colours = dict(zip(_by_mark(placed), cycle(CURVE_COLOURS), strict=False))
     for role, look in SINGLE.items():
         for mark, group in _by_mark(row for row in placed if row["role"] == role).items():
-            fill = {"markerfacecolor": "white"} if mark and role == "naive" else {}
             name = "members" if role == "member" else role
-            _draw(axes, group, cost, name + mark, linestyle="none", **(look | fill))
+            colour = {"color": colours[mark]} if mark else {}
+            _draw(axes, group, cost, name + mark, linestyle="none", **(look | colour))
     for row in placed:
         if row["role"] == "logit ensemble":
             axes.axhline(100 * row["accuracy"], color="black", linewidth=0.8, linestyle=":", alpha=0.6, zorder=0)
     curves = _by_mark(row for row in placed if row["role"] in CURVE_ROLES)
-    for (mark, group), colour, marker in zip(curves.items(), cycle(CURVE_COLOURS), cycle("sDv^<>"), strict=False):
-        look = {"color": colour, "marker": marker, "markersize": 5, "linestyle": "--" if mark else "-"}
+    for (mark, group), marker in zip(curves.items(), cycle("sDv^<>"), strict=False):
+        look = {"color": colours[mark], "marker": marker, "markersize": 5, "linestyle": "--" if mark else "-"}
         _draw(axes, group, cost, f"partial fusion{mark}", **look)
     if curves:
         _name_alphas(axes, max(curves.values(), key=lambda group: sum(row["accuracy"] for row in group)), cost)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
-from pipeline.step import Expect, Step
+from pipeline.step import Expect, Inputs, Step
 from pipeline.steps.configs import (
     ActivationsConfig,
     EvaluationConfig,
@@ -92,7 +92,9 @@ def _of_seed(recipe: Recipe, seed: int) -> Iterator[Step]:
     sample = SampleConfig(data=recipe.data, seed=seed, validation_share=recipe.validation_share)
     members = tuple(_member(recipe, sample, member) for member in range(recipe.members))
     for place, member in enumerate(members):
-        yield _evaluation(EvaluationConfig(data=recipe.data, seed=seed, member=place), (member,))
+        alone = EvaluationConfig(data=recipe.data, seed=seed, member=place)
+        yield _evaluation(alone, (member,))
+        yield from _finetuned(recipe, sample, alone, {"network": member})
     probe = ProbeConfig(sample=sample, num_rows=recipe.probe_rows)
     matching = _matching(recipe, probe, members)
     for weights in recipe.weightings:
@@ -140,11 +142,14 @@ def _fused(recipe: Recipe, config: FusedConfig, members: tuple[Step, ...], match
     inputs: dict[str, Step | tuple[Step, ...]] = {"members": members, "matching": matching}
     fused = Step("fused", "pipeline.steps.fusion:fuse_members", config, inputs, expect=Expect(2, 1_000_000))
     yield fused
+    yield from _finetuned(recipe, config.probe.sample, config, {**inputs, "network": fused})
+
+
+def _finetuned(
+    recipe: Recipe, sample: SampleConfig, network: EvaluationConfig | FusedConfig, inputs: Inputs
+) -> Iterator[Step]:
     if recipe.finetune_share:
-        tuning = FinetunedConfig(
-            fused=config, share=recipe.finetune_share, training=recipe.finetuning, seed=config.probe.sample.seed
+        config = FinetunedConfig(
+            network=network, sample=sample, share=recipe.finetune_share, training=recipe.finetuning, seed=sample.seed
         )
-        yield Step(
-            "finetuned", "pipeline.steps.fusion:finetune", tuning, {**inputs, "fused": fused},
-            expect=Expect(5, 1_000_000),
-        )  # fmt: skip
+        yield Step("finetuned", "pipeline.steps.fusion:finetune", config, inputs, expect=Expect(5, 1_000_000))

@@ -97,13 +97,16 @@ class FusedConfig(Config):
 
 
 class FinetunedConfig(Config):
-    """A fused network trained a little more, its structural zeros kept."""
+    """A member or a fused network trained a little more, its structural zeros kept."""
 
-    fused: FusedConfig
+    network: EvaluationConfig | FusedConfig
+    """What it is."""
+    sample: SampleConfig
     share: float = Field(gt=0, lt=1)
-    """Share of the training split, with labels, that it is fine-tuned on."""
+    """Share of the images that members may be trained on, with labels, that it is fine-tuned on."""
     training: TrainConfig
     seed: int
+    """Draws those images, their order and their augmentation."""
 
 
 class ReportConfig(Config):

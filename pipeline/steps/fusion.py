@@ -19,6 +19,7 @@ from pipeline.steps.samples import Repeatable, example, open_pool, probe_indices
 from tasks.axes import Axes
 from tasks.capture import as_rows
 from tasks.cost_of import cost_of
+from tasks.data.catalogue import DataSpec
 from tasks.data.images import load
 from tasks.data.splits import hold_out
 from tasks.evaluate import predict
@@ -62,22 +63,24 @@ def fuse_members(config: FusedConfig, inputs: Mapping[str, Any], work: Workspace
         probe = Repeatable(train_images, probe_indices(config.probe, pool), CALIBRATION_BATCH, work.device)
         fused = restored(fused, members, axes, couplings, weights, probe)
     save_model(fused, read_spec(inputs["members"][0]), work.out)
-    return _evaluated(fused, config, support(axes, couplings, fused), work)
+    return _evaluated(fused, config.probe.sample.data, support(axes, couplings, fused), work)
 
 
 def finetune(config: FinetunedConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
-    """Train the fused network on a few labelled images, structural zeros held, and evaluate it on the test split."""
-    images, pool, validation = open_pool(config.fused.probe.sample, work.data_root)
-    _, axes, couplings = _matched(config.fused, inputs, example(images, work.device), work.device)
-    fused = load_model(inputs["fused"]).to(work.device)
-    allowed = support(axes, couplings, fused)
+    """Train a network on a few labelled images, structural zeros held, and evaluate it on the test split."""
+    images, pool, validation = open_pool(config.sample, work.data_root)
+    network = load_model(inputs["network"]).to(work.device)
+    allowed: Mapping[str, Tensor] = {}
+    if isinstance(config.network, FusedConfig):
+        _, axes, couplings = _matched(config.network, inputs, example(images, work.device), work.device)
+        allowed = support(axes, couplings, network)
     _, chosen = hold_out(images.labels.numpy()[pool], config.share, config.seed)
     tuned = train(
-        fused, images, pool[chosen], validation, config.training, config.seed,
+        network, images, pool[chosen], validation, config.training, config.seed,
         log=work.log, support=allowed, device=work.device,
     ).module  # fmt: skip
-    save_model(tuned, read_spec(inputs["members"][0]), work.out)
-    return _evaluated(tuned, config.fused, allowed, work)
+    save_model(tuned, read_spec(inputs["network"]), work.out)
+    return _evaluated(tuned, config.sample.data, allowed, work)
 
 
 def staged_cost(files: Sequence[Path], device: str) -> ActivationCost:
@@ -111,8 +114,8 @@ def _matched(
     return members, axes, load_matching(config.method, inputs["matching"]).couplings()
 
 
-def _evaluated(module: nn.Module, config: FusedConfig, allowed: Mapping[str, Tensor], work: Workspace) -> Metrics:
-    images = load(config.probe.sample.data, "test", work.data_root)
+def _evaluated(module: nn.Module, data: DataSpec, allowed: Mapping[str, Tensor], work: Workspace) -> Metrics:
+    images = load(data, "test", work.data_root)
     logits = predict(module, images, np.arange(len(images)), device=work.device)
     cost = cost_of(module, example(images, work.device), allowed)
     return {**test_metrics(logits, images), **cost_metrics(cost), "data_fingerprint": images.fingerprint}

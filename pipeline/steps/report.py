@@ -34,10 +34,10 @@ def frontier_rows(records: list[Record]) -> list[Row]:
 
 def describe(record: Record) -> Row:
     """What the network of an evaluation, an ensemble, a fused or a fine-tuned step is."""
-    config = record.config.get("fused", record.config)
+    config, finetuned = record.config.get("network", record.config), record.name == "finetuned"
     if "kind" in config:
         return {
-            "role": config["kind"], "method": "", "alpha": None, "recalibrated": False, "finetuned": False,
+            "role": config["kind"], "method": "", "alpha": None, "recalibrated": False, "finetuned": finetuned,
             "weights": tuple(config["weights"]), "seed": config["seed"], "member": config["member"],
         }  # fmt: skip
     method = config["method"]
@@ -45,7 +45,7 @@ def describe(record: Record) -> Row:
     return {
         "role": "naive" if alpha is None else "aligned" if alpha == 0 else "partial fusion",
         "method": method["class"], "alpha": alpha, "recalibrated": config["recalibrated"],
-        "finetuned": record.name == "finetuned", "weights": tuple(config["weights"]),
+        "finetuned": finetuned, "weights": tuple(config["weights"]),
         "seed": config["probe"]["sample"]["seed"], "member": None,
     }  # fmt: skip
 

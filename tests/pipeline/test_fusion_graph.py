@@ -6,9 +6,9 @@ import torch
 
 from pipeline.artifact import Record
 from pipeline.checkpoint import load_model
-from pipeline.execute import Local, run
+from pipeline.execute import Local, Ray, run
 from pipeline.experiments import EXPERIMENTS
-from pipeline.rows import describe
+from pipeline.rows import describe, read_rows
 from pipeline.step import Step, ancestors
 from tasks.capture import capture, sites
 from tasks.data.catalogue import DataSpec
@@ -87,7 +87,7 @@ def test_a_saved_network_scores_again_what_its_record_says(built):
 def test_fine_tuned_networks_keep_their_structural_zeros(built):
     root, _ = built
     for step, record in of_kind(built, "finetuned"):
-        before = load_model(step.inputs["fused"].path(root)).state_dict()
+        before = load_model(step.inputs["network"].path(root)).state_dict()
         after = load_model(step.path(root)).state_dict()
         stored = record.metrics["cost/parameters"] - record.metrics["cost/nonzero_parameters"]
         assert sum(int(((before[n] == 0) & (after[n] == 0)).sum()) for n in before) >= stored
@@ -103,8 +103,6 @@ def test_staged_rows_are_the_activations_of_the_member_that_they_name(built):
     assert info.provenance["member"] == step.inputs["member"].key
     assert info.num_rows == record.metrics["rows"] == SMALL["probe_rows"]
     images = load(DataSpec(name="digits"), "train")
-    from pipeline.rows import read_rows
-
     rows = next(read_rows(file, batch_size=50))
     x = normalise(images.batch(torch.from_numpy(rows.ids)))
     taken = capture(member, sites(member, trace(member, x[:2])), x)
@@ -112,6 +110,18 @@ def test_staged_rows_are_the_activations_of_the_member_that_they_name(built):
     for group, values in rows.sites.items():
         np.testing.assert_allclose(values, taken[group].flatten(1).numpy(), atol=1e-5)
     np.testing.assert_array_equal(rows.labels, images.labels[torch.from_numpy(rows.ids)])
+
+
+def test_ray_and_local_give_the_same_numbers(built, tmp_path):
+    report = EXPERIMENTS["digits_partial_fusion"](**SMALL, alphas=(0.0, 0.5, 1.0), first_weight=(0.0, 0.3, 1.0))
+    outcome = run(list(report.parents), tmp_path, Ray())
+    assert len(outcome.records) == len(built[1])
+    for step, record in built[1]:
+        again = outcome.records[step.fingerprint]
+        weights = {name: facts.sha256 for name, facts in record.files.items() if name.endswith(".safetensors")}
+        assert weights == {name: again.files[name].sha256 for name in weights}
+        timeless = [{k: v for k, v in r.metrics.items() if k != "cost/latency_ms"} for r in (record, again)]
+        assert timeless[0] == timeless[1]
 
 
 def test_matchings_do_not_depend_on_the_members_weights():
