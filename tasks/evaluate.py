@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import nll_loss
-from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
 from tasks.data.images import Images
 from tasks.data.loading import Indices, batches
@@ -39,6 +38,9 @@ def score(logits: Tensor, labels: Tensor, num_classes: int) -> dict[str, float]:
 
     `accuracy_class_i` is the share of class i that is recognised; classes without an example have none.
     """
+    # Here, not above: it imports all of torchmetrics, which costs a worker that only trains several seconds.
+    from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
+
     if logits.shape != (len(labels), num_classes):
         raise ValueError(f"logits must be ({len(labels)}, {num_classes}): labels x classes, got {tuple(logits.shape)}")
     log_probabilities = logits.double().log_softmax(1)
