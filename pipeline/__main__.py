@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
 from pipeline.command_line import experiment_commands, fail
+from pipeline.console import output, say
 from pipeline.fuse_command import fuse
 from pipeline.launch import plan_experiment, run_experiment
 
@@ -49,9 +49,9 @@ def show(
     from pipeline.show import find_step, print_record, steps_table
 
     if step:
-        print_record(find_step(root, step), Console())
+        print_record(find_step(root, step))
     else:
-        Console().print(steps_table(read_records(root)))
+        output().print(steps_table(read_records(root)))
 
 
 @app.command()
@@ -62,7 +62,7 @@ def report(
     """Print a frontier table again, with the places of its picture, page and files."""
     from pipeline.show import find_report, print_result
 
-    print_result(find_report(root, step), Console())
+    print_result(find_report(root, step))
 
 
 @app.command()
@@ -70,7 +70,7 @@ def ui(root: Root = Path("runs"), port: Annotated[int, typer.Option(help="Port o
     """Open MLflow on the runs under the root; Ctrl-C ends it."""
     from pipeline.mlflow_store import serve_ui
 
-    Console().print(f"MLflow at http://127.0.0.1:{port} (Ctrl-C ends it)", highlight=False)
+    say(f"MLflow at http://127.0.0.1:{port} (Ctrl-C ends it)")
     raise SystemExit(serve_ui(root, port))
 
 
@@ -82,7 +82,7 @@ def sync(root: Root = Path("runs"), tracking_uri: TrackingUri = None) -> None:
 
     tracked = sync_runs(root, store_of(root, tracking_uri))
     for one in tracked:
-        Console().print(one.line, highlight=False, soft_wrap=True)
+        say(one.line)
     if any(one.problem for one in tracked):
         raise SystemExit(1)
 

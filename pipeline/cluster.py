@@ -1,8 +1,10 @@
 """Connect to Ray: an own instance on this machine, or a cluster by its address; quiet, no calls home."""
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +26,16 @@ def connected(address: str | None, steps: Sequence[Step]) -> Iterator[None]:
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's coming default; unset, it warns.
-    if ray.is_initialized():
-        yield  # The caller's own connection, which stays open.
-        return
+    ours = not ray.is_initialized()  # A connection of the caller's is used, and stays open.
     try:
-        _connect(address)
+        if ours:
+            _connect(address)
         if address == "local":
             _check_feasible(steps, ray.cluster_resources())
         yield
     finally:
-        ray.shutdown()
+        if ours:
+            ray.shutdown()
 
 
 def _connect(address: str) -> None:
@@ -48,6 +50,17 @@ def _connect(address: str) -> None:
             f"no Ray cluster can be reached at {address} ({error}); "
             "start one, give its token (RAY_AUTH_MODE=token), or leave out --address"
         ) from error
+
+
+def travel_by_value(steps: Sequence[Step]) -> None:
+    """Send along the modules of functions and configs that a worker has no path to, such as a user's own file."""
+    for name in {_home(part) for step in steps for part in (step.function, step.config) if not isinstance(part, str)}:
+        if name in sys.modules and PathFinder.find_spec(name.partition(".")[0]) is None:
+            ray.cloudpickle.register_pickle_by_value(sys.modules[name])
+
+
+def _home(part: Any) -> str:
+    return part.__module__ if callable(part) else type(part).__module__
 
 
 def _code() -> dict[str, list[str]]:

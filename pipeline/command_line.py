@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from typer.core import TyperGroup
 
+from pipeline.console import say
 from pipeline.execute import StepsFailed
 from pipeline.experiment import Experiment, find_experiment, flags_of
 from pipeline.experiments import EXPERIMENTS
@@ -59,18 +60,18 @@ def command_of(name: str, act: Act) -> Any:
     return typer.main.get_command(app)
 
 
-def exit_code(error: BaseException, console: Console) -> int:
+def exit_code(error: BaseException) -> int:
     """Print what failed and return the exit code: 2 if the user can mend it, with one sentence each, else 1."""
     if isinstance(error, StepsFailed):
         for inner in error.exceptions:
             where = " ".join(getattr(inner, "__notes__", []))
             text = sentence(inner) if isinstance(inner, ValueError) else _trace(inner)
-            _print(console, f"{where}: {text}")
+            _print(f"{where}: {text}")
         return USER_ERROR if all(isinstance(inner, ValueError) for inner in error.exceptions) else FAILURE
     if isinstance(error, ValueError):
-        _print(console, f"error: {sentence(error)}")
+        _print(f"error: {sentence(error)}")
         return USER_ERROR
-    _print(console, _trace(error))
+    _print(_trace(error))
     return FAILURE
 
 
@@ -90,7 +91,7 @@ def sentence(error: ValueError) -> str:
 
 def fail(error: BaseException) -> None:
     """End the process as `exit_code` says."""
-    sys.exit(exit_code(error, Console(stderr=True)))
+    sys.exit(exit_code(error))
 
 
 def _settings_flags() -> list[inspect.Parameter]:
@@ -106,5 +107,5 @@ def _trace(error: BaseException) -> str:
     return "".join(traceback.format_exception(error)).rstrip()
 
 
-def _print(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+def _print(text: str) -> None:
+    say(text, Console(stderr=True))

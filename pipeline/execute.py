@@ -82,20 +82,19 @@ class Ray:
     """A cluster's address; None: RAY_ADDRESS, else an own instance on this machine."""
 
     def __call__(self, steps: Sequence[Step], place: Place) -> Iterator[Event]:
-        import ray  # here, not above: a run without Ray needs none
-
-        from pipeline.cluster import connected
+        from pipeline.cluster import connected, travel_by_value  # here, not above: it imports ray
 
         with connected(self.address, steps):
+            travel_by_value(steps)
             references: dict[str, Any] = {}
             for step in steps:
                 upstream = [references[s.fingerprint] for s in step.parents if s.fingerprint in references]
                 references[step.fingerprint] = _submit(step, place, upstream)
             try:
                 yield from _gather(steps, references)
-            finally:
-                for reference in references.values():
-                    ray.cancel(reference, force=True)
+            except BaseException:
+                _cancel(list(references.values()))
+                raise
 
 
 def run(
@@ -182,6 +181,14 @@ def _gather(steps: Sequence[Step], references: Mapping[str, Any]) -> Iterator[Ev
             if event.kind != "built":
                 lost.add(step.fingerprint)
             yield event
+
+
+def _cancel(references: list[Any]) -> None:
+    import ray  # here, not above: a run without Ray needs none
+
+    # Only what still runs: Ray aborts this process when a task that has just ended is cancelled by force.
+    for reference in ray.wait(references, num_returns=len(references), timeout=0)[1]:
+        ray.cancel(reference, force=True)
 
 
 def _ended(step: Step, reference: Any) -> Event:

@@ -97,7 +97,7 @@ def _rows(
         together = together + cost
     networks = [*zip([str(path) for path in request.checkpoints], logits, costs, strict=False)]
     networks.append(("ensemble of them", logit_ensemble(logits[:-1], weights), together))
-    networks.append((str(request.out), logits[-1], costs[-1]))
+    networks.append(("fused", logits[-1], costs[-1]))
     return [
         {"network": name} | score(scores, test.labels, len(test.class_names)) | vars(cost)
         for name, scores, cost in networks

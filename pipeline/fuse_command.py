@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-from rich.console import Console
 from rich.table import Table
 from typer import Argument, Option
 
+from pipeline.console import output, say
 from pipeline.plan import size_text
 from tasks.data.catalogue import DataSpec, check
 from tasks.fusion.methods import METHODS, Method
@@ -45,8 +45,8 @@ def fuse(
             tuple(checkpoints), model, options, described, data_root, chosen, shares, out, calibration, seed, device
         )
     )
-    Console().print(_table(rows))
-    Console().print(f"fused network: {out}", highlight=False, soft_wrap=True)
+    output().print(_table(rows))
+    say(f"fused network: {out}")
 
 
 def method_of(name: str, settings: dict[str, Any]) -> Method:

@@ -4,9 +4,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from pipeline.artifact import check_writable
+from pipeline.console import output, say
 from pipeline.execute import Run, StepsFailed, run
 from pipeline.experiment import Experiment, make_step
 from pipeline.mlflow_store import store_of
@@ -22,27 +21,25 @@ def plan_experiment(name: str, experiment: Experiment, arguments: dict[str, Any]
     """Print what `run` would do."""
     step = settings.equipped(make_step(experiment, arguments))
     lines = forecast([step], settings.root)
-    console = Console()
-    console.print(plan_table(lines))
-    console.print(f"\n{totals(lines)}", highlight=False, soft_wrap=True)
+    output().print(plan_table(lines))
+    say(f"\n{totals(lines)}")
 
 
 def run_experiment(name: str, experiment: Experiment, arguments: dict[str, Any], settings: Settings) -> None:
     """Build what is missing, show the run in MLflow, and print the report."""
-    console = Console()
     step = settings.equipped(make_step(experiment, arguments))
     check_writable(settings.root)
     lines = forecast([step], settings.root)
     check_space(lines, shutil.disk_usage(settings.root).free)
-    console.print(f"{name}: {totals(lines)}", highlight=False, soft_wrap=True)
+    say(f"{name}: {totals(lines)}")
     try:
-        outcome = _run(step, settings, console)
+        outcome = _run(step, settings)
     except StepsFailed as failed:
-        _track(name, arguments, failed.run, settings, console, failed)
+        _track(name, arguments, failed.run, settings, failed)
         raise
-    _track(name, arguments, outcome, settings, console)
-    print_result(step.path(settings.root), console)
-    console.print(f"open MLflow with: {ui_line(settings)}", highlight=False, soft_wrap=True)
+    _track(name, arguments, outcome, settings)
+    print_result(step.path(settings.root))
+    say(f"open MLflow with: {ui_line(settings)}")
 
 
 def ui_line(settings: Settings) -> str:
@@ -51,12 +48,12 @@ def ui_line(settings: Settings) -> str:
     return settings.tracking_uri or f"amalgam ui{root}"
 
 
-def _run(step: Step, settings: Settings, console: Console) -> Run:
-    with shown(ancestors([step]), settings.root, console) as listen:
+def _run(step: Step, settings: Settings) -> Run:
+    with shown(ancestors([step]), settings.root) as listen:
         outcome = run([step], settings.root, settings.runner, listen, settings.data_root)
     built, cached = len(outcome.built), len(outcome.cached)
     what = f"built {built} steps, found {cached} built" if built else f"all {cached} steps were built already"
-    console.print(f"{what}, in {time_text(outcome.seconds)}", highlight=False)
+    say(f"{what}, in {time_text(outcome.seconds)}")
     return outcome
 
 
@@ -65,7 +62,6 @@ def _track(
     arguments: dict[str, Any],
     outcome: Run,
     settings: Settings,
-    console: Console,
     failed: StepsFailed | None = None,
 ) -> None:
     from pipeline.tracking import Tracker  # here, not above: a plan needs no mlflow
@@ -73,4 +69,4 @@ def _track(
     record = RunRecord.of(name, arguments, outcome, failed)
     record.write(settings.root)
     tracked = Tracker(settings.root, store_of(settings.root, settings.tracking_uri)).track(record)
-    console.print(tracked.line, highlight=False, soft_wrap=True)
+    say(tracked.line)

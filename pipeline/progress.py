@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from pipeline.artifact import Record
+from pipeline.console import output
 from pipeline.execute import Event
 from pipeline.plan import time_text
 from pipeline.step import Step
@@ -20,9 +20,9 @@ STYLES = {"cached": "dim", "built": "green", "failed": "bold red", "skipped": "y
 
 
 @contextmanager
-def shown(steps: Sequence[Step], root: Path, console: Console) -> Iterator[Callable[[Event], None]]:
+def shown(steps: Sequence[Step], root: Path) -> Iterator[Callable[[Event], None]]:
     """A listener for the events of a run: one line per step as it ends, and below them those that run."""
-    running = Running(steps, root)
+    console, running = output(), Running(steps, root)
 
     def hear(event: Event) -> None:
         running.ended.add(event.step.fingerprint)

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
-from pipeline.artifact import Record, is_complete, read_record, read_records
+from pipeline.artifact import Record, read_record, read_records
+from pipeline.console import output, say
 from pipeline.plan import size_text, time_text
 from pipeline.progress import summary
 from tasks.near_names import unknown_name
 
+NAMES = {".csv": "table", ".html": "page", ".png": "picture"}
 FRONTIER = "frontier"  # Stem of the files that a report step writes.
 
 
@@ -45,22 +46,27 @@ def find_report(root: Path, key: str | None) -> Path:
     return root / reports[-1].key
 
 
-def print_record(folder: Path, console: Console) -> None:
+def print_record(folder: Path) -> None:
     """Everything `step.json` says, as JSON, and where it lies."""
-    console.print_json(read_record(folder).model_dump_json())
-    console.print(f"files: {folder}", highlight=False, soft_wrap=True)
+    output().print_json(read_record(folder).model_dump_json())
+    say(f"files: {folder}")
 
 
-def print_result(folder: Path, console: Console) -> None:
-    """The frontier table and the places of its files; for any other step its metrics and files."""
-    assert is_complete(folder), "a result is printed once its step is built"
+def print_result(folder: Path) -> None:
+    """The frontier's table and the places of its files; for any other step its metrics and files."""
     record = read_record(folder)
     if f"{FRONTIER}.csv" in record.files:
-        from pipeline.report import terminal_table  # here, not above: it imports what tables and plots need
+        from pipeline.report import terminal_table  # here, not above: it imports what pictures need
 
-        console.print(terminal_table(folder))
+        output().print(terminal_table(folder))
     else:
         for name, value in record.metrics.items():
-            console.print(f"{name} = {value}", highlight=False)
-    for file in record.files:
-        console.print(f"{Path(file).suffix[1:]:8}{folder / file}", highlight=False, soft_wrap=True)
+            say(f"{name} = {value}")
+    for file in sorted(record.files, key=_read_last):
+        say(f"{NAMES.get(Path(file).suffix, 'file')}: {folder / file}")
+
+
+def _read_last(file: str) -> int:
+    """Files for people after files for programs: what is printed last is seen first."""
+    suffixes = list(NAMES)
+    return suffixes.index(Path(file).suffix) if Path(file).suffix in suffixes else -1

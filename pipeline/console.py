@@ -1,0 +1,17 @@
+"""The one way to print: as wide as the terminal, and wide enough for a table where there is none."""
+
+import sys
+
+from rich.console import Console
+
+PLAIN_WIDTH = 160  # characters; in a file or pipe rich would otherwise fold tables at 80
+
+
+def output() -> Console:
+    """Standard output."""
+    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+
+
+def say(text: str, console: Console | None = None) -> None:
+    """Print one line as it is: not folded, not coloured."""
+    (console or output()).print(text, soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,199 @@
+"""Laws of building a graph: the same numbers anywhere, nothing twice, nothing half, nothing lost to a neighbour."""
+
+import json
+import multiprocessing
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from pipeline.artifact import is_complete, read_curves
+from pipeline.build import Place, build
+from pipeline.cluster import connected
+from pipeline.execute import Local, Ray, Run, StepsFailed, run
+from pipeline.step import Resources, Step, ancestors, with_resources
+from tests.pipeline.example import Walk, total_step, walk_step, walks
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[Ray]:
+    """One Ray instance for all tests of this file: starting one takes seconds."""
+    with connected("local", []):
+        yield Ray()
+
+
+@pytest.fixture(params=["local", "ray"])
+def runner(request) -> Local | Ray:
+    return Local() if request.param == "local" else request.getfixturevalue("ray_here")
+
+
+def digests(outcome: Run) -> dict[str, dict[str, str]]:
+    """SHA-256 of every file of every step, curves apart: they carry the time."""
+    return {
+        key: {name: facts.sha256 for name, facts in record.files.items() if name != "metrics.json"}
+        for key, record in outcome.records.items()
+    }
+
+
+def folders(root: Path) -> set[str]:
+    """What lies under a root, traces of unfinished steps included."""
+    return {path.name for path in [*root.glob("[!.]*"), *root.glob(".building/*")]}
+
+
+def test_local_and_ray_give_the_same_bytes(tmp_path, ray_here):
+    local, distributed = (
+        run([walks(seeds=(0, 1, 2))], tmp_path / name, runner)
+        for name, runner in (("local", Local()), ("ray", ray_here))
+    )
+    assert digests(local) == digests(distributed)
+    target = local.targets[0].fingerprint
+    assert local.records[target].metrics == distributed.records[target].metrics
+
+
+def test_a_second_run_builds_nothing(tmp_path, runner):
+    first = run([walks()], tmp_path, runner)
+    again = run([walks()], tmp_path, runner)
+    assert (first.cached, again.built) == ((), ())
+    assert again.records == first.records
+    assert folders(tmp_path) == {step.key for step in ancestors([walks()])}
+
+
+def test_a_finished_target_needs_no_ancestors(tmp_path):
+    target = walks()
+    run([target], tmp_path, Local())
+    for walk in target.parents:
+        for file in walk.path(tmp_path).iterdir():
+            file.unlink()
+        walk.path(tmp_path).rmdir()
+    assert run([target], tmp_path, Local()).built == ()
+
+
+def test_a_wider_graph_builds_only_what_is_new(tmp_path):
+    run([walks(seeds=(0, 1))], tmp_path, Local())
+    wider = walks(seeds=(0, 1, 2))
+    assert run([wider], tmp_path, Local()).built == (list(wider.parents)[2].fingerprint, wider.fingerprint)
+
+
+def test_a_killed_worker_goes_on_where_it_was(tmp_path, ray_here):
+    step = walk_step(Walk(seed=5, length=6, dies_at=3))
+    undisturbed = walk_step(Walk(seed=5, length=6))
+    outcome = run([step, undisturbed], tmp_path, ray_here)
+    assert digests(outcome)[step.fingerprint] == digests(outcome)[undisturbed.fingerprint]
+    assert [point.step for point in read_curves(step.path(tmp_path))] == list(range(6))
+
+
+def test_a_failing_file_system_is_tried_again(tmp_path, runner):
+    step = walk_step(Walk(seed=5, fails_at=1))
+    assert run([step], tmp_path, runner).built == (step.fingerprint,)
+    assert [point.step for point in read_curves(step.path(tmp_path))] == list(range(4))
+
+
+def test_retries_end(tmp_path):
+    [step] = with_resources([walk_step(Walk(fails_at=1))], lambda each: Resources(max_retries=0))
+    with pytest.raises(StepsFailed, match="1 of 1 steps failed"):
+        run([step], tmp_path, Local())
+
+
+def test_failures_are_gathered_and_cost_only_their_descendants(tmp_path, runner):
+    bad = [walk_step(Walk(seed=seed, refuses=True)) for seed in (0, 1)]
+    good = walk_step(Walk(seed=2))
+    doomed, fine = total_step((bad[0], good, bad[1])), total_step((good,))
+    events: dict[str, str] = {}
+    with pytest.raises(StepsFailed) as failed:
+        run([doomed, fine], tmp_path, runner, lambda event: events.update({event.step.key: event.kind}))
+    assert events == {
+        **{step.key: "failed" for step in bad},
+        doomed.key: "skipped",
+        good.key: "built",
+        fine.key: "built",
+    }
+    assert sorted(map(str, failed.value.exceptions)) == [f"walks with seed {seed} are refused" for seed in (0, 1)]
+    assert folders(tmp_path) == {good.key, fine.key}
+
+
+def test_two_drivers_build_a_step_once(tmp_path):
+    step = walk_step(Walk(length=200))
+    place = Place(tmp_path)
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        one, other = pool.starmap(build, [(step, place), (step, place)])
+    assert one == other
+    assert folders(tmp_path) == {step.key}
+
+
+def fill_the_disk(config: Mapping[str, str], inputs: Mapping[str, Path], work: object) -> dict[str, float]:
+    with open("/dev/full", "w") as file:
+        file.write("one byte too many")
+    return {}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, the device that is always full")
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
+    with pytest.raises(StepsFailed) as failed:
+        run([Step("fill", fill_the_disk)], tmp_path, Local())
+    [error] = failed.value.exceptions
+    assert isinstance(error, ValueError)
+    assert "No space left on device" in str(error)
+    assert folders(tmp_path) == set()
+
+
+def flood(config: Mapping[str, str], inputs: Mapping[str, Path], work: object) -> dict[str, float]:
+    try:
+        (work.out / "file").write_bytes(bytes(8 * 2**20))
+    except OSError as error:
+        raise RuntimeError("a library that hides what happened") from error
+    return {}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
+def test_a_disk_that_fills_up_is_named_whatever_the_library_says(tmp_path):
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", tmp_path], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        with pytest.raises(StepsFailed, match="1 of 1") as failed:
+            run([Step("flood", flood)], tmp_path / "runs", Local())
+        assert "cannot write to" in str(failed.value.exceptions[0])
+        assert folders(tmp_path / "runs") == set()
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_a_read_only_root_is_refused_before_anything_runs():
+    with pytest.raises(ValueError, match="cannot write to /proc/none/runs"):
+        run([walks()], Path("/proc/none/runs"), Local())
+
+
+def test_a_check_refuses_before_anything_runs(tmp_path):
+    with pytest.raises(ValueError, match="needs a length of 1 or more, got 0"):
+        run([walks(length=0)], tmp_path / "runs", Local())
+    assert folders(tmp_path / "runs") == set()
+
+
+def test_more_than_this_machine_has_is_refused_with_the_remedy(tmp_path):
+    [step] = with_resources([walk_step(Walk())], lambda each: Resources(num_gpus=512))
+    with pytest.raises(ValueError, match=r"'walk' asks for 512 GPUs.*--num-gpus walk="):
+        run([step], tmp_path, Ray("local"))
+
+
+def count_threads(config: Mapping[str, str], inputs: Mapping[str, Path], work: object) -> dict[str, int]:
+    import torch  # as steps do: only where the work is
+
+    return {"torch": torch.get_num_threads(), "environment": int(os.environ["OMP_NUM_THREADS"])}
+
+
+@pytest.mark.parametrize("num_cpus", [0.5, 1, 2])
+def test_a_step_has_as_many_threads_as_cpus_anywhere(tmp_path, runner, num_cpus):
+    step = Step("count", count_threads, resources=Resources(num_cpus=num_cpus))
+    record = run([step], tmp_path, runner).records[step.fingerprint]
+    assert set(record.metrics.values()) == {max(1, int(num_cpus))}
+
+
+def test_a_record_says_what_was_built_and_from_what(tmp_path):
+    target = walks(seeds=(0, 1), scale=2.0)
+    record = run([target], tmp_path, Local()).records[target.fingerprint]
+    assert record.config == {"scale": 2.0}
+    assert record.inputs == {"walks": [walk.fingerprint for walk in target.parents]}
+    assert is_complete(target.path(tmp_path))
+    assert json.loads((target.path(tmp_path) / "total.json").read_text()) == record.metrics["total"]
