@@ -6,8 +6,7 @@ what the step called it (`test/accuracy`, `cost/flops`, ...); every step has `us
 
 import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,12 @@ from mlflow.utils import mlflow_tags as names
 
 from pipeline.artifact import Point, Record
 from pipeline.mlflow_store import TRAINING_VIEW
+from pipeline.record_text import flat
 from pipeline.rows import RowsInfo, describe
 from pipeline.run_record import RunRecord
 
 FINGERPRINT, RUN_KEY, DATA_FINGERPRINT = "fingerprint", "run", "data_fingerprint"
-READ_BY_PEOPLE = {".png", ".svg", ".html", ".csv", ".md", ".txt"}
+READ_BY_PEOPLE = {".png", ".svg", ".html", ".csv", ".parquet", ".md", ".txt"}
 EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",  # else the UI asks every visitor what kind this is
     names.MLFLOW_EXPERIMENT_PRIMARY_METRIC_NAME: "test/accuracy",
@@ -45,7 +45,7 @@ class Link:
 
 def params(config: Mapping[str, Any]) -> list[Param]:
     """One param per setting, named by its path; a model's class stands at the path of the model itself."""
-    return [Param(_allowed(path), value) for path, value in _flat(config).items()]
+    return [Param(_allowed(path), value) for path, value in flat(config).items()]
 
 
 def step_metrics(record: Record, curves: Sequence[Point]) -> list[Metric]:
@@ -54,7 +54,7 @@ def step_metrics(record: Record, curves: Sequence[Point]) -> list[Metric]:
     for point in curves:
         last_step[point.metric] = max(point.step, last_step.get(point.metric, 0))
     summary = numbers(record.metrics) | {"usage/seconds": record.seconds, "usage/bytes": float(record.bytes)}
-    ended = record.started + record.seconds
+    ended = record.started + record.seconds + 0.001  # later than the last point, whose millisecond it may share
     last = [_metric(name, value, ended, last_step.get(name, 0)) for name, value in summary.items()]
     return [_metric(point.metric, point.value, point.time, point.step) for point in curves] + last
 
@@ -86,7 +86,7 @@ def run_tags(run: RunRecord, records: Sequence[Record], cached: Sequence[Link], 
 
 def is_read_by_people(file: Path) -> bool:
     """Whether a file of a target, such as the frontier picture, also belongs on the page of the whole run."""
-    return file.suffix in READ_BY_PEOPLE
+    return file.suffix in READ_BY_PEOPLE and staged_rows(file) is None
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def run_note(run: RunRecord, run_id: str, built: Sequence[Link], cached: Sequenc
     pictures = [file.name for file in files if file.suffix == ".png"]
     lines = [
         *(line for table in tables[:1] for line in table.splitlines()),
-        *(f"\n![{name}](get-artifact?path={name}&run_uuid={run_id})" for name in pictures[:1]),
+        *(f'\n<img src="get-artifact?path={name}&run_uuid={run_id}" width="100%">' for name in pictures[:1]),
         *_listing("Failed", run.failures),
         *_listing(f"Built by this run: {len(built)} steps", built),
         *_listing(f"Found built: {len(cached)} steps, with the runs that show them", cached),
@@ -142,56 +142,9 @@ def run_note(run: RunRecord, run_id: str, built: Sequence[Link], cached: Sequenc
     return _within_limit(lines)
 
 
-def parents(record: Record) -> list[str]:
-    """Fingerprints of the steps a step read."""
-    values = record.inputs.values()
-    return [key for value in values for key in ([value] if isinstance(value, str) else value)]
-
-
-def titles(records: Sequence[Record]) -> dict[str, str]:
-    """A name for each step, by fingerprint: its kind, and what sets it apart from others of its kind.
-
-    That is the settings in which they differ or, where they differ in none, the step it reads.
-    Inputs come before their readers.
-    """
-    found: dict[str, str] = {}
-    differing = {kind: _differing([r.config for r in records if r.name == kind]) for kind in {r.name for r in records}}
-    alone = {kind for kind, count in Counter(record.name for record in records).items() if count == 1}
-    for record in records:
-        flat = _flat(record.config)
-        settings = [f"{path.rpartition('.')[2]}={flat[path]}" for path in differing[record.name] if path in flat]
-        read = [found[key] for key in parents(record) if key in found]
-        origin = ["of", read[0]] if len(read) == 1 and not settings and record.name not in alone else []
-        found[record.fingerprint] = " ".join([record.name, *settings, *origin])[:120]
-    return found
-
-
 def numbers(metrics: Mapping[str, float | int | str]) -> dict[str, float]:
     """The metrics that are numbers."""
     return {name: float(value) for name, value in metrics.items() if not isinstance(value, str)}
-
-
-def _differing(configs: Sequence[Mapping[str, Any]], most: int = 6) -> list[str]:
-    """The first few settings, one for each name, that have two values or more among the configs."""
-    settings = [_flat(config) for config in configs]
-    paths = dict.fromkeys(path for flat in settings for path in flat)
-    differing = [path for path in paths if len({flat[path] for flat in settings if path in flat}) > 1]
-    return list({path.rpartition(".")[2]: path for path in reversed(differing)}.values())[::-1][:most]
-
-
-def _flat(config: Mapping[str, Any]) -> dict[str, str]:
-    return {path: value for path, value in _leaves(config, "") if path}
-
-
-def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _leaves(item, path if key == "class" else f"{path}.{key}".lstrip("."))
-    elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
-        for i, item in enumerate(value):
-            yield from _leaves(item, f"{path}.{i}")
-    else:
-        yield path, value if isinstance(value, str) else json.dumps(value)
 
 
 def _metric(name: str, value: float, seconds: float, step: int) -> Metric:

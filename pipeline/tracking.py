@@ -24,6 +24,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID  # noqa: E402
 
 from pipeline import mlflow_view as view  # noqa: E402
 from pipeline.artifact import CURVES, RECORD, Record, is_complete, read_curves, read_record  # noqa: E402
+from pipeline.record_text import parents, titles  # noqa: E402
 from pipeline.run_record import RunRecord, read_runs  # noqa: E402
 
 BATCH = 1000  # most metrics, params and tags together that MLflow takes in one call
@@ -93,11 +94,11 @@ class Tracker:
         if parent.info.status in ("FINISHED", "FAILED"):
             return parent
         records = {key: read_record(self._folder(key)) for key in [*run.cached, *run.built]}
-        titles = view.titles(list(records.values()))
+        names = titles(list(records.values()))
         experiments = [experiment.experiment_id for experiment in self._client.search_experiments()]
         for fingerprint, record in records.items():
             if fingerprint not in self._links:
-                self._links[fingerprint] = self._show(record, titles[fingerprint], parent, experiments)
+                self._links[fingerprint] = self._show(record, names[fingerprint], parent, experiments)
         if run.seconds is not None:
             self._finish(run, records, parent)
         return parent
@@ -139,7 +140,7 @@ class Tracker:
     def _fill(self, run_id: str, record: Record) -> None:
         """Log all of a record. What an attempt that broke off logged is the same, and MLflow keeps it once."""
         folder = self.root / record.key
-        inputs = view.parents(record)
+        inputs = parents(record)
         staged, read = _staged(folder), [rows for key in inputs for rows in _staged(self._folder(key))]
         note = view.step_note(record, folder, [self._links[key] for key in inputs if key in self._links])
         tags = view.step_tags(record, self._data_fingerprints(record), note)
@@ -182,7 +183,7 @@ class Tracker:
         """Of the data a step or its ancestors read, as those that read it say."""
         if own := record.metrics.get(view.DATA_FINGERPRINT):
             return [str(own)]
-        folders = [self._folder(key) for key in view.parents(record)]
+        folders = [self._folder(key) for key in parents(record)]
         above = [self._data_fingerprints(read_record(folder)) for folder in folders if is_complete(folder)]
         return sorted(set(chain.from_iterable(above)))
 

@@ -1,0 +1,68 @@
+"""What MLflow shows of records: names that tell runs apart, and nothing that MLflow refuses."""
+
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from mlflow.utils.validation import MAX_TAG_VAL_LENGTH, _validate_metric_name, _validate_param
+
+from pipeline import mlflow_view as view
+from pipeline.artifact import Point, Record
+from pipeline.record_text import flat, titles
+from pipeline.run_record import RunRecord
+
+ANY_NAME = st.text(min_size=1, max_size=300).filter(lambda name: name.strip() and name != "class")
+
+
+def record(name: str, fingerprint: str, config: dict[str, Any], inputs: Any = None, **metrics: float) -> Record:
+    return Record(
+        name=name, fingerprint=fingerprint, version=1, function="a:b", config=config, inputs=inputs or {},
+        metrics=metrics, files={}, started=100.0, seconds=2.0, resources={}, git_commit=None, host={},
+    )  # fmt: skip
+
+
+def test_titles_name_what_differs_and_nothing_else():
+    methods = [{"class": "Identity"}, {"class": "PartialOT", "alpha": 0.2}, {"class": "PartialOT", "alpha": 0.4}]
+    fused = [record("fused", str(i), {"method": method, "weights": [0.5, 0.5]}) for i, method in enumerate(methods)]
+    names = ["fused Identity", "fused PartialOT alpha=0.2", "fused PartialOT alpha=0.4"]
+    assert list(titles(fused).values()) == names
+
+
+def test_titles_that_settings_leave_alike_name_what_is_read():
+    members = [record("member", key, {"seed": seed}) for seed, key in enumerate("ab")]
+    rows = [record("rows", key * 2, {"grid": 2}, {"member": key}) for key in "ab"]
+    both = record("matching", "m", {}, {"members": ["a", "b"]})
+    named = titles([*members, *rows, both])
+    assert named["bb"] == "rows of member seed=1"
+    assert named["m"] == "matching"
+
+
+def test_params_are_paths_of_settings():
+    config = {"class": "FusedConfig", "method": {"class": "PartialOT", "alpha": 0.4}, "weights": [0.5, 0.5]}
+    assert flat(config) == {"method": "PartialOT", "method.alpha": "0.4", "weights": "[0.5, 0.5]"}
+
+
+def test_columns_show_the_summary_and_charts_the_curve():
+    curve = [Point(metric="validation/accuracy", value=0.1 * step, step=step, time=100.0 + step) for step in range(3)]
+    shown = view.step_metrics(record("member", "a", {}, **{"validation/accuracy": 0.9}), curve)
+    points = [metric for metric in shown if metric.key == "validation/accuracy"]
+    latest = max(points, key=lambda point: (point.step, point.timestamp))
+    assert [point.step for point in points] == [0, 1, 2, 2] and latest.value == 0.9
+
+
+@given(ANY_NAME)
+def test_any_name_of_a_user_is_one_that_mlflow_takes(name):
+    (param,) = view.params({f"x{name}": 1})
+    _validate_param(param.key, param.value)
+    for metric in view.step_metrics(record("a", "b", {}, **{f"x{name}": 1.0}), []):
+        _validate_metric_name(metric.key)
+
+
+def test_a_note_fits_in_a_tag_whatever_the_number_of_steps():
+    links = [view.Link(f"member seed={i}", "member-0123456789abcdef", "1", "f" * 32) for i in range(500)]
+    run = RunRecord(experiment="large", started=0.0)
+    note = view.run_note(run, "r", links, links, [])
+    assert "member seed=0" in note and "lines more" in note
+    assert len(note) <= MAX_TAG_VAL_LENGTH
+    assert len(view.step_note(record("a", "b", {}), Path("x"), links)) <= MAX_TAG_VAL_LENGTH
