@@ -1,10 +1,12 @@
 """The whole chain of a partial-fusion experiment, built for real on the digits: what its records must say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from pipeline.artifact import Record
+from pipeline.artifact import Record, read_curves, read_record
 from pipeline.checkpoint import load_model
 from pipeline.execute import Local, Ray, run
 from pipeline.experiments import EXPERIMENTS
@@ -122,6 +124,21 @@ def test_ray_and_local_give_the_same_numbers(built, tmp_path):
         assert weights == {name: again.files[name].sha256 for name in weights}
         timeless = [{k: v for k, v in r.metrics.items() if k != "cost/latency_ms"} for r in (record, again)]
         assert timeless[0] == timeless[1]
+
+
+def test_a_killed_training_goes_on_from_its_last_epoch_to_the_same_weights(built, tmp_path):
+    root, _ = built
+    step, _ = of_kind(built, "member")[0]
+    config = step.config.model_copy(update={"training": step.config.training.model_copy(update={"epochs": 4})})
+    whole = replace(step, config=config)
+    killed = replace(step, config=config, function="tests.pipeline.mishaps:train_and_be_killed_once")
+    run([whole], root, Local())
+    outcome = run([killed], tmp_path, Ray())
+    points = read_curves(killed.path(tmp_path))
+    assert [point.step for point in points if point.metric == "train/loss"] == [1, 2, 3, 4]
+    weights = [read_record(path).files["model.safetensors"] for path in (whole.path(root), killed.path(tmp_path))]
+    assert weights[0] == weights[1]
+    assert outcome.built == (killed.fingerprint,)
 
 
 def test_matchings_do_not_depend_on_the_members_weights():

@@ -4,6 +4,7 @@ Networks are float64 so that an exact law can be told from a close one: 1e-9 is 
 """
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import ot
@@ -13,10 +14,10 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from tasks.capture import as_rows, capture, sites
-from tasks.fusion import Assignment, Identity, PartialOT, fuse
+from tasks.fusion import METHODS, Assignment, Identity, Method, PartialOT, fuse
 from tasks.fusion.cost import ActivationCost
 from tasks.fusion.coupling import Coupling
-from tasks.fusion.matching import cheapest_pairs, costs_of, objective
+from tasks.fusion.matching import cheapest_pairs, costs_of, identity, objective
 from tasks.fusion.merging import merge, resize, support
 from tasks.fusion.unit_map import unit_maps
 from tasks.trace import trace
@@ -249,6 +250,25 @@ def test_one_hidden_layer_at_alpha_zero_is_the_hungarian_optimum():
     rows, columns = linear_sum_assignment(torch.cdist(*units).square().numpy())
     matched = Assignment()(axes, states).universe.matched("0")
     assert set(zip(*matched.tolist(), strict=True)) == set(zip(rows.tolist(), columns.tolist(), strict=True))
+
+
+class FirstHalf(Method):
+    """The method that the README adds: match the first half of every group as it stands."""
+
+    def __call__(self, axes, states, activations=None, start=None):
+        matching = identity(axes, states)
+        half = {group: size // 2 for group, size in matching.universe.num_matched.items()}
+        return replace(matching, universe=replace(matching.universe, num_matched=half))
+
+
+@each_network
+@each_count
+@pytest.mark.parametrize("kind_of_method", [*METHODS, FirstHalf])
+def test_every_method_gives_back_the_member_that_has_all_the_weight(kind, count, kind_of_method):
+    members, x = networks(kind, count), example(kind)
+    method = kind_of_method(alpha=0.3) if kind_of_method is PartialOT else kind_of_method()
+    weights = [0.0] * (count - 1) + [1.0]
+    torch.testing.assert_close(fuse(members, method, x, weights)(x), members[-1](x), **EXACT)
 
 
 def test_naive_averaging_is_the_mean_of_the_parameters():
