@@ -54,9 +54,11 @@ def _connect(address: str) -> None:
 
 def travel_by_value(steps: Sequence[Step]) -> None:
     """Send along the modules of functions and configs that a worker has no path to, such as a user's own file."""
-    for name in {_home(part) for step in steps for part in (step.function, step.config) if not isinstance(part, str)}:
-        if name in sys.modules and PathFinder.find_spec(name.partition(".")[0]) is None:
-            ray.cloudpickle.register_pickle_by_value(sys.modules[name])
+    parts = [part for step in steps for part in (step.function, step.config) if not isinstance(part, str)]
+    for module in {sys.modules[_home(part)] for part in parts}:
+        has_source = getattr(module, "__file__", None) is not None
+        if has_source and PathFinder.find_spec(module.__name__.partition(".")[0]) is None:
+            ray.cloudpickle.register_pickle_by_value(module)
 
 
 def _home(part: Any) -> str:
