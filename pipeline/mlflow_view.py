@@ -134,7 +134,7 @@ def run_note(run: RunRecord, run_id: str, built: Sequence[Link], cached: Sequenc
     pictures = [file.name for file in files if file.suffix == ".png"]
     lines = [
         *(line for table in tables[:1] for line in table.splitlines()),
-        *(f'\n<img src="get-artifact?path={name}&run_uuid={run_id}" width="100%">' for name in pictures[:1]),
+        *(f"\n![{name}](get-artifact?path={name}&run_uuid={run_id})" for name in pictures[:1]),
         *_listing("Failed", run.failures),
         *_listing(f"Built by this run: {len(built)} steps", built),
         *_listing(f"Found built: {len(cached)} steps, with the runs that show them", cached),
@@ -162,8 +162,9 @@ def _source(name: str, git_commit: str | None) -> dict[str, str]:
 
 
 def _allowed(name: str) -> str:
-    """The name with what MLflow refuses in names replaced."""
-    return re.sub(r"[^\w\-. :/]", "_", name)[:250]
+    """The name without what MLflow refuses in names: odd characters, and what a path would not keep."""
+    parts = re.sub(r"[^A-Za-z0-9_\-. :/]", "_", name)[:250].split("/")
+    return "/".join(part for part in parts if part.strip(".")) or "_"
 
 
 def _listing(heading: str, items: Sequence[object]) -> list[str]:

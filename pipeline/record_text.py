@@ -41,27 +41,27 @@ def titles(records: Sequence[Record]) -> dict[str, str]:
 
 
 def _differing(configs: Sequence[Mapping[str, Any]], most: int = 6) -> dict[str, str]:
-    """The first few settings that have two values or more among the configs, by path, with the name to show.
+    """Settings that have two values or more among the configs, by path, with the name to show, most varied first.
 
     A class, which has settings below it, speaks for itself and has no name.
     """
-    all_values = [flat(config) for config in configs]
-    paths = dict.fromkeys(path for values in all_values for path in values)
+    values: dict[str, set[str]] = {}
+    for path, value in (item for config in configs for item in flat(config).items()):
+        values.setdefault(path, set()).add(value)
     found: dict[str, str] = {}
-    for path in paths:
+    for path in sorted((path for path in values if len(values[path]) > 1), key=lambda path: -len(values[path])):
         name = path.rpartition(".")[2]
-        if len({values[path] for values in all_values if path in values}) > 1 and name not in found.values():
-            found[path] = "" if any(other.startswith(f"{path}.") for other in paths) else name
+        if name not in found.values():
+            found[path] = "" if any(other.startswith(f"{path}.") for other in values) else name
     return dict(list(found.items())[:most])
 
 
 def _in_words(record: Record, settings: Mapping[str, str]) -> str:
-    """The record's kind and these settings of it; what needs no name comes first, by its value alone."""
+    """The record's kind and these settings of it, one that is named as the kind by its value alone."""
     values = flat(record.config)
     named = {path: name for path, name in settings.items() if path in values}
-    alone = [values[path] for path, name in named.items() if name in ("", record.name)]
-    pairs = [f"{name}={values[path]}" for path, name in named.items() if name not in ("", record.name)]
-    return " ".join([record.name, *alone, *pairs])
+    words = [values[path] if name in ("", record.name) else f"{name}={values[path]}" for path, name in named.items()]
+    return " ".join([record.name, *words])
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:

@@ -4,6 +4,7 @@
 """
 
 import base64
+import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich import box
 from rich.table import Table
 
-from pipeline.report_picture import draw_frontier
+from pipeline.report_picture import frontier_figure
 from pipeline.report_table import (
     DEVIATION,
     RELATIVE,
@@ -53,6 +54,7 @@ COLUMNS = (
     Column("stored", RELATIVE + "parameters", _times),
     Column("ms", "latency_ms", "{:.2f}".format),
 )
+PICTURE_DPI = 100  # 1200 pixels wide: MLflow shows pictures in notes unscaled
 LEGEND = (
     "alpha a: partial fusion in which a share a of each layer's units stays alone; at 0 (aligned) it is one network, "
     "at 1 the logit ensemble. params and FLOPs count nonzeros, stored counts all parameters, as multiples of one "
@@ -73,9 +75,11 @@ def write_report(
     """
     rows = frontier_table(results)
     write_table(rows, folder)
-    draw_frontier(rows, title, folder / "frontier.png")
+    figure, drawing = frontier_figure(rows, title), io.BytesIO()
+    figure.savefig(folder / "frontier.png", dpi=PICTURE_DPI)
+    figure.savefig(drawing, format="svg")
     (folder / "frontier.md").write_text(markdown_table(rows, title))
-    (folder / "frontier.html").write_text(_page(rows, folder / "frontier.png", title, config, provenance))
+    (folder / "frontier.html").write_text(_page(rows, drawing.getvalue(), title, config, provenance))
     return headline(rows)
 
 
@@ -115,7 +119,7 @@ def markdown_table(rows: Sequence[Row], title: str) -> str:
 
 
 def _page(
-    rows: Sequence[Row], picture: Path, title: str, config: Mapping[str, Any], provenance: Sequence[Mapping[str, Any]]
+    rows: Sequence[Row], drawing: bytes, title: str, config: Mapping[str, Any], provenance: Sequence[Mapping[str, Any]]
 ) -> str:
     place = FileSystemLoader(Path(__file__).parent / "templates")
     template = Environment(loader=place, autoescape=True, undefined=StrictUndefined).get_template("report.html.j2")
@@ -124,7 +128,7 @@ def _page(
         title=title,
         subtitle=_seeds(rows),
         legend=LEGEND,
-        picture=base64.b64encode(picture.read_bytes()).decode(),
+        drawing=base64.b64encode(drawing).decode(),
         headings=[column.heading for column in shown],
         cells=[(row["label"], _kind(row), [_cell(row, column) for column in shown]) for row in rows],
         classes=[name.removeprefix("accuracy_class_") for name in classes],

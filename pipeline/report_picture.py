@@ -6,11 +6,9 @@ the colour-blind tell apart: one for each treatment (recalibrated, fine-tuned, w
 
 from collections.abc import Iterable, Sequence
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -28,10 +26,9 @@ SINGLE: dict[str, dict[str, Any]] = {
 CURVE_ROLES = ("aligned", "partial fusion")
 
 
-def draw_frontier(rows: Sequence[Row], title: str, path: Path) -> None:
-    """Draw the picture, its error bars one standard deviation over seeds."""
-    figure = Figure(figsize=(12, 5.6), dpi=160, layout="constrained")
-    FigureCanvasAgg(figure)
+def frontier_figure(rows: Sequence[Row], title: str) -> Figure:
+    """The picture, 12 by 5.6 inches, its error bars one standard deviation over seeds."""
+    figure = Figure(figsize=(12, 5.6), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, (cost, name) in zip(panels, PANELS.items(), strict=True):
         _draw_panel(axes, rows, cost)
@@ -44,7 +41,7 @@ def draw_frontier(rows: Sequence[Row], title: str, path: Path) -> None:
     handles, labels = panels[0].get_legend_handles_labels()
     columns = min(4, len(labels))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=10)
-    figure.savefig(path)
+    return figure
 
 
 def _draw_panel(axes: Axes, rows: Sequence[Row], cost: str) -> None:
@@ -83,7 +80,7 @@ def _name_alphas(axes: Axes, rows: Sequence[Row], cost: str) -> None:
         place = (row[RELATIVE + cost], 100 * (row["accuracy"] + (row["accuracy" + DEVIATION] or 0)))
         axes.annotate(
             name, place, (0, 6), textcoords="offset points", ha="center", fontsize=8.5, color="#333333",
-            bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.5},
+            bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.5}, zorder=1,
         )  # fmt: skip
 
 

@@ -62,7 +62,7 @@ class RunRecord(BaseModel):
     @property
     def title(self) -> str:
         """Name of the run beside others of its experiment: when it started, in local time."""
-        return f"run {datetime.fromtimestamp(self.started):%Y-%m-%d %H:%M:%S}"
+        return f"{datetime.fromtimestamp(self.started):%Y-%m-%d %H:%M:%S}"
 
     def write(self, root: Path) -> Path:
         """Keep the record under `root`, whole or not at all."""

