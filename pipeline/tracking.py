@@ -21,6 +21,7 @@ from mlflow import MlflowClient  # noqa: E402
 from mlflow.entities import Metric, Param, Run, RunTag  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID  # noqa: E402
+from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
 from pipeline import mlflow_view as view  # noqa: E402
 from pipeline.artifact import CURVES, RECORD, Record, is_complete, read_curves, read_record  # noqa: E402
@@ -80,8 +81,8 @@ class Tracker:
             return Tracked(run, self.store, problem=problem)
         try:
             parent = self.log(run)
-        except (MlflowException, OSError) as error:
-            return Tracked(run, self.store, problem=str(error).splitlines()[0][:200])
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            return Tracked(run, self.store, problem=str(error).strip().splitlines()[0][:200])
         url = self.store.url(parent.info.experiment_id, parent.info.run_id)
         return Tracked(run, self.store, parent.info.run_id, url)
 

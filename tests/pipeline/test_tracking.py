@@ -238,6 +238,14 @@ def test_a_server_that_is_away_costs_a_sentence_and_nothing_is_lost(root, tmp_pa
         assert content(store) == content(store_of(root)), "a server shows what a database shows"
 
 
+@pytest.mark.parametrize("uri", ["sqlite:///{root}/damaged.db", "file://{root}/mlruns", "nonsense://x"])
+def test_a_store_that_is_none_costs_a_sentence(root, uri):
+    (root / "damaged.db").write_text("no database" * 1000)
+    tracked = Tracker(root, Store(uri.format(root=root))).track(build(root))
+    assert tracked.problem and "\n" not in tracked.line
+    assert len(read_runs(root)) == 1
+
+
 def test_an_empty_store_is_filled_from_the_records(root, empty_database):
     for arguments in ({}, {"alphas": (0.25,)}, {}):
         build(root, **arguments)
