@@ -1,6 +1,8 @@
 """The one way to print: as wide as the terminal, and wide enough for a table where there is none."""
 
+import shutil
 import sys
+from pathlib import Path
 
 from rich.console import Console
 
@@ -15,3 +17,13 @@ def output() -> Console:
 def say(text: str, console: Console | None = None) -> None:
     """Print one line as it is: not folded, not coloured."""
     (console or output()).print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def program() -> str:
+    """How the user calls this program from where they are, for lines that they may copy."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return "python -m pipeline"
+    installed = shutil.which("amalgam")
+    known = called.name != "amalgam" or (installed and Path(installed).resolve() == called.resolve())
+    return "amalgam" if known else str(called)

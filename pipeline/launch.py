@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifact import check_writable
-from pipeline.console import output, say
+from pipeline.console import output, program, say
 from pipeline.execute import Run, StepsFailed, run
 from pipeline.experiment import Experiment, make_step
 from pipeline.mlflow_store import store_of
@@ -45,7 +45,7 @@ def run_experiment(name: str, experiment: Experiment, arguments: dict[str, Any],
 def ui_line(settings: Settings) -> str:
     """The command that shows the runs, or the address that does already."""
     root = "" if settings.root == Path("runs") else f" --root {settings.root}"
-    return settings.tracking_uri or f"amalgam ui{root}"
+    return settings.tracking_uri or f"{program()} ui{root}"
 
 
 def _run(step: Step, settings: Settings) -> Run:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mlflow import MlflowClient
 from safetensors.torch import save_file
 
 from pipeline.__main__ import main
@@ -43,7 +44,7 @@ def test_a_first_run_builds_and_a_second_says_that_all_is_built(tmp_path, capsys
     again = capsys.readouterr().out
     assert again.count("\ncached ") == 3
     assert "all 3 steps were built already" in again
-    assert f"amalgam ui --root {tmp_path}" in again.splitlines()[-1]
+    assert again.splitlines()[-1].endswith(f" ui --root {tmp_path}")
 
 
 def test_flags_are_the_arguments_of_the_experiment(tmp_path, capsys):
@@ -123,6 +124,18 @@ def test_refusals_of_steps_are_one_sentence_each_and_kept_in_the_run(tmp_path, c
     assert [line.partition(": ")[2] for line in error] == [f"walks with seed {seed} are refused" for seed in (0, 1)]
     [run] = (tmp_path / ".runs").iterdir()
     assert len(json.loads(run.read_text())["failures"]) == 2
+
+
+def test_a_server_that_is_down_costs_nothing_and_sync_catches_up(tmp_path, capsys):
+    nobody = "http://127.0.0.1:9"
+    assert amalgam("run", WALKS, "--local", "--root", tmp_path, "--tracking-uri", nobody) == 0
+    assert "amalgam sync" in capsys.readouterr().out
+    assert amalgam("sync", "--root", tmp_path, "--tracking-uri", nobody) == 1
+    assert amalgam("sync", "--root", tmp_path) == 0
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    [experiment] = [e for e in client.search_experiments() if e.name == "walks"]
+    steps = [run.data.tags["step"] for run in client.search_runs([experiment.experiment_id])]
+    assert sorted(steps) == ["experiment", "total", "walk", "walk"]
 
 
 def test_a_users_own_file_runs_on_ray_with_functions_of_its_own(tmp_path):
