@@ -1,0 +1,75 @@
+"""Run every benchmark, each in a fresh process, and write what was found beside this file.
+
+python -m benchmarks               # minutes; writes results.md and results.json; exit code 1 if a bound fails
+python -m benchmarks --tiny --out DIR   # small sizes, to see that everything runs
+python -m benchmarks.fusion        # one of them, printed
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import load, machine
+from benchmarks.measure import Measure
+
+BENCHMARKS = ("fusion", "staging", "parallel", "cached")
+
+
+def main() -> int:
+    """The exit code: 0 if every bound holds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tiny", action="store_true", help="small sizes, to see that it runs; no bound need hold")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of the results")
+    arguments = parser.parse_args()
+    results: dict[str, Any] = {"machine": machine(), "benchmarks": {}}
+    for name in BENCHMARKS:
+        print(f"{name} ...", flush=True)
+        results["benchmarks"][name] = found = run(name, arguments.tiny)
+        for measure in map(Measure.from_json, found["measures"]):
+            print(f"  {row(measure)}", flush=True)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    (arguments.out / "results.md").write_text(page(results))
+    every = [Measure.from_json(m) for found in results["benchmarks"].values() for m in found["measures"]]
+    return 0 if arguments.tiny or all(measure.holds for measure in every) else 1
+
+
+def run(name: str, tiny: bool) -> dict[str, Any]:
+    """One benchmark in a process of its own: what it measures, what it found, the load before it and its seconds."""
+    before, start = load(), time.perf_counter()
+    command = [sys.executable, "-m", f"benchmarks.{name}", *["--tiny"] * tiny]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return {**json.loads(done.stdout), "load_before": before, "seconds": time.perf_counter() - start}
+
+
+def page(results: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    facts = ", ".join(f"{name} {value}" for name, value in results["machine"].items())
+    lines = ["# Speed", "", "Written by `make bench`. Machine: " + facts + "."]
+    for name, found in results["benchmarks"].items():
+        lines += ["", f"## {name}", "", found["about"].strip(), ""]
+        lines += [f"Load average before: {found['load_before']}; it took {found['seconds']:.0f} s.", ""]
+        lines += ["| measured | value | bound | holds |", "|---|---|---|---|"]
+        lines += [row(Measure.from_json(measure)) for measure in found["measures"]]
+    return "\n".join(lines) + "\n"
+
+
+def row(measure: Measure) -> str:
+    """One line of a table."""
+    bound, verdict = "", ""
+    if measure.at_most is not None:
+        bound, verdict = f"at most {quantity(measure.at_most, measure.unit)}", "yes" if measure.holds else "**no**"
+    return f"| {measure.what} | {quantity(measure.value, measure.unit)} | {bound} | {verdict} |"
+
+
+def quantity(value: float, unit: str) -> str:
+    """Three digits, and the unit."""
+    return f"{value:.3g} {unit}".strip() if abs(value) < 100 else f"{value:.0f} {unit}".strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""Fusing a pair of CIFAR ResNet18, and how much faster that is than plain numpy.
+
+*Full width*: two networks of random weights are traced, matched at seven alphas, each started from the one before as
+in a run, and merged at each, on two threads. What the tracer imports when first called is counted.
+*Yardstick*: `naive_matching.py` and the engine, each from nothing to its fixed point, at one alpha on a network of a
+quarter of the width. The two descents visit groups in different orders, so they may end in different optima; how far
+apart is measured too.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from benchmarks.measure import Measure, report, seconds
+from benchmarks.naive_matching import naive_matching
+from pipeline.host import threads
+from tasks.axes import Axes
+from tasks.fusion import PartialOT, merge
+from tasks.fusion.cost import Universe
+from tasks.fusion.matching import Matching, costs_of, objective
+from tasks.models import build
+from tasks.models.spec import ModelSpec
+from tasks.trace import trace
+
+ALPHAS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0)
+THREADS = 2
+
+
+def measure(width: float = 1.0, naive_width: float = 0.25, naive_alpha: float = 0.4) -> list[Measure]:
+    """Seconds of the sweep, and the ratio to the yardstick."""
+    with threads(THREADS):
+        members = pair(width)
+        traced = seconds(lambda: trace(members[0], torch.zeros(2, 3, 32, 32)))
+        axes = trace(members[0], torch.zeros(2, 3, 32, 32))
+        matchings: list[Matching] = []
+        matched = seconds(lambda: matchings.extend(sweep(axes, members)))
+        merged = seconds(lambda: [merge(members, axes, m.couplings(), (0.5, 0.5)) for m in matchings])
+        return [
+            Measure("trace", traced, "s"),
+            Measure(f"matchings at {len(ALPHAS)} alphas", matched, "s"),
+            Measure(f"merges at {len(ALPHAS)} alphas", merged, "s"),
+            Measure("trace, matchings and merges together", traced + matched + merged, "s", at_most=60),
+            *yardstick(naive_width, naive_alpha),
+        ]
+
+
+def pair(width: float) -> list[nn.Module]:
+    """Two networks that share nothing but their architecture."""
+    spec = ModelSpec(name="resnet18", num_classes=10, in_shape=(3, 32, 32), options={"width": width})
+    return [build(spec, seed).eval() for seed in (0, 1)]
+
+
+def sweep(axes: Axes, members: Sequence[nn.Module]) -> list[Matching]:
+    """One matching per alpha, each started from the one before."""
+    states, matchings = [member.state_dict() for member in members], list[Matching]()
+    for alpha in ALPHAS:
+        start = matchings[-1].universe if matchings else None
+        matchings.append(PartialOT(alpha=alpha)(axes, states, start=start))
+    return matchings
+
+
+def yardstick(width: float, alpha: float) -> list[Measure]:
+    """Seconds of the naive solver and of the engine, and the objectives they reach."""
+    members = pair(width)
+    axes = trace(members[0], torch.zeros(2, 3, 32, 32))
+    states = [member.state_dict() for member in members]
+    parameters = [{name: p.detach().double().numpy() for name, p in member.named_parameters()} for member in members]
+    found: list[Universe] = []
+    naive = seconds(lambda: found.append(as_universe(naive_matching(axes, parameters, alpha))))
+    ours = seconds(lambda: found.append(PartialOT(alpha=alpha)(axes, states).universe))
+    reached = [objective(costs_of(axes, states, None, weights=True), universe) for universe in found]
+    return [
+        Measure(f"naive numpy solver, width {width:g}, alpha {alpha:g}", naive, "s"),
+        Measure("the engine on the same pair", ours, "s"),
+        Measure("naive solver over engine", naive / ours, "x"),
+        Measure("distance of their objectives", abs(reached[1] / reached[0] - 1) * 100, "%", at_most=1),
+    ]
+
+
+def as_universe(pairs: dict) -> Universe:
+    """The naive solver's pairs as the engine's type, to be held to the same objective."""
+    slots = {group: torch.from_numpy(found) for group, found in pairs.items()}
+    return Universe(slots, {group: found.shape[1] for group, found in slots.items()})
+
+
+if __name__ == "__main__":
+    report(__doc__, measure, tiny={"width": 0.125, "naive_width": 0.125})

@@ -1,0 +1,29 @@
+"""The machine that benchmarks run on; Linux, as `/proc` tells it."""
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+
+def machine() -> dict[str, str]:
+    """What the numbers depend on besides the code."""
+    packages = ("torch", "numpy", "scipy", "pyarrow", "ray", "mlflow")
+    return {
+        "cores": str(os.cpu_count()),
+        "CPU": _cpu(),
+        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
+        "system": platform.system(),
+        "Python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
+
+
+def load() -> str:
+    """Load average of the last minute: above the benchmark's own, others were at work too."""
+    return f"{os.getloadavg()[0]:.1f}"
+
+
+def _cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -1,0 +1,44 @@
+"""What a benchmark found: numbers, and the bounds that some of them are held to."""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of a benchmark."""
+
+    what: str
+    value: float
+    unit: str
+    at_most: float | None = None
+    """The bound it is held to; None: a number to know it by."""
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
+        """The measure that `report` printed."""
+        return cls(**fields)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the number keeps its bound, if it has one."""
+        return self.at_most is None or self.value <= self.at_most
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall time of a call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def report(about: str, measure: Callable[..., Sequence[Measure]], tiny: Mapping[str, Any]) -> None:
+    """Measure and print the outcome as JSON; with --tiny at the sizes `tiny`, only to see that everything runs."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tiny", action="store_true", help="small sizes, to see that it runs; no bound need hold")
+    sizes = tiny if parser.parse_args().tiny else {}
+    print(json.dumps({"about": about, "measures": [asdict(found) for found in measure(**sizes)]}, indent=2))

@@ -1,0 +1,157 @@
+"""Staging activations of a CNN beside its bare forward pass, and reading them back beside plain reads of the file.
+
+*Writing*: the same random 32x32 images pass through a CIFAR ResNet18 of half width, bare and staged in turn, several
+times; staged means what `pipeline.steps.activations` does: capture, summaries per unit, float32 rows in Parquet.
+Medians are compared. *Reading*: all rows through `read_rows`, and the file's bytes through plain reads, both first
+with the file dropped from the page cache (the disk's own speed), then from the page cache.
+*Memory*: the peak of this process while it stages and reads a narrow VGG11, and what four times the images add to it.
+"""
+
+import os
+import resource
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.measure import Measure, report, seconds
+from pipeline.host import threads
+from pipeline.rows import MEBIBYTE, RowsWriter, read_rows
+from pipeline.rows_schema import RowsSchema
+from tasks.capture import UnitSummary, as_rows, capture, sites
+from tasks.models import build
+from tasks.models.spec import ModelSpec
+from tasks.trace import trace
+
+BATCH, GRID, THREADS = 256, 2, 2
+PEAK_UNIT = 1024  # bytes in which Linux counts ru_maxrss
+
+
+def measure(num_batches: int = 8, rounds: int = 5, num_flat_batches: int = 48) -> list[Measure]:
+    """Overhead of staging in percent, speed of reading, growth of memory."""
+    with threads(THREADS), tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "activations.parquet"
+        flat = memory(path, num_flat_batches)
+        writing = overhead(path, num_batches, rounds)
+        return [*writing, *reading(path, rounds), *flat]
+
+
+def overhead(path: Path, num_batches: int, rounds: int) -> list[Measure]:
+    """What staging adds to the forward pass."""
+    network = Network("resnet18", 0.5)
+    network.forward(2)
+    network.stage(path, 2)
+    bare, staged, unsummarised = [], [], []
+    for _ in range(rounds):
+        bare.append(seconds(lambda: network.forward(num_batches)))
+        unsummarised.append(seconds(lambda: network.stage(path, num_batches, summarise=False)))
+        staged.append(seconds(lambda: network.stage(path, num_batches)))
+    images = num_batches * BATCH
+    return [
+        Measure("bare forward pass", images / median(bare), "images/s"),
+        Measure("captured, summarised and written", images / median(staged), "images/s"),
+        Measure("values per image", network.schema.row_bytes / 1024, "KiB"),
+        Measure("capturing and writing, over the bare pass", excess(unsummarised, bare), "%", at_most=20),
+        Measure("the same with summaries per unit", excess(staged, bare), "%"),
+    ]
+
+
+def reading(path: Path, rounds: int) -> list[Measure]:
+    """Speed of the reader and of plain reads of the same file, in MiB of the file per second."""
+    size, measures, slower = path.stat().st_size / MEBIBYTE, list[Measure](), list[float]()
+    for place, is_cold in (("disk", True), ("page cache", False)):
+        pairs = [
+            (read_seconds(plain_read, path, is_cold), read_seconds(rows_read, path, is_cold)) for _ in range(rounds)
+        ]
+        plain, rows = (median(times) for times in zip(*pairs, strict=True))
+        measures.append(Measure(f"plain reads from the {place}", size / plain, "MiB/s"))
+        measures.append(Measure(f"rows read from the {place}", size / rows, "MiB/s"))
+        slower.append(rows / plain)
+    return [*measures, Measure("reading rows from the disk, over plain reads from it", slower[0], "x", at_most=1.2)]
+
+
+def memory(path: Path, num_batches: int) -> list[Measure]:
+    """Peak memory, and its growth with four times the images."""
+    network, peaks = Network("vgg11", 0.25), []
+    for count in (num_batches, 4 * num_batches):
+        network.stage(path, count)
+        rows_read(path)
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * PEAK_UNIT / MEBIBYTE)
+    more = 3 * num_batches * BATCH * network.schema.row_bytes / MEBIBYTE
+    return [
+        Measure(f"peak memory, {num_batches * BATCH} images", peaks[0], "MiB"),
+        # Half of one row group: the allocator breathes, but what grew with the rows would add far more.
+        Measure(f"added to the peak by {more:.0f} MiB more values", peaks[1] - peaks[0], "MiB", at_most=16),
+    ]
+
+
+class Network:
+    """A CNN of random weights, fed the same few random images again and again."""
+
+    def __init__(self, name: str, width: float) -> None:
+        spec = ModelSpec(name=name, num_classes=10, in_shape=(3, 32, 32), options={"width": width})
+        self.module: nn.Module = build(spec, 0).eval()
+        generator = torch.Generator().manual_seed(0)
+        self.images = torch.randn(BATCH, 3, 32, 32, generator=generator)
+        self.where = sites(self.module, trace(self.module, self.images[:2]))
+        first = capture(self.module, self.where, self.images[:2], grid=GRID)
+        shapes = {group: tuple(values.shape[1:]) for group, values in first.items()}
+        self.schema = RowsSchema(sites=shapes, dtype="float32", provenance={"member": name})
+
+    def batches(self, count: int) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """Ids and images; they are shifted from batch to batch, for equal rows would compress too well."""
+        for number in range(count):
+            yield number * BATCH + np.arange(BATCH), self.images.roll(number % 32, -1) + number % 7 / 7
+
+    @torch.no_grad()
+    def forward(self, num_batches: int) -> None:
+        """The bare forward pass."""
+        for _, images in self.batches(num_batches):
+            self.module(images)
+
+    def stage(self, path: Path, num_batches: int, summarise: bool = True) -> None:
+        """The forward pass, its activations summarised and written."""
+        summaries = {group: UnitSummary(shape[0]) for group, shape in self.schema.sites.items()}
+        with RowsWriter(path, self.schema) as writer:
+            for ids, images in self.batches(num_batches):
+                taken = capture(self.module, self.where, images, grid=GRID)
+                for group, rows in as_rows(taken).items() if summarise else ():
+                    summaries[group].update(rows)
+                writer.write(
+                    ids, ids % 10, "train", {group: values.flatten(1).numpy() for group, values in taken.items()}
+                )
+
+
+def rows_read(path: Path) -> None:
+    """Every row of the file, as the matching reads them."""
+    for _ in read_rows(path):
+        pass
+
+
+def plain_read(path: Path) -> None:
+    """Every byte of the file."""
+    with path.open("rb", buffering=0) as file:
+        while file.read(MEBIBYTE):
+            pass
+
+
+def read_seconds(read: Callable[[Path], None], path: Path, is_cold: bool) -> float:
+    """Wall time of one way to read the file, from the disk or from the page cache."""
+    if is_cold:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return seconds(lambda: read(path))
+
+
+def excess(longer: list[float], shorter: list[float]) -> float:
+    """By how many percent one median exceeds the other."""
+    return (median(longer) / median(shorter) - 1) * 100
+
+
+if __name__ == "__main__":
+    report(__doc__, measure, tiny={"num_batches": 1, "rounds": 1, "num_flat_batches": 1})
