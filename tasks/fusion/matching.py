@@ -89,10 +89,14 @@ def descend(costs: Costs, alpha: float, *, seed: int, max_sweeps: int, start: Un
     num_matched = {group: round((1 - alpha) * min(counts)) for group, counts in sizes.items()}
     universe = _cheapest_first(costs, start, num_matched) if start else _greedy(costs, sizes, num_matched)
     generator, history = np.random.default_rng(seed), [objective(costs, universe)]
+    settled: set[str] = set()
     for _ in range(max_sweeps):
         before = universe
-        for group in generator.permutation(list(sizes)):
-            universe = _improve(costs, universe, str(group), sizes[group])
+        for group in map(str, generator.permutation(list(sizes))):
+            if group not in settled:
+                improved = _improve(costs, universe, group, sizes[group])
+                settled = _settled(costs, settled, group, improved is not universe)
+                universe = improved
         history.append(objective(costs, universe))
         if universe is before:
             break
@@ -170,6 +174,15 @@ def _improve(costs: Costs, universe: Universe, group: str, sizes: tuple[int, ...
         if not quadratic or objective(costs, candidate) < objective(costs, universe):
             universe = candidate
     return universe
+
+
+def _settled(costs: Costs, settled: set[str], group: str, has_moved: bool) -> set[str]:
+    """The groups that another visit would leave as they are, after a visit of `group`: their costs have not changed."""
+    if not has_moved:
+        return settled | {group}
+    touched = {axis.group for name, _ in costs.axes.parameters_of(group) for axis in costs.axes.of[name] if axis}
+    is_exact = len(costs.states) == 2 and not (costs.weights and costs.weights.ties_itself(group))
+    return (settled - touched) | ({group} if is_exact else set())
 
 
 def _slot_cost(
