@@ -1,7 +1,7 @@
 """Build one step: run its function in a folder of its own, write the record, move the folder to its place.
 
 While a step is being built its traces lie in `{root}/.building/{key}/`: `out` becomes the artifact, `scratch` and
-`curves.jsonl` survive a retry, `lock` lets one builder in at a time.
+`curves.jsonl` survive a retry, `lock` lets one builder in at a time, `started` dates the attempt.
 """
 
 import errno
@@ -31,6 +31,8 @@ from pipeline.artifact import (
 from pipeline.host import device_of, host_facts, threads
 from pipeline.step import Step, canonical
 
+STARTED = "started"  # Its time of change is when the attempt at hand began.
+LIVE_CURVES = "curves.jsonl"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -123,7 +125,8 @@ def _run(step: Step, place: Place, folder: Path) -> Record:
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     scratch.mkdir(exist_ok=True)
-    work = Workspace(out, scratch, place.data_root, device_of(step.resources), folder / "curves.jsonl")
+    (folder / STARTED).touch()
+    work = Workspace(out, scratch, place.data_root, device_of(step.resources), folder / LIVE_CURVES)
     started = time.time()
     metrics = _call(step, place, work)
     _write_curves(work.curves, out / CURVES)

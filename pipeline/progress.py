@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 
 from pipeline.artifact import Record
+from pipeline.build import LIVE_CURVES, STARTED, Place
 from pipeline.console import output
 from pipeline.execute import Event
 from pipeline.plan import time_text
@@ -39,7 +40,7 @@ class Running:
     """One row per step being built, read off the folder it is built in, wherever its worker is."""
 
     def __init__(self, steps: Sequence[Step], root: Path) -> None:
-        self._steps, self._root = steps, root
+        self._steps, self._place = steps, Place(root)
         self._start = time.time()
         self.ended = set[str]()
 
@@ -52,14 +53,14 @@ class Running:
         return table
 
     def _row(self, step: Step) -> tuple[str, str, str] | None:
-        folder = self._root / ".building" / step.key
+        folder = self._place.building(step)
         try:
-            started = (folder / "out").stat().st_ctime
+            started = (folder / STARTED).stat().st_mtime
         except FileNotFoundError:
             return None
         if started < self._start:
             return None  # What an earlier run that was killed left there.
-        return f"running {step.key}", time_text(time.time() - started), _latest(folder / "curves.jsonl")
+        return f"running {step.key}", time_text(time.time() - started), _latest(folder / LIVE_CURVES)
 
 
 def summary(record: Record) -> str:

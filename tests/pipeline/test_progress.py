@@ -1,0 +1,50 @@
+"""What a run shows while it runs."""
+
+from rich.console import Console
+
+from pipeline.build import Place, Workspace
+from pipeline.execute import Local, run
+from pipeline.progress import Running, shown
+from pipeline.step import Step, ancestors
+from tests.pipeline.example import walks
+
+
+def screen(running: Running) -> str:
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(running)
+    return capture.get()
+
+
+def test_a_step_is_on_the_screen_exactly_while_it_is_built(tmp_path):
+    seen = []
+
+    def look(config: object, inputs: object, work: Workspace) -> dict[str, float]:
+        work.log({"train/loss": 0.25}, step=7)
+        seen.append(screen(running))
+        return {}
+
+    step = Step("look", look)
+    running = Running([step], tmp_path)
+    assert step.key not in screen(running)
+    run([step], tmp_path, Local())
+    assert f"running {step.key}" in seen[0]
+    assert "7: train/loss=0.25" in seen[0]
+    assert step.key not in screen(running)
+
+
+def test_what_a_killed_run_left_is_not_shown_as_running(tmp_path):
+    step = walks()
+    folder = Place(tmp_path).building(step)
+    (folder / "out").mkdir(parents=True)
+    (folder / "started").touch()
+    running = Running([step], tmp_path)
+    assert step.key not in screen(running)
+
+
+def test_without_a_terminal_each_step_is_one_line(tmp_path, capsys):
+    step = walks(seeds=(0, 1, 2))
+    with shown(ancestors([step]), tmp_path) as listen:
+        run([step], tmp_path, Local(), listen)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines] == [each.key for each in ancestors([step])]
