@@ -1,0 +1,1 @@
+"""CLIP: zero-shot heads, robust fine-tuning by what a sparse autoencoder sees, and weights in between."""
