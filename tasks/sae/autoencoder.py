@@ -1,0 +1,93 @@
+"""A sparse autoencoder: a dictionary of unit vectors, few of which explain a feature vector.
+
+    pre-activations  p = W_e (z - b) + c        codes  s = sparsity rule of p        reconstruction  W_d s + b
+
+Atoms are stored as the rows of `decoder`. `c` is zero unless trained or read from elsewhere.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from tasks.sae.codes import Codes, codes_of, has_threshold
+from tasks.sae.config import JumpReLU, SAEInfo, SAETrainConfig
+
+EPS = 1e-8  # as in the SAE-FT reference; keeps a zero vector zero
+UNIT_TOLERANCE = 1e-2  # norms of unit vectors stored in bfloat16 differ from 1 by less
+
+
+def unit(features: Tensor) -> Tensor:
+    """The vectors scaled to Euclidean norm 1, (..., width)."""
+    return features / (features.norm(dim=-1, keepdim=True) + EPS)
+
+
+def require_rows(info: SAEInfo, features: Tensor) -> None:
+    """Raise ValueError for vectors of another width, or of norms other than 1 where the autoencoder needs those."""
+    if features.shape[-1] != info.width:
+        raise ValueError(f"this autoencoder reads features of width {info.width}, got shape {tuple(features.shape)}")
+    if not info.normalised or torch.compiler.is_compiling() or features.numel() == 0:
+        return
+    with torch.no_grad():
+        norms = features.float().norm(dim=-1)
+        worst = norms.flatten()[(norms.flatten() - 1).abs().argmax()].item()
+    if not abs(worst - 1) <= UNIT_TOLERANCE:
+        raise ValueError(f"this autoencoder reads features of norm 1, got a norm of {worst:.4g}: apply `unit` first")
+
+
+class SparseAutoencoder(nn.Module):
+    """One autoencoder whose sparsity rule is a value, `info.sparsity`. In training mode it is the same function."""
+
+    def __init__(self, info: SAEInfo) -> None:
+        super().__init__()
+        self.info = info
+        self.encoder = nn.Parameter(torch.zeros(info.num_latents, info.width))
+        """W_e, (num_latents, width)."""
+        self.decoder = nn.Parameter(torch.zeros(info.num_latents, info.width))
+        """Atoms, (num_latents, width)."""
+        self.bias = nn.Parameter(torch.zeros(info.width))
+        """b, (width,)."""
+        self.encoder_bias = nn.Parameter(torch.zeros(info.num_latents))
+        """c, (num_latents,)."""
+        if has_threshold(info.sparsity):
+            self.threshold = nn.Parameter(torch.zeros(info.num_latents))
+            """Pre-activation above which a latent is active, (num_latents,); only with a rule that has one."""
+
+    def pre_activations(self, features: Tensor) -> Tensor:
+        """One number per latent, (..., num_latents); in float32 or better also under autocast.
+
+        Half precision would change which of two close latents is kept.
+        """
+        wide = features.to(torch.promote_types(features.dtype, self.encoder.dtype))
+        with torch.autocast(features.device.type, enabled=False):
+            return linear(wide - self.bias, self.encoder, self.encoder_bias)
+
+    def encode(self, features: Tensor) -> Codes:
+        """The sparse codes of features (..., width). Raises ValueError for features of the wrong width or norm."""
+        require_rows(self.info, features)
+        return codes_of(self.info.sparsity, self.pre_activations(features), getattr(self, "threshold", None))
+
+    def decode(self, codes: Codes | Tensor) -> Tensor:
+        """The reconstruction (..., width) from sparse codes, or from dense ones (..., num_latents)."""
+        explained = codes.decode(self.decoder) if isinstance(codes, Codes) else codes @ self.decoder
+        return explained + self.bias
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The reconstruction of features, (..., width)."""
+        return self.decode(self.encode(features))
+
+
+@torch.no_grad()
+def initial(info: SAEInfo, config: SAETrainConfig, mean: Tensor, seed: int) -> SparseAutoencoder:
+    """The autoencoder before training, its atoms drawn from `seed` alone; `mean` is the mean feature, (width,)."""
+    generator = torch.Generator().manual_seed(seed)
+    sae = SparseAutoencoder(info)
+    sae.decoder.copy_(unit(torch.randn(sae.decoder.shape, generator=generator)))
+    sae.encoder.copy_(sae.decoder)
+    if not config.tied_start:
+        limit = info.width**-0.5
+        sae.encoder.copy_(torch.rand(sae.encoder.shape, generator=generator) * 2 * limit - limit)
+    if config.mean_start:
+        sae.bias.copy_(mean)
+    if isinstance(info.sparsity, JumpReLU):
+        sae.threshold.fill_(info.sparsity.start)
+    return sae

@@ -1,0 +1,177 @@
+"""How good a sparse autoencoder is: what it loses, how sparse and alive it is, whether other seeds find the same atoms.
+
+Sums over examples are kept in float64, so that everything streams over batches and any order gives the same numbers.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn.functional import cosine_similarity, linear
+
+from tasks.sae.autoencoder import SparseAutoencoder, unit
+
+
+def fvu(features: Tensor, reconstruction: Tensor) -> float:
+    """Fraction of the variance left unexplained: squared error over squared distance from the mean."""
+    wide = features.double()
+    error = (wide - reconstruction.double()).square().sum()
+    return (error / (wide - wide.mean(0)).square().sum()).item()
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How an autoencoder does on one set of features."""
+
+    num_examples: int
+    fvu: float
+    """Squared error over squared distance from the mean of this set; above 1, the mean would have done better."""
+    cosine: float
+    """Mean cosine of features and reconstructions."""
+    l0: float
+    """Mean number of active latents."""
+    firing_rates: Tensor
+    """Share of examples in which each latent is active, (num_latents,), float64."""
+    accuracy: float | None
+    """Accuracy of a head on the features; None without a head."""
+    reconstruction_accuracy: float | None
+    """Accuracy of the same head on the reconstructions; None without a head."""
+
+    @property
+    def dead_share(self) -> float:
+        """Share of latents that are never active."""
+        return (self.firing_rates == 0).double().mean().item()
+
+    def firing_histogram(self, num_bins: int = 20, lowest: float = 1e-6) -> tuple[Tensor, Tensor]:
+        """Numbers of latents by firing rate (num_bins,), and the bins' edges (num_bins + 1,), even on a log scale.
+
+        Rates between 0 and `lowest` fall into the first bin; latents that never fire into none.
+        """
+        edges = torch.logspace(torch.tensor(lowest).log10().item(), 0, num_bins + 1, dtype=torch.float64)
+        alive = self.firing_rates[self.firing_rates > 0].cpu().clamp(lowest, 1)
+        bins = (torch.bucketize(alive, edges, right=True) - 1).clamp(0, num_bins - 1)
+        return torch.bincount(bins, minlength=num_bins), edges
+
+
+@dataclass
+class QualityMeter:
+    """Sums from which `Quality` follows; feed it batches, on any device."""
+
+    sae: SparseAutoencoder
+    head: Tensor | None = None
+    """Zero-shot classifier (num_classes, width), applied to unit vectors."""
+    num_examples: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def update(self, features: Tensor, labels: Tensor | None = None) -> None:
+        """Count a batch of features (batch, width), with labels (batch,) if there is a head."""
+        if self.head is not None and labels is None:
+            raise ValueError("accuracy needs labels: give those of the batch, or a meter without a head")
+        codes = self.sae.encode(features)
+        reconstruction, wide = self.sae.decode(codes).double(), features.double()
+        self._add("feature", wide.sum(0))
+        self._add("square", wide.square().sum())
+        self._add("error", (wide - reconstruction).square().sum())
+        self._add("cosine", cosine_similarity(wide, reconstruction, dim=-1).sum())
+        self._add("fired", codes.fired().double())
+        if self.head is not None and labels is not None:
+            for name, vectors in (("hits", wide), ("reconstruction_hits", reconstruction)):
+                predicted = linear(unit(vectors), self.head.to(vectors)).argmax(-1)
+                self._add(name, (predicted == labels.to(predicted.device)).sum())
+        self.num_examples += len(features)
+
+    def result(self) -> Quality:
+        """The quality on all batches so far. Raises ValueError if there were none."""
+        if not self.num_examples:
+            raise ValueError("there are no features to measure an autoencoder on")
+        count, sums = self.num_examples, self.sums
+        variance = sums["square"] - sums["feature"].square().sum() / count
+        accuracies = [sums[name].item() / count if name in sums else None for name in ("hits", "reconstruction_hits")]
+        return Quality(
+            count,
+            fvu=(sums["error"] / variance).item(),
+            cosine=sums["cosine"].item() / count,
+            l0=sums["fired"].sum().item() / count,
+            firing_rates=sums["fired"] / count,
+            accuracy=accuracies[0],
+            reconstruction_accuracy=accuracies[1],
+        )
+
+    def _add(self, name: str, amount: Tensor) -> None:
+        self.sums[name] = self.sums[name] + amount if name in self.sums else amount
+
+
+def quality_by_domain(
+    sae: SparseAutoencoder, batches: Iterable[tuple[Tensor, Tensor, Tensor]], head: Tensor | None = None
+) -> dict[int, Quality]:
+    """The quality on each domain, from batches of features, labels and domain numbers (batch,)."""
+    meters: dict[int, QualityMeter] = {}
+    for features, labels, domains in batches:
+        for domain in domains.unique().tolist():
+            chosen = domains == domain
+            meter = meters.setdefault(domain, QualityMeter(sae, head))
+            meter.update(features[chosen.to(features.device)], labels[chosen.to(labels.device)])
+    return {domain: meters[domain].result() for domain in sorted(meters)}
+
+
+def recovered(true_atoms: Tensor, atoms: Tensor) -> Tensor:
+    """Cosine of each true atom (n, width) with the learnt atom (m, width) nearest to it, (n,)."""
+    return (unit(true_atoms) @ unit(atoms).T).amax(1)
+
+
+def matched_cosines(atoms: Tensor, other: Tensor) -> Tensor:
+    """Cosines of the atoms of two dictionaries, paired one to one for the highest sum, (min of both numbers,).
+
+    Their mean is the stability between two seeds.
+    """
+    cosines = (unit(atoms.double()) @ unit(other.double()).T).cpu()
+    rows, columns = linear_sum_assignment(cosines.numpy(), maximize=True)
+    return cosines[torch.from_numpy(rows), torch.from_numpy(columns)]
+
+
+@dataclass
+class MonosemanticityMeter:
+    """Mean similarity of the images that activate a latent, by activation (Pach et al. 2025, arXiv:2504.02821).
+
+    Of activations a, scaled to [0, 1] over all images, and unit embeddings E of an independent encoder:
+
+        MS = sum_{n != m} a_n a_m cos(E_n, E_m) / sum_{n != m} a_n a_m = (|E'a|^2 - a'a) / ((sum a)^2 - a'a)
+
+    The scale cancels and the smallest activation enters linearly, so that one pass and O(images x width) per latent do.
+    """
+
+    num_examples: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def update(self, activations: Tensor, embeddings: Tensor) -> None:
+        """Count a batch of dense activations (batch, num_latents) and embeddings (batch, any width)."""
+        if len(activations) != len(embeddings):
+            raise ValueError(f"{len(activations)} rows of activations need as many embeddings, got {len(embeddings)}")
+        s, e = activations.double(), unit(embeddings.double())
+        batch = {"se": s.T @ e, "e": e.sum(0), "ee": e.square().sum(), "s": s.sum(0), "ss": s.square().sum(0)}
+        # Embeddings of norm 0 have no direction and must not count as similar to themselves.
+        batch["sse"] = s.square().T @ e.square().sum(1)
+        batch["see"] = s.T @ e.square().sum(1)
+        least = s.amin(0)
+        self.sums["least"] = torch.minimum(self.sums["least"], least) if self.sums else least
+        for name, amount in batch.items():
+            self.sums[name] = self.sums[name] + amount if name in self.sums else amount
+        self.num_examples += len(activations)
+
+    def result(self) -> Tensor:
+        """The score of each latent in [-1, 1], (num_latents,); NaN where fewer than two images activate it."""
+        if not self.num_examples:
+            raise ValueError("there are no activations to score")
+        sums, count = self.sums, self.num_examples
+        least = sums["least"]
+        total = sums["s"] - count * least
+        squares = sums["ss"] - 2 * least * sums["s"] + count * least.square()
+        resultant = sums["se"] - torch.outer(least, sums["e"])
+        own = sums["sse"] - 2 * least * sums["see"] + least.square() * sums["ee"]
+        pairs = total.square() - squares
+        score = (resultant.square().sum(1) - own) / pairs
+        return score.where(pairs > 1e-12 * total.square(), torch.nan)

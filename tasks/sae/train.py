@@ -1,0 +1,219 @@
+"""Train many sparse autoencoders in one pass over the features, resumably.
+
+Batches of epoch e are drawn from (seed, e) alone and are the same for every autoencoder; each ends as it would have
+ended on its own. Autoencoders of one rule and size are trained as one stack of tensors.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+
+from tasks.sae.autoencoder import SparseAutoencoder, initial, require_rows
+from tasks.sae.config import FeatureInfo, JumpReLU, SAESpec, SAETrainConfig, family
+from tasks.sae.stack import Stack, StackLoss
+from tasks.seeding import seeded
+
+Log = Callable[[dict[str, float], int], None]
+State = dict[str, Any]
+SHARE = 1 << 16  # rows whose moments are summed at once
+
+
+def train(
+    features: Tensor,
+    about: FeatureInfo,
+    specs: Sequence[SAESpec],
+    config: SAETrainConfig,
+    *,
+    log: Log,
+    resume: State | None = None,
+    save: Callable[[State], None] | None = None,
+) -> list[SparseAutoencoder]:
+    """The autoencoders of `specs`, trained on features (num_examples, width) on the device where those are.
+
+    `log(metrics, epoch)` is called after each epoch with `{name}/fvu`, `/l0`, `/dead_share` and `/auxk` of every spec,
+    then `save(state)`: a state is tensors and plain values, loadable by torch.load(weights_only=True). With
+    `resume=state` training goes on after the epoch of that state, earlier epochs are logged again, and the result is
+    that of an uninterrupted run. Raises ValueError for features that do not fit `about`, are not finite or all alike,
+    and for a loss that is not finite.
+    """
+    run = _Run.start(features, about, specs, config)
+    if resume is not None:
+        run.restore(resume)
+    for epoch, metrics in enumerate(run.history, start=1):
+        log(metrics, epoch)
+    while run.step < run.num_steps:
+        run.advance()
+        log(run.history[-1], len(run.history))
+        if save is not None:
+            save(copy.deepcopy(run.state()))
+    return run.trained()
+
+
+@torch.no_grad()
+def mean_and_variance(features: Tensor) -> tuple[Tensor, float]:
+    """The mean feature (width,) and the mean squared distance from it."""
+    total = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
+    for share in features.split(SHARE):
+        total += share.double().sum(0)
+    mean = total / len(features)
+    squares = sum((share.double() - mean).square().sum() for share in features.split(SHARE))
+    return mean.to(torch.promote_types(features.dtype, torch.float32)), float(squares) / len(features)
+
+
+@dataclass
+class _Run:
+    """A training run after `step` steps and `len(history)` epochs."""
+
+    features: Tensor
+    variance: float
+    specs: Sequence[SAESpec]
+    config: SAETrainConfig
+    members: list[list[int]]
+    """Positions in `specs` of the autoencoders of each stack."""
+    stacks: list[Stack]
+    optimizers: list[Optimizer]
+    step: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    @classmethod
+    def start(cls, features: Tensor, about: FeatureInfo, specs: Sequence[SAESpec], config: SAETrainConfig) -> "_Run":
+        mean, variance = _checked_moments(features, about, specs)
+        infos = [spec.info(about) for spec in specs]
+        groups: dict[Any, list[int]] = {}
+        for index, info in enumerate(infos):
+            groups.setdefault((info.num_latents, family(info.sparsity)), []).append(index)
+        stacks = []
+        for indices in groups.values():
+            saes = [initial(infos[i], config, mean.cpu(), specs[i].seed) for i in indices]
+            stacks.append(Stack(saes, config).to(mean))
+        optimizers = [_optimizer(stack, config) for stack in stacks]
+        return cls(features, variance, specs, config, list(groups.values()), stacks, optimizers)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.features) // self.config.batch_size)
+
+    @property
+    def num_steps(self) -> int:
+        return self.config.num_steps(self.steps_per_epoch)
+
+    @property
+    def dead_after(self) -> int:
+        """Examples without firing after which a latent counts as dead."""
+        return max(1, round(self.config.dead_after * len(self.features)))
+
+    def state(self) -> State:
+        """All that the next epoch reads."""
+        return {
+            "specs": [spec.model_dump_json() for spec in self.specs],
+            "stacks": [stack.state_dict() for stack in self.stacks],
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "step": self.step,
+            "history": self.history,
+        }
+
+    def restore(self, state: State) -> None:
+        """Take the place of the run that gave `state`."""
+        if state["specs"] != [spec.model_dump_json() for spec in self.specs]:
+            raise ValueError(
+                "the state to resume from is that of other autoencoders: give the specs that it was made with"
+            )
+        for stack, part in zip(self.stacks, state["stacks"], strict=True):
+            stack.load_state_dict(part)
+        for optimizer, part in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(part)
+        self.step, self.history = state["step"], list(state["history"])
+
+    def advance(self) -> None:
+        """One epoch, or what is left of the run."""
+        epoch = len(self.history) + 1
+        parts: list[list[tuple[StackLoss, int]]] = [[] for _ in self.stacks]
+        for batch in self._batches(epoch):
+            for stack, optimizer, losses in zip(self.stacks, self.optimizers, parts, strict=True):
+                losses.append((self._step(stack, optimizer, batch), len(batch)))
+            self.step += 1
+            if self.step == self.num_steps:
+                break
+        metrics: dict[str, float] = {}
+        for stack, indices, losses in zip(self.stacks, self.members, parts, strict=True):
+            metrics |= self._metrics(stack, indices, losses)
+        self.history.append(metrics)
+
+    def trained(self) -> list[SparseAutoencoder]:
+        """The autoencoders in the order of their specs."""
+        by_index = {
+            i: sae
+            for indices, stack in zip(self.members, self.stacks, strict=True)
+            for i, sae in zip(indices, stack.unstacked(), strict=True)
+        }
+        return [by_index[i].eval() for i in range(len(self.specs))]
+
+    def _batches(self, epoch: int) -> Iterator[Tensor]:
+        with seeded(self.config.seed, epoch, torch.device("cpu")) as generator:
+            order = torch.randperm(len(self.features), generator=generator)
+        for indices in order.to(self.features.device).split(self.config.batch_size):
+            batch = self.features.index_select(0, indices)
+            yield batch.to(torch.promote_types(batch.dtype, torch.float32))
+
+    def _step(self, stack: Stack, optimizer: Optimizer, batch: Tensor) -> StackLoss:
+        config = self.config
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate_at(self.step, self.num_steps, stack.infos[0].num_latents)
+        optimizer.zero_grad()
+        loss = stack.loss(batch, self.variance, self.dead_after)
+        loss.total.sum().backward()
+        stack.shape_gradients()
+        optimizer.step()
+        stack.restore_constraints()
+        return StackLoss(loss.total.detach(), loss.fvu, loss.auxk, loss.l0)
+
+    def _metrics(self, stack: Stack, indices: list[int], losses: list[tuple[StackLoss, int]]) -> dict[str, float]:
+        """Means over an epoch, by autoencoder. Raises ValueError for a loss that is not finite."""
+        names = [self.specs[index].name for index in indices]
+        self._require_finite(torch.stack([loss.total for loss, _ in losses]), names)
+        sizes = torch.tensor([size for _, size in losses], dtype=torch.float64)
+        columns = {
+            metric: (sizes / sizes.sum()) @ torch.stack([getattr(loss, metric) for loss, _ in losses]).double().cpu()
+            for metric in ("fvu", "l0", "auxk")
+        }
+        columns["dead_share"] = (stack.silent >= self.dead_after).double().mean(1)
+        return {
+            f"{name}/{metric}": column[place].item()
+            for metric, column in columns.items()
+            for place, name in enumerate(names)
+        }
+
+    def _require_finite(self, totals: Tensor, names: list[str]) -> None:
+        bad = (~totals.isfinite()).nonzero()
+        if len(bad):
+            step, place = bad[0].tolist()
+            raise ValueError(
+                f"the loss of {names[place]} is {totals[step, place].item()} at step "
+                f"{self.step - len(totals) + step + 1}: lower learning_rate or set clip_norm"
+            )
+
+
+def _optimizer(stack: Stack, config: SAETrainConfig) -> Optimizer:
+    # Thresholds feel few examples at a time; dictionary_learning trains them without momentum.
+    betas = (0.0 if isinstance(stack.infos[0].sparsity, JumpReLU) else 0.9, 0.999)
+    learnt = [parameter for parameter in stack.parameters() if parameter.requires_grad]
+    return AdamW(learnt, lr=1e-3, betas=betas, weight_decay=config.weight_decay, fused=True)
+
+
+def _checked_moments(features: Tensor, about: FeatureInfo, specs: Sequence[SAESpec]) -> tuple[Tensor, float]:
+    """Mean and variance of the features. Raises ValueError for features or specs that nothing can be trained on."""
+    names = [spec.name for spec in specs]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"give one or more autoencoders that differ in rule, size or seed, got {names}")
+    if features.ndim != 2 or len(features) == 0:
+        raise ValueError(f"features must be (num_examples, width) and not empty, got shape {tuple(features.shape)}")
+    require_rows(specs[0].info(about), features)
+    mean, variance = mean_and_variance(features)
+    if not variance > 0 or variance == float("inf"):
+        raise ValueError(f"features must be finite and differ from each other, got a variance of {variance}")
+    return mean, variance
