@@ -1,6 +1,7 @@
 """Connect to Ray: an own instance on this machine, or a cluster by its address; quiet, no calls home."""
 
 import os
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from pipeline.step import Step
 OBJECT_STORE_BYTES = 128 * 2**20  # Steps exchange files; only records and configs travel through Ray.
 INSIDE_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Set by `ray job submit`, which has sent the code already.
 PACKAGES = ("pipeline", "tasks")
+PATIENCE = 5  # seconds a cluster may take to answer
 
 
 @contextmanager
@@ -44,12 +46,20 @@ def _connect(address: str) -> None:
         ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
         return
     try:
+        _knock(address)
         ray.init(address, runtime_env=None if INSIDE_A_JOB in os.environ else _code(), **quiet)
-    except (ConnectionError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:
         raise ValueError(
             f"no Ray cluster can be reached at {address} ({error}); "
             "start one, give its token (RAY_AUTH_MODE=token), or leave out --address"
         ) from error
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nobody listens at `host:port`: Ray itself would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
 
 
 def travel_by_value(steps: Sequence[Step]) -> None:

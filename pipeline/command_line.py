@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, get_type_hints
 
 import typer
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from rich.console import Console
 from typer.core import TyperGroup
 
@@ -79,14 +80,16 @@ def sentence(error: ValueError) -> str:
     """One line for a user's mistake; pydantic's report becomes `field: what is allowed, got value`."""
     if not isinstance(error, ValidationError):
         return " ".join(str(error).split())
-    parts = []
-    for problem in error.errors():
-        if "error" in problem.get("ctx", {}):
-            parts.append(str(problem["ctx"]["error"]))
-        else:
-            where, rule = ".".join(map(str, problem["loc"])), problem["msg"].replace("Input should", "must", 1)
-            parts.append(f"{where} {rule}, got {problem['input']!r}")
-    return "; ".join(parts)
+    return "; ".join(map(_clause, error.errors()))
+
+
+def _clause(problem: ErrorDetails) -> str:
+    where = ".".join(map(str, problem["loc"]))
+    if "error" in problem.get("ctx", {}):
+        return str(problem["ctx"]["error"])
+    if problem["type"] == "missing":
+        return f"{where} must be given"
+    return f"{where} {problem['msg'].replace('Input should', 'must', 1)}, got {problem['input']!r}"
 
 
 def fail(error: BaseException) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.artifact import read_records
-from pipeline.execute import Local, run
+from pipeline.execute import Local, Ray, run
 from tests.pipeline.example import walks
 
 REPOSITORY = Path(__file__).parents[2]
@@ -25,9 +25,10 @@ SCRIPTS = Path(sys.executable).parent
 
 @dataclass(frozen=True)
 class Head:
-    """A running Ray head: its dashboard's address and the environment of its clients."""
+    """A running Ray head: the addresses of its dashboard and of the cluster, and the environment of its clients."""
 
     address: str
+    cluster: str
     environment: dict[str, str]
 
 
@@ -57,7 +58,7 @@ def head() -> Iterator[Head]:
         try:
             address = f"http://127.0.0.1:{dashboard}"
             wait_for(address)
-            yield Head(address, environment)
+            yield Head(address, f"127.0.0.1:{gcs}", environment)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=60)
@@ -99,3 +100,16 @@ def test_a_job_without_the_token_is_turned_away(head, tmp_path):
     assert done.returncode != 0
     assert "authentication" in (done.stdout + done.stderr).lower()
     assert not (tmp_path / "job").exists()
+
+
+def test_a_driver_of_its_own_may_use_the_cluster(head, tmp_path):
+    experiment = ["run", "tests/pipeline/example.py:walks", "--root", str(tmp_path), "--address", head.cluster]
+    command = [sys.executable, "-m", "pipeline", *experiment]
+    done = subprocess.run(command, cwd=REPOSITORY, env=head.environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(read_records(tmp_path)) == 3
+
+
+def test_a_cluster_that_does_not_answer_is_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match=r"no Ray cluster can be reached at 127\.0\.0\.1:9 .*leave out --address"):
+        run([walks()], tmp_path, Ray("127.0.0.1:9"))
