@@ -7,6 +7,7 @@ from difflib import get_close_matches
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
     """The error for a `name` of some `kind` ("model", "data set") that is not among the `known` ones."""
     known = sorted(known)
-    near = get_close_matches(name.lower(), known, n=3, cutoff=0.6)
+    spelled = {one.lower(): one for one in known}
+    near = [spelled[one] for one in get_close_matches(name.lower(), spelled, n=3, cutoff=0.6)]
     remedy = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known are {', '.join(known[:20])}."
     return ValueError(f"there is no {kind} {name!r}: {remedy}")

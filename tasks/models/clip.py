@@ -1,0 +1,214 @@
+"""Image and text encoders through open_clip, from files that are on this machine; nothing here uses the network.
+
+The only module that knows open_clip. Shapes: images (batch, channels, height, width), features (batch, width), which
+are not normalised.
+"""
+
+import copy
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import huggingface_hub
+import open_clip
+import torch
+from open_clip.coca_model import CoCa
+from open_clip.factory import load_checkpoint
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
+from open_clip.pretrained import HF_WEIGHTS_NAME, _get_safe_alternatives
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from tasks.models.clip_spec import ClipSpec, Preprocessing
+from tasks.models.image_tower import ImageTower
+from tasks.models.words import WordTokenizer
+from tasks.near_names import unknown_name
+
+Tokenizer = Callable[[list[str]], Tensor]
+
+OPENAI_TEMPLATES: tuple[str, ...] = tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
+"""The 80 prompts of Radford et al. (2021) for ImageNet."""
+IMAGENET_CLASSES: tuple[str, ...] = tuple(IMAGENET_CLASSNAMES)
+"""Their 1000 class names, in the order of ImageNet's labels; two names occur twice."""
+TEXT_BATCH = 256  # captions encoded at once
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Two encoders into one space."""
+
+    model: Any
+    """open_clip's network (an nn.Module, of which type checkers know nothing): both towers and the logit scale."""
+    tokenizer: Tokenizer
+    preprocessing: Preprocessing
+
+    @property
+    def image_tower(self) -> ImageTower:
+        """The image encoder on its own: images to features. It shares its parameters with `model`."""
+        return ImageTower(self.model.visual)
+
+    @property
+    def logit_scale(self) -> float:
+        """What cosines are multiplied by to become logits: 100 for OpenAI's weights."""
+        return float(self.model.logit_scale.detach().double().exp())
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Features (batch, width) of preprocessed images, with gradients unless the caller turns them off."""
+        features: Tensor = self.model.encode_image(images)
+        return features
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Features (texts, width) of captions, without gradients, on the device of the network."""
+        device = self.model.logit_scale.device
+        tokens = self.tokenizer(list(texts)).to(device).split(TEXT_BATCH)
+        return torch.cat([self.model.encode_text(part) for part in tokens])
+
+
+def build_clip(spec: ClipSpec, root: Path | None = None) -> Clip:
+    """The encoders of `spec` in eval mode, on the CPU.
+
+    `root` is the folder of fetched weights; None is where open_clip puts them. Equal specs give equal weights, and the
+    global random state is left as it was. Raises ValueError for unknown names (with near ones), for weights that are
+    not on this machine (with the command that fetches them), and for files that do not fit.
+    """
+    config = _config(spec, root)
+    tokenizer = _tokenizer(spec, config, root)
+    source = spec.checkpoint or (spec.pretrained and _fetched(spec, root))
+    model = _module(config, spec)
+    if source:
+        _fill(model, Path(source), spec)
+    return Clip(model.eval(), tokenizer, spec.preprocessing or _preprocessing(spec, model))
+
+
+def _config(spec: ClipSpec, root: Path | None) -> dict[str, Any]:
+    """The arguments of the network, complete: nothing left that open_clip would fetch."""
+    if isinstance(spec.architecture, str):
+        if spec.architecture not in open_clip.list_models():
+            raise unknown_name("CLIP architecture", spec.architecture, open_clip.list_models())
+        config = copy.deepcopy(open_clip.get_model_config(spec.architecture))
+        if _tag(spec).get("quick_gelu"):
+            config["quick_gelu"] = True
+    else:
+        config = copy.deepcopy(spec.architecture)
+    for part, kind in (("vision_cfg", CLIPVisionCfg), ("text_cfg", CLIPTextCfg)):
+        known = [field.name for field in fields(kind)]
+        for key in config[part]:
+            if key not in known:
+                raise unknown_name(f"setting of {part}", key, known)
+    text = config["text_cfg"]
+    if spec.words:
+        text["vocab_size"] = WordTokenizer(spec.words, 2).vocab_size
+    if text.get("hf_model_name"):
+        folder = _snapshot(text["hf_model_name"], "config.json", spec, root)
+        text |= {"hf_model_name": folder, "hf_model_pretrained": False}
+    config["vision_cfg"]["timm_model_pretrained"] = False
+    return config
+
+
+def _module(config: dict[str, Any], spec: ClipSpec) -> nn.Module:
+    custom = config.pop("custom_text", False) or "hf_model_name" in config["text_cfg"]
+    kind = (CoCa if "multimodal_cfg" in config else CustomTextCLIP) if custom else CLIP
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(spec.seed)
+        try:
+            model: nn.Module = kind(**config)
+        except (TypeError, RuntimeError, AssertionError, ZeroDivisionError) as error:
+            raise ValueError(f"open_clip cannot build {spec.name}: {error}") from error
+    return model
+
+
+def _tag(spec: ClipSpec) -> dict[str, Any]:
+    """What open_clip knows about the weights of `spec`; empty without a tag."""
+    if not spec.pretrained:
+        return {}
+    known: dict[str, Any] = open_clip.pretrained.get_pretrained_cfg(spec.name, spec.pretrained)
+    if not known:
+        tags = open_clip.list_pretrained_tags_by_model(spec.name)
+        if not tags:
+            raise ValueError(f"open_clip has no weights for {spec.name}: give checkpoint, a file, or neither")
+        raise unknown_name(f"pretrained tag of {spec.name}", spec.pretrained, tags)
+    return known
+
+
+def _fetched(spec: ClipSpec, root: Path | None) -> Path:
+    """The file that open_clip's own download left behind."""
+    tag = _tag(spec)
+    repository, _, filename = tag.get("hf_hub", "").rpartition("/")
+    if repository:
+        filename = filename or HF_WEIGHTS_NAME
+        for name in (*_get_safe_alternatives(filename), filename):
+            found = huggingface_hub.try_to_load_from_cache(repository, name, cache_dir=root)
+            if isinstance(found, str):
+                return Path(found)
+    if tag.get("url"):
+        file = (root or Path.home() / ".cache" / "clip") / Path(tag["url"]).name
+        if file.is_file():
+            return file
+    command = f"open_clip.create_model({spec.name!r}, {spec.pretrained!r}{_cache(root)})"
+    raise _absent(f"the weights {spec.pretrained!r} of {spec.name} are", command)
+
+
+def _snapshot(repository: str, file: str, spec: ClipSpec, root: Path | None) -> str:
+    """The folder of a fetched repository that holds `file`."""
+    found = huggingface_hub.try_to_load_from_cache(repository, file, cache_dir=root)
+    if not isinstance(found, str):
+        weights = f", {spec.pretrained!r}" if spec.pretrained else ""
+        fetch = f"open_clip.create_model({spec.name!r}{weights}{_cache(root)})"
+        command = f"{fetch}; open_clip.get_tokenizer({spec.name!r}{_cache(root)})"
+        raise _absent(f"the text tower {repository} of {spec.name} is", command)
+    return str(Path(found).parent)
+
+
+def _cache(root: Path | None) -> str:
+    return f", cache_dir={str(root)!r}" if root else ""
+
+
+def _absent(what: str, command: str) -> ValueError:
+    fetch = shlex.join(["python", "-c", f"import open_clip; {command}"])
+    return ValueError(f"{what} not on this machine; where there is a network, fetch with: {fetch}")
+
+
+def _tokenizer(spec: ClipSpec, config: dict[str, Any], root: Path | None) -> Tokenizer:
+    text = config["text_cfg"]
+    length = text.get("context_length", CLIPTextCfg.context_length)
+    if spec.words:
+        return WordTokenizer(spec.words, length)
+    options = text.get("tokenizer_kwargs") or {}
+    if text.get("hf_tokenizer_name"):
+        folder = _snapshot(text["hf_tokenizer_name"], "tokenizer_config.json", spec, root)
+        hub: Tokenizer = HFTokenizer(folder, length, tokenizer_mode=text.get("tokenizer_mode"), **options)
+        return hub
+    pairs = SimpleTokenizer(context_length=length, **options)
+    if text.get("vocab_size", pairs.vocab_size) < pairs.vocab_size:
+        raise ValueError(
+            f"open_clip's tokenizer has {pairs.vocab_size} tokens, text_cfg.vocab_size is {text['vocab_size']}: "
+            "leave it out, or give the words of the captions"
+        )
+    return pairs
+
+
+def _fill(model: nn.Module, file: Path, spec: ClipSpec) -> None:
+    """Load a file of weights. Raises ValueError if it is absent, damaged, not finite or of another network."""
+    if not file.is_file():
+        raise ValueError(f"there is no checkpoint {file}")
+    try:
+        load_checkpoint(model, str(file), strict=True, weights_only=True)
+    except (RuntimeError, UnpicklingError, OSError, EOFError, KeyError, StopIteration, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{file} does not hold the weights of {spec.name}: {reason}") from error
+    bad = [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
+    if bad:
+        raise ValueError(f"{file} holds NaN or infinity in {bad[0]}")
+
+
+def _preprocessing(spec: ClipSpec, model: nn.Module) -> Preprocessing:
+    size = model.get_submodule("visual").image_size
+    height, width = size if isinstance(size, (tuple, list)) else (size, size)
+    known = {key: value for key, value in _tag(spec).items() if key in Preprocessing.model_fields and key != "size"}
+    return Preprocessing(size=(height, width), **known)

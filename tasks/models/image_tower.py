@@ -1,0 +1,50 @@
+"""The image encoder of a CLIP on its own, with a view of what happens inside it."""
+
+from functools import partial
+
+from torch import Tensor, nn
+
+NUM_QUARTERS = 4  # levels inside the network, beside the one before its first block
+
+
+class ImageTower(nn.Module):
+    """Images (batch, channels, height, width) to features (batch, width), not normalised."""
+
+    def __init__(self, visual: nn.Module) -> None:
+        super().__init__()
+        self.visual = visual
+
+    def forward(self, images: Tensor) -> Tensor:
+        output = self.visual(images)
+        features = output[0] if isinstance(output, tuple) else output  # some towers give their tokens as well
+        assert isinstance(features, Tensor)
+        return features
+
+    def with_levels(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Features and, from the same pass, the tokens (batch, tokens, channels) at five depths (Mukhoti et al. 2024).
+
+        They are taken before the first block and after each quarter of the blocks. Only for transformers of open_clip.
+        """
+        seen: dict[int, Tensor] = {}
+        layers = self._layers()
+        hooks = [layer.register_forward_hook(partial(_keep, seen, depth)) for depth, layer in enumerate(layers)]
+        try:
+            features = self(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return features, tuple(seen[depth] for depth in range(len(layers)))
+
+    def _layers(self) -> list[nn.Module]:
+        try:
+            blocks = list(self.visual.get_submodule("transformer.resblocks").children())
+            first = self.visual.get_submodule("ln_pre")
+        except AttributeError as error:
+            kind = type(self.visual).__name__
+            raise ValueError(f"levels are read inside a vision transformer of open_clip, this is a {kind}") from error
+        depths = sorted({max(1, round(len(blocks) * quarter / NUM_QUARTERS)) for quarter in range(1, NUM_QUARTERS + 1)})
+        return [first, *(blocks[depth - 1] for depth in depths)]
+
+
+def _keep(seen: dict[int, Tensor], depth: int, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
+    seen[depth] = output

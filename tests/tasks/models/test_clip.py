@@ -1,0 +1,160 @@
+"""Encoders come from open_clip as it makes them, from this machine or not at all."""
+
+import json
+
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tasks.models.clip import IMAGENET_CLASSES, OPENAI_TEMPLATES, build_clip
+from tasks.models.clip_spec import ClipSpec, Preprocessing
+from tests.tasks.clip.worlds import ARCHITECTURE, images, spec, tiny_clip
+
+PAIRS = {**ARCHITECTURE, "text_cfg": {**ARCHITECTURE["text_cfg"], "vocab_size": 49408}}
+
+
+@pytest.fixture
+def tiny_name(tmp_path, monkeypatch):
+    """A small architecture that open_clip knows by name, with an "openai" tag whose files lie in `tmp_path`."""
+    (tmp_path / "Tiny-32.json").write_text(json.dumps(PAIRS))
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIG_PATHS", list(open_clip.factory._MODEL_CONFIG_PATHS))
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", dict(open_clip.factory._MODEL_CONFIGS))
+    open_clip.add_model_config(tmp_path / "Tiny-32.json")
+    tag = open_clip.pretrained._pcfg(hf_hub="someone/tiny/", quick_gelu=True, std=(0.5, 0.5, 0.5))
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "Tiny-32", {"openai": tag})
+    return "Tiny-32"
+
+
+def fetch(root, state) -> None:
+    """What the hub's client leaves behind after a download."""
+    snapshot = root / "models--someone--tiny" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    save_file(state, snapshot / "open_clip_model.safetensors")
+    (root / "models--someone--tiny" / "refs").mkdir()
+    (root / "models--someone--tiny" / "refs" / "main").write_text("0" * 40)
+
+
+def test_a_named_architecture_computes_what_open_clip_computes(tiny_name, tmp_path):
+    ours = build_clip(ClipSpec(architecture=tiny_name))
+    theirs = open_clip.create_model(tiny_name)
+    theirs.load_state_dict(ours.model.state_dict())
+    torch.testing.assert_close(ours.encode_image(images()), theirs.eval().encode_image(images()))
+    tokens = open_clip.get_tokenizer(tiny_name)(["a photo of a cat"])
+    torch.testing.assert_close(ours.encode_text(["a photo of a cat"]), theirs.encode_text(tokens).detach())
+
+
+def test_fetched_openai_weights_get_their_quick_gelu_form(tiny_name, tmp_path):
+    source = build_clip(ClipSpec(architecture={**PAIRS, "quick_gelu": True}, seed=3))
+    fetch(tmp_path, source.model.state_dict())
+    loaded = build_clip(ClipSpec(architecture=tiny_name, pretrained="openai"), tmp_path)
+    torch.testing.assert_close(loaded.encode_image(images()), source.encode_image(images()))
+    assert loaded.preprocessing.std == (0.5, 0.5, 0.5) and loaded.preprocessing.size == (16, 16)
+
+
+def test_weights_that_are_not_here_are_named_with_the_command_that_fetches_them(tmp_path):
+    with pytest.raises(ValueError, match="not on this machine") as error:
+        build_clip(ClipSpec(architecture="ViT-B-16", pretrained="openai"), tmp_path)
+    assert "open_clip.create_model" in str(error.value) and str(tmp_path) in str(error.value)
+    assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"architecture": "ViT-B16"}, "did you mean 'ViT-B-16'"),
+        ({"architecture": "ViT-B-16", "pretrained": "opennai"}, "did you mean 'openai'"),
+        ({"architecture": "roberta-ViT-B-32"}, "text tower roberta-base .* not on this machine"),
+        ({"architecture": {**ARCHITECTURE, "vision_cfg": {"layer": 2}}}, "did you mean 'layers'"),
+        ({"architecture": ARCHITECTURE | {"text_cfg": {"vocab_size": 9}}}, "tokenizer has 49408 tokens"),
+        ({"architecture": PAIRS, "checkpoint": "nowhere.safetensors"}, "there is no checkpoint nowhere.safetensors"),
+    ],
+)
+def test_what_cannot_be_built_is_one_sentence(settings, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        build_clip(ClipSpec(**settings), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"architecture": {**ARCHITECTURE, "quick_gellu": True}}, "did you mean 'quick_gelu'"),
+        ({"architecture": {"embed_dim": 8}}, "vision_cfg is missing"),
+        ({"architecture": ARCHITECTURE, "pretrained": "openai"}, "belongs to a named architecture"),
+        ({"architecture": "ViT-B-16", "pretrained": "openai", "checkpoint": "file.pt"}, "not both"),
+    ],
+)
+def test_a_spec_that_is_no_network_is_refused_when_made(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ClipSpec(**settings)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_checkpoints_come_back_as_they_were_saved(tmp_path, suffix):
+    clip, file = tiny_clip(seed=5), tmp_path / f"weights{suffix}"
+    state = clip.model.state_dict()
+    save_file(state, file) if suffix == ".safetensors" else torch.save({"state_dict": state}, file)
+    again = build_clip(spec(checkpoint=str(file)))
+    assert all(torch.equal(tensor, state[name]) for name, tensor in again.model.state_dict().items())
+
+
+@pytest.mark.parametrize("harm", ["cut", "pickle", "other", "nan", "empty"])
+def test_damaged_and_foreign_checkpoints_are_refused(tmp_path, harm):
+    state, file = tiny_clip().model.state_dict(), tmp_path / "weights.pt"
+    if harm == "nan":
+        state["visual.proj"][0, 0] = float("nan")
+    if harm == "other":
+        state["visual.proj"] = state["visual.proj"][:, :3].clone()
+    torch.save(tiny_clip() if harm == "pickle" else {} if harm == "empty" else state, file)
+    if harm == "cut":
+        file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"weights\.pt"):
+        build_clip(spec(checkpoint=str(file)))
+
+
+def test_equal_specs_give_equal_weights_and_leave_the_random_state():
+    before = torch.get_rng_state()
+    one, two, other = tiny_clip(1), tiny_clip(1), tiny_clip(2)
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(one.encode_image(images()), two.encode_image(images()))
+    assert not torch.equal(one.encode_image(images()), other.encode_image(images()))
+
+
+def test_the_image_tower_is_the_image_encoder_and_shows_its_levels():
+    clip = tiny_clip()
+    features, levels = clip.image_tower.with_levels(images())
+    assert torch.equal(features, clip.encode_image(images()))
+    assert [level.shape for level in levels] == [(6, 5, 32)] * 3  # before the first block, after each of two
+
+
+def test_residual_networks_have_no_levels():
+    tower = build_clip(
+        spec(architecture=ARCHITECTURE | {"vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8}})
+    )
+    assert tower.image_tower(torch.randn(2, 3, 64, 64)).shape == (2, 16)
+    with pytest.raises(ValueError, match="vision transformer of open_clip"):
+        tower.image_tower.with_levels(torch.randn(2, 3, 64, 64))
+
+
+def test_preprocessing_can_be_given_and_has_the_size_of_the_encoder():
+    assert tiny_clip().preprocessing.size == (16, 16)
+    own = Preprocessing(size=(16, 16), mean=(0.5,) * 3, std=(0.5,) * 3)
+    assert build_clip(spec(preprocessing=own)).preprocessing == own
+
+
+def test_captions_of_unknown_words_and_too_many_words_are_refused():
+    with pytest.raises(ValueError, match="'cat' is not in the vocabulary"):
+        tiny_clip().encode_text(["a photo of a cat"])
+    with pytest.raises(ValueError, match="6 fit"):
+        tiny_clip().encode_text(["a a a a a a a"])
+
+
+def test_captions_differ_in_words_not_in_case_and_full_stops():
+    clip = tiny_clip()
+    plain, dotted, other = clip.encode_text(["a photo of the digit two", "A photo of the digit two.", "a photo of one"])
+    assert torch.equal(plain, dotted) and not torch.allclose(plain, other)
+
+
+def test_the_prompts_of_radford_et_al_are_80_templates_and_1000_names():
+    assert len(OPENAI_TEMPLATES) == 80 and all(t.count("{}") == 1 for t in OPENAI_TEMPLATES)
+    assert len(IMAGENET_CLASSES) == 1000
