@@ -1,0 +1,139 @@
+"""A classifier from words: the head of CLIP's zero-shot classification, as a layer that can be trained.
+
+Shapes: features (batch, width), logits (batch, classes).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from tasks.near_names import unknown_name
+
+SLOT = "{}"  # where a template takes the class name
+SIMPLE_TEMPLATES = ("a photo of a {}.",)
+TEMPLATE_SETS = ("openai", "simple")
+
+
+class TextEncoder(Protocol):
+    """What is asked of a CLIP to make a head."""
+
+    @property
+    def logit_scale(self) -> float:
+        """What cosines are multiplied by."""
+        ...
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Features (texts, width)."""
+        ...
+
+
+class Head(nn.Linear):
+    """Logits `W h / |h| + b` of features h: their length does not matter, and unit features may be given as well."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(normalize(features, dim=-1))
+
+
+class Classifier(nn.Module):
+    """An image encoder and a head: images (batch, ...) to logits."""
+
+    def __init__(self, encoder: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.encoder(images))
+        return logits
+
+
+def zero_shot_head(clip: TextEncoder, class_names: Sequence[str], templates: str | Sequence[str] = "openai") -> Head:
+    """The head whose row c is the scaled unit mean of the unit embeddings of class c in all templates; its bias is 0.
+
+    `templates` is "openai" (80 prompts), "simple" (one) or a list of sentences with a slot {} for the name. The scale
+    of the logits is folded into the weights (section 2 of the method; Radford et al. 2021). Raises ValueError for
+    empty class names and templates without a slot.
+    """
+    names, sentences = _checked_names(class_names), templates_of(templates)
+    rows = [_unit_mean(clip.encode_text([sentence.replace(SLOT, name) for sentence in sentences])) for name in names]
+    weight = clip.logit_scale * torch.stack(rows)
+    head = Head(weight.shape[1], len(names), device=weight.device, dtype=weight.dtype)
+    with torch.no_grad():
+        head.weight.copy_(weight)
+        head.bias.zero_()
+    return head
+
+
+def _unit_mean(features: Tensor) -> Tensor:
+    return normalize(normalize(features, dim=-1).mean(0), dim=-1)
+
+
+def templates_of(templates: str | Sequence[str]) -> tuple[str, ...]:
+    """The sentences of a set by name, or of a list of one's own, each with a slot {} for the class name."""
+    if isinstance(templates, str):
+        if templates not in TEMPLATE_SETS:
+            raise unknown_name("set of templates", templates, TEMPLATE_SETS)
+        if templates == "simple":
+            return SIMPLE_TEMPLATES
+        from tasks.models.clip import OPENAI_TEMPLATES  # open_clip takes seconds to import; only its prompts need it
+
+        return OPENAI_TEMPLATES
+    if not templates:
+        raise ValueError('there are no templates: give at least one, as "a photo of a {}."')
+    for template in templates:
+        if SLOT not in template:
+            raise ValueError(
+                f'the template {template!r} has no slot {{}} for the class name, as in "a photo of a {{}}."'
+            )
+    return tuple(templates)
+
+
+def _checked_names(names: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(names, str) or not names:
+        raise ValueError(f"class names are a list of at least one name, got {names!r}")
+    for position, name in enumerate(names):
+        if not name.strip():
+            raise ValueError(f"class {position} has an empty name: every class needs one to make its prompt")
+    return tuple(names)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Logits over the classes of a head to logits over those of a test set, each the maximum over some of the former.
+
+    Logits that have the test set's classes already are left as they are, so projecting twice changes nothing, unless
+    both have equally many classes.
+    """
+
+    groups: tuple[tuple[int, ...], ...]
+    """For each class of the test set, the classes of the head that stand for it."""
+    num_classes: int
+    """Classes of the head."""
+
+    def __post_init__(self) -> None:
+        if not self.groups or not all(self.groups):
+            raise ValueError("a projection needs at least one class, and each class at least one column of the head")
+        for column in (column for group in self.groups for column in group):
+            if not 0 <= column < self.num_classes:
+                raise ValueError(f"a projection of {self.num_classes} classes cannot read class {column}")
+
+    @classmethod
+    def subset(cls, columns: Sequence[int], num_classes: int) -> "Projection":
+        """Only some classes, in the given order (ImageNet-A and -R: their 200 of 1000)."""
+        return cls(tuple((column,) for column in columns), num_classes)
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Logits (batch, num_classes) to (batch, len(groups))."""
+        width = logits.shape[1]
+        if width == len(self.groups) and width != self.num_classes:
+            return logits
+        if width != self.num_classes:
+            raise ValueError(f"this projection reads logits of {self.num_classes} classes, got {width}")
+        longest = max(map(len, self.groups))
+        # Groups are filled up with a member of their own, which leaves the maximum as it is.
+        columns = torch.tensor([group + group[:1] * (longest - len(group)) for group in self.groups])
+        return logits[:, columns.to(logits.device)].amax(-1)
