@@ -1,0 +1,24 @@
+"""Features made of few atoms of a known dictionary."""
+
+import torch
+
+from tasks.sae.autoencoder import unit
+from tasks.sae.config import BatchTopK, FeatureInfo, JumpReLU, Matryoshka, SAEInfo, TopK
+
+WIDTH, NUM_ATOMS, ACTIVE = 16, 24, 2
+ABOUT = FeatureInfo(width=WIDTH, backbone="planted")
+RULES = (TopK(k=ACTIVE), BatchTopK(k=ACTIVE), JumpReLU(target_l0=ACTIVE), Matryoshka(k=ACTIVE, prefixes=(0.5, 1.0)))
+
+
+def planted(num_examples=4096, seed=1234):
+    """Unit features (num_examples, WIDTH), and the atoms they are made of (NUM_ATOMS, WIDTH)."""
+    generator = torch.Generator().manual_seed(seed)
+    atoms = unit(torch.randn(NUM_ATOMS, WIDTH, generator=generator))
+    chosen = torch.rand(num_examples, NUM_ATOMS, generator=generator).topk(ACTIVE).indices
+    strengths = 0.5 + torch.rand(num_examples, ACTIVE, 1, generator=generator)
+    return unit((strengths * atoms[chosen]).sum(1)), atoms
+
+
+def info(rule, num_latents=64, **about):
+    """What an autoencoder on planted features is."""
+    return SAEInfo(**ABOUT.model_dump() | about, num_latents=num_latents, sparsity=rule)

@@ -1,0 +1,101 @@
+"""Laws of the measures of an autoencoder."""
+
+import pytest
+import torch
+
+from tasks.sae.autoencoder import unit
+from tasks.sae.config import TopK
+from tasks.sae.metrics import MonosemanticityMeter, QualityMeter, fvu, matched_cosines, quality_by_domain, recovered
+from tests.tasks.sae.planted import NUM_ATOMS, WIDTH, planted
+from tests.tasks.sae.test_codes import autoencoder
+
+
+def test_the_mean_leaves_all_variance_unexplained_and_perfection_none():
+    x = planted(100)[0]
+    assert fvu(x, x.mean(0).expand_as(x)) == pytest.approx(1, abs=1e-6)
+    assert fvu(x, x) == 0
+
+
+@pytest.mark.parametrize("parts", [1, 5])
+def test_streamed_quality_is_that_of_all_features_in_any_order(parts):
+    sae, x = autoencoder(TopK(k=3)), planted(200)[0]
+    head, labels = torch.randn(5, WIDTH, generator=torch.Generator().manual_seed(0)), torch.arange(200) % 5
+    order, meter = torch.randperm(200, generator=torch.Generator().manual_seed(0)), QualityMeter(sae, head)
+    for chosen in order.chunk(parts):
+        meter.update(x[chosen], labels[chosen])
+    quality, codes = meter.result(), sae.encode(x).dense()
+    assert quality.fvu == pytest.approx(fvu(x, sae(x)), rel=1e-9)
+    assert quality.l0 == codes.count_nonzero().item() / 200
+    torch.testing.assert_close(quality.firing_rates, (codes != 0).double().mean(0))
+    assert quality.dead_share == (codes == 0).all(0).double().mean().item()
+    assert quality.accuracy == pytest.approx(((x @ head.T).argmax(1) == labels).double().mean().item())
+    predicted = (sae(x).double() @ head.double().T).argmax(1)
+    assert quality.reconstruction_accuracy == pytest.approx((predicted == labels).double().mean().item())
+
+
+def test_quality_by_domain_is_the_quality_of_each_domain_alone():
+    sae, x = autoencoder(TopK(k=3)), planted(90)[0]
+    domains, labels = torch.arange(90) % 3, torch.zeros(90, dtype=torch.long)
+    found = quality_by_domain(sae, zip(x.split(20), labels.split(20), domains.split(20), strict=True))
+    for domain in range(3):
+        chosen = x[domains == domain]
+        assert found[domain].num_examples == 30
+        assert found[domain].fvu == pytest.approx(fvu(chosen, sae(chosen)), rel=1e-9)
+
+
+def test_the_firing_histogram_counts_every_living_latent_once():
+    meter = QualityMeter(autoencoder(TopK(k=1)))
+    meter.update(planted(50)[0])
+    quality = meter.result()
+    counts, edges = quality.firing_histogram(num_bins=6, lowest=1e-2)
+    assert counts.sum() == (quality.firing_rates > 0).sum() and len(edges) == 7
+    inside = (quality.firing_rates >= edges[3]) & (quality.firing_rates < edges[4])
+    assert counts[3] == inside.sum()
+
+
+def test_a_dictionary_in_another_order_is_perfectly_stable():
+    atoms = planted(1)[1]
+    order = torch.randperm(NUM_ATOMS, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(matched_cosines(atoms, 3 * atoms[order]), torch.ones(NUM_ATOMS, dtype=torch.float64))
+    torch.testing.assert_close(recovered(atoms, atoms[order]), torch.ones(NUM_ATOMS))
+    assert len(matched_cosines(atoms, atoms[:5])) == 5
+    assert matched_cosines(atoms, planted(1, seed=9)[1]).mean() < 0.7
+
+
+def test_monosemanticity_equals_the_double_loop_over_images():
+    generator = torch.Generator().manual_seed(0)
+    activations = torch.randn(30, 6, generator=generator).relu()
+    activations[:, 4] += 0.5  # active everywhere: only the scaling to [0, 1] makes its weakest image count for nothing
+    activations[:, 5] = 0
+    embeddings = torch.randn(30, 8, generator=generator)
+    meter = MonosemanticityMeter()
+    for a, e in zip(activations.split(7), embeddings.split(7), strict=True):
+        meter.update(a, e)
+    score, e = meter.result(), unit(embeddings.double())
+    for latent in range(5):
+        a = activations[:, latent].double()
+        a = (a - a.min()) / (a.max() - a.min())
+        pairs = [(n, m) for n in range(30) for m in range(n)]
+        similar = sum(a[n] * a[m] * (e[n] @ e[m]) for n, m in pairs)
+        assert score[latent].item() == pytest.approx((similar / sum(a[n] * a[m] for n, m in pairs)).item(), rel=1e-9)
+    assert score[5].isnan()
+
+
+def test_a_latent_of_one_image_has_no_score_and_one_of_equal_images_the_best():
+    activations = torch.tensor([[1.0, 1, 0], [0, 1, 1], [0, 0, 1], [0, 0, 0]])
+    embeddings = torch.tensor([[1.0, 0], [2, 0], [0, 1], [0, 1]])
+    meter = MonosemanticityMeter()
+    meter.update(activations, embeddings)
+    torch.testing.assert_close(meter.result(), torch.tensor([torch.nan, 1, 0], dtype=torch.float64), equal_nan=True)
+
+
+def test_meters_refuse_what_they_cannot_measure():
+    x = planted(4)[0]
+    with pytest.raises(ValueError, match="labels"):
+        QualityMeter(autoencoder(TopK(k=1)), head=torch.zeros(3, WIDTH)).update(x)
+    with pytest.raises(ValueError, match="no features"):
+        QualityMeter(autoencoder(TopK(k=1))).result()
+    with pytest.raises(ValueError, match="no activations"):
+        MonosemanticityMeter().result()
+    with pytest.raises(ValueError, match="as many embeddings"):
+        MonosemanticityMeter().update(x, x[:2])

@@ -1,0 +1,246 @@
+"""Laws of training sparse autoencoders."""
+
+import io
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from tasks.sae.autoencoder import initial, unit
+from tasks.sae.config import REFERENCE_RECIPE, BatchTopK, JumpReLU, Matryoshka, SAESpec, SAETrainConfig, TopK
+from tasks.sae.metrics import QualityMeter, matched_cosines, recovered
+from tasks.sae.stack import Stack
+from tasks.sae.train import mean_and_variance, train
+from tests.tasks.sae.planted import ABOUT, RULES, info, planted
+
+SHORT = SAETrainConfig(epochs=3, batch_size=64, dead_after=0.5)
+RELATED = (TopK(k=3), BatchTopK(k=3), JumpReLU(target_l0=3), Matryoshka(k=3, prefixes=(0.5, 1.0)))
+
+
+def quiet(metrics, epoch):
+    pass
+
+
+def specs(rules=RULES, seeds=(1,), expansion=4):
+    return [SAESpec(sparsity=rule, expansion=expansion, seed=seed) for rule in rules for seed in seeds]
+
+
+def stack(rule, config=SHORT, count=1):
+    """Untrained autoencoders as a stack, planted features and their variance."""
+    x = planted(128)[0]
+    mean, variance = mean_and_variance(x)
+    return Stack([initial(info(rule), config, mean, seed=s) for s in range(1, count + 1)], config), x, variance
+
+
+@pytest.fixture(scope="module")
+def recovery():
+    """Autoencoders of every rule and two seeds, trained at once on planted features."""
+    x, atoms = planted()
+    history = []
+    config = SAETrainConfig(epochs=None, steps=400, batch_size=256)
+    saes = train(x, ABOUT, specs(seeds=(1, 2)), config, log=lambda m, epoch: history.append(m))
+    return x, atoms, saes, history
+
+
+def test_a_planted_dictionary_is_recovered_by_every_rule(recovery):
+    x, atoms, saes, history = recovery
+    for spec, sae in zip(specs(seeds=(1, 2)), saes, strict=True):
+        assert recovered(atoms, sae.decoder.detach()).mean() > 0.9, spec.name
+        torch.testing.assert_close(sae.decoder.norm(dim=1), torch.ones(64), rtol=1e-6, atol=1e-6)
+        meter = QualityMeter(sae)
+        meter.update(x)
+        # The last epoch's mean lags the last step, and thresholds stand in for ranks outside training.
+        assert meter.result().fvu == pytest.approx(history[-1][f"{spec.name}/fvu"], rel=0.05)
+        assert meter.result().l0 == pytest.approx(2, rel=0.1)
+
+
+def test_two_seeds_find_much_the_same_atoms(recovery):
+    _, _, saes, _ = recovery
+    random = matched_cosines(unit(torch.randn(64, 16)), unit(torch.randn(64, 16))).mean()
+    assert matched_cosines(saes[0].decoder.detach(), saes[1].decoder.detach()).mean() > random + 0.1
+
+
+def test_our_recipe_leaves_less_error_than_the_reference_recipe():
+    x = planted(2048)[0]
+    found = {}
+    for name, config in (("ours", SAETrainConfig()), ("reference", REFERENCE_RECIPE)):
+        config = config.model_copy(update={"epochs": None, "steps": 150, "batch_size": 256})
+        (sae,) = train(x, ABOUT, [SAESpec(sparsity=TopK(k=2, signed=name == "reference"))], config, log=quiet)
+        meter = QualityMeter(sae)
+        meter.update(x)
+        found[name] = meter.result().fvu
+    assert found["ours"] < found["reference"]
+
+
+@pytest.mark.parametrize(("rule", "other"), list(zip(RULES, RELATED, strict=True)), ids=str)
+def test_an_autoencoder_of_a_sweep_is_the_one_trained_alone(rule, other):
+    x = planted(256)[0].double()
+    sweep = [*specs([rule, other], seeds=(1, 2)), *specs([rule], expansion=2)]
+    together = train(x, ABOUT, sweep, SHORT, log=quiet)
+    for spec, sae in zip(sweep, together, strict=True):
+        (alone,) = train(x, ABOUT, [spec], SHORT, log=quiet)
+        assert alone.info == sae.info == spec.info(ABOUT)
+        for name, parameter in alone.named_parameters():
+            torch.testing.assert_close(sae.get_parameter(name), parameter, rtol=1e-9, atol=1e-9)
+
+
+def test_a_resumed_run_ends_with_the_same_bits():
+    x, saved, whole, again = planted(256)[0], [], [], []
+    log, relog = lambda m, e: whole.append((e, m)), lambda m, e: again.append((e, m))
+    straight = train(x, ABOUT, specs(), SHORT, log=log, save=saved.append)
+    buffer = io.BytesIO()
+    torch.save(saved[0], buffer)
+    state = torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
+    resumed = train(x, ABOUT, specs(), SHORT, log=relog, resume=state)
+    assert whole == again and [epoch for epoch, _ in whole] == [1, 2, 3]
+    for one, two in zip(straight, resumed, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    with pytest.raises(ValueError, match="other autoencoders"):
+        train(x, ABOUT, specs(seeds=(5,)), SHORT, log=quiet, resume=state)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.kind)
+def test_the_order_of_examples_in_a_batch_does_not_matter(rule):
+    losses = []
+    for order in (torch.arange(128), torch.randperm(128, generator=torch.Generator().manual_seed(0))):
+        one, x, variance = stack(rule, count=2)
+        loss = one.loss(x[order], variance, 100)
+        loss.total.sum().backward()
+        losses.append((loss.total.detach(), one.decoder.grad, one.encoder.grad, one.silent))
+    for first, second in zip(*losses, strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_are_those_of_the_formula_written_out():
+    one, x, variance = stack(Matryoshka(k=3, prefixes=(0.25, 1.0)))
+    one, x = one.double(), x.double()
+    w, d, b = (p[0].detach().clone().requires_grad_() for p in (one.encoder, one.decoder, one.bias))
+    one.silent[:, 40:] = 1000
+    one.loss(x, variance, dead_after=500).total.sum().backward()
+    pre = (x - b) @ w.T
+    rank = pre.argsort(1, descending=True).argsort(1)
+    codes = torch.where((rank < 3) & (pre > 0), pre, 0.0)
+    errors = [x - b - codes[:, :n] @ d[:n] for n in (16, 64)]
+    loss = sum(e.pow(2).sum(1).mean() for e in errors) / 2 / variance
+    dead = pre[:, 40:]
+    helped = torch.where((dead.argsort(1, descending=True).argsort(1) < 8) & (dead > 0), dead, 0.0) @ d[40:]
+    rest = errors[-1].detach()
+    loss = loss + (rest - helped).pow(2).sum() / rest.pow(2).sum() / 32
+    for ours, reference in zip((one.encoder, one.decoder, one.bias), torch.autograd.grad(loss, (w, d, b)), strict=True):
+        torch.testing.assert_close(ours.grad[0], reference, rtol=1e-9, atol=1e-12)
+
+
+def test_the_kept_gradient_is_orthogonal_to_the_atoms_and_not_longer_than_allowed():
+    one, x, variance = stack(TopK(k=3), count=2)
+    one.loss(100 * x, variance, 100).total.sum().backward()
+    one.shape_gradients()
+    along = (one.decoder.grad * one.decoder).sum(-1)
+    torch.testing.assert_close(along, torch.zeros_like(along), rtol=0, atol=1e-6)
+    for place in range(2):
+        gradient = torch.cat([p.grad[place].flatten() for p in one.parameters() if p.grad is not None])
+        assert gradient.norm().item() == pytest.approx(1, rel=1e-4)
+
+
+def test_auxk_is_zero_when_nothing_is_dead():
+    one, x, variance = stack(TopK(k=3))
+    assert one.loss(x, variance, dead_after=1000).auxk.item() == 0
+    assert one.loss(x, variance, dead_after=1).auxk.item() > 0  # some latents were silent in that batch
+
+
+def killed(config):
+    """Train 200 steps where only 16 latents live, fewer than the planted atoms: how many live then, and the FVU."""
+    x = planted(1024)[0]
+    mean, variance = mean_and_variance(x)
+    sae = initial(info(TopK(k=2)), config, mean, seed=1)
+    sae.encoder.data[16:] *= 1e-3
+    one = Stack([sae], config)
+    one.silent[:, 16:] = 10**6
+    optimizer = torch.optim.Adam([p for p in one.parameters() if p.requires_grad], lr=3e-3)
+    for step in range(200):
+        optimizer.zero_grad()
+        loss = one.loss(x[(step % 4) * 256 :][:256], variance, dead_after=2048)
+        loss.total.sum().backward()
+        one.shape_gradients()
+        optimizer.step()
+        one.restore_constraints()
+    return (one.silent < 2048).sum().item(), loss.fvu.item()
+
+
+def test_auxk_revives_dead_latents_that_stay_dead_without_it():
+    (alive, fvu), (alive_without, fvu_without) = killed(SAETrainConfig()), killed(SAETrainConfig(auxk_weight=0))
+    assert alive_without == 16
+    assert alive >= 24
+    assert fvu < fvu_without / 2
+
+
+def test_atoms_have_norm_one_after_every_step():
+    found = []
+    train(planted(200)[0], ABOUT, specs(), SHORT, log=quiet, save=found.append)
+    for state in found:
+        for part in state["stacks"]:
+            norms = part["decoder"].norm(dim=-1)
+            torch.testing.assert_close(norms, torch.ones_like(norms), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_steps", [1, 7, 1000])
+def test_the_learning_rate_rises_to_its_peak_and_falls_towards_zero(num_steps):
+    config = SAETrainConfig(learning_rate=1.0)
+    rates = [config.learning_rate_at(step, num_steps, 64) for step in range(num_steps)]
+    assert max(rates) == 1 and min(rates) > 0
+    if num_steps == 1000:
+        assert rates[0] == pytest.approx(1 / 100) and rates[99] == rates[800 - 1] == 1
+        assert rates[-1] == pytest.approx(1 / 201)
+    assert SAETrainConfig(warmup=0, decay=0).learning_rate_at(0, 9, 2048) == pytest.approx(5.7e-4, rel=0.01)
+
+
+def test_reference_start_is_that_of_linear_layers():
+    sae = initial(info(TopK(k=2)), REFERENCE_RECIPE, torch.ones(16), seed=3)
+    assert not sae.bias.any() and sae.encoder.abs().max() <= 0.25
+    assert not torch.allclose(normalize(sae.encoder, dim=1), sae.decoder)
+    ours = initial(info(TopK(k=2)), SAETrainConfig(), torch.ones(16), seed=3)
+    assert torch.equal(ours.encoder, ours.decoder) and (ours.bias == 1).all()
+
+
+def test_half_precision_features_train_as_their_float32_copies():
+    x = planted(256)[0].half()
+    one, two = (train(z, ABOUT, specs()[:1], SHORT, log=quiet)[0] for z in (x, x.float()))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x[:, :8], "width 16"),
+        (lambda x: 10 * x, "norm"),
+        (lambda x: x[:1].expand(64, 16), "differ"),
+        (lambda x: x[:0], "not empty"),
+        (lambda x: x.index_fill(0, torch.tensor([0]), torch.nan), "norm"),
+    ],
+)
+def test_features_that_nothing_can_be_learnt_from_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        train(change(planted(64)[0]), ABOUT, specs(), SHORT, log=quiet)
+
+
+def test_a_loss_that_is_not_finite_names_the_autoencoder_and_the_step():
+    config = SHORT.model_copy(update={"learning_rate": 1e30, "unit_atoms": False})
+    with pytest.raises(ValueError, match=r"topk-2-x4-s1 .* step \d+"):
+        train(planted(256)[0], ABOUT, specs()[:1], config, log=quiet)
+
+
+@pytest.mark.parametrize("twice", [[], specs()[:1] * 2])
+def test_sweeps_of_nothing_or_of_the_same_thing_twice_are_refused(twice):
+    with pytest.raises(ValueError, match="differ"):
+        train(planted(64)[0], ABOUT, twice, SHORT, log=quiet)
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 5}, {"epochs": None}, {"warmup": 0.5, "decay": 0.6}])
+def test_settings_that_contradict_each_other_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"give epochs or steps|at most 1"):
+        SAETrainConfig(**wrong)
+
+
+@pytest.mark.parametrize("prefixes", [(), (0.5,), (0.5, 0.5, 1.0), (0.0, 1.0)])
+def test_prefixes_that_do_not_rise_to_one_are_refused(prefixes):
+    with pytest.raises(ValueError, match="rise"):
+        Matryoshka(k=2, prefixes=prefixes)
