@@ -28,6 +28,8 @@ def connected(address: str | None, steps: Sequence[Step]) -> Iterator[None]:
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's coming default; unset, it warns.
+    # Ray ends a worker that idles for a second, and its successor imports torch anew: half the time of a small run.
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
     ours = not ray.is_initialized()  # A connection of the caller's is used, and stays open.
     try:
         if ours:
