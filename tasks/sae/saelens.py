@@ -17,6 +17,7 @@ from tasks.sae.codes import has_threshold
 from tasks.sae.config import FeatureInfo, JumpReLU, SAEInfo, Sparsity, TopK
 
 OURS = "amalgam"  # our own key in SAELens's free-form metadata
+LAYOUT = "6.0.0"  # without a version SAELens takes the layout for an older one and drops the metadata
 
 
 def to_saelens(sae: SparseAutoencoder) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -35,7 +36,7 @@ def to_saelens(sae: SparseAutoencoder) -> tuple[dict[str, Any], dict[str, Tensor
         "apply_b_dec_to_input": True,
         "normalize_activations": "none",
         "reshape_activations": "none",
-        "metadata": {"model_name": info.backbone, OURS: info.model_dump(mode="json")},
+        "metadata": {"sae_lens_version": LAYOUT, "model_name": info.backbone, OURS: info.model_dump(mode="json")},
     }
     state = {"W_enc": sae.encoder.T, "W_dec": sae.decoder, "b_enc": sae.encoder_bias, "b_dec": sae.bias}
     if has_threshold(rule):
