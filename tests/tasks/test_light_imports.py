@@ -7,7 +7,16 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    "module", ["tasks.data.catalogue", "tasks.data.splits", "tasks.models.spec", "tasks.train_config", "tasks.fusion"]
+    "module",
+    [
+        "tasks.data.catalogue",
+        "tasks.data.splits",
+        "tasks.models.spec",
+        "tasks.models.clip_spec",
+        "tasks.train_config",
+        "tasks.fusion",
+        "tasks.clip.regularisers",
+    ],
 )
 def test_values_are_read_without_torch(module):
     program = f"import sys, {module}; sys.exit('torch' in sys.modules)"
