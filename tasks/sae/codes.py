@@ -57,12 +57,15 @@ class Codes:
         """Active latents of each example, (...)."""
         return self.active.sum(-1)
 
+    def sums(self) -> Tensor:
+        """The activations of each latent summed over the first axis, (..., num_latents)."""
+        totals = self.values.new_zeros(*self.values.shape[1:-1], self.num_latents)
+        by_stack = (entries.movedim(0, -2).flatten(-2) for entries in (self.indices, self.values))
+        return totals.scatter_add(-1, *by_stack)
+
     def fired(self) -> Tensor:
-        """How many examples each latent is active in, summed over the first axis, (..., num_latents)."""
-        ones = replace(self, values=self.active.float()).values
-        counts = ones.new_zeros(*ones.shape[1:-1], self.num_latents)
-        by_example = self.indices.movedim(0, -2).flatten(-2), ones.movedim(0, -2).flatten(-2)
-        return counts.scatter_add(-1, *by_example)
+        """How many examples each latent is active in, counted over the first axis, (..., num_latents)."""
+        return replace(self, values=self.active.to(self.values.dtype)).sums()
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,18 @@
 """Several autoencoders of one shape and rule as one set of tensors: what one training step computes for all of them.
 
 Axes: B examples of a batch, G autoencoders of the stack, M latents, D feature width. All pre-activations of a stack are
-one matrix product, and a rule that ranks latents decodes only those it kept.
+one matrix product; a rule that ranks latents decodes, and has a gradient of, only those it kept.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tasks.sae.autoencoder import SparseAutoencoder, unit
-from tasks.sae.codes import Codes, DenseCodes, jump_relu, largest, largest_of_batch
+from tasks.sae.codes import Codes, DenseCodes, has_threshold, jump_relu, largest, largest_of_batch
 from tasks.sae.config import BatchTopK, JumpReLU, Matryoshka, SAETrainConfig, TopK
 
 
@@ -27,6 +28,51 @@ class StackLoss:
     """Share of the remaining error that dead latents leave unexplained; 0 where none is dead."""
     l0: Tensor
     """Mean number of active latents."""
+
+
+@dataclass(frozen=True)
+class Affine:
+    """Pre-activations, and what they are made of: encoder times features plus offset."""
+
+    x_BD: Tensor
+    encoder_GMD: Tensor
+    offset_GM: Tensor
+    pre_BGM: Tensor
+
+    def largest(self, pre_BGM: Tensor, k: int, signed: bool = False) -> Codes:
+        """The k largest of the given pre-activations, which are these or lower, with a gradient of their own."""
+        kept = largest(pre_BGM.detach(), k, signed=True)
+        values = _AtIndices.apply(self.encoder_GMD, self.offset_GM, self.x_BD, kept.indices, kept.values)
+        return replace(kept, values=values if signed else values.relu())
+
+
+class _AtIndices(torch.autograd.Function):
+    """A few pre-activations as a function of encoder and offset, whose gradient touches only those few.
+
+    The gradient by all pre-activations would be a matrix of mostly zeros, and multiplying it by the features a fifth of
+    a training step.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, encoder_GMD: Tensor, offset_GM: Tensor, x_BD: Tensor, indices_BGK: Tensor, values_BGK: Tensor
+    ) -> Tensor:
+        """The values as they are."""
+        ctx.save_for_backward(x_BD, indices_BGK)
+        ctx.shape = encoder_GMD.shape
+        return values_BGK.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients by encoder and offset: sums over the examples in which a latent was kept."""
+        x_BD, indices_BGK = ctx.saved_tensors
+        codes = Codes(indices_BGK, gradients[0], ctx.shape[1])
+        # A decoder's gradient by its atoms is the same sum, activation times what came back to the reconstruction.
+        with torch.enable_grad():
+            atoms = x_BD.new_zeros(ctx.shape).requires_grad_()
+            decoded = codes.decode(atoms)
+        (by_encoder,) = torch.autograd.grad(decoded, atoms, x_BD[:, None].expand_as(decoded).contiguous())
+        return by_encoder, codes.sums(), None, None, None
 
 
 class Stack(nn.Module):
@@ -63,25 +109,25 @@ class Stack(nn.Module):
         `variance` is the mean squared distance of all features from their mean; a latent that has been silent for
         `dead_after` examples is dead.
         """
-        pre_BGM = self._pre_activations(x_BD)
-        codes, penalty = self._codes(pre_BGM)
+        offset_GM = self.encoder_bias - torch.einsum("gmd,gd->gm", self.encoder, self.bias)
+        ranked = not has_threshold(self.infos[0].sparsity)
+        with torch.set_grad_enabled(not ranked):
+            flat = torch.addmm(offset_GM.flatten(), x_BD, self.encoder.flatten(0, 1).T)
+        affine = Affine(x_BD, self.encoder, offset_GM, flat.unflatten(1, offset_GM.shape))
+        codes, penalty = self._codes(affine)
         reconstructions = [codes.prefix(n).decode(self.decoder) for n in self._prefixes()]
         reconstructions.append(codes.decode(self.decoder))
         errors = [x_BD[:, None] - self.bias - r for r in reconstructions]
         fvus = [e.square().sum((0, 2)) / (len(x_BD) * variance) for e in errors]
-        auxk = self._auxk(pre_BGM, errors[-1].detach(), self.silent >= dead_after)
+        auxk = self._auxk(affine, errors[-1].detach(), self.silent >= dead_after)
         self._remember(codes, len(x_BD))
         total = sum(fvus) / len(fvus) + self.config.auxk_weight * auxk + penalty
         return StackLoss(total, fvus[-1].detach(), auxk.detach(), codes.l0().float().mean(0))
 
-    def _pre_activations(self, x_BD: Tensor) -> Tensor:
-        offset_GM = self.encoder_bias - torch.einsum("gmd,gd->gm", self.encoder, self.bias)
-        flat = torch.addmm(offset_GM.flatten(), x_BD, self.encoder.flatten(0, 1).T)
-        return flat.unflatten(1, offset_GM.shape)
-
-    def _codes(self, pre_BGM: Tensor) -> tuple[Codes | DenseCodes, Tensor]:
+    def _codes(self, affine: "Affine") -> tuple[Codes | DenseCodes, Tensor]:
         """The codes in training, and what the rule adds to the loss, (stack,)."""
-        rules, nothing = [info.sparsity for info in self.infos], pre_BGM.new_zeros(len(self.infos))
+        pre_BGM, rules = affine.pre_BGM, [info.sparsity for info in self.infos]
+        nothing = pre_BGM.new_zeros(len(rules))
         first = rules[0]
         if isinstance(first, JumpReLU):
             codes, l0_BG = jump_relu(pre_BGM, self.get_parameter("threshold"), first.bandwidth)
@@ -92,7 +138,7 @@ class Stack(nn.Module):
             codes, smallest = largest_of_batch(pre_BGM, ks)
             self._follow(smallest, first.memory)
             return codes, nothing
-        kept = largest(pre_BGM, max(ks), isinstance(first, TopK) and first.signed)
+        kept = affine.largest(pre_BGM, max(ks), isinstance(first, TopK) and first.signed)
         if min(ks) < max(ks):
             rank = torch.arange(max(ks), device=pre_BGM.device)
             mask = rank < torch.tensor(ks, device=pre_BGM.device)[:, None]
@@ -104,12 +150,12 @@ class Stack(nn.Module):
         rule, num_latents = self.infos[0].sparsity, self.infos[0].num_latents
         return [max(1, round(p * num_latents)) for p in rule.prefixes[:-1]] if isinstance(rule, Matryoshka) else []
 
-    def _auxk(self, pre_BGM: Tensor, error_BGD: Tensor, dead_GM: Tensor) -> Tensor:
+    def _auxk(self, affine: "Affine", error_BGD: Tensor, dead_GM: Tensor) -> Tensor:
         """How badly dead latents explain the error (Gao et al. 2024, A.2), (stack,); 0 where none is dead."""
         if not self.config.auxk_weight or not dead_GM.any():
-            return pre_BGM.new_zeros(len(self.infos))
+            return error_BGD.new_zeros(len(self.infos))
         k = min(self.config.auxk or max(1, self.infos[0].width // 2), self.infos[0].num_latents)
-        explained = largest(pre_BGM.masked_fill(~dead_GM, -torch.inf), k).decode(self.decoder)
+        explained = affine.largest(affine.pre_BGM.masked_fill(~dead_GM, -torch.inf), k).decode(self.decoder)
         left = (error_BGD - explained).square().sum((0, 2)) / error_BGD.square().sum((0, 2)).clamp_min(1e-12)
         return left * dead_GM.any(1)
 
