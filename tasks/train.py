@@ -12,19 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import Optimizer
 
 from tasks.data.images import Images
-from tasks.data.loading import Indices, num_batches, shuffled_batches
+from tasks.data.loading import Batch, Indices, num_batches, shuffled_batches
 from tasks.data.splits import require_classes
 from tasks.evaluate import predict
+from tasks.optimizers import optimizer
 from tasks.seeding import seeded
 from tasks.train_config import TrainConfig
 
 Log = Callable[[dict[str, float], int], None]
 State = dict[str, Any]
+Objective = Callable[[nn.Module, Batch, int], tuple[Tensor, Tensor]]
+"""The network, a batch and the epoch, from 1, to the batch's logits and a penalty beside their cross-entropy."""
 
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"adam": Adam, "adamw": AdamW, "sgd": SGD}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -50,6 +52,7 @@ def train(
     *,
     log: Log,
     support: Mapping[str, Tensor] | None = None,
+    objective: Objective | None = None,
     resume: State | None = None,
     save: Callable[[State], None] | None = None,
     device: torch.device | str = "cpu",
@@ -59,8 +62,9 @@ def train(
     `log(metrics, epoch)` is called after each epoch, then `save(state)`: a state is tensors and plain values, loadable
     by torch.load(weights_only=True). With `resume=state` training goes on after the epoch of that state, and the
     epochs before it are logged again, so that a record is whole. Entries of a parameter that are False in `support`
-    must be 0 and stay exactly 0. Raises ValueError for an empty or single-class split, and for a loss that is not
-    finite.
+    must be 0 and stay exactly 0. `objective` computes the logits of training batches and a penalty that is added to
+    the loss; without it nothing is added. Raises ValueError for an empty or single-class split, and for a loss that is
+    not finite.
     """
     task = _Task(
         images,
@@ -69,6 +73,7 @@ def train(
         config,
         seed,
         torch.device(device),
+        objective,
     )
     task.check()
     run = _Run.start(copy.deepcopy(module), task, support or {})
@@ -94,6 +99,7 @@ class _Task:
     config: TrainConfig
     seed: int
     device: torch.device
+    objective: Objective | None
 
     def check(self) -> None:
         """Raise ValueError for splits that nothing can be learnt from or judged on."""
@@ -132,9 +138,8 @@ class _Run:
         parameters = dict(module.named_parameters())
         forbidden = [(parameters[name], ~allowed.to(task.device)) for name, allowed in support.items()]
         assert not any(parameter[zeros].any() for parameter, zeros in forbidden), "a structural zero is not 0"
-        optimizer = _optimizer(module, task.config)
         scaler = torch.amp.GradScaler(task.device.type, enabled=task.config.precision == "fp16")
-        return cls(task, module, optimizer, scaler, forbidden, best={})
+        return cls(task, module, optimizer(module, task.config), scaler, forbidden, best={})
 
     def state(self) -> State:
         """All that the next epoch reads."""
@@ -179,11 +184,11 @@ class _Run:
             task.images, task.indices, config.batch_size,
             generator=generator, augment=config.augment, device=task.device,
         )  # fmt: skip
-        for step, (_, images, labels) in enumerate(batches, start=first):
-            logits, loss = self._step(images, labels, config.learning_rate_at(step, task.steps_per_epoch))
-            losses.append(loss * len(labels))
-            hits += (logits.argmax(1) == labels).sum()
-            seen += len(labels)
+        for step, batch in enumerate(batches, start=first):
+            logits, loss = self._step(batch, epoch, config.learning_rate_at(step, task.steps_per_epoch))
+            losses.append(loss * len(batch.labels))
+            hits += (logits.argmax(1) == batch.labels).sum()
+            seen += len(batch.labels)
         _require_finite(torch.stack(losses), epoch)
         return {
             "train/loss": (torch.stack(losses).sum() / seen).item(),
@@ -191,15 +196,14 @@ class _Run:
             "train/learning_rate": self.optimizer.param_groups[0]["lr"],
         }
 
-    def _step(self, images: Tensor, labels: Tensor, learning_rate: float) -> tuple[Tensor, Tensor]:
+    def _step(self, batch: Batch, epoch: int, learning_rate: float) -> tuple[Tensor, Tensor]:
         """One step of the optimiser; gives the logits and the mean loss, detached."""
         config = self.task.config
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.zero_grad()
         with self.task.autocast():
-            logits = self.module(images)
-            loss = cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+            logits, loss = self._loss(batch, epoch)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         for parameter, zeros in self.forbidden:
@@ -211,6 +215,15 @@ class _Run:
         self.scaler.update()
         return logits.detach(), loss.detach()
 
+    def _loss(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
+        """The logits of a batch, and their cross-entropy with whatever the objective adds."""
+        objective, smoothing = self.task.objective, self.task.config.label_smoothing
+        if objective is None:
+            logits = self.module(batch.images)
+            return logits, cross_entropy(logits, batch.labels, label_smoothing=smoothing)
+        logits, penalty = objective(self.module, batch, epoch)
+        return logits, cross_entropy(logits, batch.labels, label_smoothing=smoothing) + penalty
+
     def _validate(self) -> dict[str, float]:
         task = self.task
         with task.autocast():
@@ -220,18 +233,6 @@ class _Run:
             "validation/accuracy": (logits.argmax(1) == labels).double().mean().item(),
             "validation/nll": cross_entropy(logits, labels).item(),
         }
-
-
-def _optimizer(module: nn.Module, config: TrainConfig) -> Optimizer:
-    momentum = {"momentum": config.momentum} if config.optimizer == "sgd" else {}
-    return OPTIMIZERS[config.optimizer](
-        [parameter for parameter in module.parameters() if parameter.requires_grad],
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        # Fused SGD reads momentum it never wrote if the fp16 scaler skips the first step, as it usually does.
-        fused=config.precision != "fp16",
-        **momentum,
-    )
 
 
 def _require_finite(losses: Tensor, epoch: int) -> None:
