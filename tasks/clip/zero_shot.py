@@ -50,6 +50,13 @@ class Classifier(nn.Module):
         logits: Tensor = self.head(self.encoder(images))
         return logits
 
+    def train(self, mode: bool = True) -> "Classifier":
+        """As of any module, but an encoder of which nothing is trained stays in eval mode and keeps its statistics."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.encoder.parameters()):
+            self.encoder.eval()
+        return self
+
 
 def zero_shot_head(clip: TextEncoder, class_names: Sequence[str], templates: str | Sequence[str] = "openai") -> Head:
     """The head whose row c is the scaled unit mean of the unit embeddings of class c in all templates; its bias is 0.

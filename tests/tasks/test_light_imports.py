@@ -15,7 +15,7 @@ import pytest
         "tasks.models.clip_spec",
         "tasks.train_config",
         "tasks.fusion",
-        "tasks.clip.regularisers",
+        "tasks.clip.finetune_config",
     ],
 )
 def test_values_are_read_without_torch(module):

@@ -1,0 +1,151 @@
+"""Fine-tuning is plain training and a penalty: none at strength 0, none in the first step, resumable to the bit."""
+
+import io
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from tasks.clip.drift import Drift, principal_directions
+from tasks.clip.finetune import CachedAnchors, finetune
+from tasks.clip.finetune_config import FinetuneConfig
+from tasks.clip.regularisers import L2, L2SP, LDIFS, PCA, REGULARISERS, NoPenalty, SAEMask, SparseKL, SparseWasserstein
+from tasks.clip.zero_shot import Classifier, zero_shot_head
+from tasks.data.catalogue import DataSpec
+from tasks.data.images import load
+from tasks.data.loading import normalise
+from tasks.data.pixels import InMemory
+from tasks.train import train
+from tasks.train_config import TrainConfig
+from tests.tasks.clip.worlds import CLASSES, SmallTopK, tiny_clip
+
+TRAIN = TrainConfig(epochs=2, batch_size=16, optimizer="adamw", learning_rate=1e-3, weight_decay=0.1, clip_norm=1.0)
+ONE_STEP = TRAIN.model_copy(update={"epochs": 1, "batch_size": 64})
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """The first four digits as colour pictures of 16 x 16."""
+    small = load(DataSpec(name="digits"), "train")
+    keep = small.labels < len(CLASSES)
+    pixels = small.pixels[keep].repeat_interleave(2, 2).repeat_interleave(2, 3).repeat(1, 3, 1, 1)
+    return InMemory(pixels, small.labels[keep], CLASSES)
+
+
+@pytest.fixture
+def classifier():
+    clip = tiny_clip()
+    return Classifier(clip.image_tower, zero_shot_head(clip, CLASSES, ["a photo of the digit {}"]))
+
+
+def run(classifier, digits, train_config=TRAIN, **settings):
+    names = ("regulariser", "strength", "trained")
+    config = FinetuneConfig(train=train_config, **{k: settings.pop(k) for k in names if k in settings})
+    return finetune(classifier, digits, range(64), range(64, 128), config, 0, log=silent, **settings)
+
+
+def silent(metrics, epoch):
+    pass
+
+
+def extras(classifier, digits, regulariser) -> dict:
+    basis = principal_directions(features_of(classifier, digits), 5)
+    return {"sae": {"sae": SmallTopK()}, "basis": {"basis": basis}}.get(next(iter(regulariser.needs), ""), {})
+
+
+@torch.no_grad()
+def features_of(classifier, digits):
+    return classifier.encoder.train()(normalise(digits.pixels))
+
+
+def state_of(trained):
+    return {name: tensor.clone() for name, tensor in trained.module.state_dict().items()}
+
+
+def same(one, other) -> bool:
+    return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_at_strength_zero_it_is_plain_training_to_the_bit(classifier, digits):
+    plain = train(classifier, digits, range(64), range(64, 128), TRAIN, 0, log=silent)
+    assert same(state_of(run(classifier, digits, regulariser=SAEMask(), strength=0.0)), state_of(plain))
+    assert same(state_of(run(classifier, digits)), state_of(plain))
+
+
+@pytest.mark.parametrize("kind", [k for k in REGULARISERS if k not in (NoPenalty, SparseKL, SparseWasserstein)])
+def test_the_first_step_is_that_of_plain_training(classifier, digits, kind):
+    regulariser = kind()
+    more = extras(classifier, digits, regulariser)
+    robust = run(classifier, digits, ONE_STEP, regulariser=regulariser, strength=1000.0, **more)
+    assert same(state_of(robust), state_of(run(classifier, digits, ONE_STEP)))
+
+
+@pytest.mark.parametrize("regulariser", [L2(), SAEMask(), LDIFS(), PCA(), L2SP()])
+def test_a_strong_penalty_keeps_features_where_they_are(classifier, digits, regulariser):
+    more = extras(classifier, digits, regulariser)
+    slow = TRAIN.model_copy(update={"epochs": 6, "learning_rate": 1e-4})
+    before = features_of(classifier, digits)
+    moves = []
+    for strength in (0.0, 1e4):
+        after = run(classifier, digits, slow, regulariser=regulariser, strength=strength, **more).module
+        moves.append(Drift.between(features_of(after, digits), before).change.norm())
+    assert moves[1] < 0.75 * moves[0]  # the mask leaves what active latents do free, and so keeps the least
+
+
+@pytest.mark.parametrize("regulariser", [L2(), SAEMask(), LDIFS()])
+def test_a_run_cut_short_and_resumed_ends_with_the_same_weights(classifier, digits, regulariser):
+    more = extras(classifier, digits, regulariser) | {"regulariser": regulariser, "strength": 10.0}
+    states = []
+    whole = run(classifier, digits, save=states.append, **more)
+    stream = io.BytesIO()
+    torch.save(states[0], stream)
+    stream.seek(0)
+    resumed = run(classifier, digits, resume=torch.load(stream, weights_only=True), **more)
+    assert same(state_of(whole), state_of(resumed))
+
+
+def test_cached_anchors_train_as_live_ones_do(classifier, digits):
+    cached = CachedAnchors(features_of(classifier, digits)[None])
+    runs = [run(classifier, digits, regulariser=L2(), strength=10.0, anchors=anchors) for anchors in (None, cached)]
+    for name, tensor in state_of(runs[0]).items():
+        torch.testing.assert_close(runs[1].module.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_missing_anchors_are_named(classifier, digits):
+    features = features_of(classifier, digits)[None].clone()
+    features[0, 5] = float("nan")
+    with pytest.raises(ValueError, match="no anchor features of image 5 in view 0"):
+        run(classifier, digits, regulariser=L2(), anchors=CachedAnchors(features))
+
+
+def test_a_linear_probe_trains_the_head_alone_and_everything_learns_after_it(classifier, digits):
+    probe = run(classifier, digits, trained="head").module
+    assert same(probe.encoder.state_dict(), classifier.encoder.state_dict())
+    assert not torch.equal(probe.head.weight, classifier.head.weight)
+    after = run(probe, digits).module
+    assert not same(after.encoder.state_dict(), probe.encoder.state_dict())
+
+
+def test_the_classifier_that_is_given_is_left_alone(classifier, digits):
+    before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
+    sae = SmallTopK()
+    run(classifier, digits, regulariser=SAEMask(), strength=70.0, sae=sae)
+    assert same(before, classifier.state_dict())
+    assert all(p.grad is None and p.requires_grad for p in (*classifier.parameters(), *sae.parameters()))
+
+
+def test_half_precision_trains(classifier, digits):
+    half = TRAIN.model_copy(update={"precision": "bf16"})
+    assert run(classifier, digits, half, regulariser=SAEMask(), strength=70.0, sae=SmallTopK()).epochs_trained == 2
+
+
+def test_what_a_regulariser_lacks_is_said(classifier, digits):
+    with pytest.raises(ValueError, match="SAEMask needs sae"):
+        run(classifier, digits, regulariser=SAEMask())
+    with pytest.raises(ValueError, match="LDIFS reads inside the frozen encoder"):
+        run(classifier, digits, regulariser=LDIFS(), anchors=CachedAnchors(features_of(classifier, digits)[None]))
+
+
+def test_a_penalty_on_features_that_cannot_move_is_refused():
+    with pytest.raises(ValidationError, match="features do not move"):
+        FinetuneConfig(trained="head", regulariser=L2())
