@@ -97,8 +97,8 @@ class Stack(nn.Module):
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
     def unstacked(self) -> list[SparseAutoencoder]:
-        """The autoencoders, each with tensors of its own, on the device of the stack."""
-        saes = [SparseAutoencoder(info).to(self.decoder.device) for info in self.infos]
+        """The autoencoders, each with tensors of its own, of the device and number format of the stack."""
+        saes = [SparseAutoencoder(info).to(self.decoder) for info in self.infos]
         for index, sae in enumerate(saes):
             sae.load_state_dict({name: p.detach()[index].clone() for name, p in self.named_parameters()})
         return saes
