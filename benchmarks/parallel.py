@@ -14,7 +14,7 @@ from pipeline.experiments import EXPERIMENTS
 from pipeline.step import Step, ancestors
 
 
-def measure(epochs: int = 1500) -> list[Measure]:
+def measure(epochs: int = 3000) -> list[Measure]:
     """Seconds one after the other and in parallel, and their ratio."""
     members = [step for step in ancestors([graph(epochs)]) if step.name == "member"]
     sequential, parallel = trained(members, Local()), trained(members, Ray())

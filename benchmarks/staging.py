@@ -2,8 +2,8 @@
 
 *Writing*: the same random 32x32 images pass through a CIFAR ResNet18 of half width, bare and staged in turn, several
 times; staged means what `pipeline.steps.activations` does: capture, summaries per unit, float32 rows in Parquet.
-Medians are compared. *Reading*: all rows through `read_rows`, and the file's bytes through plain reads, both first
-with the file dropped from the page cache (the disk's own speed), then from the page cache.
+*Reading*: all rows through `read_rows`, and the file's bytes through plain reads, both first with the file dropped from
+the page cache (the disk's own speed, or that of a cache below it), then from the page cache.
 *Memory*: the peak of this process while it stages and reads a narrow VGG11, and what four times the images add to it.
 """
 
@@ -41,22 +41,21 @@ def measure(num_batches: int = 8, rounds: int = 5, num_flat_batches: int = 48) -
 
 
 def overhead(path: Path, num_batches: int, rounds: int) -> list[Measure]:
-    """What staging adds to the forward pass."""
+    """What staging adds to the forward pass, each round compared with the bare pass just before it."""
     network = Network("resnet18", 0.5)
     network.forward(2)
     network.stage(path, 2)
-    bare, staged, unsummarised = [], [], []
-    for _ in range(rounds):
-        bare.append(seconds(lambda: network.forward(num_batches)))
-        unsummarised.append(seconds(lambda: network.stage(path, num_batches, summarise=False)))
-        staged.append(seconds(lambda: network.stage(path, num_batches)))
+    pairs = [
+        (seconds(lambda: network.forward(num_batches)), seconds(lambda: network.stage(path, num_batches)))
+        for _ in range(rounds)
+    ]
+    bare, staged = (median(times) for times in zip(*pairs, strict=True))
     images = num_batches * BATCH
     return [
-        Measure("bare forward pass", images / median(bare), "images/s"),
-        Measure("captured, summarised and written", images / median(staged), "images/s"),
+        Measure("bare forward pass", images / bare, "images/s"),
+        Measure("captured, summarised and written", images / staged, "images/s"),
         Measure("values per image", network.schema.row_bytes / 1024, "KiB"),
-        Measure("capturing and writing, over the bare pass", excess(unsummarised, bare), "%", at_most=20),
-        Measure("the same with summaries per unit", excess(staged, bare), "%"),
+        Measure("staging over the bare pass", (median(s / b for b, s in pairs) - 1) * 100, "%", at_most=20),
     ]
 
 
@@ -84,8 +83,8 @@ def memory(path: Path, num_batches: int) -> list[Measure]:
     more = 3 * num_batches * BATCH * network.schema.row_bytes / MEBIBYTE
     return [
         Measure(f"peak memory, {num_batches * BATCH} images", peaks[0], "MiB"),
-        # Half of one row group: the allocator breathes, but what grew with the rows would add far more.
-        Measure(f"added to the peak by {more:.0f} MiB more values", peaks[1] - peaks[0], "MiB", at_most=16),
+        # Two row groups, which the writer may hold: the small run need not have met its worst moment.
+        Measure(f"added to the peak by {more:.0f} MiB more values", peaks[1] - peaks[0], "MiB", at_most=64),
     ]
 
 
@@ -113,13 +112,13 @@ class Network:
         for _, images in self.batches(num_batches):
             self.module(images)
 
-    def stage(self, path: Path, num_batches: int, summarise: bool = True) -> None:
+    def stage(self, path: Path, num_batches: int) -> None:
         """The forward pass, its activations summarised and written."""
         summaries = {group: UnitSummary(shape[0]) for group, shape in self.schema.sites.items()}
         with RowsWriter(path, self.schema) as writer:
             for ids, images in self.batches(num_batches):
                 taken = capture(self.module, self.where, images, grid=GRID)
-                for group, rows in as_rows(taken).items() if summarise else ():
+                for group, rows in as_rows(taken).items():
                     summaries[group].update(rows)
                 writer.write(
                     ids, ids % 10, "train", {group: values.flatten(1).numpy() for group, values in taken.items()}
@@ -146,11 +145,6 @@ def read_seconds(read: Callable[[Path], None], path: Path, is_cold: bool) -> flo
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     return seconds(lambda: read(path))
-
-
-def excess(longer: list[float], shorter: list[float]) -> float:
-    """By how many percent one median exceeds the other."""
-    return (median(longer) / median(shorter) - 1) * 100
 
 
 if __name__ == "__main__":
