@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from tasks.fusion import resize
@@ -23,7 +23,8 @@ WRAPPERS = ("state_dict", "model", "model_state_dict")  # Where training scripts
 def save_model(module: nn.Module, spec: ModelSpec, folder: Path) -> None:
     """Write `config.json` and `model.safetensors` into an existing folder."""
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in module.state_dict().items()}
-    save_file(state, folder / "model.safetensors")
+    # Not save_file: it makes files that only their owner may read, and an MLflow server is often another user.
+    (folder / "model.safetensors").write_bytes(save(state))
     (folder / "config.json").write_text(spec.model_dump_json(indent=2) + "\n")
 
 

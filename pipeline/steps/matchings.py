@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from pipeline.step import canonical
 from tasks.fusion import Method
@@ -23,7 +23,7 @@ def save_matchings(methods: Sequence[Method], matchings: Sequence[Matching], fol
         for place, matching in enumerate(matchings)
         for group, table in matching.universe.slots.items()
     }
-    save_file(slots, folder / SLOTS)
+    (folder / SLOTS).write_bytes(save(slots))
     facts = [
         {
             "method": canonical(method),

@@ -172,3 +172,20 @@ def test_a_probe_larger_than_the_data_is_refused_before_anything_runs(tmp_path):
     with pytest.raises(ValueError, match="5000 images, but only 810"):
         run(list(report.parents), tmp_path, Local())
     assert not list(tmp_path.glob("member-*"))
+
+
+def test_networks_with_batch_norm_go_through_the_whole_chain(tmp_path):
+    report = EXPERIMENTS["partial_fusion"](
+        data="digits", model="resnet18", width=0.0625, epochs=1, seeds=1, alphas=(0.5, 1.0), probe_rows=100, cost="both"
+    )
+    outcome = run([report], tmp_path, Local())
+    metrics = {
+        (record.config["method"].get("alpha"), record.config["recalibrated"]): record.metrics
+        for record in outcome.records.values()
+        if record.name == "fused"
+    }
+    ensemble = next(r.metrics for r in outcome.records.values() if r.config.get("kind") == "logit ensemble")
+    assert metrics[1.0, False]["test/nll"] == pytest.approx(ensemble["test/nll"], abs=1e-5)
+    assert metrics[0.5, True]["test/nll"] != metrics[0.5, False]["test/nll"]
+    files = {path.suffix for path in report.path(tmp_path).iterdir()}
+    assert {".png", ".html", ".csv", ".parquet", ".json"} <= files
