@@ -69,7 +69,9 @@ def travel_by_value(steps: Sequence[Step]) -> None:
     parts = [part for step in steps for part in (step.function, step.config) if not isinstance(part, str)]
     for module in {sys.modules[_home(part)] for part in parts}:
         has_source = getattr(module, "__file__", None) is not None
-        if has_source and PathFinder.find_spec(module.__name__.partition(".")[0]) is None:
+        package = module.__name__.partition(".")[0]
+        # Ours are installed wherever a worker runs; by value their classes would be others than those it imports.
+        if has_source and package not in PACKAGES and PathFinder.find_spec(package) is None:
             ray.cloudpickle.register_pickle_by_value(module)
 
 
