@@ -1,12 +1,15 @@
 """The whole chain of a partial-fusion experiment, built for real on the digits: what its records must say."""
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from pipeline.artifact import Record, read_curves, read_record
+from pipeline.artifact import Record, read_curves, read_record, read_records
 from pipeline.checkpoint import load_model
 from pipeline.execute import Local, Ray, run
 from pipeline.experiments import EXPERIMENTS
@@ -189,3 +192,17 @@ def test_networks_with_batch_norm_go_through_the_whole_chain(tmp_path):
     assert metrics[0.5, True]["test/nll"] != metrics[0.5, False]["test/nll"]
     files = {path.suffix for path in report.path(tmp_path).iterdir()}
     assert {".png", ".html", ".csv", ".parquet", ".json"} <= files
+
+
+def test_the_installed_command_on_ray_keeps_the_structural_zeros(tmp_path):
+    """Run from elsewhere, where the package is found by its installation alone, as users do."""
+    flags = "--members 2 --seeds 1 --epochs 1 --widths 20,10 --alphas 0.5 --probe-rows 100 --finetune-share 0.2"
+    command = [str(Path(sys.executable).with_name("amalgam")), "run", "digits_partial_fusion", *flags.split()]
+    subprocess.run([*command, "--root", str(tmp_path / "runs")], cwd=tmp_path, check=True, capture_output=True)
+    partial = [
+        record.metrics["cost/nonzero_parameters"]
+        for record in read_records(tmp_path / "runs")
+        if record.name in ("fused", "finetuned")
+        and record.config.get("network", record.config).get("method", {}).get("alpha") == 0.5
+    ]
+    assert len(partial) == 4 and len(set(partial)) == 1
