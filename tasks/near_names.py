@@ -9,5 +9,6 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
     known = sorted(known)
     spelled = {one.lower(): one for one in known}
     near = [spelled[one] for one in get_close_matches(name.lower(), spelled, n=3, cutoff=0.6)]
-    remedy = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known are {', '.join(known[:20])}."
+    listed = ", ".join(known[:20]) or "none"
+    remedy = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known are {listed}."
     return ValueError(f"there is no {kind} {name!r}: {remedy}")

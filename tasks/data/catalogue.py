@@ -1,18 +1,24 @@
 """The data sets by name: what each holds, and where its files must lie under the data root.
 
 Nothing here is ever downloaded. Add a data set of torchvision's by a line in `KNOWN`; any other one it has is
-`torchvision:Name`, arrays of one's own are `npz:PATH`, and folders of pictures are `imagefolder:PATH`.
+`torchvision:Name`, and what is one's own is `KIND:PATH`, of a kind in `KINDS`.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tasks.near_names import unknown_name
 
 FOLDER_IMAGE_SIZE = 224  # pixels; what nearly every network trained on pictures of many sizes is fed
+Interpolation = Literal["bilinear", "bicubic"]
 NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
+NPZ = (
+    f"a numpy .npz file with the arrays {', '.join(NPZ_KEYS)}, "
+    "or a folder of train.npz and test.npz (or val.npz) with the arrays images, labels"
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,33 @@ KNOWN = {
     "cifar100": Known(100, (3, 32, 32), "CIFAR100", tuple(f"cifar-100-python/{f}" for f in ("train", "test", "meta"))),
     "svhn": Known(10, (3, 32, 32), "SVHN", ("train_32x32.mat", "test_32x32.mat")),
 }
-PREFIXES = ("torchvision", "npz", "imagefolder")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A layout of files that a data set of one's own may have."""
+
+    layout: str
+    """What must lie at its path, for messages."""
+    needs: tuple[str, ...] = ()
+    """Files and folders without which it is not there."""
+    parts: tuple[str, ...] | None = None
+    """Parts it may be read in; None where it has train and test alone, empty where they are named by its folders."""
+    has_classes: bool = False
+    """Whether some of its classes can be read alone."""
+
+
+WILDS_PARTS = ("train", "id_val", "id_test", "val", "test")
+KINDS = {
+    "npz": Kind(NPZ),
+    "imagefolder": Kind("train/CLASS/picture.jpg and test/CLASS/picture.jpg (or val in place of test)"),
+    "classes": Kind("CLASS/picture.jpg; train and test are the same", has_classes=True),
+    "domains": Kind("DOMAIN/CLASS/picture.jpg; domains are groups, train and test are the same", parts=()),
+    "iwildcam": Kind("WILDS iWildCam 2.0", ("metadata.csv", "categories.csv", "train"), WILDS_PARTS),
+    "fmow": Kind("WILDS FMoW 1.1", ("rgb_metadata.csv", "country_code_mapping.csv", "images"), WILDS_PARTS),
+}
+"""What may stand before a path, in the name of a data set."""
+PREFIXES = ("torchvision", *KINDS)
 
 
 class DataSpec(BaseModel):
@@ -53,22 +85,44 @@ class DataSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    """A name in `KNOWN`, "torchvision:Name", "npz:PATH" or "imagefolder:PATH" (paths are relative to the data root)."""
+    """A name in `KNOWN`, "torchvision:Name", or "KIND:PATH" with a kind in `KINDS` (paths are under the data root)."""
     image_size: int | None = Field(default=None, gt=0)
     """Side in pixels of the squares all images are resized to; None keeps the set's own size (224 for pictures)."""
     mean: float | tuple[float, ...] = 0.5
     """Subtracted from pixels in [0, 1]; one number, or one for each channel."""
     std: float | tuple[float, ...] = 0.5
     """What the difference to the mean is divided by; one number, or one for each channel."""
+    interpolation: Interpolation = "bilinear"
+    """How pixels are resampled."""
+    border: int = Field(default=0, ge=0)
+    """Pixels cut off every side of a picture before it is resized (ObjectNet's red frame is 2 wide)."""
+    part: str | None = None
+    """Which part of a set that has more than train and test: a domain, or one of `WILDS_PARTS`; None takes all domains,
+    or the part called like the split."""
+    classes: tuple[str, ...] = ()
+    """Folders of classes that are read, in the order of their labels; empty reads all, in order of name."""
+    skip_damaged: bool = False
+    """Leave out pictures that cannot be decoded, and count them; every one is decoded beforehand to know."""
 
     @model_validator(mode="after")
     def _name_is_known(self) -> "DataSpec":
         kind, _, rest = self.name.partition(":")
         if self.name not in KNOWN and not (kind in PREFIXES and rest):
             raise unknown_name("data set", self.name, (*KNOWN, *(f"{prefix}:..." for prefix in PREFIXES)))
+        self._settings_have_an_effect()
         if 0 in (self.std if isinstance(self.std, tuple) else (self.std,)):
             raise ValueError(f"std must not be 0, got {self.std}")
         return self
+
+    def _settings_have_an_effect(self) -> None:
+        kind = KINDS.get(self.name.partition(":")[0], Kind(""))
+        if self.part is not None and (kind.parts is None or (kind.parts and self.part not in kind.parts)):
+            known = f"has {', '.join(kind.parts)}" if kind.parts else "is read as train and test"
+            raise ValueError(f"data set {self.name!r} has no part {self.part!r}: it {known}")
+        if self.classes and not kind.has_classes:
+            raise ValueError(f"classes of data set {self.name!r} cannot be read alone: leave classes out")
+        if (self.border or self.skip_damaged) and (self.name in KNOWN or self.name.startswith("npz:")):
+            raise ValueError(f"data set {self.name!r} is no files of pictures: leave out border and skip_damaged")
 
     @property
     def num_classes(self) -> int:
@@ -88,7 +142,7 @@ class DataSpec(BaseModel):
 
 
 def path_of(spec: DataSpec, root: Path | None) -> Path:
-    """The file or folder that a "npz:PATH" or "imagefolder:PATH" names."""
+    """The file or folder that a "KIND:PATH" names."""
     return (root or Path()) / Path(spec.name.partition(":")[2]).expanduser()
 
 
@@ -106,14 +160,19 @@ def check(spec: DataSpec, root: Path | None) -> None:
     kind = spec.name.partition(":")[0]
     if kind == "imagefolder":
         _check_folders(path_of(spec, root))
-    elif kind == "npz":
-        if not path_of(spec, root).is_file():
-            raise ValueError(
-                f"data set {spec.name!r} is not there: {path_of(spec, root)} must be a numpy .npz file "
-                f"with the arrays {', '.join(NPZ_KEYS)}"
-            )
+    elif kind in KINDS:
+        _check_kind(spec, path_of(spec, root), KINDS[kind])
     elif spec.name != "digits":
         _check_torchvision(spec, root)
+
+
+def _check_kind(spec: DataSpec, path: Path, kind: Kind) -> None:
+    if not (path.exists() if spec.name.startswith("npz:") else path.is_dir()):
+        raise ValueError(f"data set {spec.name!r} is not there: {path} must be {kind.layout}")
+    folders = [spec.part] if spec.part and kind.parts == () else list(spec.classes)
+    missing = [name for name in (*kind.needs, *folders) if not (path / name).exists()]
+    if missing:
+        raise ValueError(f"data set {spec.name!r} is not whole: {path / missing[0]} is missing; it is {kind.layout}")
 
 
 def _check_torchvision(spec: DataSpec, root: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""Labelled images by name: digits, torchvision's sets, arrays and folders of one's own, read and never downloaded.
+"""Labelled images by name: digits, torchvision's sets, arrays and pictures of one's own, read and never downloaded.
 
 Shapes: (b, c, h, w) = batch, channels, height, width.
 """
@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from tasks.data.catalogue import (
-    FOLDER_IMAGE_SIZE,
     KNOWN,
-    NPZ_KEYS,
+    NPZ,
     DataSpec,
     check,
     held_out_folder,
     how_to_fetch,
     path_of,
 )
-from tasks.data.pixels import Decoded, InMemory, Scale, digest
+from tasks.data.pixels import Decoded, Enlarged, InMemory, Scale, digest, resized
+from tasks.data.shifts import READERS, prepared, read_listing
 from tasks.data.splits import hold_out, require_classes
 from tasks.near_names import unknown_name
 
@@ -71,8 +71,8 @@ def load(spec: DataSpec, split: PartName, root: Path | None = None) -> Images:
     """
     check(spec, root)
     kind = spec.name.partition(":")[0]
-    readers = {"digits": _digits, "npz": _npz, "imagefolder": _image_folder}
-    images = readers.get(kind, _torchvision)(spec, split, root)
+    readers = {"digits": _digits, "npz": _npz, "imagefolder": _image_folder} | dict.fromkeys(READERS, read_listing)
+    images: Images = readers.get(kind, _torchvision)(spec, split, root)
     _check_labels(images, f"the {split} split of {spec.name!r}")
     for name, value in (("mean", spec.mean), ("std", spec.std)):
         if isinstance(value, tuple) and len(value) != images.shape[0]:
@@ -104,14 +104,23 @@ def _digits(spec: DataSpec, split: PartName, root: Path | None) -> Images:
 def _npz(spec: DataSpec, split: PartName, root: Path | None) -> Images:
     path = path_of(spec, root)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            pixels, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"].astype(np.int64)
-            num_classes = int(arrays["train_labels"].astype(np.int64).max(initial=-1)) + 1
+        pixels, labels = (_npz_array(path, split, what) for what in ("images", "labels"))
+        labels = labels.astype(np.int64)
+        num_classes = int(_npz_array(path, "train", "labels").astype(np.int64).max(initial=-1)) + 1
     except Exception as error:  # a damaged archive shows itself in many ways: zipfile, zlib, numpy, KeyError
-        raise ValueError(f"{path} must be a numpy .npz file with the arrays {', '.join(NPZ_KEYS)}: {error}") from error
+        raise ValueError(f"{path} must be {NPZ}: {error}") from error
     if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4):
         raise ValueError(f"{path} must hold uint8 images (n, h, w) or (n, h, w, 3), got {pixels.dtype} {pixels.shape}")
     return _in_memory(spec, pixels, labels, tuple(map(str, range(num_classes))))
+
+
+def _npz_array(path: Path, split: PartName, what: str) -> np.ndarray:
+    """The images or labels of a part, from the one file or from the part's own."""
+    names = {"train": ("train.npz",), "test": ("test.npz", "val.npz")}[split]
+    own = next((path / name for name in names if (path / name).is_file()), path / names[0])
+    with np.load(own if path.is_dir() else path, allow_pickle=False) as arrays:
+        array: np.ndarray = arrays[what if path.is_dir() else f"{split}_{what}"]
+        return array
 
 
 def _image_folder(spec: DataSpec, split: PartName, root: Path | None) -> Images:
@@ -128,16 +137,29 @@ def _image_folder(spec: DataSpec, split: PartName, root: Path | None) -> Images:
         raise ValueError(
             f"{parts[split]} must hold the classes of {parts['train']}, {expected}, got {pictures.classes}"
         )
-    return _decoded(spec, pictures)
+    return _decoded(spec, pictures, np.arange(len(pictures)))
 
 
 def _torchvision(spec: DataSpec, split: PartName, root: Path | None) -> Images:
-    """A set of torchvision's, in memory where torchvision keeps it so."""
+    """A set of torchvision's, in memory where torchvision keeps it so; of one without splits, a fixed half each."""
     dataset = _open_torchvision(spec, split, root)
     data = getattr(dataset, "data", None)
     if isinstance(data, np.ndarray | Tensor) and data.ndim in (3, 4):
+        _require_pictures(spec)
         return _in_memory(spec, np.asarray(data), np.asarray(_labels(dataset)), _class_names(dataset))
-    return _decoded(spec, dataset)
+    if _is_split(type(dataset)):
+        return _decoded(spec, dataset, np.arange(len(dataset)))
+    halves = hold_out(np.asarray(_labels(dataset)), 0.5, seed=0)
+    return _decoded(spec, dataset, halves[0] if split == "train" else halves[1])
+
+
+def _require_pictures(spec: DataSpec) -> None:
+    if spec.border or spec.skip_damaged:
+        raise ValueError(f"data set {spec.name!r} is no files of pictures: leave out border and skip_damaged")
+
+
+def _is_split(kind: Any) -> bool:
+    return not {"train", "split"}.isdisjoint(inspect.signature(kind).parameters)
 
 
 def _open_torchvision(spec: DataSpec, split: PartName, root: Path | None) -> Any:
@@ -149,11 +171,11 @@ def _open_torchvision(spec: DataSpec, split: PartName, root: Path | None) -> Any
         raise unknown_name("torchvision data set", name, datasets.__all__)
     make = getattr(datasets, name)
     parameters = inspect.signature(make).parameters
-    attempts: list[dict[str, Any]] = [{"train": split == "train"}] if "train" in parameters else []
+    attempts: list[dict[str, Any]] = [{"train": split == "train"} if "train" in parameters else {}]
     if "split" in parameters:
-        attempts = [{"split": part} for part in (["train"] if split == "train" else ["test", "val"])]
+        attempts = [{"split": part} for part in (["train", "trainval"] if split == "train" else ["test", "val"])]
     assert root is not None, "check() has refused this"
-    reason: Exception = ValueError(f"torchvision.datasets.{name} has no train and test split")
+    reason: Exception | None = None
     for arguments in attempts:
         try:
             return make(str(root), **arguments)
@@ -164,37 +186,46 @@ def _open_torchvision(spec: DataSpec, split: PartName, root: Path | None) -> Any
 
 def _labels(dataset: Any) -> Sequence[int]:
     """The labels of a torchvision data set, which keeps them under one of several names, else in its items."""
-    for name in ("targets", "labels", "_labels"):
+    for name in ("targets", "labels", "_labels", "y"):
         if hasattr(dataset, name):
             labels: Sequence[int] = getattr(dataset, name)
             return labels
+    if hasattr(dataset, "_samples"):
+        return [label for _, label in dataset._samples]
     return [dataset[index][1] for index in range(len(dataset))]
 
 
 def _class_names(dataset: Any) -> tuple[str, ...]:
-    names = getattr(dataset, "classes", None) or range(int(max(_labels(dataset))) + 1)
+    names = (
+        getattr(dataset, "classes", None)
+        or getattr(dataset, "categories", None)
+        or range(int(max(_labels(dataset))) + 1)
+    )
     return tuple(name[0] if isinstance(name, tuple) else str(name) for name in names)
 
 
-def _in_memory(spec: DataSpec, pixels: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> InMemory:
-    """Pixels (n, h, w), (n, h, w, 3) or (n, 3, h, w), resized."""
+def _in_memory(spec: DataSpec, pixels: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> Images:
+    """Pixels (n, h, w), (n, h, w, 3) or (n, 3, h, w), resized: at once if that makes them fewer."""
     tensor = torch.from_numpy(np.ascontiguousarray(pixels))
     if tensor.dim() == 3:
         tensor = tensor.unsqueeze(1)
     elif tensor.shape[1] != 3:
         tensor = tensor.movedim(-1, 1).contiguous()
-    if spec.image_size and len(tensor):
-        size = (spec.image_size, spec.image_size)
-        tensor = torch.nn.functional.interpolate(tensor, size, mode="bilinear", antialias=True)
-    return InMemory(tensor, torch.from_numpy(labels.astype(np.int64)), class_names, spec.mean, spec.std)
+    size = spec.image_size
+    shrinks = size is not None and size * size <= tensor.shape[2] * tensor.shape[3]
+    if size is not None and shrinks and len(tensor):
+        tensor = resized(tensor, size, spec.interpolation)
+    images = InMemory(tensor, torch.from_numpy(labels.astype(np.int64)), class_names, spec.mean, spec.std)
+    return images if size is None or shrinks else Enlarged(images, size, spec.interpolation)
 
 
-def _decoded(spec: DataSpec, dataset: Any) -> Decoded:
-    labels = torch.tensor([int(label) for label in _labels(dataset)])
-    names = _class_names(dataset)
-    root = Path(dataset.root)
-    files = [Path(path) for path, _ in getattr(dataset, "samples", [])]
+def _decoded(spec: DataSpec, dataset: Any, places: np.ndarray) -> Decoded:
+    """Pictures of torchvision's, at some places."""
+    labels, names = np.asarray(_labels(dataset), np.int64)[places], _class_names(dataset)
+    root, samples = Path(dataset.root), getattr(dataset, "samples", [])
+    files = [Path(samples[place][0]) for place in places] if samples else []
     listing = [(path.relative_to(root).as_posix(), path.stat().st_size) for path in files]
-    fingerprint = digest(repr((names, listing)).encode(), labels.numpy().tobytes())
-    size = spec.image_size or FOLDER_IMAGE_SIZE
-    return Decoded(lambda index: dataset[index][0], labels, names, size, fingerprint, spec.mean, spec.std)
+    content = digest(repr((names, listing)).encode(), labels.tobytes(), places.tobytes())
+    return prepared(
+        spec, lambda index: dataset[places[index]][0], labels.tolist(), names, content, names=tuple(map(str, files))
+    )

@@ -12,14 +12,16 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from tasks.data.images import Images
 from tasks.data.pixels import Decoded, Scale
+from tasks.data.views import View, margin_of, shifted
+from tasks.distributed import ALONE, World
 
-Augmentation = Literal["none", "crop_flip"]
+Augmentation = Literal["crop_flip"] | View
+"""Pictures shifted and mirrored at random, or one of the views that can be made again."""
 Indices = Tensor | np.ndarray | Sequence[int]
-CROP_PADDING = 8  # a picture is shifted by up to 1/8 of its side: 4 pixels of 32, as is usual for CIFAR
+PLAIN = View()
 
 
 class Batch(NamedTuple):
@@ -44,8 +46,18 @@ def batches(
     images: Images, indices: Indices, batch_size: int, *, device: torch.device | str = "cpu"
 ) -> Iterator[Batch]:
     """The images at `indices`, in that order, unaugmented; the last batch may be smaller."""
+    return view_batches(images, indices, batch_size, view=PLAIN, device=device)
+
+
+def view_batches(
+    images: Images, indices: Indices, batch_size: int, *, view: View, device: torch.device | str = "cpu"
+) -> Iterator[Batch]:
+    """The images at `indices`, in that order, as they are seen in the epochs of `view`; the last batch may be smaller.
+
+    `TrainConfig.view_number` says which view an epoch sees.
+    """
     for ids, pixels in _read(images, torch.as_tensor(indices, dtype=torch.long).split(batch_size)):
-        yield _batch(images, ids, torch.device(device), pixels)
+        yield _batch(images, ids, torch.device(device), view(ids, pixels))
 
 
 def shuffled_batches(
@@ -54,19 +66,34 @@ def shuffled_batches(
     batch_size: int,
     *,
     generator: torch.Generator,
-    augment: Augmentation = "none",
+    augment: Augmentation = PLAIN,
     device: torch.device | str = "cpu",
+    world: World = ALONE,
 ) -> Iterator[Batch]:
-    """One epoch: every index once, in an order drawn from `generator`, which also draws the augmentation.
+    """One epoch: every index once, in an order drawn from `generator`, which also draws "crop_flip".
 
-    A last batch of a single image is left out: batch norm has no variance over one example.
+    A last batch of a single image is left out: batch norm has no variance over one example. Of every batch only the
+    part of this process in the `world` is read.
     """
     order = torch.as_tensor(indices, dtype=torch.long)
     order = order[torch.randperm(len(order), generator=generator)]
-    for ids, pixels in _read(images, order.split(batch_size)[: num_batches(len(order), batch_size)]):
-        if augment == "crop_flip":
-            pixels = crop_flip(pixels, generator)
-        yield _batch(images, ids, torch.device(device), pixels)
+    whole = order.split(batch_size)[: num_batches(len(order), batch_size)]
+    parts = [ids[world.part(len(ids))] for ids in whole]
+    for every, (ids, pixels) in zip(whole, _read(images, parts), strict=True):
+        if isinstance(augment, View):
+            shown = augment(ids, pixels)
+        else:
+            shown = crop_flip(pixels, generator, len(every), world.part(len(every)))
+        yield _batch(images, ids, torch.device(device), shown)
+
+
+def read_batch(
+    images: Images, ids: Tensor, augment: Augmentation, generator: torch.Generator, device: torch.device | str
+) -> Batch:
+    """The images at positions `ids`, augmented; `generator` draws "crop_flip"."""
+    pixels = images.batch(ids)
+    shown = augment(ids, pixels) if isinstance(augment, View) else crop_flip(pixels, generator)
+    return _batch(images, ids, torch.device(device), shown)
 
 
 def num_batches(num_images: int, batch_size: int) -> int:
@@ -74,14 +101,17 @@ def num_batches(num_images: int, batch_size: int) -> int:
     return max(1, (num_images + batch_size - 2) // batch_size) if batch_size > 1 else num_images
 
 
-def crop_flip(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Each picture shifted by its own few pixels, black filling the gap, and mirrored or not."""
-    count, _, height, width = pixels.shape
-    margin = max(1, height // CROP_PADDING)
-    windows = pad(pixels, (margin,) * 4).unfold(2, height, 1).unfold(3, width, 1)
-    down, right = torch.randint(2 * margin + 1, (2, count), generator=generator)
-    cropped = windows[torch.arange(count), :, down, right]
-    mirrored = torch.rand(count, generator=generator) < 0.5
+def crop_flip(
+    pixels: Tensor, generator: torch.Generator, count: int | None = None, part: slice = slice(None)
+) -> Tensor:
+    """Each picture shifted by its own few pixels, black filling the gap, and mirrored or not.
+
+    They may be a part of `count` pictures for all of which `generator` draws.
+    """
+    count = count or len(pixels)
+    down, right = torch.randint(2 * margin_of(pixels) + 1, (2, count), generator=generator)[:, part]
+    cropped = shifted(pixels, down, right)
+    mirrored = torch.rand(count, generator=generator)[part] < 0.5
     return torch.where(mirrored[:, None, None, None], cropped.flip(3), cropped)
 
 

@@ -1,0 +1,26 @@
+"""Open a source: what `tasks.data.sources` describes becomes labelled images."""
+
+from pathlib import Path
+
+from tasks.data.corruptions import CorruptedImages
+from tasks.data.images import Images, load
+from tasks.data.pairs import open_pairs
+from tasks.data.photos import open_photos
+from tasks.data.sources import AnySource, Corrupted, MixedStyles, Stored, StyledPairs, StyledPhotos
+from tasks.data.studio import Studio, draw, draw_mixed
+
+
+def open_source(source: AnySource, root: Path | None = None) -> Images:
+    """The images of a source; nothing is downloaded. Raises ValueError as `tasks.data.images.load` does."""
+    if isinstance(source, Corrupted):
+        return CorruptedImages(open_source(source.source, root), source.corruption, source.severity, source.seed)
+    if isinstance(source, Stored):
+        return load(source.data, source.split, root)
+    if isinstance(source, MixedStyles):
+        return draw_mixed(open_studio(source.pictures, root), source)
+    return draw(open_studio(source, root), source)
+
+
+def open_studio(source: StyledPairs | StyledPhotos, root: Path | None = None) -> Studio:
+    """What draws the pictures of a source, as many as are asked for; `num_images` and `style` play no part."""
+    return open_pairs(source, root) if isinstance(source, StyledPairs) else open_photos(source, root)
