@@ -20,7 +20,6 @@ from open_clip.factory import load_checkpoint
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
 from open_clip.pretrained import HF_WEIGHTS_NAME, _get_safe_alternatives
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
-from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -31,10 +30,6 @@ from tasks.near_names import unknown_name
 
 Tokenizer = Callable[[list[str]], Tensor]
 
-OPENAI_TEMPLATES: tuple[str, ...] = tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
-"""The 80 prompts of Radford et al. (2021) for ImageNet."""
-IMAGENET_CLASSES: tuple[str, ...] = tuple(IMAGENET_CLASSNAMES)
-"""Their 1000 class names, in the order of ImageNet's labels; two names occur twice."""
 TEXT_BATCH = 256  # captions encoded at once
 
 
@@ -70,8 +65,8 @@ class Clip:
         return torch.cat([self.model.encode_text(part) for part in tokens])
 
 
-def build_clip(spec: ClipSpec, root: Path | None = None) -> Clip:
-    """The encoders of `spec` in eval mode, on the CPU.
+def build_clip(spec: ClipSpec, root: Path | None = None, *, filled: bool = True) -> Clip:
+    """The encoders of `spec` in eval mode, on the CPU; not `filled`, they keep random weights, for others to come.
 
     `root` is the folder of fetched weights; None is where open_clip puts them. Equal specs give equal weights, and the
     global random state is left as it was. Raises ValueError for unknown names (with near ones), for weights that are
@@ -79,11 +74,28 @@ def build_clip(spec: ClipSpec, root: Path | None = None) -> Clip:
     """
     config = _config(spec, root)
     tokenizer = _tokenizer(spec, config, root)
-    source = spec.checkpoint or (spec.pretrained and _fetched(spec, root))
+    source = (spec.checkpoint or (spec.pretrained and _fetched(spec, root))) if filled else None
     model = _module(config, spec)
     if source:
         _fill(model, Path(source), spec)
     return Clip(model.eval(), tokenizer, spec.preprocessing or _preprocessing(spec, model))
+
+
+def require_weights(spec: ClipSpec, root: Path | None = None) -> None:
+    """Raise ValueError, as `build_clip` does, for names or files that are not there, without building anything.
+
+    Also for pictures prepared otherwise than those that the weights of a tag were trained on.
+    """
+    _tokenizer(spec, _config(spec, root), root)
+    for name, own in _trained_with(spec).items():
+        if spec.preprocessing and getattr(spec.preprocessing, name) != own:
+            raise ValueError(
+                f"the weights {spec.pretrained!r} of {spec.name} were trained on pictures with {name} {own}, not "
+                f"{getattr(spec.preprocessing, name)}: prepare pictures so, or choose other weights"
+            )
+    source = spec.checkpoint or (spec.pretrained and _fetched(spec, root))
+    if source and not Path(source).is_file():
+        raise ValueError(f"there is no checkpoint {source}")
 
 
 def _config(spec: ClipSpec, root: Path | None) -> dict[str, Any]:
@@ -101,6 +113,7 @@ def _config(spec: ClipSpec, root: Path | None) -> dict[str, Any]:
         for key in config[part]:
             if key not in known:
                 raise unknown_name(f"setting of {part}", key, known)
+    _require_size(spec, config["vision_cfg"].get("image_size", CLIPVisionCfg.image_size))
     text = config["text_cfg"]
     if spec.words:
         text["vocab_size"] = WordTokenizer(spec.words, 2).vocab_size
@@ -109,6 +122,16 @@ def _config(spec: ClipSpec, root: Path | None) -> dict[str, Any]:
         text |= {"hf_model_name": folder, "hf_model_pretrained": False}
     config["vision_cfg"]["timm_model_pretrained"] = False
     return config
+
+
+def _require_size(spec: ClipSpec, image_size: Any) -> None:
+    """Raise ValueError if pictures are made of another size than the encoder reads."""
+    reads = _height_and_width(image_size)
+    if spec.preprocessing and spec.preprocessing.size != reads:
+        raise ValueError(
+            f"{spec.name} reads pictures of {reads[0]} x {reads[1]} pixels, "
+            f"got an image size of {' x '.join(map(str, spec.preprocessing.size))}"
+        )
 
 
 def _module(config: dict[str, Any], spec: ClipSpec) -> nn.Module:
@@ -208,7 +231,16 @@ def _fill(model: nn.Module, file: Path, spec: ClipSpec) -> None:
 
 
 def _preprocessing(spec: ClipSpec, model: nn.Module) -> Preprocessing:
-    size = model.get_submodule("visual").image_size
+    size = _height_and_width(model.get_submodule("visual").image_size)
+    return Preprocessing(size=size, **_trained_with(spec))
+
+
+def _trained_with(spec: ClipSpec) -> dict[str, Any]:
+    """What open_clip knows of how pictures were prepared for the weights of a tag, but for their size."""
+    return {key: value for key, value in _tag(spec).items() if key in Preprocessing.model_fields and key != "size"}
+
+
+def _height_and_width(size: Any) -> tuple[int, int]:
+    """An image size as open_clip has it, one number or two."""
     height, width = size if isinstance(size, (tuple, list)) else (size, size)
-    known = {key: value for key, value in _tag(spec).items() if key in Preprocessing.model_fields and key != "size"}
-    return Preprocessing(size=(height, width), **known)
+    return height, width

@@ -24,13 +24,15 @@ class WordTokenizer:
 
     def __call__(self, captions: Sequence[str]) -> Tensor:
         """Tokens of the captions, (captions, context_length). Raises ValueError for unknown words and long captions."""
-        tokens = torch.full((len(captions), self.context_length), PADDING)
-        for row, caption in zip(tokens, captions, strict=True):
-            ids = [START, *map(self._token, caption.lower().replace(".", " ").replace(",", " ").split()), self._end]
-            if len(ids) > self.context_length:
-                raise ValueError(f"{caption!r} has {len(ids) - 2} words, {self.context_length - 2} fit: shorten it")
-            row[: len(ids)] = torch.tensor(ids)
-        return tokens
+        tokens = [self._padded(caption) for caption in captions]
+        return torch.tensor(tokens, dtype=torch.int64).view(len(captions), self.context_length)
+
+    def _padded(self, caption: str) -> list[int]:
+        words = caption.lower().replace(".", " ").replace(",", " ").split()
+        if len(words) + 2 > self.context_length:
+            raise ValueError(f"{caption!r} has {len(words)} words, {self.context_length - 2} fit: shorten it")
+        ids = [START, *map(self._token, words), self._end]
+        return ids + [PADDING] * (self.context_length - len(ids))
 
     def _token(self, word: str) -> int:
         if word not in self._tokens:

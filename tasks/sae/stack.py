@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tasks.sae.autoencoder import SparseAutoencoder, unit
+from tasks.sae.autoencoder import EPS, SparseAutoencoder
 from tasks.sae.codes import Codes, DenseCodes, has_threshold, jump_relu, largest, largest_of_batch
 from tasks.sae.config import BatchTopK, JumpReLU, Matryoshka, SAETrainConfig, TopK
 
@@ -32,9 +32,13 @@ class StackLoss:
 
 @dataclass(frozen=True)
 class Affine:
-    """Pre-activations, and what they are made of: encoder times features plus offset."""
+    """Pre-activations, W (x - b) + c, and what their gradient is made of.
 
-    x_BD: Tensor
+    They are computed as W x + offset, so that a stack shares x; the offset c - W b then has no gradient by W where that
+    of centred features x - b is taken.
+    """
+
+    centred_BGD: Tensor
     encoder_GMD: Tensor
     offset_GM: Tensor
     pre_BGM: Tensor
@@ -42,7 +46,7 @@ class Affine:
     def largest(self, pre_BGM: Tensor, k: int, signed: bool = False) -> Codes:
         """The k largest of the given pre-activations, which are these or lower, with a gradient of their own."""
         kept = largest(pre_BGM.detach(), k, signed=True)
-        values = _AtIndices.apply(self.encoder_GMD, self.offset_GM, self.x_BD, kept.indices, kept.values)
+        values = _AtIndices.apply(self.encoder_GMD, self.offset_GM, self.centred_BGD, kept.indices, kept.values)
         return replace(kept, values=values if signed else values.relu())
 
 
@@ -55,23 +59,23 @@ class _AtIndices(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, encoder_GMD: Tensor, offset_GM: Tensor, x_BD: Tensor, indices_BGK: Tensor, values_BGK: Tensor
+        ctx: Any, encoder_GMD: Tensor, offset_GM: Tensor, centred_BGD: Tensor, indices_BGK: Tensor, values_BGK: Tensor
     ) -> Tensor:
         """The values as they are."""
-        ctx.save_for_backward(x_BD, indices_BGK)
+        ctx.save_for_backward(centred_BGD, indices_BGK)
         ctx.shape = encoder_GMD.shape
         return values_BGK.clone()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients by encoder and offset: sums over the examples in which a latent was kept."""
-        x_BD, indices_BGK = ctx.saved_tensors
+        centred_BGD, indices_BGK = ctx.saved_tensors
         codes = Codes(indices_BGK, gradients[0], ctx.shape[1])
         # A decoder's gradient by its atoms is the same sum, activation times what came back to the reconstruction.
         with torch.enable_grad():
-            atoms = x_BD.new_zeros(ctx.shape).requires_grad_()
+            atoms = centred_BGD.new_zeros(ctx.shape).requires_grad_()
             decoded = codes.decode(atoms)
-        (by_encoder,) = torch.autograd.grad(decoded, atoms, x_BD[:, None].expand_as(decoded).contiguous())
+        (by_encoder,) = torch.autograd.grad(decoded, atoms, centred_BGD)
         return by_encoder, codes.sums(), None, None, None
 
 
@@ -109,15 +113,17 @@ class Stack(nn.Module):
         `variance` is the mean squared distance of all features from their mean; a latent that has been silent for
         `dead_after` examples is dead.
         """
-        offset_GM = self.encoder_bias - torch.einsum("gmd,gd->gm", self.encoder, self.bias)
         ranked = not has_threshold(self.infos[0].sparsity)
+        encoder_GMD = self.encoder.detach() if ranked else self.encoder
+        offset_GM = self.encoder_bias - torch.einsum("gmd,gd->gm", encoder_GMD, self.bias)
         with torch.set_grad_enabled(not ranked):
-            flat = torch.addmm(offset_GM.flatten(), x_BD, self.encoder.flatten(0, 1).T)
-        affine = Affine(x_BD, self.encoder, offset_GM, flat.unflatten(1, offset_GM.shape))
+            flat = torch.addmm(offset_GM.flatten(), x_BD, encoder_GMD.flatten(0, 1).T)
+        centred_BGD = x_BD[:, None] - self.bias
+        affine = Affine(centred_BGD.detach(), self.encoder, offset_GM, flat.unflatten(1, offset_GM.shape))
         codes, penalty = self._codes(affine)
         reconstructions = [codes.prefix(n).decode(self.decoder) for n in self._prefixes()]
         reconstructions.append(codes.decode(self.decoder))
-        errors = [x_BD[:, None] - self.bias - r for r in reconstructions]
+        errors = [centred_BGD - r for r in reconstructions]
         fvus = [e.square().sum((0, 2)) / (len(x_BD) * variance) for e in errors]
         auxk = self._auxk(affine, errors[-1].detach(), self.silent >= dead_after)
         self._remember(codes, len(x_BD))
@@ -180,7 +186,7 @@ class Stack(nn.Module):
         if self.config.unit_atoms:
             gradient = self.decoder.grad
             assert gradient is not None, "no gradient to project"
-            gradient -= (gradient * self.decoder).sum(-1, keepdim=True) * self.decoder
+            gradient.addcmul_((gradient * self.decoder).sum(-1, keepdim=True), self.decoder, value=-1)
         if self.config.clip_norm is None:
             return
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
@@ -193,6 +199,6 @@ class Stack(nn.Module):
     def restore_constraints(self) -> None:
         """Put atoms back to norm 1 and thresholds back above 0 after a step of the optimiser."""
         if self.config.unit_atoms:
-            self.decoder.copy_(unit(self.decoder))
+            self.decoder.div_(self.decoder.norm(dim=-1, keepdim=True) + EPS)  # `unit`, in place
         if isinstance(self.infos[0].sparsity, JumpReLU):
             self.get_parameter("threshold").clamp_(min=0)

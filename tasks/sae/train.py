@@ -13,14 +13,16 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
+from tasks.diverged import Diverged
 from tasks.sae.autoencoder import SparseAutoencoder, initial, require_rows
-from tasks.sae.config import FeatureInfo, JumpReLU, SAESpec, SAETrainConfig, family
+from tasks.sae.config import FeatureInfo, JumpReLU, SAEInfo, SAESpec, SAETrainConfig, family
 from tasks.sae.stack import Stack, StackLoss
 from tasks.seeding import seeded
 
 Log = Callable[[dict[str, float], int], None]
 State = dict[str, Any]
 SHARE = 1 << 16  # rows whose moments are summed at once
+CACHED = 1 << 22  # pre-activations of a batch that a CPU's stack may have: beyond its caches, stacking costs time
 
 
 def train(
@@ -84,15 +86,13 @@ class _Run:
     def start(cls, features: Tensor, about: FeatureInfo, specs: Sequence[SAESpec], config: SAETrainConfig) -> "_Run":
         mean, variance = _checked_moments(features, about, specs)
         infos = [spec.info(about) for spec in specs]
-        groups: dict[Any, list[int]] = {}
-        for index, info in enumerate(infos):
-            groups.setdefault((info.num_latents, family(info.sparsity)), []).append(index)
+        members = _stacked(infos, config.batch_size, features.device)
         stacks = []
-        for indices in groups.values():
+        for indices in members:
             saes = [initial(infos[i], config, mean.cpu(), specs[i].seed) for i in indices]
             stacks.append(Stack(saes, config).to(mean))
         optimizers = [_optimizer(stack, config) for stack in stacks]
-        return cls(features, variance, specs, config, list(groups.values()), stacks, optimizers)
+        return cls(features, variance, specs, config, members, stacks, optimizers)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -119,9 +119,11 @@ class _Run:
 
     def restore(self, state: State) -> None:
         """Take the place of the run that gave `state`."""
-        if state["specs"] != [spec.model_dump_json() for spec in self.specs]:
+        ours = [spec.model_dump_json() for spec in self.specs], len(self.stacks)
+        if (state["specs"], len(state["stacks"])) != ours:
             raise ValueError(
-                "the state to resume from is that of other autoencoders: give the specs that it was made with"
+                "the state to resume from is that of other autoencoders, or of another kind of device: "
+                "give the specs and the device that it was made with"
             )
         for stack, part in zip(self.stacks, state["stacks"], strict=True):
             stack.load_state_dict(part)
@@ -192,10 +194,22 @@ class _Run:
         bad = (~totals.isfinite()).nonzero()
         if len(bad):
             step, place = bad[0].tolist()
-            raise ValueError(
+            raise Diverged(
                 f"the loss of {names[place]} is {totals[step, place].item()} at step "
                 f"{self.step - len(totals) + step + 1}: lower learning_rate or set clip_norm"
             )
+
+
+def _stacked(infos: Sequence[SAEInfo], batch_size: int, device: torch.device) -> list[list[int]]:
+    """Which autoencoders are one stack: those of one size and rule, on a CPU no more at once than its caches hold."""
+    groups: dict[Any, list[int]] = {}
+    for index, info in enumerate(infos):
+        groups.setdefault((info.num_latents, family(info.sparsity)), []).append(index)
+    stacks = []
+    for (num_latents, _), indices in groups.items():
+        most = max(1, CACHED // (batch_size * num_latents)) if device.type == "cpu" else len(indices)
+        stacks += [indices[start : start + most] for start in range(0, len(indices), most)]
+    return stacks
 
 
 def _optimizer(stack: Stack, config: SAETrainConfig) -> Optimizer:

@@ -1,5 +1,6 @@
 """The laws of training: resumable to the bit, zeros stay zero, the best epoch wins, arguments are left alone."""
 
+import copy
 import io
 
 import pytest
@@ -13,6 +14,7 @@ from tasks.data.loading import normalise
 from tasks.data.splits import hold_out
 from tasks.evaluate import predict
 from tasks.models import ModelSpec, build
+from tasks.objective import Objective
 from tasks.train import train
 from tasks.train_config import TrainConfig
 
@@ -141,11 +143,10 @@ def test_one_epoch_of_mnist_teaches_most_of_it(load_real):
     assert hits.double().mean() > 0.93
 
 
-@pytest.mark.parametrize("warmup_epochs", [0, 2])
-def test_the_cosine_schedule_is_that_of_torch(warmup_epochs):
-    config = TrainConfig(epochs=6, learning_rate=0.1, schedule="cosine", warmup_epochs=warmup_epochs)
+@pytest.mark.parametrize("warm, warmup", [({}, 0), ({"warmup_epochs": 2}, 10), ({"warmup_steps": 7}, 7)])
+def test_the_cosine_schedule_is_that_of_torch(warm, warmup):
+    config = TrainConfig(epochs=6, learning_rate=0.1, schedule="cosine", **warm)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
-    warmup = 5 * warmup_epochs
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 30 - warmup)
     for step in range(30):
         if step < warmup:
@@ -154,6 +155,16 @@ def test_the_cosine_schedule_is_that_of_torch(warmup_epochs):
             assert config.learning_rate_at(step, 5) == pytest.approx(optimizer.param_groups[0]["lr"])
             optimizer.step()
             cosine.step()
+
+
+@pytest.mark.parametrize("epochs", [1, 3, 200])
+def test_the_rate_begins_low_peaks_after_the_warm_up_and_ends_near_zero(epochs):
+    config = TrainConfig(epochs=epochs, learning_rate=0.1, schedule="cosine", warmup_steps=500)
+    total = 5 * epochs
+    rates = [config.learning_rate_at(step, 5) for step in range(total)]
+    warmup = min(500, total)  # as in the public code of SAE-FT
+    assert rates[0] == pytest.approx(0.1 / warmup) and max(rates) == rates[warmup - 1] == pytest.approx(0.1)
+    assert total == warmup or rates[-1] < 1e-5 * 0.1 * 10
 
 
 def test_clipping_bounds_the_step(digits):
@@ -166,8 +177,75 @@ def test_clipping_bounds_the_step(digits):
 
 def test_a_loss_that_is_not_finite_names_epoch_and_step(network, digits, parts):
     config = TrainConfig(epochs=3, optimizer="sgd", learning_rate=1e30)
-    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at epoch 1, step 2: lower learning_rate"):
+    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at epoch 1, step 2, on images \d+, .*: lower learn"):
         train(network, digits, *parts, config, 0, log=silent)
+
+
+class Spoilt(Objective):
+    """Gives no number at one step of the third epoch, and counts how often it is asked after that."""
+
+    asked_after = -1
+
+    def __call__(self, module, batch, epoch):
+        logits, loss = super().__call__(module, batch, epoch)
+        self.asked_after += epoch == 3
+        return logits, loss * float("nan") if epoch == 3 and self.asked_after == 0 else loss
+
+
+def test_a_run_that_ends_in_no_number_stops_at_once_and_leaves_a_sound_state(network, digits, parts):
+    states, spoilt = [], Spoilt()
+    whole = train(network, digits, *parts, SGD, 0, log=silent)
+    with pytest.raises(ValueError, match="the loss is nan at epoch 3, step 1, on images"):
+        train(network, digits, *parts, SGD, 0, log=silent, objective=spoilt, save=states.append)
+    assert spoilt.asked_after == 1  # the loss of a step is looked at when the next one has been computed
+    resumed = train(network, digits, *parts, SGD, 0, log=silent, resume=reloaded(states[-1]))
+    assert len(states) == 2
+    assert_same_weights(whole.module, resumed.module)
+
+
+def test_weights_that_are_no_numbers_are_never_saved(network, digits):
+    states, batch = [], range(100)
+    config = TrainConfig(epochs=2, batch_size=100, optimizer="sgd", learning_rate=1e38)
+    with pytest.raises(ValueError, match=r"the validation loss is (nan|inf) after epoch 1: lower learning_rate"):
+        train(network, digits, batch, batch, config, 0, log=silent, save=states.append)
+    assert not states
+
+
+class Wide(nn.Module):
+    """In float64, where sums in another order agree to 1e-12."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network.double()
+
+    def forward(self, images):
+        return self.network(images.double())
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_a_batch_in_parts_makes_the_step_of_the_whole_batch(name, digits, parts):
+    network = build(ModelSpec(name="mlp", num_classes=10, in_shape=(1, 8, 8)), seed=0)
+    whole = CONFIGS[name].model_copy(update={"clip_norm": 1.0})
+    histories = []
+    for accumulate in (1, 4, 5):
+        history = []
+        config = whole.model_copy(update={"accumulate": accumulate})
+        trained = train(Wide(network), digits, *parts, config, 0, log=lambda m, e, h=history: h.append(m)).module
+        histories.append((history, trained.state_dict()))
+    for history, state in histories[1:]:
+        for name, tensor in state.items():
+            torch.testing.assert_close(tensor, histories[0][1][name], rtol=1e-9, atol=1e-12)
+        assert [m["validation/nll"] for m in history] == pytest.approx([m["validation/nll"] for m in histories[0][0]])
+        assert [m["train/loss"] for m in history] == pytest.approx([m["train/loss"] for m in histories[0][0]])
+
+
+def test_a_compiled_network_trains_as_it_does_uncompiled(digits, parts):
+    network = build(ModelSpec(name="mlp", num_classes=10, in_shape=(1, 8, 8)), seed=0)
+    config = TrainConfig(epochs=1, batch_size=72, optimizer="sgd", learning_rate=0.1)
+    runs = [train(network, digits, *parts, config, 0, log=silent, compiler=each).module for each in (None, "aot_eager")]
+    for name, tensor in runs[0].state_dict().items():
+        torch.testing.assert_close(runs[1].state_dict()[name], tensor)
+    assert copy.deepcopy(runs[1])(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
 
 
 @pytest.mark.parametrize(
@@ -188,6 +266,8 @@ def test_splits_nothing_can_be_learnt_from_are_refused(network, digits, indices,
     [
         ({"momentum": 0.9}, "momentum belongs to optimizer 'sgd', got momentum 0.9 with 'adam'"),
         ({"epochs": 5, "warmup_epochs": 5}, "warmup_epochs must be below epochs"),
+        ({"warmup_epochs": 1, "warmup_steps": 5}, "give warm-up in steps or in epochs, not both"),
+        ({"batch_size": 4, "accumulate": 5}, "4 images cannot be computed in 5 parts"),
     ],
 )
 def test_settings_without_effect_are_refused(settings, message):

@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tasks.models.clip import IMAGENET_CLASSES, OPENAI_TEMPLATES, build_clip
+from tasks.models.clip import build_clip, require_weights
 from tasks.models.clip_spec import ClipSpec, Preprocessing
+from tasks.models.open_clip_words import imagenet_classes, openai_templates
 from tests.tasks.clip.worlds import ARCHITECTURE, images, spec, tiny_clip
 
 PAIRS = {**ARCHITECTURE, "text_cfg": {**ARCHITECTURE["text_cfg"], "vocab_size": 49408}}
@@ -56,6 +57,9 @@ def test_weights_that_are_not_here_are_named_with_the_command_that_fetches_them(
     with pytest.raises(ValueError, match="not on this machine") as error:
         build_clip(ClipSpec(architecture="ViT-B-16", pretrained="openai"), tmp_path)
     assert "open_clip.create_model" in str(error.value) and str(tmp_path) in str(error.value)
+    with pytest.raises(ValueError, match="not on this machine") as plan:
+        require_weights(ClipSpec(architecture="ViT-B-16", pretrained="openai"), tmp_path)
+    assert str(plan.value) == str(error.value)
     assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
 
 
@@ -68,6 +72,7 @@ def test_weights_that_are_not_here_are_named_with_the_command_that_fetches_them(
         ({"architecture": {**ARCHITECTURE, "vision_cfg": {"layer": 2}}}, "did you mean 'layers'"),
         ({"architecture": ARCHITECTURE | {"text_cfg": {"vocab_size": 9}}}, "tokenizer has 49408 tokens"),
         ({"architecture": PAIRS, "checkpoint": "nowhere.safetensors"}, "there is no checkpoint nowhere.safetensors"),
+        ({"architecture": ARCHITECTURE, "preprocessing": {"size": (24, 24)}}, "16 x 16 pixels, got .* 24 x 24"),
     ],
 )
 def test_what_cannot_be_built_is_one_sentence(settings, message, tmp_path):
@@ -142,6 +147,12 @@ def test_preprocessing_can_be_given_and_has_the_size_of_the_encoder():
     assert build_clip(spec(preprocessing=own)).preprocessing == own
 
 
+def test_weights_are_given_pictures_as_they_were_trained_on(tmp_path):
+    own = Preprocessing(size=(224, 224))
+    with pytest.raises(ValueError, match=r"trained on pictures with mean \(0.5, 0.5, 0.5\), not \(0.48"):
+        require_weights(ClipSpec(architecture="ViT-L-14", pretrained="laion2b_s32b_b82k", preprocessing=own), tmp_path)
+
+
 def test_captions_of_unknown_words_and_too_many_words_are_refused():
     with pytest.raises(ValueError, match="'cat' is not in the vocabulary"):
         tiny_clip().encode_text(["a photo of a cat"])
@@ -156,5 +167,6 @@ def test_captions_differ_in_words_not_in_case_and_full_stops():
 
 
 def test_the_prompts_of_radford_et_al_are_80_templates_and_1000_names():
-    assert len(OPENAI_TEMPLATES) == 80 and all(t.count("{}") == 1 for t in OPENAI_TEMPLATES)
-    assert len(IMAGENET_CLASSES) == 1000
+    templates, names = openai_templates(), imagenet_classes()
+    assert len(templates) == 80 and all(template.count("{}") == 1 for template in templates)
+    assert len(names) == 1000 and names == tuple(open_clip.IMAGENET_CLASSNAMES)

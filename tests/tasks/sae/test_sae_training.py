@@ -112,6 +112,16 @@ def test_an_autoencoder_of_a_sweep_is_the_one_trained_alone(rule, other):
             torch.testing.assert_close(sae.get_parameter(name), parameter, rtol=1e-9, atol=1e-9)
 
 
+def test_many_autoencoders_of_large_batches_are_those_trained_alone():
+    """Too many pre-activations for one stack on a CPU: three stacks of two, and one rest."""
+    x = planted(256)[0].double()
+    large, sweep = SHORT.model_copy(update={"batch_size": 1 << 15}), specs(RULES[:1], seeds=range(7))
+    for spec, sae in zip(sweep, train(x, ABOUT, sweep, large, log=quiet), strict=True):
+        (alone,) = train(x, ABOUT, [spec], large, log=quiet)
+        for name, parameter in alone.named_parameters():
+            torch.testing.assert_close(sae.get_parameter(name), parameter, rtol=1e-9, atol=1e-9)
+
+
 def test_a_resumed_run_ends_with_the_same_bits():
     x, saved, whole, again = planted(256)[0], [], [], []
     log, relog = lambda m, e: whole.append((e, m)), lambda m, e: again.append((e, m))
