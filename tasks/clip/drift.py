@@ -116,6 +116,13 @@ class Drift:
         return same & ours.active[:, :, None] & theirs.active[:, None, :]
 
     @cached_property
+    def overlap(self) -> Tensor:
+        """The Jaccard index of the active latents of each image, now and before, (batch,): 1 where none is active."""
+        shared = self.shared.sum((1, 2))
+        union = self.codes.l0() + self.frozen_codes.l0() - shared
+        return torch.where(union > 0, shared / union.clamp(min=1), 1.0)
+
+    @cached_property
     def unexplained(self) -> Tensor:
         """e - e_0 = (z - z_0) - W_d (s - s_0), (batch, width): the bias of the autoencoder cancels."""
         explained = self.codes.decode(self.atoms) - self.frozen_codes.decode(self.atoms)

@@ -1,17 +1,13 @@
 """Weights between and among fine-tuned networks: WiSE-FT paths (Wortsman et al. 2022) and model soups.
 
-Every entry of the state dict takes part, encoder and head, and nothing is written: a path is an iterator of state
-dicts, each evaluated and dropped before the next is made.
+Every entry of the state dict takes part, encoder and head; nothing is written.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
 from tasks.averaging import State, mean_state
-
-ALPHAS = tuple(step / 10 for step in range(11))
-"""The sweep of WiSE-FT: 0 is the network before fine-tuning, 1 the one after."""
 
 
 def interpolate(before: State, after: State, alpha: float) -> dict[str, Tensor]:
@@ -19,14 +15,6 @@ def interpolate(before: State, after: State, alpha: float) -> dict[str, Tensor]:
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be in [0, 1], got {alpha}")
     return mean_state((before, after), (1 - alpha, alpha))
-
-
-def wise_path(
-    before: State, after: State, alphas: Sequence[float] = ALPHAS
-) -> Iterator[tuple[float, dict[str, Tensor]]]:
-    """Each alpha with its interpolated state dict, one in memory at a time."""
-    for alpha in alphas:
-        yield alpha, interpolate(before, after, alpha)
 
 
 def soup(states: Sequence[State]) -> dict[str, Tensor]:

@@ -11,11 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from tasks.near_names import unknown_name
-
-SLOT = "{}"  # where a template takes the class name
-SIMPLE_TEMPLATES = ("a photo of a {}.",)
-TEMPLATE_SETS = ("openai", "simple")
+from tasks.clip.prompts import checked_names, prompt, templates_of
 
 
 class TextEncoder(Protocol):
@@ -61,12 +57,12 @@ class Classifier(nn.Module):
 def zero_shot_head(clip: TextEncoder, class_names: Sequence[str], templates: str | Sequence[str] = "openai") -> Head:
     """The head whose row c is the scaled unit mean of the unit embeddings of class c in all templates; its bias is 0.
 
-    `templates` is "openai" (80 prompts), "simple" (one) or a list of sentences with a slot {} for the name. The scale
-    of the logits is folded into the weights (section 2 of the method; Radford et al. 2021). Raises ValueError for
-    empty class names and templates without a slot.
+    `templates` is a set by name ("openai" has 80 prompts, "simple" one) or a list of sentences with a slot {}. The
+    scale of the logits is folded into the weights (section 2 of the method; Radford et al. 2021). Raises ValueError
+    for empty class names and templates without a slot.
     """
-    names, sentences = _checked_names(class_names), templates_of(templates)
-    rows = [_unit_mean(clip.encode_text([sentence.replace(SLOT, name) for sentence in sentences])) for name in names]
+    names, sentences = checked_names(class_names), templates_of(templates)
+    rows = [_unit_mean(clip.encode_text([prompt(sentence, name) for sentence in sentences])) for name in names]
     weight = clip.logit_scale * torch.stack(rows)
     head = Head(weight.shape[1], len(names), device=weight.device, dtype=weight.dtype)
     with torch.no_grad():
@@ -77,35 +73,6 @@ def zero_shot_head(clip: TextEncoder, class_names: Sequence[str], templates: str
 
 def _unit_mean(features: Tensor) -> Tensor:
     return normalize(normalize(features, dim=-1).mean(0), dim=-1)
-
-
-def templates_of(templates: str | Sequence[str]) -> tuple[str, ...]:
-    """The sentences of a set by name, or of a list of one's own, each with a slot {} for the class name."""
-    if isinstance(templates, str):
-        if templates not in TEMPLATE_SETS:
-            raise unknown_name("set of templates", templates, TEMPLATE_SETS)
-        if templates == "simple":
-            return SIMPLE_TEMPLATES
-        from tasks.models.clip import OPENAI_TEMPLATES  # open_clip takes seconds to import; only its prompts need it
-
-        return OPENAI_TEMPLATES
-    if not templates:
-        raise ValueError('there are no templates: give at least one, as "a photo of a {}."')
-    for template in templates:
-        if SLOT not in template:
-            raise ValueError(
-                f'the template {template!r} has no slot {{}} for the class name, as in "a photo of a {{}}."'
-            )
-    return tuple(templates)
-
-
-def _checked_names(names: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(names, str) or not names:
-        raise ValueError(f"class names are a list of at least one name, got {names!r}")
-    for position, name in enumerate(names):
-        if not name.strip():
-            raise ValueError(f"class {position} has an empty name: every class needs one to make its prompt")
-    return tuple(names)
 
 
 @dataclass(frozen=True)
@@ -127,11 +94,6 @@ class Projection:
         for column in (column for group in self.groups for column in group):
             if not 0 <= column < self.num_classes:
                 raise ValueError(f"a projection of {self.num_classes} classes cannot read class {column}")
-
-    @classmethod
-    def subset(cls, columns: Sequence[int], num_classes: int) -> "Projection":
-        """Only some classes, in the given order (ImageNet-A and -R: their 200 of 1000)."""
-        return cls(tuple((column,) for column in columns), num_classes)
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Logits (batch, num_classes) to (batch, len(groups))."""

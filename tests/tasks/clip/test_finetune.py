@@ -11,13 +11,11 @@ from tasks.clip.finetune import CachedAnchors, finetune
 from tasks.clip.finetune_config import FinetuneConfig
 from tasks.clip.regularisers import L2, L2SP, LDIFS, PCA, REGULARISERS, NoPenalty, SAEMask, SparseKL, SparseWasserstein
 from tasks.clip.zero_shot import Classifier, zero_shot_head
-from tasks.data.catalogue import DataSpec
-from tasks.data.images import load
-from tasks.data.loading import normalise
-from tasks.data.pixels import InMemory
+from tasks.data.loading import normalise, view_batches
+from tasks.data.views import View
 from tasks.train import train
 from tasks.train_config import TrainConfig
-from tests.tasks.clip.worlds import CLASSES, SmallTopK, tiny_clip
+from tests.tasks.clip.worlds import CLASSES, SmallTopK, four_digits, tiny_clip
 
 TRAIN = TrainConfig(epochs=2, batch_size=16, optimizer="adamw", learning_rate=1e-3, weight_decay=0.1, clip_norm=1.0)
 ONE_STEP = TRAIN.model_copy(update={"epochs": 1, "batch_size": 64})
@@ -25,11 +23,7 @@ ONE_STEP = TRAIN.model_copy(update={"epochs": 1, "batch_size": 64})
 
 @pytest.fixture(scope="module")
 def digits():
-    """The first four digits as colour pictures of 16 x 16."""
-    small = load(DataSpec(name="digits"), "train")
-    keep = small.labels < len(CLASSES)
-    pixels = small.pixels[keep].repeat_interleave(2, 2).repeat_interleave(2, 3).repeat(1, 3, 1, 1)
-    return InMemory(pixels, small.labels[keep], CLASSES)
+    return four_digits()
 
 
 @pytest.fixture
@@ -38,10 +32,10 @@ def classifier():
     return Classifier(clip.image_tower, zero_shot_head(clip, CLASSES, ["a photo of the digit {}"]))
 
 
-def run(classifier, digits, train_config=TRAIN, **settings):
+def run(classifier, digits, train_config=TRAIN, seed=0, **settings):
     names = ("regulariser", "strength", "trained")
     config = FinetuneConfig(train=train_config, **{k: settings.pop(k) for k in names if k in settings})
-    return finetune(classifier, digits, range(64), range(64, 128), config, 0, log=silent, **settings)
+    return finetune(classifier, digits, range(64), range(64, 128), config, seed, log=silent, **settings)
 
 
 def silent(metrics, epoch):
@@ -109,6 +103,43 @@ def test_cached_anchors_train_as_live_ones_do(classifier, digits):
     runs = [run(classifier, digits, regulariser=L2(), strength=10.0, anchors=anchors) for anchors in (None, cached)]
     for name, tensor in state_of(runs[0]).items():
         torch.testing.assert_close(runs[1].module.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{"augment": "shift"}, {"augment": "resized_crop", "views": 2}])
+def test_anchors_of_staged_views_train_as_live_ones_to_the_bit(classifier, digits, settings):
+    config = TRAIN.model_copy(update={"epochs": 3, **settings})
+    anchors = CachedAnchors(torch.stack([staged(classifier, digits, config, view) for view in range(config.num_views)]))
+    for seed in (0, 1):  # one staging serves every seed
+        runs = [
+            run(classifier, digits, config, seed, regulariser=L2(), strength=10.0, anchors=each)
+            for each in (None, anchors)
+        ]
+        assert same(state_of(runs[0]), state_of(runs[1]))
+
+
+@torch.no_grad()
+def staged(classifier, digits, config, number):
+    """The features of one view, in batches of another order than training has."""
+    view = View(config.augment, number)
+    encoder = classifier.encoder.train()  # the kernels of training
+    return torch.cat([encoder(b.images) for b in view_batches(digits, range(len(digits)), 16, view=view)])
+
+
+@pytest.mark.parametrize(
+    "settings, views",
+    [({}, 2), ({"augment": "shift"}, 1), ({"augment": "shift", "views": 2}, 3), ({"augment": "crop_flip"}, 1)],
+)
+def test_anchors_of_other_views_are_refused(classifier, digits, settings, views):
+    config = TRAIN.model_copy(update={"epochs": 4, **settings})
+    features = features_of(classifier, digits).expand(views, -1, -1)
+    with pytest.raises(ValueError, match="anchors"):
+        run(classifier, digits, config, regulariser=L2(), anchors=CachedAnchors(features))
+
+
+def test_clean_anchors_stand_for_every_view_when_asked_to(classifier, digits):
+    config = TRAIN.model_copy(update={"augment": "crop_flip"})
+    clean = CachedAnchors(features_of(classifier, digits)[None], clean=True)
+    assert run(classifier, digits, config, regulariser=L2(), anchors=clean).epochs_trained == 2
 
 
 def test_missing_anchors_are_named(classifier, digits):

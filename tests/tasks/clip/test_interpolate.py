@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tasks.averaging import mean_state
-from tasks.clip.interpolate import ALPHAS, greedy_soup, interpolate, soup, wise_path
+from tasks.clip.interpolate import greedy_soup, interpolate, soup
 
 
 def network(seed: int) -> nn.Module:
@@ -29,9 +29,7 @@ def equal(one, other) -> bool:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_end_points_are_exact_in_every_dtype(dtype):
     before, after = ({n: t.to(dtype) if t.is_floating_point() else t for n, t in state(s).items()} for s in (1, 2))
-    path = dict(wise_path(before, after))
-    assert list(path) == list(ALPHAS)
-    assert equal(path[0.0], before) and equal(path[1.0], after)
+    assert equal(interpolate(before, after, 0.0), before) and equal(interpolate(before, after, 1.0), after)
 
 
 def test_nan_of_the_end_that_has_no_weight_does_not_leak():
@@ -41,7 +39,7 @@ def test_nan_of_the_end_that_has_no_weight_does_not_leak():
     assert interpolate(good, bad, 0.5)["0.weight"].isnan().all()
 
 
-@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize("alpha", [0.0, 0.1, 0.5, 0.7, 1.0])
 def test_between_equal_networks_nothing_moves(alpha):
     assert equal(interpolate(state(1), state(1), alpha), state(1))
 

@@ -5,6 +5,9 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
+from tasks.data.catalogue import DataSpec
+from tasks.data.images import load
+from tasks.data.pixels import InMemory
 from tasks.models.clip import Clip, build_clip
 from tasks.models.clip_spec import ClipSpec
 from tasks.sae.codes import Codes
@@ -28,6 +31,14 @@ def tiny_clip(seed: int = 0) -> Clip:
 
 def images(count: int = 6, seed: int = 0) -> Tensor:
     return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def four_digits() -> InMemory:
+    """The first four digits of scikit-learn's as colour pictures of 16 x 16."""
+    small = load(DataSpec(name="digits"), "train")
+    keep = small.labels < len(CLASSES)
+    pixels = small.batch(keep.nonzero()[:, 0]).repeat_interleave(2, 2).repeat_interleave(2, 3).repeat(1, 3, 1, 1)
+    return InMemory(pixels, small.labels[keep], CLASSES)
 
 
 class SmallTopK(torch.nn.Module):

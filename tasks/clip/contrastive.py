@@ -1,0 +1,27 @@
+"""The loss that pulls pictures to their captions and pushes them from others' (Radford et al. 2021).
+
+Shapes: features (batch, width), of norm 1.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+
+def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor | float, said: Tensor) -> Tensor:
+    """The mean cross-entropy of finding the caption to a picture, and the picture to a caption.
+
+    Pictures of which the same is `said` (batch,) have each other's captions as targets too, in equal shares. Where all
+    is different this is CLIP's loss; so it is where the same is said in the very same words, whose features are equal.
+    `scale` multiplies cosines.
+    """
+    logits = scale * images @ texts.T
+    same = (said[:, None] == said[None, :]).to(logits.dtype)
+    targets = same / same.sum(1, keepdim=True)
+    return (cross_entropy(logits, targets) + cross_entropy(logits.T, targets)) / 2
+
+
+@torch.no_grad()
+def retrieval(images: Tensor, texts: Tensor, said: Tensor) -> Tensor:
+    """The share of pictures whose nearest caption of the batch says what is said of them."""
+    return (said[(images @ texts.T).argmax(1)] == said).float().mean()

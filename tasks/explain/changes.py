@@ -1,0 +1,107 @@
+"""Which latents fine-tuning added, removed or re-weighted, in all images, in each class and in each domain."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from tasks.explain.comparison import Compared, Comparison
+from tasks.explain.decomposition import contributions
+from tasks.explain.significance import discovery_rates, mcnemar
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Changes of latents in groups of images; everything is (groups, num_latents), float64."""
+
+    images: Tensor
+    """Images in each group, (groups,)."""
+    added: Tensor
+    """Images in which the latent is active after, and was not before."""
+    removed: Tensor
+    """Images in which it was active before, and no longer is."""
+    mean_change: Tensor
+    """Mean change of its activation."""
+    effect: Tensor
+    """Mean change of its contribution to the logit of the true class, read by the head before fine-tuning."""
+
+    @property
+    def added_rate(self) -> Tensor:
+        """Share of the images that gained the latent."""
+        return self.added / self.images.clamp(min=1)[:, None]
+
+    @property
+    def removed_rate(self) -> Tensor:
+        """Share of the images that lost it."""
+        return self.removed / self.images.clamp(min=1)[:, None]
+
+    @property
+    def p(self) -> Tensor:
+        """McNemar's mid-p value of its presence."""
+        return mcnemar(self.added, self.removed)
+
+    @property
+    def q(self) -> Tensor:
+        """False-discovery rate over all latents and groups at which the change would just be called real."""
+        return discovery_rates(self.p)
+
+
+@dataclass(frozen=True)
+class ChangeTable:
+    """The changes in all images, by class and by domain; a family of tests each."""
+
+    overall: Changes
+    """One group."""
+    by_class: Changes
+    by_domain: Changes
+
+
+@dataclass
+class ChangeMeter:
+    """Sums from which a `ChangeTable` follows."""
+
+    by: Comparison
+    num_domains: int
+    sums: dict[str, Tensor] = field(default_factory=dict)
+
+    def update(self, compared: Compared) -> None:
+        """Count a batch."""
+        fired = compared.s0 != 0, compared.s1 != 0
+        values = {
+            "added": (fired[1] & ~fired[0]).double(),
+            "removed": (fired[0] & ~fired[1]).double(),
+            "change": compared.change,
+        }
+        self._add("images", torch.ones_like(compared.change[:, 0]), compared)
+        for name, value in values.items():
+            self._add(name, value, compared)
+        self._add("effect", contributions(compared, compared.labels), compared)
+
+    def result(self) -> ChangeTable:
+        """The table. Raises ValueError if there were no images."""
+        if not self.sums:
+            raise ValueError("there are no images to find changes in")
+        by_class, by_domain = self._changes("class"), self._changes("domain")
+        whole = {name: self.sums[f"domain {name}"].sum(0, keepdim=True) for name in SUMS}
+        return ChangeTable(_means(whole), by_class, by_domain)
+
+    def _add(self, name: str, value: Tensor, compared: Compared) -> None:
+        for kind, groups, number in (
+            ("class", compared.labels, self.by.num_classes),
+            ("domain", compared.domains, self.num_domains),
+        ):
+            key = f"{kind} {name}"
+            if key not in self.sums:
+                self.sums[key] = value.new_zeros(number, *value.shape[1:])
+            self.sums[key].index_add_(0, groups, value)
+
+    def _changes(self, kind: str) -> Changes:
+        return _means({name: self.sums[f"{kind} {name}"] for name in SUMS})
+
+
+SUMS = ("images", "added", "removed", "change", "effect")
+
+
+def _means(sums: dict[str, Tensor]) -> Changes:
+    count = sums["images"].clamp(min=1)[:, None]
+    return Changes(sums["images"], sums["added"], sums["removed"], sums["change"] / count, sums["effect"] / count)

@@ -1,0 +1,139 @@
+"""Whether a latent causes what it is blamed for: set it back, decode, add what is unexplained, classify again.
+
+Clamping latent j of one image from s_j to v moves its feature by (v - s_j) d_j and nothing else, so the logits of every
+clamp follow from those of the image without another decoding. The head normalises what it reads, as it always does.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear, normalize
+
+from tasks.explain.comparison import Compared, Comparison
+from tasks.explain.significance import mcnemar
+
+TARGETS = ("before", "zero")
+"""What a latent is clamped to: its activation before fine-tuning, or 0."""
+PIECES = ("before", "after", "latents back", "error back", "features back", "head back")
+"""The classifiers, and the one after fine-tuning with a piece of it set back for every image."""
+LOGITS_AT_ONCE = 2**22  # clamps x classes held at once: 32 MB
+
+
+@dataclass(frozen=True)
+class ClampTable:
+    """What clamping each latent does to the predictions after fine-tuning, (num_latents,)."""
+
+    num_images: int
+    righted: Tensor
+    """Images that become right."""
+    wronged: Tensor
+    """Images that become wrong."""
+    restored: Tensor
+    """Flipped images whose prediction is again the one before fine-tuning."""
+
+    @property
+    def accuracy_change(self) -> Tensor:
+        """Accuracy with the latent clamped, less the accuracy without."""
+        return (self.righted - self.wronged) / self.num_images
+
+    @property
+    def p(self) -> Tensor:
+        """McNemar's mid-p value of the change of accuracy."""
+        return mcnemar(self.righted, self.wronged)
+
+
+@dataclass
+class ClampMeter:
+    """Counts from which a `ClampTable` for each of `TARGETS` and the accuracies of all `PIECES` follow."""
+
+    by: Comparison
+    num_domains: int
+    num_images: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+
+    def update(self, compared: Compared) -> None:
+        """Clamp every latent of every image of a batch, one at a time, and then whole pieces."""
+        for target, shift in (("before", -compared.change), ("zero", -compared.s1)):
+            for rows, latents, predicted in clamped(compared, shift):
+                self._count(target, compared, rows, latents, predicted)
+        for piece, predicted in pieces(compared).items():
+            hits = (predicted == compared.labels).double()
+            zeros = hits.new_zeros(self.num_domains)
+            self.sums[piece] = self.sums.get(piece, zeros).index_add(0, compared.domains, hits)
+        images = torch.ones_like(compared.labels, dtype=torch.float64)
+        self.sums["images"] = self.sums.get("images", images.new_zeros(self.num_domains)).index_add(
+            0, compared.domains, images
+        )
+        self.num_images += len(compared)
+
+    def result(self, target: str) -> ClampTable:
+        """The table for one of `TARGETS`. Raises ValueError if there were no images."""
+        self._require_images()
+        none = self.by.atoms.new_zeros(self.by.num_latents)
+        counts = (self.sums.get(f"{target} {name}", none) for name in ("righted", "wronged", "restored"))
+        return ClampTable(self.num_images, *counts)
+
+    def accuracies(self) -> dict[str, Tensor]:
+        """Accuracy of each of `PIECES` in each domain and, last, over all images, (domains + 1,)."""
+        self._require_images()
+        sums = {
+            name: torch.cat([self.sums[name], self.sums[name].sum(0, keepdim=True)]) for name in (*PIECES, "images")
+        }
+        return {piece: sums[piece] / sums["images"].clamp(min=1) for piece in PIECES}
+
+    def _require_images(self) -> None:
+        if not self.num_images:
+            raise ValueError("there are no images to clamp latents in")
+
+    def _count(self, target: str, compared: Compared, rows: Tensor, latents: Tensor, predicted: Tensor) -> None:
+        labels, (old, new) = compared.labels[rows], (found[rows] for found in compared.predicted)
+        is_right, was_right = predicted == labels, new == labels
+        found = {
+            "righted": is_right & ~was_right,
+            "wronged": was_right & ~is_right,
+            "restored": (old != new) & (predicted == old),
+        }
+        for name, hits in found.items():
+            zeros = self.by.atoms.new_zeros(self.by.num_latents)
+            key = f"{target} {name}"
+            self.sums[key] = self.sums.get(key, zeros).index_add(0, latents, hits.double())
+
+
+def clamped(compared: Compared, shift: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Rows, latents and the classes predicted after fine-tuning, for every single latent that `shift` moves.
+
+    `shift` is (batch, num_latents), what is added to the codes; where it is 0 nothing would change. Each of the three
+    is (clamps,), a part of all at a time.
+    """
+    by = compared.by
+    where = shift.nonzero()
+    pull = by.atoms @ by.weights[1].T
+    overlap, squares = compared.z1 @ by.atoms.T, by.atoms.square().sum(1)
+    scores = compared.z1 @ by.weights[1].T
+    for part in where.split(max(1, LOGITS_AT_ONCE // by.num_classes)):
+        rows, latents = part.unbind(1)
+        moved = shift[rows, latents]
+        square = 1 + 2 * moved * overlap[rows, latents] + moved.square() * squares[latents]
+        logits = (scores[rows] + moved[:, None] * pull[latents]) / square.clamp(min=1e-24).sqrt()[:, None]
+        yield rows, latents, (logits + by.biases[1]).argmax(1)
+
+
+def pieces(compared: Compared) -> dict[str, Tensor]:
+    """The classes predicted by each of `PIECES`, (batch,)."""
+    (w0, w1), (b0, b1) = compared.by.weights, compared.by.biases
+    explained = compared.change @ compared.by.atoms
+
+    def predict(features: Tensor) -> Tensor:
+        return linear(normalize(features, dim=-1), w1, b1).argmax(1)
+
+    before, after = compared.predicted
+    return {
+        "before": before,
+        "after": after,
+        "latents back": predict(compared.z1 - explained),
+        "error back": predict(compared.z0 + explained),
+        "features back": predict(compared.z0),
+        "head back": linear(compared.z1, w0, b0).argmax(1),
+    }

@@ -1,0 +1,117 @@
+"""One batch of images as two classifiers see it, through one autoencoder.
+
+Notation of section 2 of the method: z are unit features, s their codes, d_j the atoms, e = z - D(s) what the
+autoencoder does not explain, W and b the head; _0 is before fine-tuning, _1 after. Everything behind the encoders is in
+float64.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, normalize
+
+from tasks.sae.autoencoder import SparseAutoencoder, unit
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the features of both encoders are read by: an autoencoder of unit features, and the heads."""
+
+    sae: SparseAutoencoder
+    before: nn.Linear
+    after: nn.Linear
+
+    def __post_init__(self) -> None:
+        old, new, width = self.before.weight.shape, self.after.weight.shape, self.sae.info.width
+        if old != new:
+            raise ValueError(f"the classifiers must have equal heads, got {tuple(old)} and {tuple(new)} weights")
+        if width != old[1]:
+            raise ValueError(f"the autoencoder reads features of width {width}, the classifiers make {old[1]}")
+        if not self.sae.info.normalised:
+            raise ValueError("heads read unit features, this autoencoder was trained on others: train one on unit ones")
+
+    @property
+    def num_latents(self) -> int:
+        """Latents of the autoencoder."""
+        return len(self.sae.decoder)
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of both heads."""
+        return len(self.before.weight)
+
+    @cached_property
+    def atoms(self) -> Tensor:
+        """d, (num_latents, width)."""
+        return self.sae.decoder.detach().double()
+
+    @cached_property
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """W_0 and W_1, (num_classes, width)."""
+        return self.before.weight.detach().double(), self.after.weight.detach().double()
+
+    @cached_property
+    def biases(self) -> tuple[Tensor, Tensor]:
+        """b_0 and b_1, (num_classes,)."""
+        return self.before.bias.detach().double(), self.after.bias.detach().double()
+
+    @cached_property
+    def pull(self) -> Tensor:
+        """W_0 d: how far one unit of a latent moves a class logit before fine-tuning, (num_latents, num_classes)."""
+        return self.atoms @ self.weights[0].T
+
+    @torch.no_grad()
+    def of(self, before: Tensor, after: Tensor, labels: Tensor, domains: Tensor) -> "Compared":
+        """A batch, from features (batch, width) of any norm, true classes and numbers of domains (batch,)."""
+        if before.shape != after.shape:
+            raise ValueError(f"features {tuple(before.shape)} and {tuple(after.shape)} are of other images")
+        pairs = [(normalize(features.double(), dim=-1), self._codes(features)) for features in (before, after)]
+        return Compared(self, pairs[0][0], pairs[1][0], pairs[0][1], pairs[1][1], labels, domains)
+
+    def _codes(self, features: Tensor) -> Tensor:
+        return self.sae.encode(unit(features.float())).dense().double()
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A batch of images before and after; make it with `Comparison.of`."""
+
+    by: Comparison
+    z0: Tensor
+    """(batch, width)."""
+    z1: Tensor
+    """(batch, width)."""
+    s0: Tensor
+    """(batch, num_latents), dense."""
+    s1: Tensor
+    """(batch, num_latents), dense."""
+    labels: Tensor
+    """True classes, (batch,)."""
+    domains: Tensor
+    """Numbers of domains, (batch,)."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def change(self) -> Tensor:
+        """s_1 - s_0, (batch, num_latents)."""
+        return self.s1 - self.s0
+
+    @cached_property
+    def error_change(self) -> Tensor:
+        """e_1 - e_0, (batch, width): the bias of the autoencoder cancels."""
+        return self.z1 - self.z0 - self.change @ self.by.atoms
+
+    @cached_property
+    def logits(self) -> tuple[Tensor, Tensor]:
+        """Of both classifiers, (batch, num_classes)."""
+        (w0, w1), (b0, b1) = self.by.weights, self.by.biases
+        return linear(self.z0, w0, b0), linear(self.z1, w1, b1)
+
+    @cached_property
+    def predicted(self) -> tuple[Tensor, Tensor]:
+        """Classes that both predict, (batch,)."""
+        return self.logits[0].argmax(1), self.logits[1].argmax(1)

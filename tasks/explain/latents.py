@@ -1,0 +1,135 @@
+"""What each latent stands for in one model: how often and for what it fires, and its strongest images."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from tasks.sae.metrics import MonosemanticityMeter
+
+GRID = 16  # pixels; how finely images are compared
+
+
+def pixel_embedding(images: Tensor) -> Tensor:
+    """What images (batch, channels, height, width) look like to no encoder at all, (batch, numbers).
+
+    Their pixels on a grid of at most GRID x GRID, less the mean of each image.
+    """
+    height, width = images.shape[2:]
+    pixels = adaptive_avg_pool2d(images.float(), (min(height, GRID), min(width, GRID))).flatten(1)
+    return pixels - pixels.mean(1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class LatentTable:
+    """One row per latent of one model; dead latents have rate 0, mean 0 and NaN for what needs images."""
+
+    class_counts: Tensor
+    """Images of each class in which each latent is active, (num_classes, num_latents)."""
+    domain_counts: Tensor
+    """Images of each domain in which it is active, (num_domains, num_latents)."""
+    images: tuple[Tensor, Tensor]
+    """Images of each class and of each domain."""
+    means: Tensor
+    """Mean activation where active, (num_latents,)."""
+    top_values: Tensor
+    """Activations of the strongest images, descending, 0 where there are no more, (num_latents, top_n)."""
+    top_rows: Tensor
+    """Their numbers in the stream, counted from 0; -1 where there are no more."""
+    label_entropy: Tensor
+    """Entropy in bits of the classes of the strongest images, by activation: 0 is one class, (num_latents,)."""
+    domain_entropy: Tensor
+    """That of their domains."""
+    monosemanticity: Tensor
+    """Similarity of the images that activate it, as an encoder of its own sees them; see MonosemanticityMeter."""
+
+    @property
+    def counts(self) -> Tensor:
+        """Images in which each latent is active, (num_latents,)."""
+        return self.class_counts.sum(0)
+
+    @property
+    def firing_rates(self) -> Tensor:
+        """Share of all images in which each latent is active, (num_latents,)."""
+        return self.counts / self.images[0].sum()
+
+    @property
+    def class_rates(self) -> Tensor:
+        """Share of the images of each class in which each latent is active, (num_classes, num_latents)."""
+        return self.class_counts / self.images[0].clamp(min=1)[:, None]
+
+
+@dataclass
+class LatentMeter:
+    """Sums and strongest images from which a `LatentTable` follows; memory does not grow with the images."""
+
+    num_classes: int
+    num_domains: int
+    top_n: int
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    strongest: dict[str, Tensor] = field(default_factory=dict)
+    similar: MonosemanticityMeter = field(default_factory=MonosemanticityMeter)
+    num_images: int = 0
+
+    def update(self, activations: Tensor, labels: Tensor, domains: Tensor, embeddings: Tensor) -> None:
+        """Count dense activations (batch, num_latents), classes, domains (batch,) and embeddings (batch, any width)."""
+        if not self.sums:
+            self._start(activations)
+        active = (activations != 0).double()
+        ones = active.new_ones(len(activations))
+        self.sums["class"].index_add_(0, labels, active)
+        self.sums["domain"].index_add_(0, domains, active)
+        self.sums["class images"].index_add_(0, labels, ones)
+        self.sums["domain images"].index_add_(0, domains, ones)
+        self.sums["activation"] += activations.sum(0)
+        self._keep_strongest(activations, labels, domains)
+        self.similar.update(activations, embeddings)
+        self.num_images += len(activations)
+
+    def result(self) -> LatentTable:
+        """The table. Raises ValueError if there were no images."""
+        if not self.num_images:
+            raise ValueError("there are no images to describe latents by")
+        sums, top = self.sums, self.strongest
+        return LatentTable(
+            sums["class"], sums["domain"], (sums["class images"], sums["domain images"]),
+            sums["activation"] / sums["class"].sum(0).clamp(min=1), top["values"], top["rows"],
+            label_entropy=entropy(top["values"], top["labels"], self.num_classes),
+            domain_entropy=entropy(top["values"], top["domains"], self.num_domains),
+            monosemanticity=self.similar.result(),
+        )  # fmt: skip
+
+    def _start(self, activations: Tensor) -> None:
+        number = activations.shape[1]
+        for name, size in (("class", self.num_classes), ("domain", self.num_domains)):
+            self.sums[name] = activations.new_zeros(size, number)
+            self.sums[f"{name} images"] = activations.new_zeros(size)
+        self.sums["activation"] = activations.new_zeros(number)
+        none = torch.full((number, self.top_n), -1, device=activations.device)
+        self.strongest = {"values": activations.new_zeros(number, self.top_n), "rows": none}
+        self.strongest |= {"labels": none, "domains": none}
+
+    def _keep_strongest(self, activations: Tensor, labels: Tensor, domains: Tensor) -> None:
+        rows = torch.arange(self.num_images, self.num_images + len(labels), device=labels.device)
+        coming = {"rows": rows, "labels": labels, "domains": domains}
+        values = torch.cat([self.strongest["values"], activations.T.clamp(min=0)], 1)
+        # Stable, so that of equally strong images the first ones stay, however they were batched.
+        self.strongest["values"], order = (
+            part[:, : self.top_n] for part in values.sort(dim=1, descending=True, stable=True)
+        )
+        present = self.strongest["values"] > 0
+        for name, value in coming.items():
+            both = torch.cat([self.strongest[name], value.expand(len(values), -1)], 1)
+            self.strongest[name] = both.gather(1, order).where(present, -1)
+
+
+def entropy(weights: Tensor, groups: Tensor, num_groups: int) -> Tensor:
+    """Entropy in bits of groups (n, k), weighted by (n, k): (n,), NaN where all weights are 0; group -1 is none."""
+    zeros = weights.new_zeros(len(weights), num_groups)
+    mass = zeros.scatter_add(1, groups.clamp(min=0), weights * (groups >= 0))
+    total = mass.sum(1, keepdim=True)
+    share = mass / total
+    return torch.where(
+        total[:, 0] > 0, -(torch.special.xlogy(share, share)).sum(1) / torch.log(share.new_tensor(2.0)), torch.nan
+    )

@@ -1,0 +1,138 @@
+"""Names for latents: words whose text embeddings lie where the images of a latent do, and how often they are right.
+
+Image and text features lie in two separate cones (the modality gap, Liang et al. 2022, arXiv:2203.02053); directions
+are compared only after the mean of each has been subtracted. The direction of a latent is its atom, or that of the mean
+feature of the images that activate it: words fit the latter far better, since an atom is only what the autoencoder adds
+to what other active latents say already.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from tasks.clip.zero_shot import TextEncoder
+from tasks.explain.latents import LatentTable
+from tasks.explain.vocabulary import Concept, Truth
+
+BEST = 3  # words told of every latent
+NUM_NULL = 2000  # meaningless directions that scores are compared with
+LEVEL = 0.05  # share of meaningless directions that would get a name
+MOST, TIMES = 0.5, 2.0  # a latent shows a word if most images that fire it do, and at least twice as many as all do
+
+
+@dataclass(frozen=True)
+class Names:
+    """The best words of each latent."""
+
+    words: tuple[str, ...]
+    """The vocabulary."""
+    best: Tensor
+    """Positions in it, best first, (num_latents, at most BEST)."""
+    scores: Tensor
+    """Their cosines."""
+    threshold: float
+    """Cosine that a share of LEVEL of meaningless directions exceeds."""
+    alive: Tensor
+    """Latents that fire at all, (num_latents,)."""
+
+    @property
+    def named(self) -> Tensor:
+        """Latents whose best word is better than that of nearly every meaningless direction, (num_latents,)."""
+        return self.alive & (self.scores[:, 0] > self.threshold)
+
+    def name(self, latent: int) -> str:
+        """The best word of a latent, or "unnamed"."""
+        return self.words[self.best[latent, 0]] if self.named[latent] else "unnamed"
+
+
+def embed(clip: TextEncoder, concepts: Sequence[Concept]) -> Tensor:
+    """Unit text embedding of each concept, the mean over its prompts, (concepts, width) in float64."""
+    rows = [normalize(clip.encode_text(list(concept.prompts)).double(), dim=-1).mean(0) for concept in concepts]
+    return normalize(torch.stack(rows), dim=-1)
+
+
+def name_latents(
+    directions: Tensor, texts: Tensor, words: Sequence[str], alive: Tensor, generator: torch.Generator
+) -> Names:
+    """The words nearest to the direction of each latent, (num_latents, width), which is free of the mean image.
+
+    `texts` are unit embeddings (words, width), whose mean is subtracted here. A meaningless direction is a random
+    mixture of all living latents', drawn from `generator` on the CPU: it has the covariance that they have, and no
+    meaning of its own. Its best word over the whole vocabulary sets the threshold. Raises ValueError for fewer than two
+    words, since their mean is subtracted.
+    """
+    if len(words) < 2:
+        raise ValueError(f"naming needs at least two words, got {len(words)}: their mean is what they share")
+    centred = normalize(texts - texts.mean(0), dim=-1)
+    scores, best = (normalize(directions, dim=-1) @ centred.T).topk(min(BEST, len(words)), dim=1)
+    threshold = 1.0
+    if alive.any():
+        mixtures = torch.randn(NUM_NULL, int(alive.sum()), generator=generator, dtype=torch.float64).to(directions)
+        null = normalize(mixtures @ directions[alive], dim=-1) @ centred.T
+        threshold = null.amax(1).quantile(1 - LEVEL).item()
+    return Names(tuple(words), best, scores, threshold, alive)
+
+
+def shown(table: LatentTable, truth: Truth, words: Sequence[str]) -> Tensor:
+    """Whether each latent shows each word, (num_latents, words): what its name ought to be, if anything.
+
+    It does if most of the images that fire it show the word, and at least TIMES as large a share as of all images.
+    Words that the truth does not know are shown by none. A latent may show several, as "four" and "bold".
+    """
+    counts = table.counts.clamp(min=1)
+    columns = []
+    for word in words:
+        showing, base = torch.zeros_like(counts), 0.0
+        for groups, fired, images in (
+            (truth.of_class, table.class_counts, table.images[0]),
+            (truth.of_domain, table.domain_counts, table.images[1]),
+        ):
+            holding = [number for number, held in enumerate(groups) if word in held]
+            showing = showing + fired[holding].sum(0)
+            base += (images[holding].sum() / images.sum()).item()
+        columns.append((showing / counts >= MOST) & (showing / counts >= TIMES * base) & (showing > 0))
+    return torch.stack(columns, 1)
+
+
+@dataclass(frozen=True)
+class NameAccuracy:
+    """How often names are right, against what images are known to show; numbers of latents."""
+
+    alive: int
+    """Latents that fire."""
+    clear: int
+    """Those that show a word: only they can be named rightly."""
+    named: int
+    """Those that got a name, clear or not."""
+    judged: int
+    """Those that are clear and got a name."""
+    right: int
+    """Those of them whose name is a word they show."""
+    right_in_three: int
+    """Those of them with such a word among the best three."""
+    right_if_forced: int
+    """Clear latents whose best word is right, whether or not it was good enough for a name."""
+    chance: float
+    """Share of judged latents that would be right if their names were dealt out among them at random."""
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of the judged latents whose name is right; None without any."""
+        return self.right / self.judged if self.judged else None
+
+
+def name_accuracy(names: Names, truth: Tensor) -> NameAccuracy:
+    """Names compared with what latents show, (num_latents, words) as of `shown`."""
+    truth = truth & names.alive[:, None]
+    clear = truth.any(1)
+    judged = clear & names.named
+    hits = truth.gather(1, names.best)[judged]
+    first = names.best[judged, 0]
+    chance = truth[judged][:, first].double().mean().item() if judged.any() else 0.0
+    return NameAccuracy(
+        int(names.alive.sum()), int(clear.sum()), int(names.named.sum()), int(judged.sum()),
+        int(hits[:, 0].sum()), int(hits.any(1).sum()), int(truth.gather(1, names.best[:, :1]).sum()), chance,
+    )  # fmt: skip

@@ -1,0 +1,61 @@
+"""Words that latents may be named by, and which of them images are known to show; importable without torch."""
+
+from collections.abc import Iterable, Sequence
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tasks.clip.prompts import checked_names, prompt, templates_of
+
+
+class Concept(BaseModel):
+    """A word and the captions that mean it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    word: str
+    prompts: tuple[str, ...] = Field(min_length=1)
+    """The mean of their text embeddings stands for the word."""
+
+
+def concepts_of(words: Iterable[str], templates: str | Sequence[str] = ("{}",)) -> tuple[Concept, ...]:
+    """A concept for each word, its captions the templates with the word in their slot."""
+    sentences = templates_of(templates)
+    return tuple(
+        Concept(word=word, prompts=tuple(prompt(sentence, word) for sentence in sentences))
+        for word in checked_names(tuple(words))
+    )
+
+
+def concepts_in(captions: Sequence[str], words: Iterable[str]) -> tuple[Concept, ...]:
+    """A concept for each word, its captions those of the given ones that hold it.
+
+    For words that never stand alone, such as "four" where captions tell two digits. Raises ValueError for a word that
+    no caption holds.
+    """
+    found = {word: tuple(caption for caption in captions if word in caption.split()) for word in words}
+    if absent := [word for word, holding in found.items() if not holding]:
+        raise ValueError(f"no caption holds the word {absent[0]!r}: leave it out or give captions with it")
+    return tuple(Concept(word=word, prompts=holding) for word, holding in found.items())
+
+
+class Truth(BaseModel):
+    """What images are known to show, in words of the vocabulary: from their class, and from their domain."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    of_class: tuple[tuple[str, ...], ...] = ()
+    """Words for each class, such as ("four", "two"); empty where classes say nothing."""
+    of_domain: tuple[tuple[str, ...], ...] = ()
+    """Words for each domain, such as ("bold",), in the order of the domains; empty where domains say nothing."""
+
+    @model_validator(mode="after")
+    def _kinds_differ(self) -> "Truth":
+        if both := set(sum(self.of_class, ())) & set(sum(self.of_domain, ())):
+            raise ValueError(f"{min(both)!r} is a word of a class and of a domain: it must be one of both")
+        return self
+
+    def require(self, num_classes: int, num_domains: int) -> None:
+        """Raise ValueError unless there are words for every class and domain, or for none."""
+        for kind, words, number in (("class", self.of_class, num_classes), ("domain", self.of_domain, num_domains)):
+            if words and len(words) != number:
+                raise ValueError(f"the truth has words for {len(words)} {kind} values, there are {number}")

@@ -1,0 +1,201 @@
+"""Features may be held on unlabelled images, and as strongly as keeps a wanted share of their latents."""
+
+import io
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from tasks.clip.anchors import CachedAnchors, Unlabelled
+from tasks.clip.drift import Drift
+from tasks.clip.finetune import finetune
+from tasks.clip.finetune_config import FinetuneConfig
+from tasks.clip.regularisers import L2, L2SP, LDIFS, NoPenalty, SAEMask, SparseChange
+from tasks.clip.zero_shot import Classifier, zero_shot_head
+from tasks.data.loading import Batch, normalise
+from tasks.data.pixels import InMemory
+from tasks.data.views import View
+from tasks.sae.autoencoder import unit
+from tasks.sae.config import FeatureInfo, SAESpec, SAETrainConfig, TopK
+from tasks.sae.train import train as train_saes
+from tasks.train_config import TrainConfig
+from tests.tasks.clip.worlds import CLASSES, SmallTopK, four_digits, tiny_clip
+
+TRAIN = TrainConfig(epochs=2, batch_size=16, optimizer="adamw", learning_rate=1e-3, weight_decay=0.1, clip_norm=1.0)
+ONE_STEP = TRAIN.model_copy(update={"epochs": 1, "batch_size": 64})
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return four_digits()
+
+
+@pytest.fixture(scope="module")
+def negatives(digits):
+    """The pictures of another domain, in another order."""
+    order = torch.randperm(len(digits), generator=torch.Generator().manual_seed(0))[:100]
+    return InMemory(255 - digits.pixels[order], digits.labels[order], CLASSES)
+
+
+@pytest.fixture
+def classifier():
+    clip = tiny_clip()
+    return Classifier(clip.image_tower, zero_shot_head(clip, CLASSES, ["a photo of the digit {}"]))
+
+
+def run(classifier, digits, train=TRAIN, log=lambda m, e: None, **settings):
+    names = ("regulariser", "strength", "anchor_on", "overlap", "overlap_rate")
+    config = FinetuneConfig(train=train, **{k: settings.pop(k) for k in names if k in settings})
+    return finetune(classifier, digits, range(64), range(64, 128), config, 0, log=log, **settings)
+
+
+@torch.no_grad()
+def features_of(classifier, images):
+    return classifier.encoder.train()(normalise(images.pixels))
+
+
+def state_of(trained):
+    return {name: tensor.clone() for name, tensor in trained.module.state_dict().items()}
+
+
+def same(one, other) -> bool:
+    return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def moved(classifier, trained, images):
+    return Drift.between(features_of(trained.module, images), features_of(classifier, images)).change.norm(dim=1).mean()
+
+
+def ids_beside(images, ids, epoch, seed=0):
+    batch = Batch(torch.tensor(ids), torch.zeros(len(ids), 3, 16, 16), torch.zeros(len(ids)))
+    return Unlabelled(images).beside(batch, 150, seed, epoch, View()).ids.tolist()
+
+
+def test_unlabelled_images_come_in_turn_whatever_the_batches(negatives):
+    whole = ids_beside(negatives, list(range(150)), 1)
+    assert ids_beside(negatives, [140, 3, 7], 1) == [whole[140], whole[3], whole[7]]
+    assert sorted(whole[:100]) == list(range(100)) and len(set(whole[100:])) == 50
+    assert whole != ids_beside(negatives, list(range(150)), 2)
+    assert whole != ids_beside(negatives, list(range(150)), 1, seed=1)
+
+
+def test_features_stay_on_the_images_they_are_held_on(classifier, digits, negatives):
+    slow = TRAIN.model_copy(update={"epochs": 6, "learning_rate": 3e-4})
+    held = {
+        on: run(classifier, digits, slow, regulariser=L2(), strength=300.0, anchor_on=on, **given)
+        for on, given in (("labelled", {}), ("unlabelled", {"unlabelled": Unlabelled(negatives)}))
+    }
+    assert moved(classifier, held["unlabelled"], negatives) < 0.75 * moved(classifier, held["labelled"], negatives)
+    assert moved(classifier, held["labelled"], digits) < 0.75 * moved(classifier, held["unlabelled"], digits)
+
+
+@pytest.mark.parametrize("regulariser", [L2(), SAEMask(), LDIFS()])
+@pytest.mark.parametrize("anchor_on", ["unlabelled", "both"])
+def test_the_first_step_is_that_of_plain_training(classifier, digits, negatives, anchor_on, regulariser):
+    given = {"unlabelled": Unlabelled(negatives), "sae": SmallTopK()}
+    settings = {"regulariser": regulariser, "strength": 1000.0, "anchor_on": anchor_on}
+    assert same(
+        state_of(run(classifier, digits, ONE_STEP, **settings, **given)), state_of(run(classifier, digits, ONE_STEP))
+    )
+
+
+@pytest.mark.parametrize("augment", ["none", "shift"])
+def test_cached_anchors_of_unlabelled_images_train_as_live_ones_to_the_bit(classifier, digits, negatives, augment):
+    config = TRAIN.model_copy(update={"augment": augment})
+    views = [View(augment, number)(torch.arange(100), negatives.pixels) for number in range(config.num_views)]
+    encoder = classifier.encoder.train()
+    with torch.no_grad():
+        staged = [torch.cat([encoder(part) for part in normalise(shown).split(16)]) for shown in views]
+    settings = {"regulariser": L2(), "strength": 10.0, "anchor_on": "unlabelled"}
+    runs = [
+        run(classifier, digits, config, **settings, unlabelled=Unlabelled(negatives, anchors))
+        for anchors in (None, CachedAnchors(torch.stack(staged)))
+    ]
+    assert same(state_of(runs[0]), state_of(runs[1]))
+
+
+@pytest.mark.parametrize("augment", ["crop_flip", "shift"])
+def test_a_run_cut_short_and_resumed_ends_with_the_same_weights_and_strength(classifier, digits, negatives, augment):
+    config = TRAIN.model_copy(update={"augment": augment, "epochs": 3})
+    settings = {"regulariser": SAEMask(), "anchor_on": "both", "overlap": 0.8, "sae": SmallTopK()}
+    settings |= {"unlabelled": Unlabelled(negatives)}
+    states, logged = [], []
+    whole = run(classifier, digits, config, log=lambda m, e: logged.append(m), save=states.append, **settings)
+    for state in states:
+        stream = io.BytesIO()
+        torch.save(state, stream)
+        stream.seek(0)
+        again = []
+        log = lambda metrics, epoch, again=again: again.append(metrics)  # noqa: E731
+        load = torch.load(stream, weights_only=True)
+        resumed = run(classifier, digits, config, log=log, resume=load, **settings)
+        assert same(state_of(whole), state_of(resumed)) and logged == again
+
+
+def test_a_search_that_stands_still_is_a_fixed_strength_to_the_bit(classifier, digits):
+    settings = {"regulariser": SAEMask(), "strength": 1.0, "sae": SmallTopK()}
+    still = run(classifier, digits, overlap=0.5, overlap_rate=1e-12, **settings)
+    assert same(state_of(still), state_of(run(classifier, digits, **settings)))
+
+
+@pytest.fixture(scope="module")
+def trained(digits):
+    """A classifier that knows the digits, and an autoencoder that explains its features."""
+    clip = tiny_clip()
+    fresh = Classifier(clip.image_tower, zero_shot_head(clip, CLASSES, ["a photo of the digit {}"]))
+    classifier = run(fresh, digits, TRAIN.model_copy(update={"epochs": 10})).module
+    about = FeatureInfo(width=16, normalised=True, backbone="tiny")
+    config = SAETrainConfig(epochs=60, batch_size=64, learning_rate=2e-3)
+    features = unit(features_of(classifier, digits))
+    return classifier, train_saes(features, about, [SAESpec(sparsity=TopK(k=4))], config, log=lambda m, e: None)[0]
+
+
+@pytest.mark.parametrize("regulariser", [L2(), SAEMask(), SparseChange(latents=1.0)])
+@pytest.mark.parametrize("start, target", [(1.0, 0.6), (30.0, 0.8)])
+def test_the_strength_that_keeps_a_wanted_overlap_is_found(trained, digits, regulariser, start, target):
+    classifier, sae = trained
+    history = []
+    settings = {"regulariser": regulariser, "strength": start, "overlap": target, "overlap_rate": 0.3}
+    config = TRAIN.model_copy(update={"epochs": 40, "learning_rate": 3e-4})
+    run(classifier, digits, config, log=lambda m, e: history.append(m), sae=sae, **settings)
+    reached = [metrics["train/overlap"] for metrics in history[-10:]]
+    # One of four active latents of one image, exchanged for another, moves the index by 0.4; the mean of 64 by 0.006.
+    assert sum(reached) / len(reached) == pytest.approx(target, abs=0.05)
+
+
+def test_a_strength_that_adapts_is_logged_and_a_fixed_one_is_not(classifier, digits):
+    for overlap in (None, 0.5):
+        history = []
+        settings = {"regulariser": SAEMask(), "strength": 7.0, "overlap": overlap, "sae": SmallTopK()}
+        run(classifier, digits, log=lambda m, e, h=history: h.append(m), **settings)
+        assert ("train/strength" in history[0], "train/overlap" in history[0]) == ((overlap is not None),) * 2
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"anchor_on": "both"}, "features are held on both images: give unlabelled"),
+        ({"unlabelled": True}, "features are held on labelled images: leave out unlabelled"),
+        ({"anchor_on": "unlabelled", "unlabelled": True, "anchors": print}, "leave out the anchors of labelled ones"),
+        ({"overlap": 0.5}, "an overlap of 0.5 is one of latents: give a sparse autoencoder"),
+    ],
+)
+def test_what_is_missing_or_without_effect_is_said(classifier, digits, negatives, settings, message):
+    if "unlabelled" in settings:
+        settings = settings | {"unlabelled": Unlabelled(negatives)}
+    with pytest.raises(ValueError, match=message):
+        run(classifier, digits, regulariser=L2(), **settings)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"anchor_on": "both", "regulariser": NoPenalty()}, "anchor_on says how features are held"),
+        ({"overlap": 0.5, "strength": 0.0, "regulariser": L2()}, "overlap says how features are held"),
+        ({"overlap": 0.5, "trained": "head", "regulariser": L2SP()}, "overlap says how features are held"),
+        ({"anchor_on": "both", "regulariser": L2SP()}, "L2SP holds parameters, whatever images"),
+    ],
+)
+def test_settings_without_effect_are_refused(settings, message):
+    with pytest.raises(ValidationError, match=message):
+        FinetuneConfig(**settings)

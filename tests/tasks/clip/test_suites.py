@@ -1,0 +1,181 @@
+"""Suites are read off the folders they come in: which column is which class, and what is missing."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from tasks.clip.class_names import EUROSAT_NAMES, FMOW_NAMES
+from tasks.clip.suites import (
+    IMAGENET_SETS,
+    OTHER_SETS,
+    SUITES,
+    Pictures,
+    domain_folders,
+    image_folder,
+    imagenet,
+    others,
+)
+from tasks.clip.zero_shot import Projection
+from tasks.data.opening import open_source
+from tasks.models.clip_spec import Preprocessing
+
+PICTURES = Pictures.of(Preprocessing(size=(8, 8)))
+SYNSETS = [f"n{100 + 7 * i:08d}" for i in range(1000)]
+OBJECTS = {"air_freshener": (), "backpack": (414,), "alarm_clock": (409, 530)}
+
+
+def picture(path, colour=(9, 200, 9), size=(14, 12)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """ImageNet and its shifts with all their folders and a picture in some."""
+    root = tmp_path_factory.mktemp("data")
+    for folder, names in (
+        ("imagenet/train", SYNSETS),
+        ("imagenet/val", SYNSETS),
+        ("imagenetv2-matched-frequency-format-val", map(str, range(1000))),
+        ("sketch", SYNSETS),
+        ("imagenet-r", [SYNSETS[i] for i in (999, 3, 12)]),
+        ("imagenet-a", [SYNSETS[i] for i in (12, 700)]),
+    ):
+        for name in names:
+            (root / folder / name).mkdir(parents=True)
+    for folder in ("imagenet/val", "imagenet-r"):
+        for synset in (SYNSETS[3], SYNSETS[12], SYNSETS[999]):
+            picture(root / folder / synset / "1.png")
+    for number in (3, 12):
+        picture(root / "imagenetv2-matched-frequency-format-val" / str(number) / "1.png")
+    objectnet(root / "objectnet-1.0")
+    return root
+
+
+def objectnet(folder):
+    """Its tables in the very form it ships them: ids of 2012 are not the labels of ImageNet."""
+    for name in OBJECTS:
+        picture(folder / "images" / name / "1.png", (255, 0, 0))
+    id_of_label = {label: (label * 7 + 5) % 1000 for label in range(1000)}
+    lines = ["?"] * 1000
+    for label, number in id_of_label.items():
+        lines[number] = f"thing {label}, another word"
+    tables = {
+        "folder_to_objectnet_label.json": {name: name.replace("_", " ").title() for name in OBJECTS},
+        "objectnet_to_imagenet_1k.json": {
+            name.replace("_", " ").title(): "; ".join(f"thing {label}, another word" for label in labels)
+            for name, labels in OBJECTS.items() if labels
+        },
+        "pytorch_to_imagenet_2012_id.json": {str(label): number for label, number in id_of_label.items()},
+    }  # fmt: skip
+    (folder / "mappings").mkdir()
+    for name, table in tables.items():
+        (folder / "mappings" / name).write_text(json.dumps(table))
+    (folder / "mappings" / "imagenet_to_label_2012_v2").write_text("\n".join(lines) + "\n")
+
+
+def test_imagenet_is_tested_on_itself_and_five_shifts(root):
+    suite = imagenet(root, PICTURES)
+    assert [(one.name, one.role) for one in suite.test_sets] == [
+        (name, "id" if name == "imagenet" else "natural") for name in IMAGENET_SETS
+    ]
+    assert len(suite.class_names) == 1000 and suite.templates == "openai" and suite.labelled.split == "train"
+
+
+def test_folders_say_which_columns_of_the_head_are_theirs(root):
+    sets = {one.name: one for one in imagenet(root, PICTURES).test_sets}
+    assert sets["imagenet-r"].columns == ((3,), (12,), (999,)) and sets["imagenet-a"].columns == ((12,), (700,))
+    assert not sets["imagenet"].columns and not sets["imagenet-sketch"].columns
+    images = open_source(sets["imagenet-r"].source, root)
+    logits = torch.zeros(3, 1000)
+    logits[range(3), [int(SYNSETS.index(images.class_names[label])) for label in images.labels]] = 1
+    assert torch.equal(Projection(sets["imagenet-r"].columns, 1000)(logits).argmax(1), images.labels)
+
+
+def test_numbered_folders_are_labels_of_imagenet(root):
+    v2 = next(one for one in imagenet(root, PICTURES, ["imagenet-v2"]).test_sets)
+    images = open_source(v2.source, root)
+    assert images.labels.tolist() == [3, 12] and len(images.class_names) == 1000
+
+
+def test_objects_stand_for_all_their_classes_and_lose_their_frame(root):
+    (objects,) = imagenet(root, PICTURES, ["objectnet"]).test_sets
+    assert objects.columns == (OBJECTS["alarm_clock"], OBJECTS["backpack"])
+    assert objects.source.data.border == 2
+    images = open_source(objects.source, root)
+    assert images.class_names == ("alarm_clock", "backpack") and images.labels.tolist() == [0, 1]
+
+
+def test_pictures_are_prepared_as_the_backbone_was(root):
+    data = imagenet(root, Pictures.of(Preprocessing(size=(64, 64)), skip_damaged=True)).test_sets[0].source.data
+    assert (data.image_size, data.interpolation, data.skip_damaged) == (64, "bicubic", True)
+    assert (data.mean, data.std) == (Preprocessing(size=(64, 64)).mean, Preprocessing(size=(64, 64)).std)
+    with pytest.raises(ValueError, match="bicubic or bilinear squares"):
+        Pictures.of(Preprocessing(size=(8, 16)))
+
+
+def test_what_is_missing_is_one_sentence(root, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"imagenet/train is missing: unpack the training pictures of ILSVRC 2012 .* there$"
+    ):
+        imagenet(tmp_path, PICTURES)
+    with pytest.raises(ValueError, match="give --data-root"):
+        imagenet(None, PICTURES)
+    for synset in SYNSETS[:5]:
+        (tmp_path / "imagenet" / "train" / synset).mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"must hold the 1000 folders of ImageNet's classes, got 5"):
+        imagenet(tmp_path, PICTURES)
+    with pytest.raises(ValueError, match="there is no test set 'imagenet-q': did you mean 'imagenet-"):
+        imagenet(root, PICTURES, ["imagenet-q"])
+    (root / "imagenet-a" / "n1").mkdir()
+    try:
+        with pytest.raises(ValueError, match=r"imagenet-a/n1 is no class of ImageNet"):
+            imagenet(root, PICTURES, ["imagenet-a"])
+    finally:
+        (root / "imagenet-a" / "n1").rmdir()
+    for name in ("iwildcam", "fmow"):
+        with pytest.raises(ValueError, match=r"is missing: unpack WILDS .*wilds\.stanford\.edu"):
+            SUITES[name](tmp_path, PICTURES, ())
+    (tmp_path / "objectnet-1.0").mkdir()
+    for synset in SYNSETS[5:]:
+        (tmp_path / "imagenet" / "train" / synset).mkdir()
+    with pytest.raises(ValueError, match=r"folder_to_objectnet_label.json is missing: it comes with ObjectNet"):
+        imagenet(tmp_path, PICTURES, ["objectnet"])
+
+
+def test_the_wilds_are_tested_by_their_official_parts_and_metrics(tmp_path):
+    (tmp_path / "fmow_v1.1").mkdir()
+    (tmp_path / "iwildcam_v2.0").mkdir()
+    (tmp_path / "iwildcam_v2.0" / "categories.csv").write_text("y,name\n1,panthera_leo\n0,empty\n")
+    fmow, iwildcam = (SUITES[name](tmp_path, PICTURES, ()) for name in ("fmow", "iwildcam"))
+    assert [(one.role, one.metric, one.source.data.part) for one in (*fmow.test_sets, *iwildcam.test_sets)] == [
+        ("id", "accuracy", "id_test"), ("natural", "worst_group", "test"),
+        ("id", "macro_f1", "id_test"), ("natural", "macro_f1", "test"),
+    ]  # fmt: skip
+    assert list(FMOW_NAMES) == sorted(set(FMOW_NAMES)) and len(FMOW_NAMES) == 62 == len(fmow.class_names)
+    assert fmow.class_names[1] == "airport hangar" and iwildcam.class_names == ("empty", "panthera_leo")
+    (tmp_path / "iwildcam_v2.0" / "class_names.txt").write_text("empty\nlion\n")
+    assert SUITES["iwildcam"](tmp_path, PICTURES, ()).class_names == ("empty", "lion")
+
+
+def test_other_classes_have_heads_of_their_own():
+    suite = others(None, PICTURES)
+    assert [one.name for one in suite.test_sets] == list(OTHER_SETS) and suite.labelled is None
+    assert all(one.role == "forgetting" and one.templates == "simple" for one in suite.test_sets)
+    assert len(EUROSAT_NAMES) == 10 and others(None, PICTURES, ["eurosat"]).test_sets[0].class_names == EUROSAT_NAMES
+
+
+def test_folders_of_ones_own_are_suites(tmp_path):
+    for place in ("pets/train/big_cat", "pets/train/dog", "pets/test/big_cat", "pets/test/dog",
+                  "art/paint/cat", "art/photo/cat", "art/photo/dog", "art/a_sketch/dog"):  # fmt: skip
+        picture(tmp_path / place / "1.png")
+    pets = image_folder("pets", tmp_path, PICTURES)
+    assert pets.class_names == ("big cat", "dog") and [one.role for one in pets.test_sets] == ["id"]
+    assert len(open_source(pets.test_sets[0].source, tmp_path)) == 2
+    art = domain_folders("art", "photo", tmp_path, PICTURES)
+    assert art.class_names == ("cat", "dog") and art.labelled.data.part == "photo"
+    assert [(one.name, one.source.data.part) for one in art.test_sets] == [("a-sketch", "a_sketch"), ("paint", "paint")]
+    with pytest.raises(ValueError, match="there is no domain 'fotos': did you mean 'photo'"):
+        domain_folders("art", "fotos", tmp_path, PICTURES)
