@@ -23,6 +23,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 
 demo: venv
 	$(BIN)/amalgam run digits_partial_fusion
+	$(BIN)/amalgam run clip_styles
 
 test: venv
 	$(BIN)/python -m pytest

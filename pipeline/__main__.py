@@ -9,10 +9,11 @@ from typer.core import TyperGroup
 
 from pipeline.command_line import experiment_commands, fail
 from pipeline.console import output, say
+from pipeline.explain_command import explain
 from pipeline.fuse_command import fuse
 from pipeline.launch import plan_experiment, run_experiment
 
-COMMANDS = ("plan", "run", "show", "report", "fuse", "ui", "sync")
+COMMANDS = ("plan", "run", "show", "report", "fuse", "explain", "ui", "sync")
 
 
 class Ordered(TyperGroup):
@@ -34,6 +35,7 @@ app.add_typer(experiment_commands(run_experiment, "Run an experiment; what is bu
 app.add_typer(experiment_commands(plan_experiment, "Say what `run` with the same flags would do."), name="plan")
 
 app.command()(fuse)
+app.command()(explain)
 
 Root = Annotated[Path, typer.Option(help="Folder of all results.")]
 TrackingUri = Annotated[str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow server.")]

@@ -30,6 +30,7 @@ from pipeline.artifact import (
 )
 from pipeline.host import device_of, host_facts, threads
 from pipeline.step import Step, canonical
+from tasks.diverged import Diverged
 
 STARTED = "started"  # Its time of change is when the attempt at hand began.
 LIVE_CURVES = "curves.jsonl"
@@ -65,6 +66,12 @@ class Workspace:
     """`cuda` where the step asked for a GPU, else `cpu`."""
     curves: Path
     """File that `log` appends to."""
+    num_workers: int = 1
+    """Processes that are to train together, through Ray Train."""
+    gpus_each: float = 0
+    """GPUs for each of them."""
+    cpus_each: float = 1
+    """CPU cores for each of them."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Add one value to each named curve; the curves are kept in the artifact and shown in MLflow."""
@@ -80,7 +87,8 @@ class Workspace:
 def build(step: Step, place: Place) -> Record:
     """The record of the step, built now or, if another driver was first, found.
 
-    Raises ValueError for what a user can mend (nothing is left behind) and OSError for what a retry may mend.
+    Raises ValueError for what a user can mend (nothing is left behind, but the state that a diverged training saved)
+    and OSError for what a retry may mend.
     """
     folder = place.building(step)
     with alone(folder):
@@ -91,9 +99,12 @@ def build(step: Step, place: Place) -> Record:
             record = _run(step, place, folder)
         except Exception as error:
             unwritable = _unwritable(place.root, error)
-            shutil.rmtree(folder if unwritable or isinstance(error, ValueError) else folder / "out", ignore_errors=True)
+            given_up = unwritable or (isinstance(error, ValueError) and not isinstance(error, Diverged))
+            shutil.rmtree(folder if given_up else folder / "out", ignore_errors=True)
             if unwritable:
                 raise unwritable from error
+            if isinstance(error, Diverged) and any((folder / "scratch").iterdir()):
+                raise Diverged(f"{error}; its last good state is kept in {folder / 'scratch'}") from error
             raise
         shutil.rmtree(folder)
         return record
@@ -126,7 +137,7 @@ def _run(step: Step, place: Place, folder: Path) -> Record:
     out.mkdir()
     scratch.mkdir(exist_ok=True)
     (folder / STARTED).touch()
-    work = Workspace(out, scratch, place.data_root, device_of(step.resources), folder / LIVE_CURVES)
+    work = _workspace(step, place, folder)
     started = time.time()
     metrics = _call(step, place, work)
     _write_curves(work.curves, out / CURVES)
@@ -141,13 +152,23 @@ def _run(step: Step, place: Place, folder: Path) -> Record:
         files=file_facts(out),
         started=started,
         seconds=time.time() - started,
-        resources={"num_cpus": step.resources.num_cpus, "num_gpus": step.resources.num_gpus},
+        resources={name: getattr(step.resources, name) for name in ("num_cpus", "num_gpus", "num_workers")},
         git_commit=place.git_commit,
         host=host_facts(work.device),
     )
     (out / RECORD).write_text(record.model_dump_json(indent=2) + "\n")
     publish(out, step.path(place.root))
     return record
+
+
+def _workspace(step: Step, place: Place, folder: Path) -> Workspace:
+    asked = step.resources
+    # Of processes that train together, each finds its own GPU; the one that waits for them needs none.
+    device = "cpu" if asked.num_workers > 1 else device_of(asked)
+    return Workspace(
+        folder / "out", folder / "scratch", place.data_root, device, folder / LIVE_CURVES,
+        asked.num_workers, asked.num_gpus, asked.num_cpus,
+    )  # fmt: skip
 
 
 def _call(step: Step, place: Place, work: Workspace) -> Mapping[str, float | int | str]:

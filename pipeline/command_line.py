@@ -8,15 +8,13 @@ from dataclasses import fields
 from typing import Any, TypeAlias, get_type_hints
 
 import typer
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 from rich.console import Console
 from typer.core import TyperGroup
 
 from pipeline.console import say
-from pipeline.execute import StepsFailed
 from pipeline.experiment import Experiment, find_experiment, flags_of
 from pipeline.experiments import EXPERIMENTS
+from pipeline.mistakes import sentence
 from pipeline.settings import Settings
 
 Act: TypeAlias = Callable[[str, Experiment, dict[str, Any], Settings], None]
@@ -63,9 +61,9 @@ def command_of(name: str, act: Act) -> Any:
 
 def exit_code(error: BaseException) -> int:
     """Print what failed and return the exit code: 2 if the user can mend it, with one sentence each, else 1."""
-    if isinstance(error, StepsFailed):
+    if isinstance(error, ExceptionGroup):
         for inner in error.exceptions:
-            where = " ".join(getattr(inner, "__notes__", []))
+            where = " ".join(getattr(inner, "__notes__", ["error"]))
             text = sentence(inner) if isinstance(inner, ValueError) else _trace(inner)
             _print(f"{where}: {text}")
         return USER_ERROR if all(isinstance(inner, ValueError) for inner in error.exceptions) else FAILURE
@@ -74,22 +72,6 @@ def exit_code(error: BaseException) -> int:
         return USER_ERROR
     _print(_trace(error))
     return FAILURE
-
-
-def sentence(error: ValueError) -> str:
-    """One line for a user's mistake; pydantic's report becomes `field: what is allowed, got value`."""
-    if not isinstance(error, ValidationError):
-        return " ".join(str(error).split())
-    return "; ".join(map(_clause, error.errors()))
-
-
-def _clause(problem: ErrorDetails) -> str:
-    where = ".".join(map(str, problem["loc"]))
-    if "error" in problem.get("ctx", {}):
-        return str(problem["ctx"]["error"])
-    if problem["type"] == "missing":
-        return f"{where} must be given"
-    return f"{where} {problem['msg'].replace('Input should', 'must', 1)}, got {problem['input']!r}"
 
 
 def fail(error: BaseException) -> None:

@@ -142,10 +142,22 @@ def found(targets: Sequence[Step], root: Path) -> list[Step]:
 
 
 def check(steps: Sequence[Step], place: Place) -> None:
-    """Let every step that has a check refuse its config now, before hours of work."""
+    """Let every step that has checks refuse its config now, before hours of work; the instant ones first."""
+    for reference, step in [(s.check, s) for s in steps] + [(s.slow_check, s) for s in steps]:
+        if reference:
+            resolve(reference)(step.config, place.data_root)
+
+
+def refusals(steps: Sequence[Step], data_root: Path | None) -> list[ValueError]:
+    """What the instant checks of all steps say, each sentence once."""
+    found: dict[str, ValueError] = {}
     for step in steps:
-        if step.check:
-            resolve(step.check)(step.config, place.data_root)
+        try:
+            if step.check:
+                resolve(step.check)(step.config, data_root)
+        except ValueError as error:
+            found.setdefault(str(error), error)
+    return list(found.values())
 
 
 def _task(step: Step, place: Place, *parents: Record) -> Record:
@@ -156,10 +168,11 @@ def _task(step: Step, place: Place, *parents: Record) -> Record:
 def _submit(step: Step, place: Place, upstream: Sequence[Any]) -> Any:
     import ray  # here, not above: a run without Ray needs none
 
+    together = step.resources.num_workers > 1  # then Ray Train reserves what each process needs
     options = ray.remote(_task).options(
         name=step.key,
-        num_cpus=step.resources.num_cpus,
-        num_gpus=step.resources.num_gpus,
+        num_cpus=0 if together else step.resources.num_cpus,
+        num_gpus=0 if together else step.resources.num_gpus,
         max_retries=step.resources.max_retries,
         retry_exceptions=[OSError],
     )

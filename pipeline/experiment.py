@@ -16,6 +16,7 @@ from pipeline.step import Step
 from tasks.near_names import unknown_name
 
 Experiment: TypeAlias = Callable[..., Step]
+DATA_ROOT = "data_root"  # a parameter that is no flag of the experiment: every command has it
 
 
 def find_experiment(name: str) -> Experiment:
@@ -50,12 +51,13 @@ def flags_of(experiment: Experiment) -> list[inspect.Parameter]:
     """The experiment's parameters as typer options: `Annotated[float, "help"]` documents one, tuples take commas."""
     hints = get_type_hints(experiment, include_extras=True)
     parameters = inspect.signature(experiment).parameters.values()
-    return [_flag(parameter, hints.get(parameter.name)) for parameter in parameters]
+    return [_flag(parameter, hints.get(parameter.name)) for parameter in parameters if parameter.name != DATA_ROOT]
 
 
-def make_step(experiment: Experiment, arguments: dict[str, Any]) -> Step:
-    """The experiment's step for these arguments."""
-    step = experiment(**arguments)
+def make_step(experiment: Experiment, arguments: dict[str, Any], data_root: Path | None = None) -> Step:
+    """The experiment's step for these arguments; one that has a parameter `data_root` gets the folder of data sets."""
+    place = {DATA_ROOT: data_root} if DATA_ROOT in inspect.signature(experiment).parameters else {}
+    step = experiment(**arguments, **place)
     if not isinstance(step, Step):
         raise ValueError(f"an experiment returns a Step, but {experiment.__qualname__} gave {type(step).__name__}")
     return step

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.artifact import new_folder
 from pipeline.checkpoint import fill, load_model, read_state, save_model
+from pipeline.host import require_device
 from pipeline.step import canonical
 from tasks.cost_of import cost_of
 from tasks.data.catalogue import DataSpec
@@ -53,6 +54,7 @@ def fuse_checkpoints(request: Request) -> list[dict[str, Any]]:
 
     Raises ValueError, before anything lies there, for any bad input.
     """
+    require_device(request.device)
     weights = checked_weights(request.weights, len(request.checkpoints))
     with new_folder(request.out) as folder:
         train, test = (load(request.data, part, request.data_root) for part in ("train", "test"))

@@ -14,20 +14,24 @@ from pipeline.step import Resources
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Hold torch and BLAS to `count` threads: sums split differently differ in their last bits."""
+    """Hold torch, BLAS and Arrow to `count` threads: sums split differently differ in their last bits."""
     from threadpoolctl import threadpool_limits  # here, not above: a plan needs no numerics
 
     os.environ["OMP_NUM_THREADS"] = str(count)  # For libraries that the function imports only when it runs.
-    torch = sys.modules.get("torch")
-    before = torch.get_num_threads() if torch else count
+    torch, arrow = sys.modules.get("torch"), sys.modules.get("pyarrow")
+    before, before_in_arrow = torch.get_num_threads() if torch else count, arrow.cpu_count() if arrow else count
     with threadpool_limits(count):
         if torch:
             torch.set_num_threads(count)
+        if arrow:
+            arrow.set_cpu_count(count)
         try:
             yield
         finally:
             if torch:
                 torch.set_num_threads(before)
+            if arrow:
+                arrow.set_cpu_count(before_in_arrow)
 
 
 def device_of(resources: Resources) -> str:
@@ -39,6 +43,18 @@ def device_of(resources: Resources) -> str:
     if not torch.cuda.is_available():
         raise ValueError(f"{resources.num_gpus:g} GPUs are asked for, but torch finds none: ask for 0")
     return "cuda"
+
+
+def require_device(name: str) -> None:
+    """Raise ValueError unless torch can compute on the device of that name."""
+    import torch  # here, not above: every plan needs none
+
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"torch cannot compute on device {name!r} here: give cpu, or cuda where there is one"
+        ) from error
 
 
 def host_facts(device: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.artifact import check_writable
 from pipeline.console import output, program, say
-from pipeline.execute import Run, StepsFailed, run
+from pipeline.execute import Run, StepsFailed, missing, refusals, run
 from pipeline.experiment import Experiment, make_step
 from pipeline.mlflow_store import store_of
 from pipeline.plan import check_space, forecast, plan_table, time_text, totals
@@ -18,16 +18,18 @@ from pipeline.step import Step, ancestors
 
 
 def plan_experiment(name: str, experiment: Experiment, arguments: dict[str, Any], settings: Settings) -> None:
-    """Print what `run` would do."""
-    step = settings.equipped(make_step(experiment, arguments))
+    """Print what `run` would do, and then, as an ExceptionGroup, what is not there that it needs."""
+    step = settings.equipped(make_step(experiment, arguments, settings.data_root))
     lines = forecast([step], settings.root)
     output().print(plan_table(lines))
     say(f"\n{totals(lines)}")
+    if refused := refusals(missing([step], settings.root), settings.data_root):
+        raise ExceptionGroup("the experiment cannot run yet", refused)
 
 
 def run_experiment(name: str, experiment: Experiment, arguments: dict[str, Any], settings: Settings) -> None:
     """Build what is missing, show the run in MLflow, and print the report."""
-    step = settings.equipped(make_step(experiment, arguments))
+    step = settings.equipped(make_step(experiment, arguments, settings.data_root))
     check_writable(settings.root)
     lines = forecast([step], settings.root)
     check_space(lines, shutil.disk_usage(settings.root).free)

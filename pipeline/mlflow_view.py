@@ -18,6 +18,7 @@ from pipeline.artifact import Point, Record
 from pipeline.mlflow_store import TRAINING_VIEW
 from pipeline.record_text import flat
 from pipeline.rows import RowsInfo, describe
+from pipeline.rows_schema import KEY_COLUMNS
 from pipeline.run_record import RunRecord
 
 FINGERPRINT, RUN_KEY, DATA_FINGERPRINT = "fingerprint", "run", "data_fingerprint"
@@ -27,6 +28,7 @@ EXPERIMENT_TAGS = {
     names.MLFLOW_EXPERIMENT_PRIMARY_METRIC_NAME: "test/accuracy",
     names.MLFLOW_EXPERIMENT_PRIMARY_METRIC_GREATER_IS_BETTER: "True",
 }
+PARAM_LIMIT = 500  # nobody compares longer ones, and MLflow warns of those it cuts off itself
 NOTE_LIMIT = 7500  # MLflow refuses tags beyond 8000 characters, and a note is one.
 
 
@@ -45,7 +47,7 @@ class Link:
 
 def params(config: Mapping[str, Any]) -> list[Param]:
     """One param per setting, named by its path; a model's class stands at the path of the model itself."""
-    return [Param(_allowed(path), value) for path, value in flat(config).items()]
+    return [Param(_allowed(path), _shortened(value)) for path, value in flat(config).items()]
 
 
 def step_metrics(record: Record, curves: Sequence[Point]) -> list[Metric]:
@@ -109,13 +111,13 @@ def dataset(rows: StagedRows, context: str) -> DatasetInput:
     """Staged rows as a data set: where they lie and what they are, not a copy of them."""
     file, info = rows.file, rows.info
     sites = [(site, f"{info.dtype}[{units}, {positions}]") for site, (units, positions) in info.sites.items()]
-    columns = [("example_id", "long"), ("label", "long"), ("split", "string"), *sites]
+    keys = [(name, "string" if name in ("split", "domain") else "long") for name in KEY_COLUMNS]
     described = Dataset(
         name=f"{file.parent.name}/{file.name}",
         digest=info.digest,
         source_type="local",
         source=json.dumps({"uri": file.absolute().as_uri()}),
-        schema=json.dumps({"mlflow_colspec": [{"name": column, "type": kind} for column, kind in columns]}),
+        schema=json.dumps({"mlflow_colspec": [{"name": column, "type": kind} for column, kind in keys + sites]}),
         profile=json.dumps({"num_rows": info.num_rows, "num_sites": len(info.sites)} | info.provenance),
     )
     return DatasetInput(described, tags=[InputTag(names.MLFLOW_DATASET_CONTEXT, context)])
@@ -180,3 +182,10 @@ def _within_limit(lines: Sequence[str]) -> str:
             return "\n".join([*kept, f"* ... and {len(lines) - len(kept)} lines more"])
         kept.append(line)
     return "\n".join(kept)
+
+
+def _shortened(value: str) -> str:
+    """A value that fits a column; the whole one is in the record."""
+    if len(value) <= PARAM_LIMIT:
+        return value
+    return f"{value[: PARAM_LIMIT - 40]}... ({len(value)} characters, see step.json)"

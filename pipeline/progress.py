@@ -13,6 +13,7 @@ from pipeline.artifact import Record
 from pipeline.build import LIVE_CURVES, STARTED, Place
 from pipeline.console import output
 from pipeline.execute import Event
+from pipeline.mistakes import sentence
 from pipeline.plan import time_text
 from pipeline.step import Step
 
@@ -75,8 +76,10 @@ def _line(event: Event) -> str:
 
 
 def _note(event: Event) -> str:
+    if isinstance(event.error, ValueError):
+        return sentence(event.error)
     if event.error:
-        return str(event.error).strip().splitlines()[-1]
+        return f"{type(event.error).__name__}: {event.error}".strip().splitlines()[-1]
     return summary(event.record) if event.record else "an input failed"
 
 

@@ -3,42 +3,27 @@
 `write_report` makes `frontier.png`, `.html` (one file, nothing to fetch), `.csv`, `.parquet` and `.md`.
 """
 
-import base64
-import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from rich import box
 from rich.table import Table
 
-from pipeline.report_picture import frontier_figure
-from pipeline.report_table import (
-    DEVIATION,
-    RELATIVE,
+from pipeline.report_files import (
+    Column,
     Row,
-    class_measures,
-    frontier_table,
-    read_table,
-    write_table,
+    console_table,
+    markdown_table,
+    percent,
+    read_rows,
+    render,
+    seeds_text,
+    shown,
+    write_picture,
+    write_rows,
 )
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of the table for people."""
-
-    heading: str
-    measure: str
-    text: Callable[[float], str]
-    deviation: bool = False
-    """Whether the deviation over seeds is written too."""
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
+from pipeline.report_picture import frontier_figure
+from pipeline.report_table import RELATIVE, class_measures, frontier_table
 
 
 def _times(value: float) -> str:
@@ -46,15 +31,15 @@ def _times(value: float) -> str:
 
 
 COLUMNS = (
-    Column("accuracy %", "accuracy", _percent, deviation=True),
+    Column("accuracy %", "accuracy", percent, deviation=True),
     Column("NLL", "nll", "{:.3f}".format),
-    Column("ECE %", "calibration_error", _percent),
+    Column("ECE %", "calibration_error", percent),
     Column("params", RELATIVE + "nonzero_parameters", _times),
     Column("FLOPs", RELATIVE + "nonzero_flops", _times),
     Column("stored", RELATIVE + "parameters", _times),
     Column("ms", "latency_ms", "{:.2f}".format),
 )
-PICTURE_DPI = 100  # 1200 pixels wide: MLflow shows pictures in notes unscaled
+STEM = "frontier"
 LEGEND = (
     "alpha a: partial fusion in which a share a of each layer's units stays alone; at 0 (aligned) it is one network, "
     "at 1 the logit ensemble. params and FLOPs count nonzeros, stored counts all parameters, as multiples of one "
@@ -74,12 +59,10 @@ def write_report(
     `results` are as `frontier_table` takes them, `provenance` one mapping per step with the same keys.
     """
     rows = frontier_table(results)
-    write_table(rows, folder)
-    figure, drawing = frontier_figure(rows, title), io.BytesIO()
-    figure.savefig(folder / "frontier.png", dpi=PICTURE_DPI)
-    figure.savefig(drawing, format="svg")
-    (folder / "frontier.md").write_text(markdown_table(rows, title))
-    (folder / "frontier.html").write_text(_page(rows, drawing.getvalue(), title, config, provenance))
+    write_rows(rows, folder, STEM)
+    drawing = write_picture(frontier_figure(rows, title), folder / f"{STEM}.png")
+    (folder / f"{STEM}.md").write_text(_markdown(rows, title))
+    (folder / f"{STEM}.html").write_text(_page(rows, drawing, title, config, provenance))
     return headline(rows)
 
 
@@ -96,41 +79,30 @@ def headline(rows: Sequence[Row]) -> dict[str, float]:
 
 def terminal_table(folder: Path) -> Table:
     """The table of a written report, for the terminal. Raises ValueError if the folder holds no report."""
-    rows = read_table(folder)
-    caption = f"{_seeds(rows)}. {LEGEND}"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
-    table.add_column("network", overflow="fold")
-    shown = _shown(rows)
-    for column in shown:
-        table.add_column(column.heading, justify="right", no_wrap=True)
-    for row, following in zip(rows, [*rows[1:], None], strict=True):
-        last_of_kind = following is not None and _kind(following) != _kind(row)
-        table.add_row(row["label"], *(_cell(row, column) for column in shown), end_section=last_of_kind)
-    return table
+    rows = read_rows(folder, STEM)
+    caption = f"{seeds_text(rows)}. {LEGEND}"
+    return console_table("network", rows, shown(COLUMNS, rows), _kind, caption)
 
 
-def markdown_table(rows: Sequence[Row], title: str) -> str:
-    """The table in Markdown, as MLflow shows it in the note of a run."""
-    shown = _shown(rows)
-    lines = [["network", *(column.heading for column in shown)], ["---", *["---:"] * len(shown)]]
-    lines += [[row["label"], *(_cell(row, column) for column in shown)] for row in rows]
-    body = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-    return f"**{title}**\n\n{body}\n\n{_seeds(rows)}. {LEGEND}\n"
+def _markdown(rows: Sequence[Row], title: str) -> str:
+    columns = shown(COLUMNS, rows)
+    lines = [[row["label"], *(column.cell(row) for column in columns)] for row in rows]
+    table = markdown_table(["network", *(column.heading for column in columns)], lines)
+    return f"**{title}**\n\n{table}\n\n{seeds_text(rows)}. {LEGEND}\n"
 
 
 def _page(
-    rows: Sequence[Row], drawing: bytes, title: str, config: Mapping[str, Any], provenance: Sequence[Mapping[str, Any]]
+    rows: Sequence[Row], drawing: str, title: str, config: Mapping[str, Any], provenance: Sequence[Mapping[str, Any]]
 ) -> str:
-    place = FileSystemLoader(Path(__file__).parent / "templates")
-    template = Environment(loader=place, autoescape=True, undefined=StrictUndefined).get_template("report.html.j2")
-    shown, classes = _shown(rows), class_measures(rows)
-    return template.render(
+    columns, classes = shown(COLUMNS, rows), class_measures(rows)
+    return render(
+        "report.html.j2",
         title=title,
-        subtitle=_seeds(rows),
+        subtitle=seeds_text(rows),
         legend=LEGEND,
-        drawing=base64.b64encode(drawing).decode(),
-        headings=[column.heading for column in shown],
-        cells=[(row["label"], _kind(row), [_cell(row, column) for column in shown]) for row in rows],
+        drawing=drawing,
+        headings=[column.heading for column in columns],
+        cells=[(row["label"], _kind(row), [column.cell(row) for column in columns]) for row in rows],
         classes=[name.removeprefix("accuracy_class_") for name in classes],
         class_cells=[(row["label"], [_shade(row.get(name)) for name in classes]) for row in rows],
         config=config,
@@ -143,23 +115,6 @@ def _kind(row: Row) -> str:
     return row["role"].split()[-1]
 
 
-def _shown(rows: Sequence[Row]) -> list[Column]:
-    return [column for column in COLUMNS if any(row.get(column.measure) is not None for row in rows)]
-
-
-def _cell(row: Row, column: Column) -> str:
-    value = row.get(column.measure)
-    if value is None:
-        return ""
-    deviation = row.get(column.measure + DEVIATION) if column.deviation else None
-    return column.text(value) if deviation is None else f"{column.text(value)} ± {column.text(deviation)}"
-
-
 def _shade(accuracy: float | None) -> tuple[str, float]:
     """The accuracy in percent, and how strongly to colour its cell: from nothing at 100 % to full at 50 %."""
-    return ("", 0.0) if accuracy is None else (_percent(accuracy), round(min(1.0, 2 * (1 - accuracy)), 3))
-
-
-def _seeds(rows: Sequence[Row]) -> str:
-    seeds = max(row["seeds"] for row in rows)
-    return f"Mean ± standard deviation over {seeds} seeds" if seeds > 1 else "One seed"
+    return ("", 0.0) if accuracy is None else (percent(accuracy), round(min(1.0, 2 * (1 - accuracy)), 3))

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.report_table import DEVIATION, RELATIVE, Row
+from pipeline.report_files import DEVIATION, Row
+from pipeline.report_table import RELATIVE
 
 PANELS = {"nonzero_flops": "FLOPs", "nonzero_parameters": "parameters"}
 BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"

@@ -3,24 +3,20 @@
 Every picture, page and listing of a report is drawn from these rows, which are also its CSV and Parquet files.
 """
 
-import csv
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Self
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, model_validator
+
+from pipeline.report_files import DEVIATION, Row, mean_and_deviation
 
 ROLES = ("member", "logit ensemble", "probability ensemble", "naive", "aligned", "partial fusion")
 MEASURES = (
     "accuracy", "nll", "calibration_error", "parameters", "nonzero_parameters", "flops", "nonzero_flops", "latency_ms",
 )  # fmt: skip
 COSTS = ("parameters", "nonzero_parameters", "flops", "nonzero_flops")
-DEVIATION = "_std"
 RELATIVE = "relative_"
-Row = dict[str, Any]
 
 
 class Network(BaseModel):
@@ -98,29 +94,6 @@ def class_measures(rows: Sequence[Row]) -> list[str]:
     return sorted(names, key=lambda name: int(name.removeprefix(prefix)))
 
 
-def write_table(rows: Sequence[Row], folder: Path) -> None:
-    """Write `frontier.csv` and `frontier.parquet`."""
-    flat = [row | {"weights": "/".join(f"{weight:g}" for weight in row["weights"])} for row in rows]
-    columns = ["label", *dict.fromkeys(name for row in flat for name in row if name != "label")]
-    with (folder / "frontier.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(flat)
-    values = {name: [row.get(name) for row in rows] for name in columns}
-    pq.write_table(pa.table(values), folder / "frontier.parquet")
-
-
-def read_table(folder: Path) -> list[Row]:
-    """The rows of a report. Raises ValueError if the folder holds none."""
-    file = folder / "frontier.parquet"
-    try:
-        return pq.read_table(file).to_pylist()
-    except FileNotFoundError:
-        raise ValueError(f"no report lies in {folder}: it has no {file.name}") from None
-    except pa.ArrowException as error:
-        raise ValueError(f"{file} is cut short or damaged: delete its folder to build it again") from error
-
-
 def _measures(groups: Iterable[Sequence[Mapping[str, Any]]]) -> list[str]:
     """The known measures, then those of classes and any others, where a result has them."""
     given = dict.fromkeys(name for group in groups for result in group for name in result)
@@ -129,12 +102,10 @@ def _measures(groups: Iterable[Sequence[Mapping[str, Any]]]) -> list[str]:
 
 
 def _summary(results: Sequence[Mapping[str, Any]], measures: Sequence[str]) -> Row:
-    """Mean and sample standard deviation; None for the deviation of a single value."""
     summary: Row = {}
     for name in measures:
         values = [float(result[name]) for result in results if result.get(name) is not None]
-        summary[name] = statistics.fmean(values) if values else None
-        summary[name + DEVIATION] = statistics.stdev(values) if len(values) > 1 else None
+        summary |= mean_and_deviation(name, values)
     return summary
 
 

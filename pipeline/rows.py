@@ -1,8 +1,9 @@
 """Activation rows in Parquet: one row per example, one fixed-size list per site.
 
-Columns are `example_id`, `label`, `split`, then per site a list of `units * positions` values, units first.
+Columns are `example_id`, `label`, `split`, `domain`, `view`, then per site a list of `units * positions` values, units
+first. Staged activations of members and features of CLIP encoders are both such rows.
 Units and positions of each site, dtype and provenance lie in the file's metadata, so a file explains itself.
-The writer and every reader stream: memory is two row groups, whatever the number of examples.
+The writer and every reader stream: memory is a few row groups, whatever the number of examples.
 """
 
 import hashlib
@@ -21,10 +22,12 @@ import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 from pydantic import ValidationError
 
+from pipeline.parquet_stream import open_parquet, stream
 from pipeline.rows_schema import KEY_COLUMNS, SCHEMA_KEY, RowsSchema
 
 DIGEST_KEY = b"amalgam.digest"
 MEBIBYTE = 2**20
+READ_KEYS = ("example_id", "label", "domain", "view")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,10 @@ class Rows:
     """Index of each example in its split, (batch,)."""
     labels: NDArray[np.int64]
     """Class of each example, (batch,)."""
+    domains: NDArray[np.str_]
+    """Where each example is from, such as a style or a camera; empty where nobody said, (batch,)."""
+    views: NDArray[np.int16]
+    """Which augmentation of each example was taken, 0 where there is one only, (batch,)."""
     sites: dict[str, NDArray[np.floating]]
     """Activations by site, (batch, units * positions)."""
 
@@ -60,7 +67,7 @@ class RowsWriter:
     Row groups are compressed on a thread of their own while the next batch is computed.
     """
 
-    def __init__(self, path: Path, schema: RowsSchema, row_group_bytes: int = 32 * MEBIBYTE) -> None:
+    def __init__(self, path: Path, schema: RowsSchema, row_group_bytes: int = 16 * MEBIBYTE) -> None:
         self.path, self.schema = path, schema
         self.num_rows = 0
         self._group_rows = max(1, row_group_bytes // schema.row_bytes)
@@ -75,7 +82,7 @@ class RowsWriter:
             self._arrow,
             compression="zstd",
             compression_level=1,  # Activations hardly compress further, and the forward pass must not wait.
-            use_dictionary=["split"],
+            use_dictionary=["split", "domain", "view"],
             use_byte_stream_split=[f"{site}.list.element" for site in self.schema.sites],
             write_statistics=list(KEY_COLUMNS),
             write_page_checksum=True,
@@ -84,18 +91,30 @@ class RowsWriter:
         self._group: Future[None] | None = None
         return self
 
-    def write(self, ids: ArrayLike, labels: ArrayLike, split: str, sites: Mapping[str, ArrayLike]) -> None:
+    def write(
+        self,
+        ids: ArrayLike,
+        labels: ArrayLike,
+        split: str,
+        sites: Mapping[str, ArrayLike],
+        domain: str | Sequence[str] = "",
+        view: int = 0,
+    ) -> None:
         """Append a batch: ids and labels (batch,), and per site (batch, units * positions), or any such size.
 
-        The values are copied: the caller may reuse its buffers. Raises ValueError if a site is missing, extra
-        or of another width, or a value is not finite in the file's dtype.
+        The values are copied: the caller may reuse its buffers. `domain` is that of all rows, or one for each. Raises
+        ValueError if a site is missing, extra or of another width, or a value is not finite in the file's dtype.
         """
         ids, labels = np.asarray(ids, dtype=np.int64), np.asarray(labels, dtype=np.int64)
         if ids.ndim != 1 or ids.shape != labels.shape:
             raise ValueError(f"ids and labels must be lists of one length, got {ids.shape} and {labels.shape}")
         if sites.keys() != self.schema.sites.keys():
             raise ValueError(f"rows need the sites {sorted(self.schema.sites)}, got {sorted(sites)}")
-        keys = [pa.array(ids), pa.array(labels), pa.array([split] * len(ids))]
+        domains = [domain] * len(ids) if isinstance(domain, str) else list(domain)
+        if len(domains) != len(ids):
+            raise ValueError(f"rows need one domain, or one for each of {len(ids)}, got {len(domains)}")
+        columns = (ids, labels, [split] * len(ids), domains, np.full(len(ids), view))
+        keys = [pa.array(column, kind) for column, kind in zip(columns, KEY_COLUMNS.values(), strict=True)]
         lists = [self._list(site, np.asarray(sites[site]), len(ids)) for site in self.schema.sites]
         self._add(pa.RecordBatch.from_arrays(keys + lists, schema=self._arrow))
 
@@ -168,10 +187,11 @@ def read_rows(path: Path, sites: Sequence[str] | None = None, batch_size: int = 
     Raises ValueError if the file is absent, cut short, damaged or of another kind, or a site is unknown.
     """
     file, schema = _open(path)
+    file.close()
     wanted = list(schema.sites if sites is None else sites)
     if unknown := [site for site in wanted if site not in schema.sites]:
         raise ValueError(f"{path} has no site {unknown[0]!r}: it has {', '.join(schema.sites)}")
-    return _stream(path, file, wanted, batch_size)
+    return _stream(path, file.metadata, wanted, batch_size)
 
 
 def describe(path: Path) -> RowsInfo:
@@ -186,7 +206,7 @@ def describe(path: Path) -> RowsInfo:
 
 def _open(path: Path) -> tuple[pq.ParquetFile, RowsSchema]:
     try:
-        file = pq.ParquetFile(path, pre_buffer=False, buffer_size=MEBIBYTE, page_checksum_verification=True)
+        file = open_parquet(path)
     except FileNotFoundError:
         raise ValueError(f"no activation rows at {path}") from None
     except (pa.ArrowException, OSError) as error:
@@ -209,23 +229,22 @@ def _schema(path: Path, file: pq.ParquetFile) -> RowsSchema:
     return schema
 
 
-def _stream(path: Path, file: pq.ParquetFile, sites: list[str], batch_size: int) -> Iterator[Rows]:
-    with file:
-        batches = file.iter_batches(batch_size, columns=["example_id", "label", *sites], use_threads=False)
-        while True:
-            try:
-                batch = next(batches, None)
-            except (pa.ArrowException, OSError) as error:
-                raise _damaged(path) from error
-            if batch is None:
-                return
-            values = {site: _owned(batch.column(site)).reshape(batch.num_rows, -1) for site in sites}
-            yield Rows(_owned(batch.column("example_id")), _owned(batch.column("label")), values)
+def _stream(path: Path, metadata: pq.FileMetaData, sites: list[str], batch_size: int) -> Iterator[Rows]:
+    try:
+        for table in stream(path, metadata, [*READ_KEYS, *sites], batch_size):
+            values = {site: _owned(table.column(site)).reshape(len(table), -1) for site in sites}
+            ids, labels, domains, views = (_owned(table.column(name)) for name in READ_KEYS)
+            yield Rows(ids, labels, domains, views, values)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path) from error
 
 
-def _owned(column: pa.Array) -> NDArray:
+def _owned(column: pa.ChunkedArray) -> NDArray:
     """A flat, writable copy: torch refuses memory that Arrow shares, and Arrow can free its own."""
-    return _values(column).copy()
+    if pa.types.is_string(column.type):
+        names = column.combine_chunks().dictionary_encode()  # few names for many rows
+        return np.array(names.dictionary.to_pylist(), dtype=np.str_)[names.indices.to_numpy()]
+    return np.concatenate([_values(chunk) for chunk in column.chunks])
 
 
 def _values(column: pa.Array) -> NDArray:

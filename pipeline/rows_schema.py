@@ -6,7 +6,14 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, field_validator
 
-KEY_COLUMNS = ("example_id", "label", "split")
+KEY_COLUMNS = {
+    "example_id": pa.int64(),
+    "label": pa.int64(),
+    "split": pa.string(),
+    "domain": pa.string(),
+    "view": pa.int16(),
+}
+"""What stands beside the values of every row: which example it is, where it is from, which view of it was taken."""
 SCHEMA_KEY = b"amalgam.rows"
 
 
@@ -47,7 +54,7 @@ class RowsSchema(BaseModel):
     def arrow(self) -> pa.Schema:
         """The Arrow schema, this value inside its metadata."""
         value = pa.field("element", pa.from_numpy_dtype(self.dtype), nullable=False)
-        keys = [pa.field(name, pa.string() if name == "split" else pa.int64()) for name in KEY_COLUMNS]
+        keys = [pa.field(name, kind) for name, kind in KEY_COLUMNS.items()]
         lists = [pa.field(site, pa.list_(value, self.width(site))) for site in self.sites]
         fields = [field.with_nullable(False) for field in keys + lists]
         return pa.schema(fields, metadata={SCHEMA_KEY: self.model_dump_json()})

@@ -51,6 +51,10 @@ class Settings:
         list[str],
         Option(rich_help_panel=PANEL, metavar="STEP=GPUS", help="GPUs, 0.5 is half a one, for each step of a kind."),
     ] = field(default_factory=list)
+    num_workers: Annotated[
+        list[str],
+        Option(rich_help_panel=PANEL, metavar="STEP=PROCESSES", help="Processes that train each step of a kind."),
+    ] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.local and self.address:
@@ -63,8 +67,10 @@ class Settings:
 
     def equipped(self, step: Step) -> Step:
         """The step, its whole graph with the resources asked for."""
-        kinds = sorted({ancestor.name for ancestor in ancestors([step])})
+        steps = ancestors([step])
+        kinds = sorted({each.name for each in steps})
         cpus, gpus = amounts(self.num_cpus, kinds), amounts(self.num_gpus, kinds)
+        workers = amounts(self.num_workers, sorted({each.name for each in steps if each.is_distributed}))
 
         def resources(step: Step) -> Resources:
             usual = step.resources
@@ -72,6 +78,7 @@ class Settings:
                 usual,
                 num_cpus=cpus.get(step.name, usual.num_cpus),
                 num_gpus=gpus.get(step.name, usual.num_gpus),
+                num_workers=int(workers.get(step.name, usual.num_workers)),
             )
 
         return with_resources([step], resources)[0]

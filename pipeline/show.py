@@ -1,5 +1,6 @@
 """What lies under a root, for the terminal: the list of finished steps, one record, the result of an experiment."""
 
+import importlib
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +14,8 @@ from pipeline.progress import summary
 from tasks.near_names import unknown_name
 
 NAMES = {".csv": "table", ".html": "page", ".png": "picture"}
-FRONTIER = "frontier"  # Stem of the files that a report step writes.
+REPORTS = {"frontier": "pipeline.report", "robustness": "pipeline.robustness_page"}
+"""The stem of the files that a report step writes, and the module that prints it."""
 
 
 def steps_table(records: Sequence[Record]) -> Table:
@@ -40,7 +42,7 @@ def find_report(root: Path, key: str | None) -> Path:
     """The folder of the newest report under `root`, or of the one that `key` names."""
     if key:
         return find_step(root, key)
-    reports = [r for r in read_records(root) if f"{FRONTIER}.csv" in r.files]
+    reports = [record for record in read_records(root) if _report_module(record)]
     if not reports:
         raise ValueError(f"no report lies under {root}: run an experiment first, or give its --root")
     return root / reports[-1].key
@@ -53,17 +55,23 @@ def print_record(folder: Path) -> None:
 
 
 def print_result(folder: Path) -> None:
-    """The frontier's table and the places of its files; for any other step its metrics and files."""
+    """A report's table and the places of its files; for any other step its metrics and files."""
     record = read_record(folder)
-    if f"{FRONTIER}.csv" in record.files:
-        from pipeline.report import terminal_table  # here, not above: it imports what pictures need
-
-        output().print(terminal_table(folder))
+    if module := _report_module(record):
+        # Imported here, not above: it imports what pictures need.
+        output().print(importlib.import_module(module).terminal_table(folder))
     else:
         for name, value in record.metrics.items():
             say(f"{name} = {value}")
+    for fingerprint in record.inputs.get("explanations", []):
+        say(f"explanation: {folder.parent / f'explanation-{fingerprint}' / 'explanation.html'}")
     for file in sorted(record.files, key=_read_last):
         say(f"{NAMES.get(Path(file).suffix, 'file')}: {folder / file}")
+
+
+def _report_module(record: Record) -> str | None:
+    """What prints the report that a step wrote; None if it wrote none."""
+    return next((module for stem, module in REPORTS.items() if f"{stem}.csv" in record.files), None)
 
 
 def _read_last(file: str) -> int:

@@ -30,6 +30,8 @@ class Resources:
     """CPU cores reserved; also the number of threads torch and BLAS may use."""
     num_gpus: float = 0
     """GPUs reserved; a fraction shares one."""
+    num_workers: int = 1
+    """Processes that train together, each with these CPUs and GPUs; only for steps that can."""
     max_retries: int = 2
     """Attempts after the first when the worker dies or a file system fails."""
 
@@ -38,6 +40,8 @@ class Resources:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} must be zero or more, got {value}")
+        if self.num_workers < 1:
+            raise ValueError(f"num_workers must be at least 1, got {self.num_workers}")
 
 
 @dataclass(frozen=True)
@@ -65,16 +69,23 @@ class Step:
     version: int = 1
     """Raised when the meaning of the code changes, so that old outputs are built anew."""
     resources: Resources = Resources()
+    is_distributed: bool = False
+    """Whether several processes can build it together: its function looks at `Workspace.num_workers`."""
     expect: Expect | None = None
     check: str | None = None
-    """`module:function`, called as `check(config, data_root)` before anything runs; may raise ValueError."""
+    """`module:function`, called as `check(config, data_root)` by plans and before anything runs; may raise ValueError.
+
+    Instant and light: it looks whether files are there, not into them.
+    """
+    slow_check: str | None = None
+    """The same for what takes seconds or torch: plans leave it out."""
     fingerprint: str = field(init=False)
     """16 hex digits of the SHA-256 of `identity`."""
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
             raise ValueError(f"a step's name is letters, digits, '_' and '.', got {self.name!r}")
-        for reference in (self.function, self.check):
+        for reference in (self.function, self.check, self.slow_check):
             if isinstance(reference, str) and not REFERENCE.fullmatch(reference):
                 raise ValueError(f"step {self.name!r} needs 'module:function', got {reference!r}")
         text = canonical_json(self.identity, f"step {self.name!r}")

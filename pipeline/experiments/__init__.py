@@ -4,6 +4,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from pipeline.experiments.clip_finetune import REAL_RECIPES, clip_finetune
+from pipeline.experiments.clip_styles import STYLE_RECIPES, clip_styles
 from pipeline.experiments.partial_fusion import RECIPES, partial_fusion
 from pipeline.step import Step
 
@@ -27,4 +29,8 @@ def with_defaults(
 EXPERIMENTS: dict[str, Callable[..., Step]] = {
     **{name: with_defaults(partial_fusion, name, *recipe) for name, recipe in RECIPES.items()},
     "partial_fusion": partial_fusion,
+    "clip_styles": clip_styles,
+    **{name: with_defaults(clip_styles, name, *recipe) for name, recipe in STYLE_RECIPES.items()},
+    "clip_finetune": clip_finetune,
+    **{name: with_defaults(clip_finetune, name, *recipe) for name, recipe in REAL_RECIPES.items()},
 }

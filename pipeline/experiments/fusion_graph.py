@@ -128,7 +128,7 @@ def _matching(recipe: Recipe, probe: ProbeConfig, members: tuple[Step, ...]) -> 
     activations = [
         Step(
             "activations", "pipeline.steps.activations:stage_activations", config, {"member": member},
-            check="pipeline.steps.checks:check_probe", expect=Expect(2, 4_000_000),
+            slow_check="pipeline.steps.checks:check_probe", expect=Expect(2, 4_000_000), version=2,
         )
         for member in members
     ]  # fmt: skip

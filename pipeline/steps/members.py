@@ -3,16 +3,15 @@
 from collections.abc import Mapping
 from functools import reduce
 from operator import add
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from pipeline.build import Workspace
 from pipeline.checkpoint import load_model, save_model
 from pipeline.steps.configs import EvaluationConfig, MemberConfig
 from pipeline.steps.measures import Metrics, cost_metrics, test_metrics
+from pipeline.steps.resuming import resume_state, saver
 from pipeline.steps.samples import example, member_indices, open_pool
 from tasks.cost_of import cost_of
 from tasks.data.images import load
@@ -20,18 +19,14 @@ from tasks.evaluate import logit_ensemble, predict, probability_ensemble
 from tasks.models import build
 from tasks.train import train
 
-RESUME = "resume.pt"
-
 
 def train_member(config: MemberConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
     """Train the member and keep its best epoch; after a retry, go on from the last finished epoch."""
     images, pool, validation = open_pool(config.sample, work.data_root)
-    state = work.scratch / RESUME
     trained = train(
         build(config.model, config.seed), images, member_indices(config, images, pool), validation,
         config.training, config.seed, log=work.log, device=work.device,
-        resume=torch.load(state, weights_only=True) if state.is_file() else None,
-        save=lambda progress: _replace(state, progress),
+        resume=resume_state(work), save=saver(work),
     )  # fmt: skip
     save_model(trained.module, config.model, work.out)
     return {"best_epoch": trained.best_epoch, "data_fingerprint": images.fingerprint}
@@ -46,10 +41,3 @@ def evaluate(config: EvaluationConfig, inputs: Mapping[str, Any], work: Workspac
     cost = reduce(add, (cost_of(member, example(images, work.device)) for member in members))
     scores = test_metrics(combine(logits, config.weights or None), images)
     return {**scores, **cost_metrics(cost), "data_fingerprint": images.fingerprint}
-
-
-def _replace(path: Path, state: dict[str, Any]) -> None:
-    """Write whole or not at all: a worker may die while it saves."""
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(path)

@@ -6,25 +6,15 @@ from typing import Any
 from pipeline import report
 from pipeline.artifact import Record, read_record
 from pipeline.build import Workspace
+from pipeline.report_files import Row, made_from
 from pipeline.steps.configs import ReportConfig
 from pipeline.steps.measures import Metrics
-
-Row = dict[str, Any]
 
 
 def write_report(config: ReportConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
     """Write the frontier's picture, page and tables; the summary is the accuracy of every network but members."""
     records = [read_record(folder) for folder in inputs["results"]]
-    made_from = [
-        {
-            "step": r.name,
-            "fingerprint": r.fingerprint,
-            "seconds": round(r.seconds, 1),
-            "commit": (r.git_commit or "")[:10],
-        }
-        for r in records
-    ]
-    return {**report.write_report(frontier_rows(records), work.out, config.title, config.settings, made_from)}
+    return {**report.write_report(frontier_rows(records), work.out, config.title, config.settings, made_from(records))}
 
 
 def frontier_rows(records: list[Record]) -> list[Row]:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.build import Workspace
 from pipeline.step import Expect, Resources, Step
+from tasks.diverged import Diverged
 
 
 class Walk(BaseModel):
@@ -26,6 +27,8 @@ class Walk(BaseModel):
     """Position at which the first attempt raises OSError."""
     refuses: bool = False
     """Raise ValueError after writing half of the output."""
+    diverges: bool = False
+    """Raise Diverged after the last position."""
 
 
 def walk(config: Walk, inputs: Mapping[str, Path], work: Workspace) -> dict[str, float]:
@@ -42,6 +45,8 @@ def walk(config: Walk, inputs: Mapping[str, Path], work: Workspace) -> dict[str,
         if first_attempt and i == config.fails_at:
             raise OSError("the disk is away for a moment")
     (work.out / "walk.json").write_text(json.dumps(positions))
+    if config.diverges:
+        raise Diverged("the walk went astray")
     if config.refuses:
         raise ValueError(f"walks with seed {config.seed} are refused")
     return {"sum": sum(positions)}

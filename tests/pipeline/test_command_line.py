@@ -205,3 +205,11 @@ def test_fuse_refuses_in_one_sentence_and_leaves_nothing(flags, message, checkpo
     assert message in error
     assert len(error.splitlines()) == 1
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in checkpoints}
+
+
+def test_a_plan_says_what_is_not_there_yet(tmp_path, capsys):
+    assert amalgam("plan", "mnist_partial_fusion", "--data-root", tmp_path, "--root", tmp_path / "runs") == 2
+    said = capsys.readouterr()
+    assert "steps to run" in said.out
+    [sentence] = said.err.strip().splitlines()
+    assert "MNIST/raw/train-images-idx3-ubyte is missing; fetch it once with" in sentence

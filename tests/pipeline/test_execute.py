@@ -160,6 +160,17 @@ def test_a_disk_that_fills_up_is_named_whatever_the_library_says(tmp_path):
         subprocess.run(["umount", tmp_path], check=True)
 
 
+def test_a_training_that_diverges_keeps_its_last_state_and_says_where(tmp_path):
+    step = walk_step(Walk(diverges=True))
+    with pytest.raises(StepsFailed) as failed:
+        run([step], tmp_path, Local())
+    [error] = failed.value.exceptions
+    kept = tmp_path / ".building" / step.key / "scratch"
+    assert str(error) == f"the walk went astray; its last good state is kept in {kept}"
+    assert len(json.loads((kept / "walk.json").read_text())) == 4
+    assert not is_complete(step.path(tmp_path)) and not (kept.parent / "out").exists()
+
+
 def test_a_read_only_root_is_refused_before_anything_runs():
     with pytest.raises(ValueError, match="cannot write to /proc/none/runs"):
         run([walks()], Path("/proc/none/runs"), Local())

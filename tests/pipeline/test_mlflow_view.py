@@ -43,6 +43,11 @@ def test_params_are_paths_of_settings():
     assert flat(config) == {"method": "PartialOT", "method.alpha": "0.4", "weights": "[0.5, 0.5]"}
 
 
+def test_long_settings_are_cut_before_mlflow_does():
+    [param] = view.params({"names": ["four two"] * 1000})
+    assert len(param.value) <= 500 and param.value.endswith("(12000 characters, see step.json)")
+
+
 def test_columns_show_the_summary_and_charts_the_curve():
     curve = [Point(metric="validation/accuracy", value=0.1 * step, step=step, time=100.0 + step) for step in range(3)]
     shown = view.step_metrics(record("member", "a", {}, **{"validation/accuracy": 0.9}), curve)

@@ -1,11 +1,13 @@
 """What a run shows while it runs."""
 
+import pytest
 from rich.console import Console
 
 from pipeline.build import Place, Workspace
-from pipeline.execute import Local, run
+from pipeline.execute import Local, StepsFailed, run
 from pipeline.progress import Running, shown
 from pipeline.step import Step, ancestors
+from tasks.sae.config import TopK
 from tests.pipeline.example import walks
 
 
@@ -48,3 +50,11 @@ def test_without_a_terminal_each_step_is_one_line(tmp_path, capsys):
         run([step], tmp_path, Local(), listen)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines] == [each.key for each in ancestors([step])]
+
+
+def test_a_step_that_fails_is_one_line_that_says_why(tmp_path, capsys):
+    step = Step("ask", lambda config, inputs, work: {"k": TopK(k=0)})
+    with shown([step], tmp_path) as listen, pytest.raises(StepsFailed):
+        run([step], tmp_path, Local(), listen)
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.endswith("k must be greater than or equal to 1, got 0")

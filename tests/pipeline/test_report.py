@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from pipeline.report import headline, terminal_table, write_report
-from pipeline.report_table import frontier_table, read_table
+from pipeline.report_files import read_rows
+from pipeline.report_table import frontier_table
 from tests.pipeline.results import results
 
 
@@ -71,7 +72,7 @@ def test_results_that_say_too_little_are_refused(bad, message):
 def test_tables_on_disk_hold_the_rows(report):
     folder, _ = report
     rows = frontier_table(results())
-    assert [row["accuracy"] for row in read_table(folder)] == [row["accuracy"] for row in rows]
+    assert [row["accuracy"] for row in read_rows(folder, "frontier")] == [row["accuracy"] for row in rows]
     with (folder / "frontier.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert [line["label"] for line in lines] == [row["label"] for row in rows]

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 import tracemalloc
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.host import threads
 from pipeline.rows import RowsSchema, RowsWriter, describe, read_rows
 
 SITES = {"net.0": (3, 4), "net.0.act": (5, 1)}
@@ -28,13 +30,18 @@ def activations(num_rows: int, dtype: str = "float16", seed: int = 0) -> dict[st
     }
 
 
+def domains(ids: np.ndarray) -> list[str]:
+    return [("bold", "thin", "été")[i // 3 % 3] for i in ids]
+
+
 def write(path: Path, num_rows: int, batch: int, group_bytes: int = 2**20, dtype: str = "float16") -> dict:
     values = activations(num_rows, dtype)
     ids = np.arange(num_rows)
     with RowsWriter(path, RowsSchema(sites=SITES, dtype=dtype, provenance=PROVENANCE), group_bytes) as writer:
         for start in range(0, num_rows, batch):
             part = slice(start, start + batch)
-            writer.write(ids[part], ids[part] % 10, "probe", {site: v[part] for site, v in values.items()})
+            taken = {site: v[part] for site, v in values.items()}
+            writer.write(ids[part], ids[part] % 10, "probe", taken, domains(ids[part]))
     return values
 
 
@@ -62,8 +69,28 @@ def test_rows_come_back_as_written_however_batched(tmp_path, num_rows, batch, ba
     for site in SITES:
         np.testing.assert_array_equal(sites[site], values[site])
         assert sites[site].dtype == dtype
+    batches = list(read_rows(path, batch_size=batch_read))
+    assert [name for rows in batches for name in rows.domains] == domains(ids)
+    assert all(len(rows.ids) == batch_read for rows in batches[:-1])  # so that files can be read side by side
     groups = pq.ParquetFile(path).metadata
     assert all(groups.row_group(i).num_rows == group_rows for i in range(groups.num_row_groups - 1))
+
+
+def test_rows_of_several_views_and_none_named_domain(tmp_path):
+    with RowsWriter(tmp_path / "rows.parquet", RowsSchema(sites=SITES)) as writer:
+        for view in range(3):
+            writer.write(range(4), range(4), "probe", activations(4), view=view)
+    (rows,) = read_rows(tmp_path / "rows.parquet")
+    np.testing.assert_array_equal(rows.views, np.arange(12) // 4)
+    np.testing.assert_array_equal(rows.domains, [""] * 12)
+
+
+@pytest.mark.parametrize("change", [{"domain": "bold"}, {"view": 1}])
+def test_digest_is_of_domains_and_views_as_well(tmp_path, change):
+    for name, options in (("a", {}), ("b", change)):
+        with RowsWriter(tmp_path / name, RowsSchema(sites=SITES)) as writer:
+            writer.write(range(4), range(4), "probe", activations(4), **options)
+    assert describe(tmp_path / "a").digest != describe(tmp_path / "b").digest
 
 
 def test_digest_is_of_the_values_alone(tmp_path):
@@ -154,6 +181,14 @@ def test_bad_rows_are_refused_and_leave_no_file(tmp_path, change, message):
     assert os.listdir(tmp_path) == []
 
 
+def test_a_domain_is_that_of_all_rows_or_of_each(tmp_path):
+    with (
+        pytest.raises(ValueError, match="one domain, or one for each of 4, got 2"),
+        RowsWriter(tmp_path / "rows.parquet", RowsSchema(sites=SITES)) as writer,
+    ):
+        writer.write(range(4), range(4), "probe", activations(4), domain=["bold", "thin"])
+
+
 def test_no_rows_leave_no_file(tmp_path):
     with (
         pytest.raises(ValueError, match="the probe split is empty"),
@@ -188,6 +223,24 @@ def test_a_failed_disk_leaves_no_file(tmp_path):
     )
     assert "File too large" in run.stdout
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_rows_come_in_order_whatever_the_number_of_threads(tmp_path, num_threads):
+    values = write(tmp_path / "rows.parquet", 500, 50, group_bytes=2000)
+    with threads(num_threads):
+        ids, _, sites = read(tmp_path / "rows.parquet", batch_size=7)
+    np.testing.assert_array_equal(ids, np.arange(500))
+    np.testing.assert_array_equal(sites["net.0"], values["net.0"])
+
+
+def test_a_reader_that_stops_early_leaves_no_thread_behind(tmp_path):
+    write(tmp_path / "rows.parquet", 500, 50, group_bytes=2000)
+    before = threading.active_count()
+    rows = read_rows(tmp_path / "rows.parquet", batch_size=7)
+    next(rows)
+    rows.close()
+    assert threading.active_count() == before
 
 
 @pytest.mark.parametrize("num_batches", [40, 160])

@@ -1,0 +1,177 @@
+"""Fine-tune a CLIP with real weights on a suite of the literature or on pictures of your own, robustly.
+
+    amalgam plan imagenet_vit_b16 --data-root DATA          # what is missing, what it would cost
+    amalgam run clip_finetune --suite imagefolder:pictures --architecture ViT-B-32 --data-root DATA
+
+Weights are those that open_clip has put on this machine; a message says how to fetch what is missing.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pipeline.experiments.clip_variants import VARIANTS
+from pipeline.experiments.robust_graph import robust_graph
+from pipeline.experiments.robust_recipe import Prices, RobustRecipe, Seeded
+from pipeline.step import Expect, Step
+from pipeline.steps.clip_configs import Anchoring, LabelledConfig, OpenedConfig
+from tasks.clip.suites import SUITES, Pictures, Suite, domain_folders, image_folder
+from tasks.clip.test_sets import corrupted_sets
+from tasks.data.sources import CORRUPTIONS, Source
+from tasks.models.clip_spec import ClipSpec, Preprocessing
+from tasks.near_names import unknown_name
+from tasks.sae.config import SAESpec, SAETrainConfig, TopK
+from tasks.train_config import TrainConfig
+
+Floats = tuple[float, ...]
+Ints = tuple[int, ...]
+Texts = tuple[str, ...]
+WAYS = ", ".join(VARIANTS)
+FORWARD_TFLOP = {"ViT-B-32": 0.0088, "ViT-B-16": 0.0351, "ViT-L-14": 0.162}  # an image of 224 pixels
+IMAGES = {"imagenet": 1_281_167, "iwildcam": 129_809, "fmow": 76_863}  # that are trained on
+STEP = 3  # forward passes that a step of training costs
+TUNABLE = tuple(name for name in SUITES if name != "others")
+KINDS = (*TUNABLE, "imagefolder:PATH", "domains:PATH@DOMAIN")
+
+
+def clip_finetune(
+    *,
+    data_root: Path | None = None,
+    suite: Annotated[str, f"What to fine-tune and test on: {', '.join(KINDS)}."],
+    tests: Annotated[Texts, "Which of the suite's test sets; default: all."] = (),
+    forgetting: Annotated[Texts, "Sets of other classes to test too, such as cifar100,dtd."] = (),
+    corruptions: Annotated[
+        Texts, f"Corruptions of the test pictures to test on too: all, or some of {', '.join(CORRUPTIONS)}."
+    ] = (),
+    severities: Annotated[Ints, "How much to corrupt, from 1 to 5."] = (1, 3, 5),
+    architecture: Annotated[str, "Name of an open_clip architecture."] = "ViT-B-16",
+    pretrained: Annotated[str | None, "Tag of open_clip's weights on this machine; none with --checkpoint."] = "openai",
+    checkpoint: Annotated[str | None, "File of weights instead of a tag."] = None,
+    image_size: Annotated[int, "Side in pixels that the backbone reads."] = 224,
+    skip_damaged: Annotated[bool, "Leave out pictures that cannot be decoded, and count them."] = False,
+    seeds: Annotated[int, "Repetitions, each with its own order and held-out images."] = 1,
+    methods: Annotated[Texts, f"Ways to fine-tune: {WAYS}."] = ("ft", "l2", "sae-mask"),
+    strengths: Annotated[Floats, "The grid of lambda, the same for every method that has one."] = (7.0, 70.0, 700.0),
+    alphas: Annotated[Floats, "Shares of the fine-tuned weights in WiSE-FT: 0 is the CLIP before, 1 after."] = (
+        0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0,
+    ),
+    validation_share: Annotated[float, "Share of the training pictures held out for every choice."] = 0.02,
+    epochs: Annotated[int, "Passes over the labelled pictures; validation chooses the one to keep."] = 10,
+    batch_size: Annotated[int, "Pictures per step, over all processes."] = 32,
+    accumulate: Annotated[int, "Parts in which a batch is computed, where it does not fit."] = 1,
+    learning_rate: Annotated[float, "Highest learning rate."] = 1e-5,
+    weight_decay: Annotated[float, "Weight decay of AdamW."] = 0.1,
+    warmup_steps: Annotated[int, "Steps in which the learning rate rises."] = 500,
+    label_smoothing: Annotated[float, "Share of the target spread over all classes."] = 0.0,
+    precision: Annotated[Literal["fp32", "bf16", "fp16"], "Number format of training under autocast."] = "bf16",
+    compile: Annotated[bool, "Compile networks with torch.compile before training them."] = False,
+    k: Annotated[int, "Latents that each image activates; the width of the features over 32 is usual."] = 16,
+    expansion: Annotated[float, "Latents per dimension of the features."] = 4.0,
+    sae_epochs: Annotated[int, "Passes over the staged features."] = 50,
+    anchors: Annotated[Anchoring, "Frozen features: live, staged for every view, or once for clean images."] = "views",
+    anchor_data: Annotated[str | None, "Unlabelled pictures for the methods that use them: imagefolder:PATH."] = None,
+    parts: Annotated[int, "Shares of the pictures that are encoded side by side."] = 1,
+    tolerance: Annotated[float, "Validation accuracy that a stronger hold may cost, as a share."] = 0.01,
+    assumed_tflops: Annotated[float, "Speed of a worker in TFLOP/s, for plan's guess of the time."] = 60.0,
+) -> Step:  # fmt: skip
+    """Fine-tune a CLIP on real pictures, hold its features, and see on shifts and other classes what it lost."""
+    settings = {name.replace("_", " "): str(value) for name, value in locals().items() if name != "data_root"}
+    preprocessing = Preprocessing(size=(image_size, image_size))
+    pictures = Pictures.of(preprocessing, skip_damaged=skip_damaged)
+    chosen = _suite(suite, tests, forgetting, data_root, pictures)
+    shifted = corrupted_sets(chosen.test_sets, corruptions, severities)
+    chosen = chosen.model_copy(update={"test_sets": (*chosen.test_sets, *shifted)})
+    spec = ClipSpec(
+        architecture=architecture, pretrained=None if checkpoint else pretrained, checkpoint=checkpoint,
+        preprocessing=preprocessing,
+    )  # fmt: skip
+    assert chosen.labelled is not None, "suites that only test cannot be chosen"
+    unlabelled = pictures.stored(anchor_data, "train") if anchor_data else None
+    return robust_graph(
+        RobustRecipe(
+            title=f"Fine-tuning {architecture} on {suite}", settings=settings, seeds=seeds,
+            seeded=_Opened(spec, chosen, validation_share, unlabelled), class_names=chosen.class_names,
+            templates=chosen.templates, methods=methods, factors=strengths, alphas=alphas, tolerance=tolerance,
+            training=TrainConfig(
+                epochs=epochs, batch_size=batch_size, accumulate=accumulate, optimizer="adamw",
+                learning_rate=learning_rate, weight_decay=weight_decay, schedule="cosine", warmup_steps=warmup_steps,
+                label_smoothing=label_smoothing, precision=precision, clip_norm=1.0, augment="resized_crop",
+            ),
+            anchoring=anchors, saes=(SAESpec(sparsity=TopK(k=k), expansion=expansion),), num_parts=parts,
+            sae_training=SAETrainConfig(epochs=sae_epochs), compiled=compile,
+            prices=_prices(suite, architecture, image_size, epochs, assumed_tflops),
+        )
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """What a seed changes: which pictures are held out. The backbone is the same."""
+
+    spec: ClipSpec
+    suite: Suite
+    validation_share: float
+    unlabelled: Source | None
+
+    def __call__(self, seed: int) -> Seeded:
+        backbone = Step(
+            "opened", "pipeline.steps.backbones:open_clip", _opened(self.spec),
+            check="pipeline.steps.clip_checks:check_weights", expect=Expect(20, 1_000),
+        )  # fmt: skip
+        assert self.suite.labelled is not None
+        labelled = LabelledConfig(source=self.suite.labelled, validation_share=self.validation_share, seed=seed)
+        return Seeded(backbone, labelled, self.suite.test_sets, self.unlabelled)
+
+
+def _opened(spec: ClipSpec) -> OpenedConfig:
+    """The weights; of a file also its content, for another one may come to lie at its place."""
+    file = Path(spec.checkpoint) if spec.checkpoint else None
+    if file is None or not file.is_file():
+        return OpenedConfig(clip=spec)
+    with file.open("rb") as content:
+        return OpenedConfig(clip=spec, digest=hashlib.file_digest(content, "sha256").hexdigest()[:16])
+
+
+def _suite(name: str, tests: Texts, forgetting: Texts, root: Path | None, pictures: Pictures) -> Suite:
+    """The suite of that name, with some sets of other classes."""
+    kind, colon, path = name.partition(":")
+    if kind == "imagefolder" and path:
+        suite = image_folder(path, root, pictures)
+    elif kind == "domains" and "@" in path:
+        folder, _, trained = path.rpartition("@")
+        suite = domain_folders(folder, trained, root, pictures)
+    elif name in TUNABLE:
+        suite = SUITES[name](root, pictures, tests)
+    else:
+        raise unknown_name("suite", name, KINDS)
+    if tests and colon:
+        raise ValueError(f"--tests belongs to the suites of the literature, not to {name!r}: leave it out")
+    if not forgetting:
+        return suite
+    others = SUITES["others"](root, pictures, forgetting)
+    return suite.model_copy(update={"test_sets": (*suite.test_sets, *others.test_sets)})
+
+
+def _prices(suite: str, architecture: str, image_size: int, epochs: int, tflops: float) -> Prices:
+    """Seconds from arithmetic alone; reading pictures can take longer."""
+    images = IMAGES.get(suite, 10_000)
+    forward = images * FORWARD_TFLOP.get(architecture, 0.0351) * (image_size / 224) ** 2 / tflops
+    return Prices(
+        classifier_bytes=400_000_000, tuning_seconds=STEP * forward * epochs, testing_seconds=forward,
+        features_seconds=forward, features_bytes=images * 512 * 4,
+    )  # fmt: skip
+
+
+_WILDS = {"epochs": 20, "batch_size": 256, "weight_decay": 0.2}  # as FLYP's and StarFT's public scripts have it
+REAL_RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "imagenet_vit_b16": (
+        "SAE-FT of OpenAI's ViT-B/16 on ImageNet with the paper's settings, tested on five natural shifts.",
+        {"suite": "imagenet"},
+    ),
+    "imagenet_vit_b32": ("The same with ViT-B/32.", {"suite": "imagenet", "architecture": "ViT-B-32"}),
+    "imagenet_vit_l14": ("The same with ViT-L/14.", {"suite": "imagenet", "architecture": "ViT-L-14", "k": 24}),
+    "iwildcam_vit_b16": ("SAE-FT of ViT-B/16 on WILDS iWildCam.", {"suite": "iwildcam", **_WILDS}),
+    "fmow_vit_b16": ("SAE-FT of ViT-B/16 on WILDS FMoW.", {"suite": "fmow", **_WILDS}),
+}
+"""Name -> what it is, and the defaults in which it differs from `clip_finetune`."""

@@ -1,0 +1,98 @@
+"""The ways to fine-tune that robustness experiments compare, by the names under which reports show them.
+
+All are tuned on one grid of factors; a factor times the variant's unit is lambda, so that the middle of the grid is
+about as strong for one as for another. Importable without torch.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tasks.clip.regulariser import Regulariser
+from tasks.clip.regularisers import (
+    L1,
+    L2,
+    L2SP,
+    LDIFS,
+    PCA,
+    AddRemove,
+    NoPenalty,
+    Nuclear,
+    SAEMask,
+    SparseChange,
+    SparseKL,
+    SparseWasserstein,
+    SquaredHingeNuclear,
+    SupportHinge,
+)
+from tasks.near_names import unknown_name
+
+Kind = Literal["plain", "head", "head first", "contrastive", "soup"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to fine-tune."""
+
+    about: str
+    """What it is, for tables and help pages."""
+    regulariser: Regulariser = field(default_factory=NoPenalty)
+    unit: float = 1.0
+    """Strength at a factor of 1, or where the search for a wanted overlap begins; 1 where strengths are those of the
+    paper's public code."""
+    kind: Kind = "plain"
+    """What is trained: everything, the head, the head and then everything, both towers on prompts, or nothing more:
+    a soup of what the other ways of the sweep have trained."""
+    anchor_on: Literal["labelled", "unlabelled", "both"] = "labelled"
+    """Images on which features are held; unlabelled ones are of other domains."""
+    mixed: bool = False
+    """Whether its autoencoder was trained on unlabelled images of other domains too."""
+    overlap: float | None = None
+    """Wanted share of active latents that stay; the strength that gives it is found in training."""
+
+    @property
+    def is_penalised(self) -> bool:
+        """Whether anything holds the features."""
+        return not isinstance(self.regulariser, NoPenalty)
+
+    @property
+    def is_swept(self) -> bool:
+        """Whether it has a strength to choose."""
+        return self.is_penalised and self.overlap is None
+
+    @property
+    def reads_codes(self) -> bool:
+        """Whether it needs a sparse autoencoder."""
+        return "sae" in self.regulariser.needs or self.overlap is not None
+
+
+VARIANTS: dict[str, Variant] = {
+    "ft": Variant("plain fine-tuning of everything"),
+    "lp": Variant("linear probe: the head alone", kind="head"),
+    "lp-ft": Variant("linear probe, then everything (Kumar et al. 2022)", kind="head first"),
+    "flyp": Variant("contrastive fine-tuning on the labels' prompts (Goyal et al. 2023)", kind="contrastive"),
+    "soup": Variant("greedy soup of all networks of the sweep (Wortsman et al. 2022)", kind="soup"),
+    "l2": Variant("squared distance of features", L2()),
+    "l1": Variant("absolute distance of features", L1()),
+    "nuclear": Variant("nuclear norm of the batch of changes", Nuclear(), unit=0.003),
+    "nuclear-hinge": Variant("squared excess of the nuclear norm", SquaredHingeNuclear(), unit=0.003),
+    "l2-sp": Variant("squared distance of weights (Li et al. 2018)", L2SP(), unit=0.0001),
+    "ldifs": Variant("squared distance of tokens at five depths (Mukhoti et al. 2024)", LDIFS()),
+    "pca": Variant("changes along and off principal directions", PCA()),
+    "sae": Variant("absolute change of latents, and the residual", SparseChange()),
+    "sae-wasserstein": Variant("the same, and transport between atoms", SparseWasserstein()),
+    "sae-kl": Variant("the same, and divergence of activations", SparseKL()),
+    "sae-mask": Variant("SAE-FT: no new latents, and the residual stays (Morelli et al. 2026)", SAEMask()),
+    "add-remove": Variant("SAE-FT that keeps active latents too", AddRemove()),
+    "hinge": Variant("SAE-FT without its jump: a hinge below the support", SupportHinge()),
+    "sae-overlap": Variant("SAE-FT at the strength that keeps 0.7 of the active latents", SAEMask(), 100, overlap=0.7),
+    "sae-mask-mixed": Variant("SAE-FT with an autoencoder of other domains too", SAEMask(), mixed=True),
+    "l2-unlabelled": Variant("squared distance on unlabelled images of other domains", L2(), anchor_on="unlabelled"),
+    "sae-unlabelled": Variant("change of latents on such images", SparseChange(latents=1.0), anchor_on="unlabelled"),
+}
+
+
+def variant(name: str) -> Variant:
+    """The variant of that name. Raises ValueError, with near names, if there is none."""
+    if name not in VARIANTS:
+        raise unknown_name("way to fine-tune", name, VARIANTS)
+    return VARIANTS[name]

@@ -1,0 +1,201 @@
+"""The graph of a robustness experiment: which steps there are, and which reads which.
+
+backbone -> zero_shot -> features -> saes
+                |            |         |
+                +-> tuned (one per way, strength and seed) -> path (WiSE, every test set) -> robustness report
+                                                +-> explanation
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+from pipeline.experiments.clip_variants import Variant, variant
+from pipeline.experiments.robust_recipe import MEGA, RobustRecipe, Seeded
+from pipeline.step import Expect, Inputs, Step
+from pipeline.steps.clip_configs import ContrastiveConfig, SAEsConfig, TunedConfig, ZeroShotConfig
+from pipeline.steps.features_config import FeaturesConfig
+from pipeline.steps.robustness_config import PathConfig
+from pipeline.steps.robustness_report_config import ResultLabel, RobustnessReportConfig
+from tasks.clip.finetune_config import FinetuneConfig
+from tasks.data.sources import Source
+
+Augment = Literal["none", "shift", "resized_crop"]
+PRINCIPAL = 16  # directions of PCA, as in the paper's public code
+
+
+def robust_graph(recipe: RobustRecipe) -> Step:
+    """The report of a recipe, and behind it all that it needs."""
+    seeds = [OfSeed(recipe, seed) for seed in range(recipe.seeds)]
+    results = [found for seed in seeds for found in seed.results()]
+    config = RobustnessReportConfig(
+        title=recipe.title, settings=recipe.settings, results=tuple(label for label, _ in results),
+        tolerance=recipe.tolerance, about={name: variant(name).about for name in recipe.methods},
+    )  # fmt: skip
+    inputs: Inputs = {
+        "paths": tuple(path for _, path in results),
+        "explanations": tuple(seeds[0].explanation(name) for name in recipe.explained),
+    }
+    return Step("robustness", "pipeline.steps.robustness_report:write_report", config, inputs, expect=Expect(5, MEGA))
+
+
+@dataclass(frozen=True)
+class OfSeed:
+    """The steps of one seed."""
+
+    recipe: RobustRecipe
+    seed: int
+
+    @cached_property
+    def seeded(self) -> Seeded:
+        return self.recipe.seeded(self.seed)
+
+    @cached_property
+    def zero_shot(self) -> Step:
+        config = ZeroShotConfig(class_names=self.recipe.class_names, templates=self.recipe.templates)
+        return Step(
+            "zero_shot", "pipeline.steps.backbones:make_zero_shot", config, {"backbone": self.seeded.backbone},
+            expect=Expect(5, self.recipe.prices.classifier_bytes),
+        )  # fmt: skip
+
+    def saes(self, mixed: bool = False) -> Step:
+        """Autoencoders of the frozen features of labelled images; mixed, of unlabelled ones of other domains too."""
+        config = SAEsConfig(specs=self.recipe.saes, training=self.recipe.sae_training)
+        features = self.clean(self.seeded.labelled.source) + (self.clean(self._unlabelled()) if mixed else ())
+        inputs: Inputs = {"classifier": self.zero_shot, "features": features}
+        return Step("saes", "pipeline.steps.saes:train_saes", config, inputs, expect=Expect(10, MEGA))
+
+    def clean(self, source: Source) -> tuple[Step, ...]:
+        """Frozen features of images as they are."""
+        return self._features(source, "none", (0,))
+
+    def anchors(self, source: Source) -> tuple[Step, ...]:
+        """Frozen features of every view that fine-tuning sees, shared by all ways and strengths; none if live."""
+        training = self.recipe.training
+        if self.recipe.anchoring == "live":
+            return ()
+        if self.recipe.anchoring == "clean" or training.augment == "none":
+            return self.clean(source)
+        if training.augment == "crop_flip" or training.num_views is None:
+            raise ValueError(
+                f"augment {training.augment!r} cannot be staged: choose --anchors live, or another augment"
+            )
+        return self._features(source, training.augment, tuple(range(training.num_views)))
+
+    def results(self) -> Iterator[tuple[ResultLabel, Step]]:
+        """Every network that is tested, with what it is."""
+        yield ResultLabel(variant="zero-shot", strength=None, seed=self.seed), self._path((), (0.0,))
+        for name in self.recipe.methods:
+            way = variant(name)
+            for factor in self.recipe.factors if way.is_swept else (1.0,):
+                strength = factor * way.unit if way.is_swept else None
+                label = ResultLabel(variant=name, strength=strength, seed=self.seed)
+                after = self._ingredients() if way.kind == "soup" else (self.tuned(way, factor),)
+                yield label, self._path(after, self.recipe.alphas)
+
+    def _ingredients(self) -> tuple[Step, ...]:
+        """Every network of the sweep that trained everything from the zero-shot one."""
+        ways = [way for way in map(variant, self.recipe.methods) if way.kind == "plain"]
+        found = [self.tuned(way, f) for way in ways for f in (self.recipe.factors if way.is_swept else (1.0,))]
+        if len(found) < 2:
+            raise ValueError("a soup is made of two or more fine-tuned networks: add methods or strengths")
+        return tuple(found)
+
+    def explanation(self, name: str) -> Step:
+        """What one way to fine-tune changed."""
+        way, factors, config = variant(name), sorted(self.recipe.factors), self.recipe.explanation
+        assert config is not None, "the recipe has checked this"
+        factor = factors[len(factors) // 2] if way.is_swept else 1.0
+        inputs: Inputs = {
+            "before": self.zero_shot, "after": self.tuned(way, factor),
+            # Codes of images unlike those that an autoencoder was trained on explain nothing.
+            "sae": self.saes(mixed=self.seeded.unlabelled is not None), "backbone": self.seeded.backbone,
+        }  # fmt: skip
+        config = config.model_copy(update={"sae": self.recipe.saes[0].name, "title": f"What {name} changed"})
+        return Step(
+            "explanation", "pipeline.steps.explain:explain", config, inputs,
+            check="pipeline.steps.explain_config:check_explanation", expect=Expect(10, MEGA),
+        )  # fmt: skip
+
+    def tuned(self, way: Variant, factor: float = 1.0) -> Step:
+        """A classifier after fine-tuning."""
+        if way.kind == "contrastive":
+            return self._contrastive()
+        finetuning = FinetuneConfig(
+            train=self.recipe.training, trained="head" if way.kind == "head" else "everything",
+            regulariser=way.regulariser, strength=factor * way.unit,
+            anchor_on=way.anchor_on, overlap=way.overlap,
+        )  # fmt: skip
+        config = TunedConfig(
+            labelled=self.seeded.labelled, finetuning=finetuning, seed=self.seed,
+            compiled=self.recipe.compiled, sae=self.recipe.saes[0].name if way.reads_codes else None,
+            components=PRINCIPAL if "basis" in way.regulariser.needs else None,
+            unlabelled=self.seeded.unlabelled if way.anchor_on != "labelled" else None,
+            clean_anchors=self.recipe.anchoring == "clean" and self.recipe.training.augment != "none",
+        )  # fmt: skip
+        return self._tuning("tune", config, self._read_by(way))
+
+    def _read_by(self, way: Variant) -> Inputs:
+        """What fine-tuning in this way starts from and is held to."""
+        start = self.tuned(replace(way, kind="head")) if way.kind == "head first" else self.zero_shot
+        inputs: dict[str, Step | tuple[Step, ...]] = {"classifier": start}
+        if way.is_penalised and "levels" not in way.regulariser.needs:
+            if way.anchor_on != "unlabelled":
+                inputs["anchors"] = self.anchors(self.seeded.labelled.source)
+            if way.anchor_on != "labelled":
+                inputs["unlabelled_anchors"] = self.anchors(self._unlabelled())
+        if way.reads_codes:
+            inputs["saes"] = self.saes(way.mixed)
+        if "basis" in way.regulariser.needs:
+            inputs["features"] = self.clean(self.seeded.labelled.source)
+        return inputs
+
+    def _unlabelled(self) -> Source:
+        if self.seeded.unlabelled is None:
+            raise ValueError("a method holds features on unlabelled images: say which, or leave it out")
+        return self.seeded.unlabelled
+
+    def _contrastive(self) -> Step:
+        config = ContrastiveConfig(
+            labelled=self.seeded.labelled, training=self.recipe.training, seed=self.seed,
+            class_names=self.recipe.class_names, templates=self.recipe.templates,
+        )  # fmt: skip
+        return self._tuning(
+            "tune_contrastive", config, {"backbone": self.seeded.backbone, "classifier": self.zero_shot}
+        )
+
+    def _tuning(self, function: str, config: TunedConfig | ContrastiveConfig, inputs: Inputs) -> Step:
+        return Step(
+            "tuned", f"pipeline.steps.tuning:{function}", config, inputs,
+            check="pipeline.steps.clip_checks:check_labelled", is_distributed=isinstance(config, TunedConfig),
+            expect=Expect(self.recipe.prices.tuning_seconds, self.recipe.prices.classifier_bytes),
+        )  # fmt: skip
+
+    def _features(self, source: Source, augment: Augment, views: tuple[int, ...]) -> tuple[Step, ...]:
+        parts, prices = self.recipe.num_parts, self.recipe.prices
+        expect = Expect(prices.features_seconds * len(views) / parts, prices.features_bytes * len(views) // parts)
+        return tuple(
+            Step(
+                "features", "pipeline.steps.features:stage_features",
+                FeaturesConfig(
+                    source=source, augment=augment, views=views, part=part, num_parts=parts
+                ),
+                {"encoder": self.zero_shot},
+                check="pipeline.steps.features_config:check_features", expect=expect,
+            )
+            for part in range(parts)
+        )  # fmt: skip
+
+    def _path(self, after: tuple[Step, ...], alphas: tuple[float, ...]) -> Step:
+        config = PathConfig(
+            labelled=self.seeded.labelled, test_sets=self.seeded.test_sets, alphas=alphas, sae=self.recipe.saes[0].name
+        )
+        inputs: Inputs = {
+            "before": self.zero_shot, "after": after, "backbone": self.seeded.backbone, "sae": self.saes(),
+        }  # fmt: skip
+        return Step(
+            "path", "pipeline.steps.robustness:evaluate_path", config, inputs,
+            check="pipeline.steps.robustness_config:check_path",
+            expect=Expect(self.recipe.prices.testing_seconds, MEGA),
+        )  # fmt: skip

@@ -1,0 +1,89 @@
+"""What a robustness experiment may choose, as data; `robust_graph` makes steps of it. Importable without torch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipeline.experiments.clip_variants import variant
+from pipeline.step import Step
+from pipeline.steps.clip_configs import Anchoring, LabelledConfig
+from pipeline.steps.explain_config import ExplainConfig
+from tasks.clip.test_sets import TestSet
+from tasks.data.sources import Source
+from tasks.sae.config import SAESpec, SAETrainConfig
+from tasks.train_config import TrainConfig
+
+MEGA = 1_000_000
+
+
+@dataclass(frozen=True)
+class Seeded:
+    """What a seed changes."""
+
+    backbone: Step
+    labelled: LabelledConfig
+    test_sets: tuple[TestSet, ...]
+    unlabelled: Source | None = None
+    """Images of other domains, for ways that hold features on those."""
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What steps of an experiment roughly cost, until records of such steps exist."""
+
+    classifier_bytes: int = MEGA
+    tuning_seconds: float = 10
+    testing_seconds: float = 10
+    features_seconds: float = 3
+    features_bytes: int = MEGA
+
+
+@dataclass(frozen=True)
+class RobustRecipe:
+    """Everything a robustness experiment may choose."""
+
+    title: str
+    settings: dict[str, str]
+    """Every choice in words, for readers of the report."""
+    seeded: Callable[[int], Seeded]
+    seeds: int
+    class_names: tuple[str, ...]
+    templates: tuple[str, ...] | str
+    methods: tuple[str, ...]
+    """Ways to fine-tune, names in `VARIANTS`."""
+    factors: tuple[float, ...]
+    """The grid of strengths, the same for all of them."""
+    training: TrainConfig
+    anchoring: Anchoring
+    saes: tuple[SAESpec, ...]
+    """The first one is what fine-tuning and explanations use."""
+    sae_training: SAETrainConfig
+    alphas: tuple[float, ...]
+    tolerance: float
+    compiled: bool = False
+    """Whether networks are compiled before they are fine-tuned."""
+    num_parts: int = 1
+    """Shares of the images that are encoded side by side."""
+    explanation: ExplainConfig | None = None
+    """What to look at in the first seed's network; None explains nothing."""
+    explained: tuple[str, ...] = ()
+    """Ways to fine-tune that are explained, at the middle of the grid."""
+    prices: Prices = Prices()
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise ValueError(f"seeds must be at least 1, got {self.seeds}")
+        if not self.factors or min(self.factors) <= 0:
+            raise ValueError(f"strengths must be positive, got {self.factors}")
+        if not self.methods:
+            raise ValueError("give at least one method, such as --methods ft,sae-mask")
+        for name in (*self.methods, *self.explained):
+            variant(name)
+        for what, given in (("method", self.methods), ("strength", self.factors), ("explained way", self.explained)):
+            if twice := [one for place, one in enumerate(given) if one in given[:place]]:
+                raise ValueError(f"{what} {twice[0]} is given twice: once is enough")
+        if 1.0 not in self.alphas:
+            raise ValueError(f"alphas must end with 1, the fine-tuned network itself, got {self.alphas}")
+        if self.explained and self.explanation is None:
+            raise ValueError(f"there is nothing to look at, but {self.explained[0]!r} is to be explained")
+        if "soup" in [variant(name).kind for name in self.explained]:
+            raise ValueError("a soup has no training of its own to explain: explain what it is made of")

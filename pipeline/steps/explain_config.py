@@ -1,0 +1,46 @@
+"""Configuration of the explanation step, importable without torch."""
+
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from pipeline.steps.configs import Config
+from tasks.data.sources import Source, check_source
+from tasks.explain.vocabulary import Concept, Truth
+
+
+class ExplainConfig(Config):
+    """What fine-tuning changed in a classifier, told in the latents of an autoencoder."""
+
+    sources: tuple[tuple[str, Source], ...] = Field(min_length=1)
+    """Labelled images to look at, by the name of their domain; their classes are those of the classifiers."""
+    sae: str | None = None
+    """Which of the autoencoders of the folder, by name; None where the folder is one."""
+    concepts: tuple[Concept, ...] = ()
+    """Words that latents may be named by; without any, latents keep their numbers."""
+    truth: Truth | None = None
+    """Which words images are known to show: how often names are right is then reported."""
+    top_n: int = Field(default=16, ge=1)
+    """Strongest images kept of every latent."""
+    title: str = "What fine-tuning changed"
+    """Headline of the page."""
+    batch_size: int = Field(default=256, ge=1)
+    """Images per forward pass; it sets how sums are rounded."""
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> "ExplainConfig":
+        names = [name for name, _ in self.sources]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two domains are called {min(twice)!r}: every domain needs a name of its own")
+        words = [concept.word for concept in self.concepts]
+        if twice := {word for word in words if words.count(word) > 1}:
+            raise ValueError(f"the vocabulary holds {min(twice)!r} twice")
+        if self.truth and self.truth.of_domain and len(self.truth.of_domain) != len(names):
+            raise ValueError(f"the truth has words for {len(self.truth.of_domain)} domains, there are {len(names)}")
+        return self
+
+
+def check_explanation(config: ExplainConfig, data_root: Path | None) -> None:
+    """Raise ValueError unless the images are there."""
+    for _, source in config.sources:
+        check_source(source, data_root)

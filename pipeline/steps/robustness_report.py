@@ -1,0 +1,25 @@
+"""The report of a robustness experiment: every way to fine-tune, from the records and predictions of its paths."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline import robustness_page
+from pipeline.artifact import read_record
+from pipeline.build import Workspace
+from pipeline.report_files import made_from
+from pipeline.robustness_table import WisePath, scores_by_alpha
+from pipeline.steps.measures import Metrics
+from pipeline.steps.robustness_report_config import RobustnessReportConfig
+
+
+def write_report(config: RobustnessReportConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
+    """Write the findings, picture, tables and page; the summary is every row of the main table by role."""
+    folders = inputs["paths"]
+    if len(folders) != len(config.results):
+        raise ValueError(f"a report needs a label per path, got {len(config.results)} labels of {len(folders)} paths")
+    records = [read_record(folder) for folder in folders]
+    paths = [
+        WisePath(label.variant, label.strength, label.seed, scores_by_alpha(record.metrics, folder))
+        for label, record, folder in zip(config.results, records, folders, strict=True)
+    ]
+    return {**robustness_page.write_report(paths, work.out, config, made_from(records))}

@@ -1,0 +1,95 @@
+"""Train the sparse autoencoders of a sweep on staged features, and measure each on every domain."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+from torch import Tensor
+
+from pipeline.build import Workspace
+from pipeline.clip_checkpoint import load_classifier, read_about, save_sae
+from pipeline.features import FeatureTable, read_features
+from pipeline.steps.clip_configs import SAEsConfig
+from pipeline.steps.measures import Metrics
+from pipeline.steps.resuming import resume_state, saver
+from tasks.sae.autoencoder import SparseAutoencoder, unit
+from tasks.sae.config import FeatureInfo, SAESpec
+from tasks.sae.metrics import Quality, matched_cosines, quality_by_domain
+from tasks.sae.train import train
+
+QUALITY = "quality.json"
+BATCH = 4096  # feature vectors measured at once
+
+
+def train_saes(config: SAEsConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
+    """Write a folder for each autoencoder and `quality.json`: how good each is on the features of every domain."""
+    backbone = read_about(inputs["classifier"]).backbone
+    table = read_features(inputs["features"], backbone=backbone)
+    about = FeatureInfo(width=table.features.shape[1], normalised=True, backbone=backbone)
+    saes = train(
+        unit(table.features.float().to(work.device)), about, config.specs, config.training,
+        log=work.log, resume=resume_state(work), save=saver(work),
+    )  # fmt: skip
+    for spec, sae in zip(config.specs, saes, strict=True):
+        save_sae(sae, work.out / spec.name)
+    head = load_classifier(inputs["classifier"]).head.get_parameter("weight").detach()
+    qualities = {spec.name: _by_domain(sae, table, head) for spec, sae in zip(config.specs, saes, strict=True)}
+    (work.out / QUALITY).write_text(json.dumps({n: _described(q) for n, q in qualities.items()}, indent=1) + "\n")
+    return {**_summary(qualities), **stability(config.specs, saes)}
+
+
+def stability(specs: Sequence[SAESpec], saes: Sequence[SparseAutoencoder]) -> dict[str, float]:
+    """Mean cosine of matched atoms between autoencoders that differ in their seed alone, over all such pairs."""
+    alike: dict[str, list[SparseAutoencoder]] = defaultdict(list)
+    for spec, sae in zip(specs, saes, strict=True):
+        alike[spec.name.rpartition("-s")[0]].append(sae)
+    pairs = {name: list(combinations(group, 2)) for name, group in alike.items() if len(group) > 1}
+    return {
+        f"{name}/stability": sum(
+            matched_cosines(one.decoder.detach(), other.decoder.detach()).mean().item() for one, other in group
+        )
+        / len(group)
+        for name, group in pairs.items()
+    }
+
+
+def _by_domain(sae: SparseAutoencoder, table: FeatureTable, head: Tensor) -> dict[str, Quality]:
+    parts = (column.split(BATCH) for column in (table.features, table.labels, table.domain_codes))
+    batches = (
+        (unit(features.float().to(sae.decoder.device)), labels, codes)
+        for features, labels, codes in zip(*parts, strict=True)
+    )
+    return {table.domains[code]: quality for code, quality in quality_by_domain(sae, batches, head).items()}
+
+
+def _described(qualities: Mapping[str, Quality]) -> dict[str, Any]:
+    """What readers of the report may plot, by domain."""
+    return {domain: _numbers(quality) | _histogram(quality) for domain, quality in qualities.items()}
+
+
+def _numbers(quality: Quality) -> dict[str, float]:
+    named = {
+        "fvu": quality.fvu,
+        "cosine": quality.cosine,
+        "l0": quality.l0,
+        "dead_share": quality.dead_share,
+        "accuracy": quality.accuracy,
+        "reconstruction_accuracy": quality.reconstruction_accuracy,
+    }
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def _histogram(quality: Quality) -> dict[str, list[float]]:
+    counts, edges = quality.firing_histogram()
+    return {"firing_counts": counts.tolist(), "firing_rate_edges": edges.tolist()}
+
+
+def _summary(qualities: Mapping[str, Mapping[str, Quality]]) -> dict[str, float]:
+    return {
+        f"{name}/{domain}/{metric}": value
+        for name, domains in qualities.items()
+        for domain, quality in domains.items()
+        for metric, value in _numbers(quality).items()
+    }

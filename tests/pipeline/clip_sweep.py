@@ -1,0 +1,46 @@
+"""A whole sweep of fine-tuning on a CLIP that learns nothing: real steps that take no time."""
+
+from pipeline.experiments.robust_recipe import RobustRecipe, Seeded
+from pipeline.step import Step
+from pipeline.steps.clip_configs import LabelledConfig
+from pipeline.steps.pretrained_config import PretrainedConfig
+from tasks.clip.test_sets import TestSet
+from tasks.clip.worlds import WORLDS, small_clip
+from tasks.data.sources import MixedStyles
+from tasks.sae.config import SAESpec, SAETrainConfig, TopK
+from tasks.train_config import TrainConfig
+
+IMAGES, VIEWS = 64, 2
+WORLD = WORLDS["digits"].model_copy(
+    update={
+        "size": 16,
+        "clip": small_clip(size=16, patch=8, width=32, layers=1, embed_dim=32),
+        "pretraining": WORLDS["digits"].pretraining.model_copy(
+            update={"images_per_epoch": 64, "train": TrainConfig(epochs=1, batch_size=32, optimizer="adamw")}
+        ),
+    }
+)
+
+
+def sweep(**settings) -> RobustRecipe:
+    """A recipe of two seconds; `settings` are fields of it."""
+    defaults = {
+        "title": "A sweep", "settings": {}, "seeded": seeded, "seeds": 1, "class_names": WORLD.class_names,
+        "templates": WORLD.captions.class_templates("plain"), "methods": ("ft", "l2", "sae-mask"),
+        "factors": (10.0, 100.0),
+        "training": TrainConfig(epochs=2, batch_size=16, optimizer="adamw", augment="shift", views=VIEWS),
+        "anchoring": "views", "alphas": (0.5, 1.0), "tolerance": 0.01,
+        "saes": (SAESpec(sparsity=TopK(k=2)), SAESpec(sparsity=TopK(k=2), seed=1)),
+        "sae_training": SAETrainConfig(epochs=2, batch_size=32),
+    }  # fmt: skip
+    return RobustRecipe(**defaults | settings)
+
+
+def seeded(seed: int) -> Seeded:
+    """One untrained CLIP and a few images."""
+    backbone = Step("pretrained", "pipeline.steps.backbones:pretrain_clip", PretrainedConfig(world=WORLD, seed=seed))
+    labelled = LabelledConfig(source=WORLD.source("finetuning", IMAGES), validation_share=0.25, seed=seed)
+    plain = TestSet(name="plain", role="id", source=WORLD.source("test", 20))
+    bold = TestSet(name="bold", role="seen", source=WORLD.source("test", 20, "bold"))
+    others = MixedStyles(pictures=WORLD.source("finetuning", IMAGES, seed=1), styles=WORLD.seen_styles)
+    return Seeded(backbone=backbone, labelled=labelled, test_sets=(plain, bold), unlabelled=others)

@@ -1,0 +1,79 @@
+"""Backbones, classifiers and autoencoders come back as the same functions; others are refused in one sentence."""
+
+import pytest
+import torch
+
+from pipeline.clip_checkpoint import (
+    ClassifierInfo,
+    key_of,
+    load_classifier,
+    load_clip,
+    read_about,
+    read_sae,
+    save_classifier,
+    save_clip,
+    save_sae,
+)
+from tasks.clip.zero_shot import Classifier, zero_shot_head
+from tasks.sae.autoencoder import initial, unit
+from tasks.sae.config import BatchTopK, FeatureInfo, JumpReLU, Matryoshka, SAEInfo, SAETrainConfig, TopK
+from tests.tasks.clip.worlds import CLASSES, images, spec, tiny_clip
+
+TEMPLATES = ("a photo of the digit {}",)
+RULES = [TopK(k=3), BatchTopK(k=3), JumpReLU(target_l0=3), Matryoshka(k=3)]
+
+
+@pytest.fixture
+def classifier_folder(tmp_path):
+    clip = tiny_clip()
+    classifier = Classifier(clip.image_tower, zero_shot_head(clip, CLASSES, TEMPLATES))
+    about = ClassifierInfo(clip=spec(), class_names=CLASSES, templates=TEMPLATES, backbone=key_of(clip))
+    save_classifier(classifier, about, tmp_path)
+    return tmp_path, classifier, about
+
+
+def test_a_backbone_loads_as_the_same_two_encoders(tmp_path):
+    clip = tiny_clip(seed=3)
+    save_clip(clip, spec(seed=5), tmp_path)
+    again = load_clip(tmp_path)
+    assert torch.equal(again.encode_image(images()), clip.encode_image(images()))
+    assert torch.equal(again.encode_text(["a photo of two"]), clip.encode_text(["a photo of two"]))
+    assert key_of(again) == key_of(clip) != key_of(tiny_clip(seed=4))
+
+
+def test_a_classifier_loads_as_the_same_function(classifier_folder):
+    folder, classifier, about = classifier_folder
+    again = load_classifier(folder)
+    assert not again.training and read_about(folder) == about
+    assert torch.equal(again(images()), classifier.eval()(images()))
+
+
+def test_what_is_no_classifier_is_refused(classifier_folder):
+    folder, _, _ = classifier_folder
+    with pytest.raises(ValueError, match=r"no classifier: it has no classifier\.json"):
+        load_classifier(folder / "elsewhere")
+    with pytest.raises(ValueError, match=r"no CLIP backbone: it has no clip\.json"):
+        load_clip(folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(ValueError, match="cut short"):
+        load_classifier(folder)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.kind)
+def test_an_autoencoder_loads_as_the_same_function(rule, tmp_path):
+    info = SAEInfo(width=8, backbone="b", num_latents=20, sparsity=rule)
+    sae = initial(info, SAETrainConfig(), torch.zeros(8), seed=0)
+    save_sae(sae, tmp_path / "one")
+    features = unit(torch.randn(5, 8, generator=torch.Generator().manual_seed(0)))
+    again = read_sae(tmp_path, "one")
+    assert again.info == info and torch.equal(again(features), sae(features))
+    with pytest.raises(ValueError, match="trained on features with backbone='b', got backbone='c'"):
+        read_sae(tmp_path, "one", FeatureInfo(width=8, backbone="c"))
+
+
+def test_an_absent_autoencoder_names_those_there_are(tmp_path):
+    info = SAEInfo(width=8, backbone="b", num_latents=20, sparsity=TopK(k=3))
+    save_sae(initial(info, SAETrainConfig(), torch.zeros(8), seed=0), tmp_path / "topk-3")
+    with pytest.raises(ValueError, match=r"there is no sparse autoencoder at .*two: choose from topk-3"):
+        read_sae(tmp_path, "two")

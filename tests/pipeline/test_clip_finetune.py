@@ -1,0 +1,90 @@
+"""A CLIP with weights from a file is fine-tuned on folders of pictures, from the command line to the report."""
+
+import json
+
+import numpy as np
+import open_clip
+import pytest
+from PIL import Image
+from safetensors.torch import save_file
+
+from pipeline.__main__ import main
+from pipeline.artifact import read_records
+from tasks.models.clip import build_clip
+from tasks.models.clip_spec import ClipSpec
+from tests.tasks.clip.worlds import ARCHITECTURE
+
+TINY = {**ARCHITECTURE, "text_cfg": {"context_length": 16, "width": 32, "heads": 2, "layers": 1}}
+FLAGS = (
+    "--suite", "imagefolder:pictures", "--architecture", "Tiny-16", "--image-size", "16", "--methods", "ft,sae-mask",
+    "--strengths", "70", "--alphas", "0.5,1", "--epochs", "1", "--batch-size", "8", "--warmup-steps", "1", "--k", "2",
+    "--sae-epochs", "2", "--validation-share", "0.25", "--precision", "fp32",
+)  # fmt: skip
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    """Red and blue pictures, and a small architecture with its weights in a file."""
+    generator = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for channel, name in enumerate(("red_thing", "green_thing")):
+            folder = tmp_path / "pictures" / part / name
+            folder.mkdir(parents=True)
+            for number in range(16):
+                pixels = generator.integers(0, 100, (20, 24, 3), dtype=np.uint8)
+                pixels[:, :, channel] += 150
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIG_PATHS", list(open_clip.factory._MODEL_CONFIG_PATHS))
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", dict(open_clip.factory._MODEL_CONFIGS))
+    (tmp_path / "Tiny-16.json").write_text(json.dumps(TINY))
+    open_clip.add_model_config(tmp_path / "Tiny-16.json")
+    save_file(build_clip(ClipSpec(architecture="Tiny-16")).model.state_dict(), tmp_path / "weights.safetensors")
+    return tmp_path
+
+
+def amalgam(*arguments) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    return int(ended.value.code or 0)
+
+
+def test_pictures_of_ones_own_are_fine_tuned_on_and_reported(data, capsys):
+    places = ("--data-root", data, "--checkpoint", data / "weights.safetensors", "--root", data / "runs")
+    flags = (*FLAGS, "--corruptions", "fog,snow", "--severities", "3")
+    assert amalgam("run", "clip_finetune", *flags, *places, "--local") == 0
+    said = capsys.readouterr().out
+    assert "sae-mask" in said and "robustness.html" in said and "unseen %" in said
+    records = {record.name for record in read_records(data / "runs")}
+    assert records == {"opened", "zero_shot", "features", "saes", "tuned", "path", "robustness"}
+    assert amalgam("plan", "clip_finetune", *flags, *places) == 0
+    assert "nothing to run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--checkpoint", "nowhere.pt"), "there is no checkpoint nowhere.pt"),
+        (("--checkpoint", "w", "--architecture", "Tiny-17"), "there is no CLIP architecture 'Tiny-17'"),
+        (("--suite", "imagefolder:elsewhere"), "elsewhere/train is missing"),
+        (("--suite", "domains:pictures@third"), "there is no domain 'third'"),
+        (("--methods", "sae_mask"), "did you mean 'sae-mask'"),
+        (("--corruptions", "frogg"), "did you mean 'fog' or 'frost'"),
+        (("--tests", "imagenet-a"), "--tests belongs to the suites of the literature"),
+    ],
+)
+def test_a_mistake_is_one_sentence_before_anything_runs(flags, message, data, capsys):
+    assert amalgam("plan", "clip_finetune", *FLAGS, *flags, "--data-root", data, "--root", data / "runs") == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and len(error.splitlines()) == 1
+    assert not (data / "runs").exists()
+
+
+def test_other_weights_at_the_same_place_are_other_steps(data, capsys):
+    places = ("--data-root", data, "--checkpoint", data / "weights.safetensors", "--root", data / "runs")
+    plans = []
+    for seed in (0, 1):
+        model = build_clip(ClipSpec(architecture="Tiny-16", seed=seed)).model
+        save_file(model.state_dict(), data / "weights.safetensors")
+        assert amalgam("plan", "clip_finetune", *FLAGS, *places) == 0
+        plans.append({word for word in capsys.readouterr().out.split() if word.startswith("opened-")})
+    assert plans[0].isdisjoint(plans[1])

@@ -1,0 +1,152 @@
+"""The steps from a backbone to fine-tuned classifiers, as a sweep runs them."""
+
+import json
+
+import pytest
+import torch
+
+from pipeline.clip_checkpoint import key_of, load_classifier, load_clip, read_about, read_sae
+from pipeline.execute import Local, StepsFailed, run
+from pipeline.experiments.clip_variants import VARIANTS, variant
+from pipeline.experiments.robust_graph import OfSeed, robust_graph
+from pipeline.features import read_features
+from pipeline.step import ancestors
+from pipeline.steps.explain_config import ExplainConfig
+from tasks.clip.zero_shot import zero_shot_head
+from tests.pipeline.clip_sweep import IMAGES, VIEWS, WORLD, sweep
+
+EXPLANATION = ExplainConfig(sources=(("plain", WORLD.source("test", 20)),))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+def built(root, *steps):
+    run(steps, root, Local())
+    return [step.path(root) for step in steps]
+
+
+def weights(folder):
+    return load_classifier(folder).state_dict()
+
+
+def same(one, other) -> bool:
+    return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_the_zero_shot_classifier_is_the_tower_and_a_head_of_words(root):
+    steps = OfSeed(sweep(), 0)
+    folder, backbone = built(root, steps.zero_shot, steps.seeded.backbone)
+    clip, classifier = load_clip(backbone), load_classifier(folder)
+    head = zero_shot_head(clip, WORLD.class_names, read_about(folder).templates)
+    assert same(classifier.head.state_dict(), head.state_dict())
+    assert same(classifier.encoder.state_dict(), clip.image_tower.state_dict())
+    assert read_about(folder).backbone == key_of(clip)
+
+
+def test_a_sweep_computes_each_anchor_once(root):
+    report = robust_graph(sweep())
+    staged = [step for step in ancestors([report]) if step.name == "features"]
+    rows = [run([step], root, Local()).records[step.fingerprint].metrics["rows"] for step in staged]
+    assert sorted(rows) == [IMAGES, IMAGES * VIEWS]  # untouched for the autoencoders, and every view
+
+
+def test_cached_and_live_anchors_give_the_same_classifier(root):
+    way = variant("sae-mask")
+    cached, live = built(
+        root, *(OfSeed(sweep(anchoring=anchoring), 0).tuned(way, 30.0) for anchoring in ("views", "live"))
+    )
+    plain = built(root, OfSeed(sweep(), 0).tuned(variant("ft")))[0]
+    assert same(weights(cached), weights(live)) and not same(weights(cached), weights(plain))
+
+
+def test_a_linear_probe_leaves_the_encoder_and_comes_before_lp_ft(root):
+    steps = OfSeed(sweep(), 0)
+    before, probe, after = built(root, steps.zero_shot, steps.tuned(variant("lp")), steps.tuned(variant("lp-ft")))
+    encoder = {name for name in weights(before) if name.startswith("encoder.")}
+    assert same({name: weights(probe)[name] for name in encoder}, weights(before))
+    assert not same({name: weights(after)[name] for name in encoder}, weights(before))
+    parents = {step.fingerprint for step in steps.tuned(variant("lp-ft")).parents}
+    assert steps.tuned(variant("lp")).fingerprint in parents
+
+
+@pytest.mark.parametrize("name", [name for name, way in VARIANTS.items() if way.kind != "soup"])
+def test_every_way_to_fine_tune_gives_a_classifier(name, root):
+    way = variant(name)
+    [folder] = built(root, OfSeed(sweep(), 0).tuned(way, 10.0))
+    assert all(tensor.isfinite().all() for tensor in weights(folder).values())
+
+
+def test_autoencoders_are_measured_and_compared_between_seeds(root):
+    recipe, step = sweep(), OfSeed(sweep(), 0).saes()
+    record = run([step], root, Local()).records[step.fingerprint]
+    folder = step.path(root)
+    quality = json.loads((folder / "quality.json").read_text())
+    for spec in recipe.saes:
+        sae = read_sae(folder, spec.name)
+        found = quality[spec.name]["plain"]
+        assert found["l0"] <= 2 and sum(found["firing_counts"]) == (1 - found["dead_share"]) * sae.info.num_latents
+        assert record.metrics[f"{spec.name}/plain/fvu"] == found["fvu"]
+    assert 0 < record.metrics["topk-2-x4/stability"] <= 1
+
+
+def test_features_of_another_backbone_are_refused(root):
+    one, other = OfSeed(sweep(), 0), OfSeed(sweep(), 1)
+    folders = built(root, *one.clean(one.seeded.labelled.source))
+    with pytest.raises(ValueError, match="holds features of the encoder"):
+        read_features(folders, backbone=read_about(built(root, other.zero_shot)[0]).backbone)
+
+
+def test_a_label_without_a_class_is_refused(root):
+    steps = OfSeed(sweep(class_names=WORLD.class_names[:50]), 0)
+    with pytest.raises(StepsFailed) as failed:
+        built(root, steps.tuned(variant("ft")))
+    assert "but the head has 50 classes" in str(failed.value.exceptions[0])
+
+
+def test_a_soup_is_of_all_networks_that_trained_everything(root):
+    recipe = sweep(methods=("ft", "lp", "l2", "soup"), alphas=(0.5, 1.0))
+    results = {(label.variant, label.strength): step for label, step in OfSeed(recipe, 0).results()}
+    soup = results.pop(("soup", None))
+    tried = {s.fingerprint for (name, _), path in results.items() if name in ("ft", "l2") for s in path.inputs["after"]}
+    assert {step.fingerprint for step in soup.inputs["after"]} == tried and len(tried) == 3
+    metrics = run([soup, *results.values()], root, Local()).records
+    best = max(
+        metrics[path.fingerprint].metrics["validation/accuracy@alpha=1"]
+        for (name, _), path in results.items()
+        if name in ("ft", "l2")
+    )
+    assert metrics[soup.fingerprint].metrics["validation/accuracy@alpha=1"] >= best
+    with pytest.raises(ValueError, match="two or more fine-tuned networks"):
+        list(OfSeed(sweep(methods=("ft", "soup")), 0).results())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"methods": ("ft", "l2", "ft")}, "method ft is given twice"),
+        ({"factors": (10.0, 10.0)}, "strength 10.0 is given twice"),
+        ({"alphas": (0.3, 0.5)}, "alphas must end with 1"),
+        ({"explained": ("soup",), "explanation": EXPLANATION}, "a soup has no training of its own"),
+        ({"explained": ("ft",)}, "there is nothing to look at"),
+    ],
+)
+def test_a_sweep_that_could_not_be_reported_is_refused_when_made(settings, message):
+    with pytest.raises(ValueError, match=message):
+        sweep(**settings)
+
+
+def test_contrastive_training_in_parts_is_refused_when_planned():
+    training = sweep().training.model_copy(update={"accumulate": 2})
+    with pytest.raises(ValueError, match="accumulate must be 1"):
+        robust_graph(sweep(methods=("flyp",), training=training))
+
+
+def test_the_middle_strength_is_explained_in_whatever_order_they_are_given():
+    explained = {"explained": ("l2",), "explanation": EXPLANATION}
+    orders = (1.0, 10.0, 100.0), (100.0, 1.0, 10.0)
+    steps = [OfSeed(sweep(factors=factors, **explained), 0).explanation("l2") for factors in orders]
+    assert steps[0].fingerprint == steps[1].fingerprint
+    assert steps[0].inputs["after"].config.finetuning.strength == 10.0

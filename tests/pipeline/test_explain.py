@@ -1,0 +1,163 @@
+"""The page and tables of an explanation say what the classifiers themselves say."""
+
+import json
+import re
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from pipeline.build import Workspace
+from pipeline.clip_checkpoint import load_classifier, read_sae
+from pipeline.host import threads
+from pipeline.steps.explain import explain
+from pipeline.steps.explain_config import ExplainConfig, check_explanation
+from tasks.clip.worlds import WORLDS
+from tasks.data.loading import batches
+from tasks.data.opening import open_source
+from tasks.data.sources import Stored
+from tasks.explain.vocabulary import Truth, concepts_in, concepts_of
+from tasks.sae.autoencoder import unit
+from tests.pipeline.explained import write_folders
+
+WORLD, STYLES, NUM_IMAGES = WORLDS["digits"], ("plain", "bold"), 60
+CAPTIONS = WORLD.captions
+SOURCES = tuple((style, WORLD.source("test", NUM_IMAGES, style)) for style in STYLES)
+CONFIG = ExplainConfig(
+    sources=SOURCES,
+    concepts=(*concepts_in(WORLD.class_names, CAPTIONS.class_words), *concepts_of(CAPTIONS.style_words.values())),
+    truth=Truth(
+        of_class=tuple(tuple(dict.fromkeys(name.split())) for name in WORLD.class_names),
+        of_domain=tuple((CAPTIONS.style_words[style],) for style in STYLES),
+    ),
+    top_n=3,
+    title="What <b>changed</b>",
+    batch_size=25,
+)
+
+
+def run(config, inputs, place):
+    work = Workspace(place / "out", place / "scratch", None, "cpu", place / "curves")
+    work.out.mkdir(parents=True)
+    return explain(config, inputs, work), work.out
+
+
+def pictures():
+    sets = [open_source(source) for _, source in SOURCES]
+    found = [next(batches(each, range(NUM_IMAGES), NUM_IMAGES)) for each in sets]
+    return torch.cat([batch.images for batch in found]), torch.cat([batch.labels for batch in found])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    with threads(1):
+        yield
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    place = tmp_path_factory.mktemp("networks")
+    return write_folders(place, WORLD.clip, WORLD.class_names, CAPTIONS.class_templates(), pictures()[0])
+
+
+@pytest.fixture(scope="module")
+def told(folders, tmp_path_factory):
+    metrics, out = run(CONFIG, folders, tmp_path_factory.mktemp("told"))
+    return metrics, out
+
+
+@pytest.fixture(scope="module")
+@torch.no_grad()
+def truth(folders):
+    """Logits of both classifiers on all images in order, and the true classes."""
+    images, labels = pictures()
+    return [load_classifier(folders[name])(images) for name in ("before", "after")], labels
+
+
+def test_flips_are_the_predictions_that_changed_and_their_parts_add_up(told, truth):
+    (before, after), labels = truth
+    rows = pq.read_table(told[1] / "flips.parquet").to_pylist()
+    old, new = before.argmax(1), after.argmax(1)
+    flipped = (old != new).nonzero().flatten().tolist()
+    assert len(flipped) > 10
+    found = [(STYLES.index(row["domain"]) * NUM_IMAGES + row["example_id"]) for row in rows]
+    assert found == flipped
+    for place, row in zip(found, rows, strict=True):
+        assert (row["label"], row["before"], row["after"]) == (labels[place], old[place], new[place])
+        assert row["rise"] == pytest.approx(row["latents"] + row["error"] + row["head"], abs=1e-9)
+        margin = before[place, row["after"]] - before[place, row["before"]]
+        rise = after[place, row["after"]] - after[place, row["before"]] - margin
+        assert row["rise"] == pytest.approx(rise.item(), abs=1e-4)
+    assert told[0]["flips/right to wrong"] == ((old == labels) & (new != labels)).sum()
+
+
+def test_the_headline_is_the_classifiers_own_accuracy(told, truth):
+    (before, after), labels = truth
+    metrics, out = told
+    assert metrics["accuracy/before"] == pytest.approx((before.argmax(1) == labels).double().mean().item())
+    assert metrics["accuracy/after"] == pytest.approx((after.argmax(1) == labels).double().mean().item())
+    assert sum(metrics[f"share/{part}"] for part in ("latents", "error", "head")) == pytest.approx(1)
+    short = json.loads((out / "explanation.json").read_text())
+    change = (after - before).gather(1, labels[:, None]).mean().item()
+    assert short["true_class_logit"]["change"]["all"] == pytest.approx(change, abs=1e-4)
+    assert short["images"] == dict.fromkeys(STYLES, NUM_IMAGES) and short["summary"] == metrics
+
+
+@torch.no_grad()
+def test_tables_hold_the_codes_of_the_autoencoder(told, folders):
+    sae, images = read_sae(folders["sae"]), pictures()[0]
+    codes = {
+        model: sae.encode(unit(load_classifier(folders[model]).encoder(images))).dense()
+        for model in ("before", "after")
+    }
+    for row in pq.read_table(told[1] / "latents.parquet").to_pylist():
+        activations = codes[row["model"]][:, row["latent"]]
+        assert row["firing_rate"] == pytest.approx((activations != 0).double().mean().item())
+        places = zip(row["top_domains"], row["top_ids"], row["top_activations"], strict=True)
+        for domain, number, value in places:
+            assert value == pytest.approx(activations[STYLES.index(domain) * NUM_IMAGES + number].item(), abs=1e-5)
+        assert len(row["top_ids"]) == min(3, (activations != 0).sum())
+    fired = {model: code != 0 for model, code in codes.items()}
+    rows = pq.read_table(told[1] / "changes.parquet").to_pylist()
+    assert {row["scope"] for row in rows} == {"all", "class", "domain"}
+    for row in rows:
+        if row["scope"] == "all":
+            added = (fired["after"] & ~fired["before"])[:, row["latent"]].sum()
+            assert row["added"] == added and 0 <= row["p"] <= row["q"] <= 1
+            assert row["clamped_to_zero_p"] is not None
+
+
+def test_the_page_is_one_file_that_fetches_nothing_and_shows_images(told):
+    page = (told[1] / "explanation.html").read_text()
+    assert "What &lt;b&gt;changed&lt;/b&gt;" in page and "<b>changed" not in page
+    assert all(place.startswith("data:image/") for place in re.findall(r'(?:src|href)="([^"]*)"', page))
+    assert "<script" not in page and "url(" not in page and "@import" not in page
+    assert page.count("data:image/png;base64,") > 50 and page.count("data:image/svg+xml;base64,") == 2
+    metrics = told[0]
+    assert ("are anecdotes" in page) == (metrics["share/error"] >= metrics["share/latents"])
+    assert ("less than the 60% that were asked" in page) == (metrics["flips/explained"] < 0.6)
+    assert f"on {2 * NUM_IMAGES} images" in page and "Are the names right?" in page
+
+
+def test_equal_networks_have_no_explanation(folders, tmp_path):
+    same = folders | {"after": folders["before"]}
+    metrics, out = run(CONFIG.model_copy(update={"concepts": (), "truth": None}), same, tmp_path)
+    assert metrics["latents/changed"] == metrics["flips/right to wrong"] == metrics["share/latents"] == 0
+    assert not len(pq.read_table(out / "changes.parquet")) and not len(pq.read_table(out / "flips.parquet"))
+    assert "No prediction changed." in (out / "explanation.html").read_text()
+
+
+def test_what_does_not_fit_is_refused(folders, tmp_path):
+    digits = Stored(data=WORLD.glyphs)
+    with pytest.raises(ValueError, match=r"images of 'digits' are \(1, 8, 8\), the classifiers read \(3, 20, 20\)"):
+        run(ExplainConfig(sources=(("digits", digits),)), folders, tmp_path / "one")
+    with pytest.raises(ValueError, match="give the backbone as an input"):
+        run(CONFIG, {name: path for name, path in folders.items() if name != "backbone"}, tmp_path / "two")
+    with pytest.raises(ValueError, match="words for 1 class values, there are 100"):
+        short = CONFIG.model_copy(update={"truth": Truth(of_class=(("one",),))})
+        run(short, folders, tmp_path / "three")
+    with pytest.raises(ValueError, match="two domains are called 'plain'"):
+        ExplainConfig(sources=(SOURCES[0], SOURCES[0]))
+    absent = ExplainConfig(sources=(("mnist", Stored(data={"name": "mnist"})),))
+    with pytest.raises(ValueError, match="'mnist' needs a data root"):
+        check_explanation(absent, None)

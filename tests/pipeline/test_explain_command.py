@@ -1,0 +1,122 @@
+"""`amalgam explain` as a user meets it, on a folder of pictures."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.clip_checkpoint import read_about, save_classifier
+from pipeline.explain_folders import as_prepared, in_order
+from pipeline.host import threads
+from tasks.clip.suites import Pictures
+from tasks.clip.zero_shot import Classifier, zero_shot_head
+from tasks.data.pixels import Enlarged, InMemory
+from tasks.models.clip_spec import Preprocessing
+from tests.pipeline.explained import write_folders
+from tests.pipeline.test_command_line import amalgam
+from tests.tasks.clip.worlds import CLASSES, images, spec, tiny_clip
+
+TEMPLATES = ("a photo of the digit {}",)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    with threads(1):
+        yield
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Folders of networks, and pictures whose classes are in another order on disk than in the classifier."""
+    place = tmp_path_factory.mktemp("explain")
+    write_folders(place, spec(), CLASSES, TEMPLATES, images(32))
+    draw = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for name in CLASSES:
+            folder = place / "photos" / part / name
+            folder.mkdir(parents=True)
+            for number in range(6):
+                pixels = draw.integers(0, 255, (20, 20, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    return place
+
+
+def flags(place, **changed):
+    given = {"sae": place / "sae", "data": f"imagefolder:{place / 'photos'}", "out": place / "out"} | changed
+    pairs = [(f"--{name}", value) for name, value in given.items() if value is not None]
+    return [part for pair in pairs for part in pair]
+
+
+def test_a_page_is_written_and_its_sentences_are_printed(place, capsys):
+    words = ("--backbone", place / "backbone", "--words", "zero,bold, thin", "--top", "4")
+    assert amalgam("explain", place / "before", place / "after", *flags(place), *words) == 0
+    said = capsys.readouterr().out
+    out = place / "out"
+    assert "on 24 images" in said and said.splitlines()[-1] == f"page: {out / 'explanation.html'}"
+    written = {path.name for path in out.iterdir()}
+    assert written == {
+        "explanation.html", "explanation.json", "latents.parquet", "changes.parquet", "flips.parquet",
+    }  # fmt: skip
+    assert json.loads((out / "explanation.json").read_text())["images"] == {f"imagefolder:{place / 'photos'}": 24}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"sae": "before"}, "there is no sparse autoencoder at"),
+        ({"data": "imagefolder:nowhere"}, "image folder nowhere has no train folder"),
+        ({"data": "digitz"}, "did you mean 'digits'?"),
+        ({"data": "digits"}, "mean must be one number or one for each of 1 channels"),
+        ({"words": "zero,one"}, "words need a text tower: give --backbone"),
+        ({"words": "zero,,one", "backbone": "backbone"}, "class 1 has an empty name"),
+        ({"words": "elephant,one", "backbone": "backbone"}, "the word 'elephant' is not in the vocabulary"),
+        ({"words": "one", "backbone": "backbone"}, "one word, 'one', names nothing"),
+        ({"template": "the digit", "backbone": "backbone"}, "has no slot {}"),
+        ({"out": "before"}, "exists already"),
+        ({"device": "gpu"}, "torch cannot compute on device 'gpu'"),
+        ({"after": "backbone"}, "it has no classifier.json"),
+        ({"after": "foreign"}, "have another backbone"),
+    ],
+)
+def test_a_mistake_is_one_sentence_exit_code_2_and_leaves_nothing(place, changed, message, capsys, tmp_path):
+    mine = tmp_path / "mine"
+    shutil.copytree(place, mine, ignore=shutil.ignore_patterns("out", "photos"))
+    (mine / "foreign").mkdir()
+    other = tiny_clip(seed=9)
+    about = read_about(mine / "before").model_copy(update={"backbone": "0123456789abcdef"})
+    save_classifier(Classifier(other.image_tower, zero_shot_head(other, CLASSES, TEMPLATES)), about, mine / "foreign")
+    there = sorted(path.name for path in mine.iterdir())
+    changed = {name: mine / value if (mine / value).exists() else value for name, value in changed.items()}
+    after = changed.pop("after", mine / "after")
+    given = flags(place, **{"sae": mine / "sae", "out": mine / "out"} | changed)
+    assert amalgam("explain", mine / "before", after, *given) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and len(error.splitlines()) == 1
+    assert sorted(path.name for path in mine.iterdir()) == there
+
+
+def test_domains_are_told_apart_by_name(place, capsys):
+    twice = ("--data", f"imagefolder:{place / 'photos'}")
+    assert amalgam("explain", place / "before", place / "after", *flags(place, out=place / "x"), *twice) == 2
+    assert "is given twice: name its domains apart" in capsys.readouterr().err
+    named = ("--data", f"again=imagefolder:{place / 'photos'}")
+    assert amalgam("explain", place / "before", place / "after", *flags(place, out=place / "y"), *named) == 0
+    found = json.loads((place / "y" / "explanation.json").read_text())
+    assert found["accuracy"]["before"]["again"] == found["accuracy"]["before"]["all"]
+
+
+def test_classes_of_the_same_names_are_put_in_the_classifiers_order():
+    pictures = InMemory(torch.zeros(3, 3, 4, 4, dtype=torch.uint8), torch.tensor([0, 1, 2]), ("b", "c", "a"))
+    for stored in (pictures, Enlarged(pictures, 8)):
+        assert in_order(stored, ("a", "b", "c")).labels.tolist() == [1, 2, 0]
+    assert in_order(pictures, ("x", "y", "z")) is pictures
+    written = InMemory(pictures.pixels, pictures.labels, ("b_b", "c", "a"))
+    assert in_order(written, ("a", "b b", "c")).labels.tolist() == [1, 2, 0]
+
+
+def test_pictures_are_prepared_as_they_were_for_fine_tuning():
+    prepared = Preprocessing(size=(224, 224))
+    assert as_prepared("imagefolder:photos", prepared) == Pictures.of(prepared).stored("imagefolder:photos").data
