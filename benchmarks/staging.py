@@ -2,8 +2,9 @@
 
 *Writing*: the same random 32x32 images pass through a CIFAR ResNet18 of half width, bare and staged in turn; staged
 means what `pipeline.steps.activations` does: capture, summaries per unit, float32 rows in Parquet.
-*Reading*: all rows through `read_rows`, and the file's bytes through plain reads, both first with the file dropped from
-the page cache (the disk's own speed, or that of a cache below it), then from the page cache.
+*Reading*: all rows through `read_rows`, and the file's bytes through plain reads, with the file dropped from the page
+cache (the disk's own speed, or that of a cache below it). Then, from the page cache, what decoding alone allows: rows
+on one thread and on all, beside pyarrow's own decoder with nothing done to its values.
 Of several rounds in turn the best counts, which is what each takes when nothing else is at work.
 *Memory*: the peak of this process while it stages and reads a narrow VGG11, and what four times the images add to it.
 """
@@ -11,10 +12,11 @@ Of several rounds in turn the best counts, which is what each takes when nothing
 import os
 import resource
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
@@ -60,17 +62,18 @@ def overhead(path: Path, num_batches: int, rounds: int) -> list[Measure]:
 
 
 def reading(path: Path, rounds: int) -> list[Measure]:
-    """Speed of the reader and of plain reads of the same file, in MiB of the file per second."""
-    size, measures, slower = path.stat().st_size / MEBIBYTE, list[Measure](), list[float]()
-    for place, is_cold in (("disk", True), ("page cache", False)):
-        pairs = [
-            (read_seconds(plain_read, path, is_cold), read_seconds(rows_read, path, is_cold)) for _ in range(rounds)
-        ]
-        plain, rows = (min(times) for times in zip(*pairs, strict=True))
-        measures.append(Measure(f"plain reads from the {place}", size / plain, "MiB/s"))
-        measures.append(Measure(f"rows read from the {place}", size / rows, "MiB/s"))
-        slower.append(rows / plain)
-    return [*measures, Measure("reading rows from the disk, over plain reads from it", slower[0], "x", at_most=1.2)]
+    """Speed of the reader, of pyarrow alone and of plain reads of the same file, in MiB of the file per second."""
+    size, measures = path.stat().st_size / MEBIBYTE, list[Measure]()
+    cold = fastest({"plain": plain_read, "rows": rows_read}, path, rounds, is_cold=True)
+    measures.append(Measure("plain reads from the disk", size / cold["plain"], "MiB/s"))
+    measures.append(Measure(f"rows read from the disk, {THREADS} threads", size / cold["rows"], "MiB/s"))
+    for count in sorted({1, THREADS}):
+        with threads(count):
+            warm = fastest({"bare": bare_decode, "rows": rows_read}, path, rounds, is_cold=False)
+        measures.append(Measure(f"rows read from the page cache, threads: {count}", size / warm["rows"], "MiB/s"))
+        measures.append(Measure(f"decoded by bare pyarrow, threads: {count}", size / warm["bare"], "MiB/s"))
+    slower = cold["rows"] / cold["plain"]
+    return [*measures, Measure("reading rows from the disk, over plain reads from it", slower, "x", at_most=1.2)]
 
 
 def memory(path: Path, num_batches: int) -> list[Measure]:
@@ -131,6 +134,13 @@ def rows_read(path: Path) -> None:
         pass
 
 
+def bare_decode(path: Path) -> None:
+    """Every row of the file by pyarrow alone, its values thrown away."""
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        for _ in file.iter_batches(1024, use_threads=True):
+            pass
+
+
 def plain_read(path: Path) -> None:
     """Every byte of the file."""
     with path.open("rb", buffering=0) as file:
@@ -138,8 +148,14 @@ def plain_read(path: Path) -> None:
             pass
 
 
+def fastest(ways: Mapping[str, Callable[[Path], None]], path: Path, rounds: int, *, is_cold: bool) -> dict[str, float]:
+    """The least wall time of each way to read the file, from the disk or from the page cache, tried in turn."""
+    tries = [{name: read_seconds(read, path, is_cold) for name, read in ways.items()} for _ in range(rounds)]
+    return {name: min(times[name] for times in tries) for name in ways}
+
+
 def read_seconds(read: Callable[[Path], None], path: Path, is_cold: bool) -> float:
-    """Wall time of one way to read the file, from the disk or from the page cache."""
+    """Wall time of one way to read the file."""
     if is_cold:
         with path.open("rb") as file:
             os.fsync(file.fileno())

@@ -1,0 +1,132 @@
+"""A step of fine-tuning with features held, beside a plain one.
+
+The step is that of training: forward and backward pass of a vision transformer, clipping, AdamW. It is plain, or holds
+features by their squared distance (L2) or by latents (SAE-FT) of an autoencoder with four latents per dimension; frozen
+features come from a frozen copy of the encoder (live) or from memory (cached). All take a step in turn on the same
+batch; ratios are medians over rounds of those within a round. On a CPU the transformer has width 384, 6 blocks and 37
+tokens, batch 16; on a GPU, where there is one, it is ViT-B/16 with batch 64 under bf16 autocast.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+
+from benchmarks.measure import Measure, report, seconds
+from pipeline.host import threads
+from tasks.clip.anchors import CachedAnchors, anchor
+from tasks.clip.drift import frozen
+from tasks.clip.finetune_config import FinetuneConfig
+from tasks.clip.regularisers import L2, NoPenalty, SAEMask
+from tasks.clip.robust import Given, Robust
+from tasks.clip.zero_shot import Classifier, Head
+from tasks.data.loading import Batch
+from tasks.distributed import ALONE
+from tasks.models.clip import build_clip
+from tasks.models.clip_spec import ClipSpec
+from tasks.objective import Objective
+from tasks.sae.autoencoder import SparseAutoencoder, initial
+from tasks.sae.config import FeatureInfo, SAESpec, SAETrainConfig, TopK
+from tasks.train_config import TrainConfig
+from tasks.train_step import Stepper
+
+THREADS, CLASSES, ACTIVE = 2, 100, 16
+TRAIN = TrainConfig(optimizer="adamw", learning_rate=1e-5, weight_decay=0.1, clip_norm=1.0)
+METHODS = {"L2": L2(), "SAE-FT": SAEMask()}
+BOUNDS = {"SAE-FT, cached": 1.05, "SAE-FT, live": 1.36}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A network and a batch, and how often it is timed."""
+
+    device: str
+    vision: Mapping[str, Any]
+    width: int
+    batch: int
+    precision: str
+    rounds: int
+
+
+CPU = Scale("cpu", {"image_size": 96, "layers": 6, "width": 384, "patch_size": 16}, 512, 16, "fp32", 21)
+GPU = Scale("cuda", {"image_size": 224, "layers": 12, "width": 768, "patch_size": 16}, 512, 64, "bf16", 101)
+TINY = Scale("cpu", {"image_size": 16, "layers": 1, "width": 64, "patch_size": 8}, 32, 4, "fp32", 1)
+
+
+def measure(scales: tuple[Scale, ...] = (CPU, GPU)) -> list[Measure]:
+    """Milliseconds of a plain step, and how many times as long the others take."""
+    with threads(THREADS):
+        at_hand = [scale for scale in scales if scale.device == "cpu" or torch.cuda.is_available()]
+        return [found for scale in at_hand for found in ratios(scale)]
+
+
+def ratios(scale: Scale) -> list[Measure]:
+    """Of every way to hold features, to a plain step."""
+    classifier, batch = network(scale), pictures(scale)
+    with torch.no_grad():
+        cached = CachedAnchors(anchor(classifier, scale.device).encoder(batch.images).float()[None])
+    sae = frozen(autoencoder(scale))
+    steppers = {"plain": stepper(scale, classifier, FinetuneConfig(regulariser=NoPenalty()), Given(classifier))}
+    for name, regulariser in METHODS.items():
+        for place, anchors in (("cached", cached), ("live", None)):
+            given = Given(anchor(classifier, scale.device), sae, anchors=anchors)
+            steppers[f"{name}, {place}"] = stepper(scale, classifier, FinetuneConfig(regulariser=regulariser), given)
+    rounds = [{name: timed(scale, step, batch) for name, step in steppers.items()} for _ in range(scale.rounds + 2)][2:]
+    where = f"{scale.device}: "
+    found = [Measure(where + "plain step", 1000 * median(each["plain"] for each in rounds), "ms")]
+    for name in list(steppers)[1:]:
+        ratio = median(each[name] / each["plain"] for each in rounds)
+        found.append(Measure(f"{where}{name} anchors, over a plain step", ratio, "x", at_most=BOUNDS.get(name)))
+    return found
+
+
+def stepper(scale: Scale, classifier: Classifier, config: FinetuneConfig, given: Given) -> Stepper:
+    """What trains a copy of the classifier."""
+    train = TRAIN.model_copy(update={"precision": scale.precision})
+    own = Classifier(frozen(classifier.encoder), frozen(classifier.head)).requires_grad_(True).train()
+    objective = Robust(config, given) if config.penalised else Objective()
+    return Stepper.of(own, {}, objective, train, ALONE, torch.device(scale.device))
+
+
+def timed(scale: Scale, step: Stepper, batch: Batch) -> float:
+    """Seconds of one step."""
+
+    def work() -> None:
+        step(batch, scale.batch, 1, TRAIN.learning_rate)
+        if scale.device == "cuda":
+            torch.cuda.synchronize()
+
+    return seconds(work)
+
+
+def network(scale: Scale) -> Classifier:
+    """An image tower of random weights and a head."""
+    text = {"context_length": 4, "width": 32, "heads": 1, "layers": 1}
+    spec = ClipSpec(
+        architecture={"embed_dim": scale.width, "vision_cfg": {**scale.vision, "head_width": 64}, "text_cfg": text},
+        words=("a",),
+    )
+    torch.manual_seed(0)
+    return Classifier(build_clip(spec).image_tower, Head(scale.width, CLASSES)).to(scale.device)
+
+
+def pictures(scale: Scale) -> Batch:
+    """Noise with labels."""
+    generator = torch.Generator().manual_seed(0)
+    side = scale.vision["image_size"]
+    images = torch.randn(scale.batch, 3, side, side, generator=generator)
+    labels = torch.randint(CLASSES, (scale.batch,), generator=generator)
+    return Batch(torch.arange(scale.batch), images.to(scale.device), labels.to(scale.device))
+
+
+def autoencoder(scale: Scale) -> SparseAutoencoder:
+    """Four latents per dimension, of random weights."""
+    about = FeatureInfo(width=scale.width, normalised=True, backbone="random")
+    info = SAESpec(sparsity=TopK(k=min(ACTIVE, scale.width // 2))).info(about)
+    return initial(info, SAETrainConfig(), torch.zeros(scale.width), seed=0).to(scale.device)
+
+
+if __name__ == "__main__":
+    report(__doc__, measure, tiny={"scales": (TINY,)})

@@ -1,0 +1,115 @@
+"""Training sparse autoencoders (TopK), and how much faster that is than the plain way.
+
+*Yardstick*: `naive_sae.py`, a DataLoader and dense masked codes, and ours train the same autoencoder on the same
+batches of features in turn, on one thread, as a step has; ratios are medians over rounds of those within a round. Their
+loss curves are compared too.
+*Many*: eight autoencoders of different seeds in one pass, beside one. All eight share what is read, but each has
+multiplications of its own, which on a CPU is most of the work.
+*Sizes*: width 512 with 2048 latents, k 16, as of ViT-B/16; width 64 with 256 latents, k 4, as of the small world.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from benchmarks.measure import Measure, report, seconds
+from benchmarks.naive_sae import naive_training
+from pipeline.host import threads
+from tasks.sae.autoencoder import unit
+from tasks.sae.config import FeatureInfo, SAESpec, SAETrainConfig, TopK
+from tasks.sae.train import train
+
+THREADS, TOGETHER = 1, 8
+
+
+@dataclass(frozen=True)
+class Size:
+    """Features and an autoencoder, and how long it is trained."""
+
+    width: int
+    k: int
+    num_examples: int
+    batch_size: int = 1024
+    epochs: int = 4
+    rounds: int = 5
+
+    @property
+    def about(self) -> FeatureInfo:
+        """What the features are."""
+        return FeatureInfo(width=self.width, backbone="planted")
+
+    @property
+    def config(self) -> SAETrainConfig:
+        """Few enough passes for no latent to count as dead."""
+        return SAETrainConfig(epochs=self.epochs, batch_size=self.batch_size)
+
+    def specs(self, count: int) -> list[SAESpec]:
+        """Autoencoders of different seeds, four latents per dimension."""
+        return [SAESpec(sparsity=TopK(k=self.k), seed=seed) for seed in range(count)]
+
+
+def measure(sizes: Sequence[Size] = (Size(512, 16, 8192), Size(64, 4, 32768))) -> list[Measure]:
+    """Examples per second, and ratios."""
+    with threads(THREADS):
+        return [found for size in sizes for found in (*yardstick(size), *together(size))]
+
+
+def yardstick(size: Size) -> list[Measure]:
+    """Ours beside the plain way."""
+    features, (spec,) = planted(size), size.specs(1)
+    plain, ours = list[float](), list[float]()
+    times = [
+        (
+            seconds(lambda: plain.extend(naive_training(features, size.about, spec, size.config))),
+            seconds(lambda: ours.extend(curve(features, size, spec))),
+        )
+        for _ in range(size.rounds + 1)
+    ][1:]
+    seen, where = size.num_examples * size.epochs, f"width {size.width}: "
+    apart = max(abs(our / its - 1) for our, its in zip(ours, plain, strict=True))
+    return [
+        Measure(where + "DataLoader and dense mask", seen / median(naive for naive, _ in times), "examples/s"),
+        Measure(where + "ours", seen / median(our for _, our in times), "examples/s"),
+        Measure(where + "ours, over the time of the former", median(b / a for a, b in times), "x", at_most=0.5),
+        Measure(where + "distance of the loss curves", 100 * apart, "%", at_most=0.1),
+    ]
+
+
+def together(size: Size) -> list[Measure]:
+    """Several in one pass beside one."""
+    features = planted(size)
+    times = [
+        tuple(seconds(lambda count=count: trained(features, size, count)) for count in (1, TOGETHER))
+        for _ in range(size.rounds + 1)
+    ][1:]
+    what = f"width {size.width}: {TOGETHER} in one pass, over the time of one"
+    return [Measure(what, median(many / one for one, many in times), "x", at_most=3)]
+
+
+def curve(features: Tensor, size: Size, spec: SAESpec) -> list[float]:
+    """The share of unexplained variance in every epoch."""
+    found: list[float] = []
+    train(features, size.about, [spec], size.config, log=lambda metrics, _: found.append(metrics[f"{spec.name}/fvu"]))
+    return found
+
+
+def trained(features: Tensor, size: Size, count: int) -> None:
+    """Train some autoencoders in one pass."""
+    train(features, size.about, size.specs(count), size.config, log=lambda metrics, epoch: None)
+
+
+def planted(size: Size) -> Tensor:
+    """Unit features made of `k` atoms each and a little noise."""
+    generator = torch.Generator().manual_seed(0)
+    atoms = unit(torch.randn(4 * size.width, size.width, generator=generator))
+    chosen = torch.randint(len(atoms), (size.num_examples, size.k), generator=generator)
+    strengths = 0.5 + torch.rand(size.num_examples, size.k, generator=generator)
+    mixed = torch.nn.functional.embedding_bag(chosen, atoms, per_sample_weights=strengths, mode="sum")
+    return unit(mixed + 0.1 * torch.randn(mixed.shape, generator=generator) / size.width**0.5)
+
+
+if __name__ == "__main__":
+    report(__doc__, measure, tiny={"sizes": (Size(16, 2, 256, batch_size=64, rounds=1),)})
