@@ -3,7 +3,10 @@
 Leading axes are free: (batch,) for one autoencoder, (batch, stack) for several that are trained together.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,15 +42,30 @@ class Codes:
         Only the atoms of active latents are read.
         """
         *stack, num_latents, width = atoms.shape
-        first = torch.arange(0, atoms[..., 0].numel(), num_latents, device=atoms.device).reshape(*stack, 1)
-        kept = self.values.shape[-1]
-        total = embedding_bag(
-            (self.indices + first).reshape(-1, kept),
-            atoms.reshape(-1, width),
-            per_sample_weights=self.values.reshape(-1, kept),
-            mode="sum",
-        )
+        rows_RD, indices_NK = atoms.reshape(-1, width), self._among(stack, num_latents)
+        values_NK = self.values.reshape(indices_NK.shape)
+        # Its own gradient by the atoms sorts indices, and takes three times as long as a sparse product on a CPU.
+        total = embedding_bag(indices_NK, rows_RD.detach(), per_sample_weights=values_NK, mode="sum")
+        total = _GradientByRows.apply(total, rows_RD, indices_NK, values_NK.detach())
         return total.reshape(*self.values.shape[:-1], width)
+
+    def weighted_sums(self, examples: Tensor) -> Tensor:
+        """Of each latent, the sum of examples (batch, stack, width) times its activation, (stack, num_latents, width).
+
+        What `decode` does to codes of one latent, transposed.
+        """
+        *stack, width = examples.shape[1:]
+        indices_NK = self._among(stack, self.num_latents)
+        totals = _sums_by_index(
+            indices_NK, self.values.reshape(indices_NK.shape), examples.reshape(-1, width),
+            prod(stack) * self.num_latents,
+        )  # fmt: skip
+        return totals.reshape(*stack, self.num_latents, width)
+
+    def _among(self, stack: Sequence[int], num_latents: int) -> Tensor:
+        """The latents' places among those of all autoencoders of a stack, (examples, K)."""
+        first = torch.arange(0, prod(stack) * num_latents, num_latents, device=self.indices.device)
+        return (self.indices + first.reshape(*stack, 1)).reshape(-1, self.indices.shape[-1])
 
     def prefix(self, num_latents: int) -> "Codes":
         """The codes without the latents from `num_latents` on."""
@@ -66,6 +84,34 @@ class Codes:
     def fired(self) -> Tensor:
         """How many examples each latent is active in, counted over the first axis, (..., num_latents)."""
         return replace(self, values=self.active.to(self.values.dtype)).sums()
+
+
+class _GradientByRows(torch.autograd.Function):
+    """A weighted sum of a few rows for each example, with its gradient by the rows."""
+
+    @staticmethod
+    def forward(ctx: Any, total_ND: Tensor, rows_RD: Tensor, indices_NK: Tensor, weights_NK: Tensor) -> Tensor:
+        """The sum as it is."""
+        ctx.save_for_backward(indices_NK, weights_NK)
+        ctx.num_rows = len(rows_RD)
+        return total_ND.view_as(total_ND)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Sums over the examples that read a row."""
+        if not ctx.needs_input_grad[1]:
+            return gradients[0], None, None, None
+        indices_NK, weights_NK = ctx.saved_tensors
+        return gradients[0], _sums_by_index(indices_NK, weights_NK, gradients[0], ctx.num_rows), None, None
+
+
+def _sums_by_index(indices_NK: Tensor, weights_NK: Tensor, examples_ND: Tensor, num_rows: int) -> Tensor:
+    """Of each index below `num_rows`, the weighted sum of the examples that have it, (num_rows, width)."""
+    examples = torch.arange(len(indices_NK), device=indices_NK.device)[:, None].expand_as(indices_NK)
+    places = torch.stack([indices_NK.flatten(), examples.flatten()])
+    shape = (num_rows, len(indices_NK))
+    matrix = torch.sparse_coo_tensor(places, weights_NK.flatten(), shape, check_invariants=False)  # they hold
+    return torch.sparse.mm(matrix, examples_ND)
 
 
 @dataclass(frozen=True)

@@ -63,20 +63,15 @@ class _AtIndices(torch.autograd.Function):
     ) -> Tensor:
         """The values as they are."""
         ctx.save_for_backward(centred_BGD, indices_BGK)
-        ctx.shape = encoder_GMD.shape
+        ctx.num_latents = encoder_GMD.shape[1]
         return values_BGK.clone()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients by encoder and offset: sums over the examples in which a latent was kept."""
         centred_BGD, indices_BGK = ctx.saved_tensors
-        codes = Codes(indices_BGK, gradients[0], ctx.shape[1])
-        # A decoder's gradient by its atoms is the same sum, activation times what came back to the reconstruction.
-        with torch.enable_grad():
-            atoms = centred_BGD.new_zeros(ctx.shape).requires_grad_()
-            decoded = codes.decode(atoms)
-        (by_encoder,) = torch.autograd.grad(decoded, atoms, centred_BGD)
-        return by_encoder, codes.sums(), None, None, None
+        codes = Codes(indices_BGK, gradients[0], ctx.num_latents)
+        return codes.weighted_sums(centred_BGD), codes.sums(), None, None, None
 
 
 class Stack(nn.Module):
