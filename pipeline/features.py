@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from torch import Tensor
 
 from pipeline.rows import Rows, RowsInfo, describe, read_rows
+from tasks.sae.autoencoder import unit
 from tasks.sae.config import FeatureInfo
 
 FEATURES, SITE = "features.parquet", "features"
@@ -120,6 +121,12 @@ def anchors(places: Sequence[Path], num_images: int, backbone: str | None = None
                 raise ValueError(f"{file.path} holds features of image {rows.ids.max()}, but there are {num_images}")
             found[rows.views.astype(np.int64), rows.ids] = torch.from_numpy(rows.sites[SITE])
     return found
+
+
+def as_wanted(features: Tensor, wanted: FeatureInfo) -> Tensor:
+    """Features (..., width) of an encoder in float32: of norm 1 if such are wanted, else as they are."""
+    wide = features.float()
+    return unit(wide) if wanted.normalised else wide
 
 
 @dataclass(frozen=True)

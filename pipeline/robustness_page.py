@@ -1,6 +1,7 @@
 """The report of a robustness experiment: ways to fine-tune as findings in words, one picture, tables and a page.
 
-`write_report` makes `robustness.png`, `.html` (one file, nothing to fetch), `.csv`, `.parquet`, `.md` and `.json`.
+`write_report` makes `robustness.png`, `.html` (one file, nothing to fetch), `.csv`, `.parquet`, `.md` and `.json`, and
+`autoencoders.csv` and `.parquet` where autoencoders were measured.
 """
 
 import json
@@ -9,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
+from rich.console import Group
 
 from pipeline.report_files import (
     Column,
@@ -35,11 +36,19 @@ from pipeline.robustness_findings import (
 )
 from pipeline.robustness_picture import robustness_figure
 from pipeline.robustness_pooling import PooledAccuracies, pooled
+from pipeline.robustness_saes import (
+    SAES_STEM,
+    compared_measures,
+    console_qualities,
+    markdown_qualities,
+    page_qualities,
+)
 from pipeline.robustness_sentences import headlines, recommendation
 from pipeline.robustness_table import (
     VALIDATION,
     WisePath,
     drift_measures,
+    is_averaged,
     main_rows,
     robustness_table,
     set_measures,
@@ -59,27 +68,37 @@ IN_CONSOLE = (
         ("id", "in dist. %"), ("seen", "seen %"), ("unseen", "unseen %"), ("natural", "natural %"),
     )),
 )  # fmt: skip
-LEGEND = (
+STRENGTH_LEGEND = (
     "Strength: the largest that loses at most {tolerance} of in-distribution validation accuracy to the best "
-    "strength and to plain fine-tuning. WiSE averages weights with those of zero-shot, alpha being the share of the "
-    "fine-tuned ones: at 0.5, or at the smallest alpha that loses at most {tolerance} of validation accuracy to "
-    "the best of its path. Overall: the mean of in-distribution accuracy and of the mean over kinds of shift."
+    "strength and to plain fine-tuning."
 )
+WISE_LEGEND = (
+    "WiSE averages weights with those of zero-shot, alpha being the share of the "
+    "fine-tuned ones: at 0.5, or at the smallest alpha that loses at most {tolerance} of validation accuracy to "
+    "the best of its path."
+)
+OVERALL_LEGEND = "Overall: the mean of in-distribution accuracy and of the mean over kinds of shift."
 
 
 def write_report(
-    paths: Sequence[WisePath], folder: Path, config: RobustnessReportConfig, provenance: Sequence[Mapping[str, Any]]
-) -> dict[str, float]:
-    """Write the report into a folder and return what MLflow should compare: accuracies and differences by name."""
+    paths: Sequence[WisePath], qualities: Sequence[Row], folder: Path, config: RobustnessReportConfig,
+    provenance: Sequence[Mapping[str, Any]],
+) -> dict[str, float]:  # fmt: skip
+    """Write the report into a folder and return what MLflow should compare: accuracies and differences by name.
+
+    `qualities` are rows of `robustness_saes`, none if no autoencoder was measured.
+    """
     whole = whole_paths(paths)
     rows = robustness_table(whole, config.tolerance)
     findings = find(rows, whole, pooled(whole, compared_networks(rows)))
     write_rows(rows, folder, STEM)
     drawing = write_picture(robustness_figure(rows, config.title), folder / f"{STEM}.png")
     (folder / f"{STEM}.json").write_text(json.dumps(asdict(findings), indent=2) + "\n")
-    (folder / f"{STEM}.md").write_text(_markdown(rows, findings, config))
-    (folder / f"{STEM}.html").write_text(_page(rows, findings, drawing, config, provenance))
-    return headline(rows, findings)
+    if qualities:
+        write_rows(qualities, folder, SAES_STEM)
+    (folder / f"{STEM}.md").write_text(_markdown(rows, qualities, findings, config))
+    (folder / f"{STEM}.html").write_text(_page(rows, qualities, findings, drawing, config, provenance))
+    return headline(rows, findings) | compared_measures(qualities)
 
 
 def find(rows: Sequence[Row], paths: Sequence[WisePath], accuracies: PooledAccuracies) -> Findings:
@@ -109,26 +128,33 @@ def headline(rows: Sequence[Row], findings: Findings) -> dict[str, float]:
     return found
 
 
-def terminal_table(folder: Path) -> Table:
-    """The main table of a written report, for the terminal. Raises ValueError if the folder holds no report."""
+def terminal_table(folder: Path) -> Group:
+    """The main table of a written report and that of its autoencoders, if it has one, for the terminal.
+
+    Raises ValueError if the folder holds no report.
+    """
     rows = main_rows(read_rows(folder, STEM))
     choice = json.loads((folder / f"{STEM}.json").read_text())["recommendation"]
     caption = "\n".join(filter(None, (f"{seeds_text(rows)}. Without WiSE alpha is 1.", choice and f"Choose {choice}")))
-    return console_table("", rows, shown(IN_CONSOLE, rows), lambda row: row["variant"], caption)
+    main = console_table("", rows, shown(IN_CONSOLE, rows), lambda row: row["variant"], caption)
+    has_saes = (folder / f"{SAES_STEM}.parquet").is_file()
+    return Group(main, *([console_qualities(folder)] if has_saes else []))
 
 
-def _markdown(rows: Sequence[Row], findings: Findings, config: RobustnessReportConfig) -> str:
+def _markdown(rows: Sequence[Row], qualities: Sequence[Row], findings: Findings, config: RobustnessReportConfig) -> str:
     main = main_rows(rows)
     columns = shown((*SETTINGS, *SCORES), main)
     lines = [[row["label"], *(column.cell(row) for column in columns)] for row in main]
     table = markdown_table(["", *(column.heading for column in columns)], lines)
     choice = f"**Choose** {findings.recommendation}\n\n" if findings.recommendation else ""
     said = "".join(f"* {sentence}\n" for sentence in findings.headlines)
-    return f"**{config.title}**\n\n{table}\n\n{choice}{said}\nAccuracy in %. {seeds_text(rows)}. {_legend(config)}\n"
+    legend = f"Accuracy in %. {seeds_text(rows)}. {_legend(rows, config)}"
+    saes = f"\n{markdown_qualities(qualities)}" if qualities else ""
+    return f"**{config.title}**\n\n{table}\n\n{choice}{said}\n{legend}\n{saes}"
 
 
 def _page(
-    rows: Sequence[Row], findings: Findings, drawing: str, config: RobustnessReportConfig,
+    rows: Sequence[Row], qualities: Sequence[Row], findings: Findings, drawing: str, config: RobustnessReportConfig,
     provenance: Sequence[Mapping[str, Any]],
 ) -> str:  # fmt: skip
     main, tuned, sets = main_rows(rows), [row for row in rows if row["alpha"] == 1], set_measures(rows)
@@ -138,7 +164,7 @@ def _page(
         "robustness.html.j2",
         title=config.title,
         subtitle=seeds_text(rows),
-        legend=_legend(config),
+        legend=_legend(rows, config),
         drawing=drawing,
         findings=findings,
         main=_scores(main, (*SETTINGS, *SCORES)),
@@ -146,6 +172,7 @@ def _page(
         comparisons=[_compared(one, roles) for one in findings.comparisons],
         strengths=_scores(strength_rows(rows), (SETTINGS[0], CHOICE, *SCORES)),
         drift=_scores(tuned, (SETTINGS[0], *moved)) if moved else None,
+        saes=page_qualities(qualities) if qualities else None,
         sets=list(sets.values()),
         set_cells=[(row["label"], row["variant"], _changes(row, main[0], list(sets))) for row in main],
         about=[(name, config.about[name]) for name in _variants(main) if name in config.about],
@@ -192,6 +219,7 @@ def _changes(row: Row, zero_shot: Row, sets: Sequence[str]) -> list[tuple[str, f
     return found
 
 
-def _legend(config: RobustnessReportConfig) -> str:
+def _legend(rows: Sequence[Row], config: RobustnessReportConfig) -> str:
     allowed = 100 * config.tolerance
-    return LEGEND.format(tolerance=f"{allowed:g} point" + "s" * (allowed != 1))
+    words = (STRENGTH_LEGEND, *([WISE_LEGEND] if is_averaged(rows) else []), OVERALL_LEGEND)
+    return " ".join(words).format(tolerance=f"{allowed:g} point" + "s" * (allowed != 1))

@@ -1,8 +1,9 @@
 """The robustness picture: accuracy in distribution against accuracy on shifts, a curve per way to fine-tune.
 
-The upper row shows every strength of every penalty without WiSE; the lower one the WiSE paths, from zero-shot to each
-fine-tuned network at its chosen strength. Plain fine-tuning's WiSE path, the simplest remedy, is in both. Colours are
-Okabe and Ito's, and each way to fine-tune has a marker and a line of its own: it can be read without colour.
+The upper row shows every strength of every penalty without WiSE; the lower one, if averages with zero-shot were tested,
+the WiSE paths, from zero-shot to each fine-tuned network at its chosen strength. Plain fine-tuning's WiSE path, the
+simplest remedy, is in both. Colours are Okabe and Ito's, and each way to fine-tune has a marker and a line of its own:
+it can be read without colour.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from pipeline.report_files import DEVIATION, Row
 from pipeline.report_picture import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
-from pipeline.robustness_table import SHIFTS, VALIDATION, home_measure, roles_of
+from pipeline.robustness_table import SHIFTS, VALIDATION, home_measure, is_averaged, roles_of
 from pipeline.steps.robustness_report_config import PLAIN, ZERO_SHOT
 
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, "#777777")
@@ -38,18 +39,19 @@ def robustness_figure(rows: Sequence[Row], title: str) -> Figure:
     """The picture, 12 inches wide, of a report's rows; error bars are one standard deviation over seeds."""
     shifts, home = [role for role in SHIFTS if role in roles_of(rows)], home_measure(rows)
     rows = [row | {HOME: row[home], HOME + DEVIATION: row[home + DEVIATION]} for row in rows]
-    figure = Figure(figsize=(12, 11.4), layout="constrained")
-    panels = figure.subplots(2, max(1, len(shifts)), sharex=True, sharey="col", squeeze=False)
+    drawings = (_draw_strengths, _draw_paths)[: 2 if is_averaged(rows) else 1]
+    figure = Figure(figsize=(12, 1.2 + 5.1 * len(drawings)), layout="constrained")
+    panels = figure.subplots(len(drawings), max(1, len(shifts)), sharex=True, sharey="col", squeeze=False)
     looks = _looks(rows)
     for column, role in enumerate(shifts):
-        for axes, draw in zip(panels[:, column], (_draw_strengths, _draw_paths), strict=True):
+        for axes, draw in zip(panels[:, column], drawings, strict=True):
             draw(axes, rows, f"{role}/accuracy", looks)
             _draw_zero_shot(axes, rows, f"{role}/accuracy")
             _finish(axes)
             axes.set_ylabel(f"accuracy on {PANEL_NAMES[role]} (%)")
-        panels[1, column].set_xlabel(f"in-distribution accuracy{', held-out images' * (home == VALIDATION)} (%)")
-    for row, heading in enumerate(HEADINGS):
-        panels[row, 0].set_title(heading, loc="left", weight="bold", fontsize=11)
+        panels[-1, column].set_xlabel(f"in-distribution accuracy{', held-out images' * (home == VALIDATION)} (%)")
+    for axes, heading in zip(panels[:, 0], HEADINGS, strict=False):
+        axes.set_title(heading, loc="left", weight="bold", fontsize=11)
     if shifts:
         _name_what_matters(panels[0, 0], rows, f"{shifts[0]}/accuracy")
     _caption(figure, rows, title)
@@ -153,4 +155,5 @@ def _caption(figure: Figure, rows: Sequence[Row], title: str) -> None:
     text = (
         f"Up and to the right is better; thin lines: zero-shot. Large marks: chosen on in-distribution validation{bars}"
     )
-    figure.text(0.01, 0.955, text, fontsize=10, color="#444444")
+    below_title = 1 - 0.51 / figure.get_figheight()  # inches
+    figure.text(0.01, below_title, text, fontsize=10, color="#444444")

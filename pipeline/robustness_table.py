@@ -95,14 +95,23 @@ def robustness_table(paths: Sequence[WisePath], tolerance: float) -> list[Row]:
 
 
 def main_rows(rows: Sequence[Row]) -> list[Row]:
-    """Zero-shot, and each variant at its chosen strength in every form that was tested; `label` tells them apart."""
+    """Zero-shot, and each variant at its chosen strength in every form that was tested; `label` tells them apart.
+
+    Averages with zero-shot are shown where an alpha between the ends was tested.
+    """
     chosen = [row for row in rows if row["chosen_strength"]]
     found = [row | {"form": ""} for row in chosen if row["variant"] == ZERO_SHOT]
     for variant in dict.fromkeys(row["variant"] for row in chosen if row["variant"] != ZERO_SHOT):
         of_variant = [row for row in chosen if row["variant"] == variant]
         fits = (lambda row: row["alpha"] == 1, lambda row: row["alpha"] == HALFWAY, lambda row: row["chosen_alpha"])
-        found += [row | {"form": form} for form, fit in zip(FORMS, fits, strict=True) for row in of_variant if fit(row)]
+        forms = list(zip(FORMS, fits, strict=True))[: len(FORMS) if is_averaged(of_variant) else 1]
+        found += [row | {"form": form} for form, fit in forms for row in of_variant if fit(row)]
     return [row | {"label": " + ".join(filter(None, (row["variant"], row["form"])))} for row in found]
+
+
+def is_averaged(rows: Sequence[Row]) -> bool:
+    """Whether networks between zero-shot and a fine-tuned one were tested."""
+    return any(0 < row["alpha"] < 1 for row in rows)
 
 
 def row_of(rows: Sequence[Row], variant: str, form: str = "") -> Row | None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline.experiments.clip_finetune import REAL_RECIPES, clip_finetune
+from pipeline.experiments.clip_sae_ablation import clip_sae_ablation
 from pipeline.experiments.clip_styles import STYLE_RECIPES, clip_styles
 from pipeline.experiments.partial_fusion import RECIPES, partial_fusion
 from pipeline.step import Step
@@ -31,6 +32,7 @@ EXPERIMENTS: dict[str, Callable[..., Step]] = {
     "partial_fusion": partial_fusion,
     "clip_styles": clip_styles,
     **{name: with_defaults(clip_styles, name, *recipe) for name, recipe in STYLE_RECIPES.items()},
+    "clip_sae_ablation": clip_sae_ablation,
     "clip_finetune": clip_finetune,
     **{name: with_defaults(clip_finetune, name, *recipe) for name, recipe in REAL_RECIPES.items()},
 }

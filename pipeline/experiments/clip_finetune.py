@@ -1,6 +1,6 @@
 """Fine-tune a CLIP with real weights on a suite of the literature or on pictures of your own, robustly.
 
-    amalgam plan imagenet_vit_b16 --data-root DATA          # what is missing, what it would cost
+    amalgam plan imagenet_vit_b16 --data-root DATA          # what is missing, or what it would cost
     amalgam run clip_finetune --suite imagefolder:pictures --architecture ViT-B-32 --data-root DATA
 
 Weights are those that open_clip has put on this machine; a message says how to fetch what is missing.
@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pipeline.experiments.clip_variants import VARIANTS
+from pipeline.experiments.clip_variants import WAYS
+from pipeline.experiments.flags import Floats, Ints, Texts
 from pipeline.experiments.robust_graph import robust_graph
 from pipeline.experiments.robust_recipe import Prices, RobustRecipe, Seeded
 from pipeline.step import Expect, Step
-from pipeline.steps.clip_configs import Anchoring, LabelledConfig, OpenedConfig
+from pipeline.steps.clip_configs import Anchoring, LabelledConfig, OpenedConfig, SAEsConfig
 from tasks.clip.suites import SUITES, Pictures, Suite, domain_folders, image_folder
 from tasks.clip.test_sets import corrupted_sets
 from tasks.data.sources import CORRUPTIONS, Source
@@ -24,10 +25,6 @@ from tasks.near_names import unknown_name
 from tasks.sae.config import SAESpec, SAETrainConfig, TopK
 from tasks.train_config import TrainConfig
 
-Floats = tuple[float, ...]
-Ints = tuple[int, ...]
-Texts = tuple[str, ...]
-WAYS = ", ".join(VARIANTS)
 FORWARD_TFLOP = {"ViT-B-32": 0.0088, "ViT-B-16": 0.0351, "ViT-L-14": 0.162}  # an image of 224 pixels
 IMAGES = {"imagenet": 1_281_167, "iwildcam": 129_809, "fmow": 76_863}  # that are trained on
 STEP = 3  # forward passes that a step of training costs
@@ -98,8 +95,10 @@ def clip_finetune(
                 learning_rate=learning_rate, weight_decay=weight_decay, schedule="cosine", warmup_steps=warmup_steps,
                 label_smoothing=label_smoothing, precision=precision, clip_norm=1.0, augment="resized_crop",
             ),
-            anchoring=anchors, saes=(SAESpec(sparsity=TopK(k=k), expansion=expansion),), num_parts=parts,
-            sae_training=SAETrainConfig(epochs=sae_epochs), compiled=compile,
+            anchoring=anchors, num_parts=parts, compiled=compile,
+            saes=SAEsConfig(
+                specs=(SAESpec(sparsity=TopK(k=k), expansion=expansion),), training=SAETrainConfig(epochs=sae_epochs)
+            ),
             prices=_prices(suite, architecture, image_size, epochs, assumed_tflops),
         )
     )  # fmt: skip

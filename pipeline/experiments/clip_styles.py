@@ -9,30 +9,19 @@ tested on that style, on the eight others it once saw, on four it never saw, and
     amalgam run photo_clip_styles --data-root DATA      # CIFAR-10 and npz:tiny-imagenet-32; for a GPU
 """
 
-from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pipeline.experiments.clip_variants import VARIANTS
+from pipeline.experiments.clip_variants import WAYS
+from pipeline.experiments.flags import Floats, Ints, Texts
 from pipeline.experiments.robust_graph import robust_graph
-from pipeline.experiments.robust_recipe import RobustRecipe, Seeded
-from pipeline.step import Expect, Step
-from pipeline.steps.clip_configs import Anchoring, LabelledConfig
+from pipeline.experiments.robust_recipe import RobustRecipe
+from pipeline.experiments.styled_world import STYLE_ROLES, SAESetting, StyledImages, finetuning, sized_world
+from pipeline.step import Step
+from pipeline.steps.clip_configs import Anchoring
 from pipeline.steps.explain_config import ExplainConfig
-from pipeline.steps.pretrained_config import PretrainedConfig
-from tasks.clip.test_sets import TestSet, corrupted_sets
 from tasks.clip.worlds import WORLDS, World
-from tasks.data.catalogue import DataSpec
-from tasks.data.sources import CORRUPTIONS, MixedStyles
+from tasks.data.sources import CORRUPTIONS
 from tasks.explain.vocabulary import Truth, concepts_in
-from tasks.near_names import unknown_name
-from tasks.sae.config import REFERENCE_RECIPE, FeatureInfo, SAESpec, SAETrainConfig, TopK
-from tasks.train_config import TrainConfig
-
-Floats = tuple[float, ...]
-Ints = tuple[int, ...]
-Texts = tuple[str, ...]
-NATURAL_IMAGES = 5000
-WAYS = ", ".join(VARIANTS)
 
 
 def clip_styles(
@@ -76,95 +65,21 @@ def clip_styles(
 ) -> Step:  # fmt: skip
     """Pre-train a small CLIP on many styles, fine-tune it on one, and see what it lost and what holds it."""
     settings = {name.replace("_", " "): str(value) for name, value in locals().items()}
-    if world not in WORLDS:
-        raise unknown_name("world", world, WORLDS)
-    chosen, corrupted = WORLDS[world].sized(pretrain_images, width), (corruptions, severities)
-    recipe = REFERENCE_RECIPE if sae_recipe == "reference" else SAETrainConfig()
+    chosen = sized_world(world, pretrain_images, width)
     return robust_graph(
         RobustRecipe(
             title=f"Fine-tuning a CLIP of {world} on one style of nine", settings=settings, seeds=seeds,
-            seeded=lambda seed: _seeded(chosen, seed, images, validation_share, test_images, natural, corrupted),
+            seeded=StyledImages(
+                chosen, images, validation_share, test_images, natural, corruptions, severities
+            ),
             class_names=chosen.class_names, templates=chosen.captions.class_templates(),
             methods=methods, factors=strengths,
-            training=TrainConfig(
-                epochs=epochs, batch_size=batch_size, optimizer="adamw", learning_rate=learning_rate,
-                weight_decay=weight_decay, schedule="cosine", warmup_epochs=min(0.5, epochs / 4), clip_norm=1.0,
-                augment=augment,
-            ),
+            training=finetuning(epochs, batch_size, learning_rate, weight_decay, augment),
             anchoring=anchors, alphas=alphas, tolerance=tolerance,
-            saes=_autoencoders(chosen, k, expansion, sae_seeds),
-            sae_training=recipe.model_copy(update={"epochs": sae_epochs, "batch_size": 1024}),
+            saes=SAESetting(k, expansion, sae_recipe).config(chosen, sae_seeds, sae_epochs), sae_roles=STYLE_ROLES,
             explanation=_explanation(chosen), explained=explain,
         )
     )  # fmt: skip
-
-
-def _autoencoders(world: World, k: int, expansion: float, seeds: int) -> tuple[SAESpec, ...]:
-    """One for each seed. Raises ValueError for more active latents than there are."""
-    if seeds < 1:
-        raise ValueError(f"sae-seeds must be at least 1, got {seeds}")
-    specs = tuple(SAESpec(sparsity=TopK(k=k), expansion=expansion, seed=seed) for seed in range(seeds))
-    architecture = world.clip.architecture
-    assert isinstance(architecture, dict), "a world draws its own network"
-    specs[0].info(FeatureInfo(width=architecture["embed_dim"], backbone=""))
-    return specs
-
-
-def _seeded(
-    world: World, seed: int, images: int, validation_share: float, test_images: int, natural: Texts,
-    corrupted: tuple[Texts, Ints],
-) -> Seeded:  # fmt: skip
-    """What a seed changes: the CLIP, and all images."""
-    backbone = Step(
-        "pretrained", "pipeline.steps.backbones:pretrain_clip", PretrainedConfig(world=world, seed=seed),
-        check="pipeline.steps.clip_checks:check_world", expect=Expect(45, 1_000_000),
-    )  # fmt: skip
-    plain, styles = world.source("finetuning", images, seed=seed), _styles(world, seed, test_images)
-    other = MixedStyles(pictures=world.source("finetuning", images, seed=seed + 1000), styles=world.seen_styles)
-    return Seeded(
-        backbone=backbone,
-        labelled=LabelledConfig(source=plain, validation_share=validation_share, seed=seed),
-        test_sets=(
-            *styles,
-            _forgotten(world, seed, test_images),
-            *world.other_classes(test_images, seed),
-            *corrupted_sets(styles, *corrupted),
-            *_natural(world, seed, natural),
-        ),
-        unlabelled=other,
-    )
-
-
-def _styles(world: World, seed: int, count: int) -> tuple[TestSet, ...]:
-    """The style that was fine-tuned on, those that pre-training saw, and those that it did not."""
-    plain, *seen = world.seen_styles
-    roles = [("id", (plain,)), ("seen", tuple(seen)), ("unseen", world.unseen_styles)]
-    return tuple(
-        TestSet(name=style, role=role, source=world.source("test", -(-count // len(styles)), style, seed))
-        for role, styles in roles
-        for style in styles
-    )
-
-
-def _forgotten(world: World, seed: int, count: int) -> TestSet:
-    """What the CLIP could do besides: name the style of a picture."""
-    source = MixedStyles(pictures=world.source("test", count, seed=seed), styles=world.seen_styles, label="style")
-    names, templates = tuple(world.captions.style_words.values()), world.captions.style_templates(world.class_names)
-    return TestSet(name="style_words", role="forgetting", source=source, class_names=names, templates=templates)
-
-
-def _natural(world: World, seed: int, sets: tuple[str, ...]) -> tuple[TestSet, ...]:
-    """Digits or photos of other origin."""
-    found = []
-    for entry in sets:
-        name, _, margin = entry.partition("@")
-        try:
-            share = float(margin or 0)
-        except ValueError:
-            raise ValueError(f"natural shifts are NAME or NAME@MARGIN, got {entry!r}") from None
-        source = world.natural(DataSpec(name=name), share, NATURAL_IMAGES, seed)
-        found.append(TestSet(name=PurePath(name.rpartition(":")[2]).stem, role="natural", source=source))
-    return tuple(found)
 
 
 def _explanation(world: World) -> ExplainConfig:

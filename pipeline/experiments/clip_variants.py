@@ -4,9 +4,11 @@ All are tuned on one grid of factors; a factor times the variant's unit is lambd
 about as strong for one as for another. Importable without torch.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pipeline.steps.clip_configs import SAEsConfig
 from tasks.clip.regulariser import Regulariser
 from tasks.clip.regularisers import (
     L1,
@@ -44,6 +46,8 @@ class Variant:
     a soup of what the other ways of the sweep have trained."""
     anchor_on: Literal["labelled", "unlabelled", "both"] = "labelled"
     """Images on which features are held; unlabelled ones are of other domains."""
+    saes: SAEsConfig | None = None
+    """Autoencoders of its own, of which it uses the first; None takes those of the sweep."""
     mixed: bool = False
     """Whether its autoencoder was trained on unlabelled images of other domains too."""
     overlap: float | None = None
@@ -90,9 +94,12 @@ VARIANTS: dict[str, Variant] = {
     "sae-unlabelled": Variant("change of latents on such images", SparseChange(latents=1.0), anchor_on="unlabelled"),
 }
 
+WAYS = ", ".join(VARIANTS)
+"""Their names, for help pages."""
 
-def variant(name: str) -> Variant:
+
+def variant(name: str, known: Mapping[str, Variant] = VARIANTS) -> Variant:
     """The variant of that name. Raises ValueError, with near names, if there is none."""
-    if name not in VARIANTS:
-        raise unknown_name("way to fine-tune", name, VARIANTS)
-    return VARIANTS[name]
+    if name not in known:
+        raise unknown_name("way to fine-tune", name, known)
+    return known[name]

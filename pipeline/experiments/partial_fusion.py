@@ -10,6 +10,7 @@ every alpha with and without recalibration, and evaluate everything on the same 
 
 from typing import Annotated, Any, Literal
 
+from pipeline.experiments.flags import Floats, Ints
 from pipeline.experiments.fusion_graph import Recipe, fusion_graph
 from pipeline.step import Step
 from tasks.data.catalogue import FOLDER_IMAGE_SIZE, KNOWN, DataSpec
@@ -17,9 +18,6 @@ from tasks.data.splits import ClassSplit, GeneralSpecialist, Shared, Split
 from tasks.fusion.methods import Cost
 from tasks.models.spec import Activation, ModelSpec
 from tasks.train_config import TrainConfig
-
-Floats = tuple[float, ...]
-Ints = tuple[int, ...]
 
 
 def partial_fusion(

@@ -1,7 +1,7 @@
 """The graph of a robustness experiment: which steps there are, and which reads which.
 
-backbone -> zero_shot -> features -> saes
-                |            |         |
+backbone -> zero_shot -> features -> saes -> sae_quality (every test set) ----------------------+
+                |            |         |                                                        |
                 +-> tuned (one per way, strength and seed) -> path (WiSE, every test set) -> robustness report
                                                 +-> explanation
 """
@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
-from pipeline.experiments.clip_variants import Variant, variant
+from pipeline.experiments.clip_variants import Variant
 from pipeline.experiments.robust_recipe import MEGA, RobustRecipe, Seeded
 from pipeline.step import Expect, Inputs, Step
-from pipeline.steps.clip_configs import ContrastiveConfig, SAEsConfig, TunedConfig, ZeroShotConfig
+from pipeline.steps.clip_configs import ContrastiveConfig, SAEQualityConfig, SAEsConfig, TunedConfig, ZeroShotConfig
 from pipeline.steps.features_config import FeaturesConfig
 from pipeline.steps.robustness_config import PathConfig
 from pipeline.steps.robustness_report_config import ResultLabel, RobustnessReportConfig
@@ -31,10 +31,11 @@ def robust_graph(recipe: RobustRecipe) -> Step:
     results = [found for seed in seeds for found in seed.results()]
     config = RobustnessReportConfig(
         title=recipe.title, settings=recipe.settings, results=tuple(label for label, _ in results),
-        tolerance=recipe.tolerance, about={name: variant(name).about for name in recipe.methods},
+        tolerance=recipe.tolerance, about={name: recipe.way(name).about for name in recipe.methods},
     )  # fmt: skip
     inputs: Inputs = {
         "paths": tuple(path for _, path in results),
+        "qualities": tuple(step for seed in seeds for step in seed.qualities()),
         "explanations": tuple(seeds[0].explanation(name) for name in recipe.explained),
     }
     return Step("robustness", "pipeline.steps.robustness_report:write_report", config, inputs, expect=Expect(5, MEGA))
@@ -59,12 +60,23 @@ class OfSeed:
             expect=Expect(5, self.recipe.prices.classifier_bytes),
         )  # fmt: skip
 
-    def saes(self, mixed: bool = False) -> Step:
+    def saes(self, config: SAEsConfig, mixed: bool = False) -> Step:
         """Autoencoders of the frozen features of labelled images; mixed, of unlabelled ones of other domains too."""
-        config = SAEsConfig(specs=self.recipe.saes, training=self.recipe.sae_training)
         features = self.clean(self.seeded.labelled.source) + (self.clean(self._unlabelled()) if mixed else ())
         inputs: Inputs = {"classifier": self.zero_shot, "features": features}
         return Step("saes", "pipeline.steps.saes:train_saes", config, inputs, expect=Expect(10, MEGA))
+
+    def qualities(self) -> tuple[Step, ...]:
+        """How good all autoencoders are on test sets, in one step; none if none is used, or there is no such set."""
+        users = self._users()
+        test_sets = tuple(one for one in self.seeded.test_sets if one.role in self.recipe.sae_roles)
+        if not users or not test_sets:
+            return ()
+        named = tuple((name, self._saes_config(way)) for name, way in users.items())
+        config = SAEQualityConfig(saes=named, test_sets=test_sets)
+        inputs: Inputs = {"classifier": self.zero_shot, "saes": tuple(map(self._saes_of, users.values()))}
+        step = Step("sae_quality", "pipeline.steps.sae_quality:measure_saes", config, inputs, expect=Expect(5, MEGA))
+        return (step,)
 
     def clean(self, source: Source) -> tuple[Step, ...]:
         """Frozen features of images as they are."""
@@ -87,7 +99,7 @@ class OfSeed:
         """Every network that is tested, with what it is."""
         yield ResultLabel(variant="zero-shot", strength=None, seed=self.seed), self._path((), (0.0,))
         for name in self.recipe.methods:
-            way = variant(name)
+            way = self.recipe.way(name)
             for factor in self.recipe.factors if way.is_swept else (1.0,):
                 strength = factor * way.unit if way.is_swept else None
                 label = ResultLabel(variant=name, strength=strength, seed=self.seed)
@@ -96,7 +108,7 @@ class OfSeed:
 
     def _ingredients(self) -> tuple[Step, ...]:
         """Every network of the sweep that trained everything from the zero-shot one."""
-        ways = [way for way in map(variant, self.recipe.methods) if way.kind == "plain"]
+        ways = [way for way in map(self.recipe.way, self.recipe.methods) if way.kind == "plain"]
         found = [self.tuned(way, f) for way in ways for f in (self.recipe.factors if way.is_swept else (1.0,))]
         if len(found) < 2:
             raise ValueError("a soup is made of two or more fine-tuned networks: add methods or strengths")
@@ -104,15 +116,16 @@ class OfSeed:
 
     def explanation(self, name: str) -> Step:
         """What one way to fine-tune changed."""
-        way, factors, config = variant(name), sorted(self.recipe.factors), self.recipe.explanation
+        way, factors, config = self.recipe.way(name), sorted(self.recipe.factors), self.recipe.explanation
         assert config is not None, "the recipe has checked this"
         factor = factors[len(factors) // 2] if way.is_swept else 1.0
         inputs: Inputs = {
             "before": self.zero_shot, "after": self.tuned(way, factor),
             # Codes of images unlike those that an autoencoder was trained on explain nothing.
-            "sae": self.saes(mixed=self.seeded.unlabelled is not None), "backbone": self.seeded.backbone,
+            "sae": self.saes(self.recipe.saes, mixed=self.seeded.unlabelled is not None),
+            "backbone": self.seeded.backbone,
         }  # fmt: skip
-        config = config.model_copy(update={"sae": self.recipe.saes[0].name, "title": f"What {name} changed"})
+        config = config.model_copy(update={"sae": self.recipe.saes.first.name, "title": f"What {name} changed"})
         return Step(
             "explanation", "pipeline.steps.explain:explain", config, inputs,
             check="pipeline.steps.explain_config:check_explanation", expect=Expect(10, MEGA),
@@ -129,7 +142,7 @@ class OfSeed:
         )  # fmt: skip
         config = TunedConfig(
             labelled=self.seeded.labelled, finetuning=finetuning, seed=self.seed,
-            compiled=self.recipe.compiled, sae=self.recipe.saes[0].name if way.reads_codes else None,
+            compiled=self.recipe.compiled, sae=self._saes_config(way).first if way.reads_codes else None,
             components=PRINCIPAL if "basis" in way.regulariser.needs else None,
             unlabelled=self.seeded.unlabelled if way.anchor_on != "labelled" else None,
             clean_anchors=self.recipe.anchoring == "clean" and self.recipe.training.augment != "none",
@@ -146,10 +159,25 @@ class OfSeed:
             if way.anchor_on != "labelled":
                 inputs["unlabelled_anchors"] = self.anchors(self._unlabelled())
         if way.reads_codes:
-            inputs["saes"] = self.saes(way.mixed)
+            inputs["saes"] = self._saes_of(way)
         if "basis" in way.regulariser.needs:
             inputs["features"] = self.clean(self.seeded.labelled.source)
         return inputs
+
+    def _users(self) -> dict[str, Variant]:
+        """The ways that use autoencoders by name; of those that use the same ones, the first."""
+        found: dict[str, tuple[str, Variant]] = {}
+        for name in self.recipe.methods:
+            way = self.recipe.way(name)
+            if way.reads_codes:
+                found.setdefault(self._saes_of(way).fingerprint, (name, way))
+        return dict(found.values())
+
+    def _saes_config(self, way: Variant) -> SAEsConfig:
+        return way.saes or self.recipe.saes
+
+    def _saes_of(self, way: Variant) -> Step:
+        return self.saes(self._saes_config(way), way.mixed)
 
     def _unlabelled(self) -> Source:
         if self.seeded.unlabelled is None:
@@ -189,10 +217,11 @@ class OfSeed:
 
     def _path(self, after: tuple[Step, ...], alphas: tuple[float, ...]) -> Step:
         config = PathConfig(
-            labelled=self.seeded.labelled, test_sets=self.seeded.test_sets, alphas=alphas, sae=self.recipe.saes[0].name
+            labelled=self.seeded.labelled, test_sets=self.seeded.test_sets, alphas=alphas, sae=self.recipe.saes.first
         )
         inputs: Inputs = {
-            "before": self.zero_shot, "after": after, "backbone": self.seeded.backbone, "sae": self.saes(),
+            "before": self.zero_shot, "after": after, "backbone": self.seeded.backbone,
+            "sae": self.saes(self.recipe.saes),
         }  # fmt: skip
         return Step(
             "path", "pipeline.steps.robustness:evaluate_path", config, inputs,

@@ -1,15 +1,14 @@
 """What a robustness experiment may choose, as data; `robust_graph` makes steps of it. Importable without torch."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
-from pipeline.experiments.clip_variants import variant
+from pipeline.experiments.clip_variants import VARIANTS, Variant, variant
 from pipeline.step import Step
-from pipeline.steps.clip_configs import Anchoring, LabelledConfig
+from pipeline.steps.clip_configs import Anchoring, LabelledConfig, SAEsConfig
 from pipeline.steps.explain_config import ExplainConfig
-from tasks.clip.test_sets import TestSet
+from tasks.clip.test_sets import Role, TestSet
 from tasks.data.sources import Source
-from tasks.sae.config import SAESpec, SAETrainConfig
 from tasks.train_config import TrainConfig
 
 MEGA = 1_000_000
@@ -49,16 +48,19 @@ class RobustRecipe:
     class_names: tuple[str, ...]
     templates: tuple[str, ...] | str
     methods: tuple[str, ...]
-    """Ways to fine-tune, names in `VARIANTS`."""
+    """Ways to fine-tune, names in `ways`."""
     factors: tuple[float, ...]
     """The grid of strengths, the same for all of them."""
     training: TrainConfig
     anchoring: Anchoring
-    saes: tuple[SAESpec, ...]
-    """The first one is what fine-tuning and explanations use."""
-    sae_training: SAETrainConfig
+    saes: SAEsConfig
+    """The first one is what explanations use, drift is measured by, and ways without their own are fine-tuned with."""
     alphas: tuple[float, ...]
     tolerance: float
+    ways: Mapping[str, Variant] = field(default_factory=lambda: VARIANTS)
+    """All ways to fine-tune that there are to choose from, by name."""
+    sae_roles: tuple[Role, ...] = ()
+    """Roles of the test sets that autoencoders are measured on; empty measures them on what they learnt from alone."""
     compiled: bool = False
     """Whether networks are compiled before they are fine-tuned."""
     num_parts: int = 1
@@ -77,7 +79,7 @@ class RobustRecipe:
         if not self.methods:
             raise ValueError("give at least one method, such as --methods ft,sae-mask")
         for name in (*self.methods, *self.explained):
-            variant(name)
+            self.way(name)
         for what, given in (("method", self.methods), ("strength", self.factors), ("explained way", self.explained)):
             if twice := [one for place, one in enumerate(given) if one in given[:place]]:
                 raise ValueError(f"{what} {twice[0]} is given twice: once is enough")
@@ -85,5 +87,11 @@ class RobustRecipe:
             raise ValueError(f"alphas must end with 1, the fine-tuned network itself, got {self.alphas}")
         if self.explained and self.explanation is None:
             raise ValueError(f"there is nothing to look at, but {self.explained[0]!r} is to be explained")
-        if "soup" in [variant(name).kind for name in self.explained]:
+        if self.explained and not self.saes.normalised:
+            raise ValueError("explanations read unit features: train autoencoders on those, or explain nothing")
+        if "soup" in [self.way(name).kind for name in self.explained]:
             raise ValueError("a soup has no training of its own to explain: explain what it is made of")
+
+    def way(self, name: str) -> Variant:
+        """The way to fine-tune of that name. Raises ValueError, with near names, if there is none."""
+        return variant(name, self.ways)

@@ -5,10 +5,11 @@ Importable without torch: experiments build steps from these to be planned.
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.steps.configs import Config
 from tasks.clip.finetune_config import FinetuneConfig, require_contrastive
+from tasks.clip.test_sets import TestSet, check_test_sets
 from tasks.data.sources import Source
 from tasks.models.clip_spec import ClipSpec
 from tasks.sae.config import SAESpec, SAETrainConfig
@@ -41,11 +42,45 @@ class LabelledConfig(Config):
     """Draws which."""
 
 
+class ChosenSAE(Config):
+    """One of the autoencoders of a step, and which features its reader gives it."""
+
+    name: str
+    """Its folder."""
+    normalised: bool = True
+    """Whether it is given features of norm 1; one that was trained on others is refused."""
+
+
 class SAEsConfig(Config):
     """Sparse autoencoders trained in one pass over staged features."""
 
-    specs: tuple[SAESpec, ...]
+    specs: tuple[SAESpec, ...] = Field(min_length=1)
     training: SAETrainConfig
+    normalised: bool = True
+    """Whether features are scaled to norm 1 first, as heads read them; else they are as the encoder gave them."""
+
+    @property
+    def first(self) -> ChosenSAE:
+        """The one that fine-tuning uses."""
+        return ChosenSAE(name=self.specs[0].name, normalised=self.normalised)
+
+
+class SAEQualityConfig(Config):
+    """Autoencoders measured on the images of test sets, as the frozen encoder sees them."""
+
+    saes: tuple[tuple[str, SAEsConfig], ...]
+    """What each step of autoencoders is called, and what it has trained, in the order of the steps."""
+    test_sets: tuple[TestSet, ...]
+
+    @model_validator(mode="after")
+    def _means_make_sense(self) -> "SAEQualityConfig":
+        check_test_sets(self.test_sets)
+        for name, saes in self.saes:
+            if "/" in name or [one for one, _ in self.saes].count(name) > 1:
+                raise ValueError(f"steps of autoencoders need names of their own, without '/', got {name!r}")
+            if len({spec.model_copy(update={"seed": 0}) for spec in saes.specs}) > 1:
+                raise ValueError(f"means are over the autoencoders of {name!r}: they may differ in their seed alone")
+        return self
 
 
 class TunedConfig(Config):
@@ -53,8 +88,8 @@ class TunedConfig(Config):
 
     labelled: LabelledConfig
     finetuning: FinetuneConfig
-    sae: str | None = None
-    """Which of the autoencoders, by name; None where the regulariser needs none."""
+    sae: ChosenSAE | None = None
+    """Which of the autoencoders; None where the regulariser needs none."""
     clean_anchors: bool = False
     """Whether features are held to those of untouched pictures whatever view is trained on: an approximation."""
     components: int | None = Field(default=None, ge=1)

@@ -90,8 +90,11 @@ class _Session:
     def sae(self) -> SparseAutoencoder | None:
         if self.config.sae is None:
             return None
-        features = FeatureInfo(width=self.before.head.in_features, backbone=self.about.backbone)
-        return read_sae(self.inputs["sae"], self.config.sae, features).to(self.work.device)
+        chosen = self.config.sae
+        features = FeatureInfo(
+            width=self.before.head.in_features, normalised=chosen.normalised, backbone=self.about.backbone
+        )
+        return read_sae(self.inputs["sae"], chosen.name, features).to(self.work.device)
 
     def networks(self) -> Networks:
         """The path, and what makes its weights on the device."""

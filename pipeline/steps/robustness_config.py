@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.steps.clip_configs import LabelledConfig
+from pipeline.steps.clip_configs import ChosenSAE, LabelledConfig
 from pipeline.steps.configs import Config
 from tasks.clip.test_sets import TestSet, check_test_sets
 from tasks.data.sources import check_source
@@ -28,8 +28,8 @@ class PathConfig(Config):
     """Shares of the fine-tuned weights: 0 is the network before, 1 the one after; rising."""
     soup: Literal["uniform", "greedy"] = "greedy"
     """How several fine-tuned networks become one: all, or best first while held-out accuracy does not fall."""
-    sae: str | None = None
-    """Which of the autoencoders measures drift, by name; None measures it without."""
+    sae: ChosenSAE | None = None
+    """Which of the autoencoders measures drift; None measures it without."""
     drift_images: int = Field(default=1000, ge=0)
     """Images of every test set on which drift is measured, the first ones: paths without alpha 0 encode them anew."""
     batch_size: int = Field(default=512, ge=1)

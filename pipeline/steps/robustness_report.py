@@ -7,13 +7,17 @@ from pipeline import robustness_page
 from pipeline.artifact import read_record
 from pipeline.build import Workspace
 from pipeline.report_files import made_from
+from pipeline.robustness_saes import quality_rows
 from pipeline.robustness_table import WisePath, scores_by_alpha
 from pipeline.steps.measures import Metrics
 from pipeline.steps.robustness_report_config import RobustnessReportConfig
 
 
 def write_report(config: RobustnessReportConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
-    """Write the findings, picture, tables and page; the summary is every row of the main table by role."""
+    """Write the findings, picture, tables and page; the summary is every row of the main table by role.
+
+    Reads the `paths` and, if autoencoders were measured, their `qualities`, a step of each seed.
+    """
     folders = inputs["paths"]
     if len(folders) != len(config.results):
         raise ValueError(f"a report needs a label per path, got {len(config.results)} labels of {len(folders)} paths")
@@ -22,4 +26,7 @@ def write_report(config: RobustnessReportConfig, inputs: Mapping[str, Any], work
         WisePath(label.variant, label.strength, label.seed, scores_by_alpha(record.metrics, folder))
         for label, record, folder in zip(config.results, records, folders, strict=True)
     ]
-    return {**robustness_page.write_report(paths, work.out, config, made_from(records))}
+    measured = [read_record(folder) for folder in inputs.get("qualities", ())]
+    qualities = quality_rows([record.metrics for record in measured])
+    provenance = made_from([*records, *measured])
+    return {**robustness_page.write_report(paths, qualities, work.out, config, provenance)}

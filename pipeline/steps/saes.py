@@ -1,20 +1,21 @@
-"""Train the sparse autoencoders of a sweep on staged features, and measure each on every domain."""
+"""Train the sparse autoencoders of a sweep on staged features, and measure each on every domain of those."""
 
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from statistics import fmean
 from typing import Any
 
 from torch import Tensor
 
 from pipeline.build import Workspace
 from pipeline.clip_checkpoint import load_classifier, read_about, save_sae
-from pipeline.features import FeatureTable, read_features
+from pipeline.features import FeatureTable, as_wanted, read_features
 from pipeline.steps.clip_configs import SAEsConfig
 from pipeline.steps.measures import Metrics
 from pipeline.steps.resuming import resume_state, saver
-from tasks.sae.autoencoder import SparseAutoencoder, unit
+from tasks.sae.autoencoder import SparseAutoencoder
 from tasks.sae.config import FeatureInfo, SAESpec
 from tasks.sae.metrics import Quality, matched_cosines, quality_by_domain
 from tasks.sae.train import train
@@ -27,9 +28,9 @@ def train_saes(config: SAEsConfig, inputs: Mapping[str, Any], work: Workspace) -
     """Write a folder for each autoencoder and `quality.json`: how good each is on the features of every domain."""
     backbone = read_about(inputs["classifier"]).backbone
     table = read_features(inputs["features"], backbone=backbone)
-    about = FeatureInfo(width=table.features.shape[1], normalised=True, backbone=backbone)
+    about = FeatureInfo(width=table.features.shape[1], normalised=config.normalised, backbone=backbone)
     saes = train(
-        unit(table.features.float().to(work.device)), about, config.specs, config.training,
+        as_wanted(table.features.to(work.device), about), about, config.specs, config.training,
         log=work.log, resume=resume_state(work), save=saver(work),
     )  # fmt: skip
     for spec, sae in zip(config.specs, saes, strict=True):
@@ -45,31 +46,17 @@ def stability(specs: Sequence[SAESpec], saes: Sequence[SparseAutoencoder]) -> di
     alike: dict[str, list[SparseAutoencoder]] = defaultdict(list)
     for spec, sae in zip(specs, saes, strict=True):
         alike[spec.name.rpartition("-s")[0]].append(sae)
-    pairs = {name: list(combinations(group, 2)) for name, group in alike.items() if len(group) > 1}
-    return {
-        f"{name}/stability": sum(
-            matched_cosines(one.decoder.detach(), other.decoder.detach()).mean().item() for one, other in group
-        )
-        / len(group)
-        for name, group in pairs.items()
-    }
+    return {f"{name}/stability": agreement(group) for name, group in alike.items() if len(group) > 1}
 
 
-def _by_domain(sae: SparseAutoencoder, table: FeatureTable, head: Tensor) -> dict[str, Quality]:
-    parts = (column.split(BATCH) for column in (table.features, table.labels, table.domain_codes))
-    batches = (
-        (unit(features.float().to(sae.decoder.device)), labels, codes)
-        for features, labels, codes in zip(*parts, strict=True)
-    )
-    return {table.domains[code]: quality for code, quality in quality_by_domain(sae, batches, head).items()}
+def agreement(saes: Sequence[SparseAutoencoder]) -> float:
+    """Mean cosine of matched atoms, over all pairs of two or more autoencoders of one size."""
+    pairs = combinations([sae.decoder.detach() for sae in saes], 2)
+    return fmean(matched_cosines(one, other).mean().item() for one, other in pairs)
 
 
-def _described(qualities: Mapping[str, Quality]) -> dict[str, Any]:
-    """What readers of the report may plot, by domain."""
-    return {domain: _numbers(quality) | _histogram(quality) for domain, quality in qualities.items()}
-
-
-def _numbers(quality: Quality) -> dict[str, float]:
+def numbers(quality: Quality) -> dict[str, float]:
+    """What was measured, by name."""
     named = {
         "fvu": quality.fvu,
         "cosine": quality.cosine,
@@ -79,6 +66,20 @@ def _numbers(quality: Quality) -> dict[str, float]:
         "reconstruction_accuracy": quality.reconstruction_accuracy,
     }
     return {name: value for name, value in named.items() if value is not None}
+
+
+def _by_domain(sae: SparseAutoencoder, table: FeatureTable, head: Tensor) -> dict[str, Quality]:
+    parts = (column.split(BATCH) for column in (table.features, table.labels, table.domain_codes))
+    batches = (
+        (as_wanted(features.to(sae.decoder.device), sae.info), labels, codes)
+        for features, labels, codes in zip(*parts, strict=True)
+    )
+    return {table.domains[code]: quality for code, quality in quality_by_domain(sae, batches, head).items()}
+
+
+def _described(qualities: Mapping[str, Quality]) -> dict[str, Any]:
+    """What readers of the report may plot, by domain."""
+    return {domain: numbers(quality) | _histogram(quality) for domain, quality in qualities.items()}
 
 
 def _histogram(quality: Quality) -> dict[str, list[float]]:
@@ -91,5 +92,5 @@ def _summary(qualities: Mapping[str, Mapping[str, Quality]]) -> dict[str, float]
         f"{name}/{domain}/{metric}": value
         for name, domains in qualities.items()
         for domain, quality in domains.items()
-        for metric, value in _numbers(quality).items()
+        for metric, value in numbers(quality).items()
     }

@@ -94,8 +94,9 @@ def _sae(
 ) -> SparseAutoencoder | None:
     if config.sae is None:
         return None
-    features = FeatureInfo(width=classifier.head.get_parameter("weight").shape[1], normalised=True, backbone=backbone)
-    return read_sae(inputs["saes"], config.sae, features)
+    width = classifier.head.get_parameter("weight").shape[1]
+    features = FeatureInfo(width=width, normalised=config.sae.normalised, backbone=backbone)
+    return read_sae(inputs["saes"], config.sae.name, features)
 
 
 def _basis(config: TunedConfig, inputs: Mapping[str, Any], backbone: str) -> Tensor | None:

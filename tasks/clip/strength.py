@@ -14,9 +14,8 @@ from tasks.clip.drift import Drift
 from tasks.clip.finetune_config import FinetuneConfig
 from tasks.distributed import World
 
-FACTOR = (
-    1e3  # how far the search may go from where it begins, either way; a warm-up, where nothing moves yet, lowers it
-)
+FACTOR = 1e3
+"""How far the search may go from where it begins, either way; a warm-up, where nothing moves yet, lowers it."""
 
 
 class Strength:

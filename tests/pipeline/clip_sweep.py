@@ -2,7 +2,7 @@
 
 from pipeline.experiments.robust_recipe import RobustRecipe, Seeded
 from pipeline.step import Step
-from pipeline.steps.clip_configs import LabelledConfig
+from pipeline.steps.clip_configs import LabelledConfig, SAEsConfig
 from pipeline.steps.pretrained_config import PretrainedConfig
 from tasks.clip.test_sets import TestSet
 from tasks.clip.worlds import WORLDS, small_clip
@@ -30,10 +30,15 @@ def sweep(**settings) -> RobustRecipe:
         "factors": (10.0, 100.0),
         "training": TrainConfig(epochs=2, batch_size=16, optimizer="adamw", augment="shift", views=VIEWS),
         "anchoring": "views", "alphas": (0.5, 1.0), "tolerance": 0.01,
-        "saes": (SAESpec(sparsity=TopK(k=2)), SAESpec(sparsity=TopK(k=2), seed=1)),
-        "sae_training": SAETrainConfig(epochs=2, batch_size=32),
+        "saes": autoencoders(),
     }  # fmt: skip
     return RobustRecipe(**defaults | settings)
+
+
+def autoencoders(**settings) -> SAEsConfig:
+    """Two that differ in their seed; `settings` are fields of what trains them."""
+    specs = tuple(SAESpec(sparsity=TopK(k=2), seed=seed) for seed in (0, 1))
+    return SAEsConfig(**{"specs": specs, "training": SAETrainConfig(epochs=2, batch_size=32)} | settings)
 
 
 def seeded(seed: int) -> Seeded:

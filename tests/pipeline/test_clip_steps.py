@@ -1,6 +1,7 @@
 """The steps from a backbone to fine-tuned classifiers, as a sweep runs them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from pipeline.features import read_features
 from pipeline.step import ancestors
 from pipeline.steps.explain_config import ExplainConfig
 from tasks.clip.zero_shot import zero_shot_head
-from tests.pipeline.clip_sweep import IMAGES, VIEWS, WORLD, sweep
+from tasks.sae.metrics import fvu
+from tests.pipeline.clip_sweep import IMAGES, VIEWS, WORLD, autoencoders, sweep
 
 EXPLANATION = ExplainConfig(sources=(("plain", WORLD.source("test", 20)),))
 
@@ -80,16 +82,36 @@ def test_every_way_to_fine_tune_gives_a_classifier(name, root):
 
 
 def test_autoencoders_are_measured_and_compared_between_seeds(root):
-    recipe, step = sweep(), OfSeed(sweep(), 0).saes()
+    recipe, step = sweep(), OfSeed(sweep(), 0).saes(sweep().saes)
     record = run([step], root, Local()).records[step.fingerprint]
     folder = step.path(root)
     quality = json.loads((folder / "quality.json").read_text())
-    for spec in recipe.saes:
+    for spec in recipe.saes.specs:
         sae = read_sae(folder, spec.name)
         found = quality[spec.name]["plain"]
         assert found["l0"] <= 2 and sum(found["firing_counts"]) == (1 - found["dead_share"]) * sae.info.num_latents
         assert record.metrics[f"{spec.name}/plain/fvu"] == found["fvu"]
     assert 0 < record.metrics["topk-2-x4/stability"] <= 1
+
+
+def test_autoencoders_of_raw_features_learn_from_and_hold_raw_ones(root):
+    steps, unit_steps = OfSeed(sweep(saes=autoencoders(normalised=False)), 0), OfSeed(sweep(), 0)
+    step, way = steps.saes(steps.recipe.saes), variant("sae-mask")
+    record = run([step], root, Local()).records[step.fingerprint]
+    features = read_features(built(root, *steps.clean(steps.seeded.labelled.source))).features
+    sae = read_sae(step.path(root), "topk-2-x4-s0")
+    assert not sae.info.normalised and not torch.allclose(features.norm(dim=1), torch.ones(IMAGES), atol=0.1)
+    assert record.metrics["topk-2-x4-s0/plain/fvu"] == pytest.approx(fvu(features, sae(features)), rel=1e-5)
+    held, held_by_unit = built(root, steps.tuned(way, 30.0), unit_steps.tuned(way, 30.0))
+    assert not same(weights(held), weights(held_by_unit))
+
+
+def test_an_autoencoder_of_other_features_is_refused_in_one_sentence(root):
+    step = OfSeed(sweep(saes=autoencoders(normalised=False)), 0).tuned(variant("sae-mask"), 30.0)
+    trusting = replace(step, config=step.config.model_copy(update={"sae": sweep().saes.first}))
+    with pytest.raises(StepsFailed) as failed:
+        built(root, trusting)
+    assert "was trained on features with normalised=False, got normalised=True" in str(failed.value.exceptions[0])
 
 
 def test_features_of_another_backbone_are_refused(root):
@@ -131,6 +153,10 @@ def test_a_soup_is_of_all_networks_that_trained_everything(root):
         ({"alphas": (0.3, 0.5)}, "alphas must end with 1"),
         ({"explained": ("soup",), "explanation": EXPLANATION}, "a soup has no training of its own"),
         ({"explained": ("ft",)}, "there is nothing to look at"),
+        (
+            {"explained": ("ft",), "explanation": EXPLANATION, "saes": autoencoders(normalised=False)},
+            "explanations read unit features",
+        ),
     ],
 )
 def test_a_sweep_that_could_not_be_reported_is_refused_when_made(settings, message):

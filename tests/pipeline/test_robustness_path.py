@@ -12,7 +12,7 @@ from pipeline.build import Workspace
 from pipeline.clip_checkpoint import ClassifierInfo, key_of, save_classifier, save_clip, save_sae
 from pipeline.host import threads
 from pipeline.predictions import PREDICTIONS, read_predictions
-from pipeline.steps.clip_configs import LabelledConfig
+from pipeline.steps.clip_configs import ChosenSAE, LabelledConfig
 from pipeline.steps.robustness import SCORES, evaluate_path
 from pipeline.steps.robustness_config import PathConfig, check_path
 from tasks.averaging import mean_state
@@ -46,7 +46,7 @@ TEST_SETS = (
     TestSet(name="negative", role="seen", source=pairs("negative"), metric="macro_f1"),
     TestSet(name="kinds", role="forgetting", source=pairs("bold", seed=5), templates=("a kind {}",)),
 )
-CONFIG = PathConfig(labelled=LABELLED, test_sets=TEST_SETS, alphas=(0.0, 0.5, 1.0), sae="small")
+CONFIG = PathConfig(labelled=LABELLED, test_sets=TEST_SETS, alphas=(0.0, 0.5, 1.0), sae=ChosenSAE(name="small"))
 
 
 def moved(classifier: Classifier, seed: int) -> Classifier:

@@ -1,0 +1,141 @@
+"""What experiments on a small world of styles share: its images by seed, how it is trained, its autoencoders."""
+
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Literal
+
+from pipeline.experiments.flags import Texts
+from pipeline.experiments.robust_recipe import Seeded
+from pipeline.step import Expect, Step
+from pipeline.steps.clip_configs import LabelledConfig, SAEsConfig
+from pipeline.steps.pretrained_config import PretrainedConfig
+from tasks.clip.test_sets import Role, TestSet, corrupted_sets
+from tasks.clip.worlds import WORLDS, World
+from tasks.data.catalogue import DataSpec
+from tasks.data.sources import MixedStyles
+from tasks.near_names import unknown_name
+from tasks.sae.config import REFERENCE_RECIPE, FeatureInfo, SAESpec, SAETrainConfig, TopK
+from tasks.train_config import TrainConfig
+
+NATURAL_IMAGES = 5000
+STYLE_ROLES: tuple[Role, ...] = ("id", "seen", "unseen")
+"""Roles of the test sets on which autoencoders are measured."""
+SAE_RECIPES = {"ours": SAETrainConfig(), "reference": REFERENCE_RECIPE}
+"""How autoencoders are trained: as is usual today, or as the paper's public code does."""
+SAE_INPUTS = {"unit": True, "raw": False}
+"""Whether they read features of norm 1, or as the encoder gives them."""
+
+
+def sized_world(name: str, pretrain_images: int | None, width: int | None) -> World:
+    """The world of that name, made smaller or larger. Raises ValueError, with near names, if there is none."""
+    if name not in WORLDS:
+        raise unknown_name("world", name, WORLDS)
+    return WORLDS[name].sized(pretrain_images, width)
+
+
+def finetuning(
+    epochs: int, batch_size: int, learning_rate: float, weight_decay: float, augment: Literal["none", "shift"]
+) -> TrainConfig:
+    """How a small CLIP is fine-tuned."""
+    return TrainConfig(
+        epochs=epochs, batch_size=batch_size, optimizer="adamw", learning_rate=learning_rate,
+        weight_decay=weight_decay, schedule="cosine", warmup_epochs=min(0.5, epochs / 4), clip_norm=1.0,
+        augment=augment,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SAESetting:
+    """How the autoencoders of a small world are made, in the words of flags."""
+
+    k: int
+    expansion: float
+    recipe: str = "ours"
+    inputs: str = "unit"
+
+    def __post_init__(self) -> None:
+        for kind, name, known in (
+            ("recipe of autoencoders", self.recipe, SAE_RECIPES), ("kind of features", self.inputs, SAE_INPUTS)
+        ):  # fmt: skip
+            if name not in known:
+                raise unknown_name(kind, name, known)
+
+    def config(self, world: World, seeds: int, epochs: int) -> SAEsConfig:
+        """One autoencoder for each seed. Raises ValueError for more active latents than there are."""
+        if seeds < 1:
+            raise ValueError(f"sae-seeds must be at least 1, got {seeds}")
+        specs = tuple(SAESpec(sparsity=TopK(k=self.k), expansion=self.expansion, seed=seed) for seed in range(seeds))
+        architecture = world.clip.architecture
+        assert isinstance(architecture, dict), "a world draws its own network"
+        specs[0].info(FeatureInfo(width=architecture["embed_dim"], backbone=""))
+        training = SAE_RECIPES[self.recipe].model_copy(update={"epochs": epochs, "batch_size": 1024})
+        return SAEsConfig(specs=specs, training=training, normalised=SAE_INPUTS[self.inputs])
+
+
+@dataclass(frozen=True)
+class StyledImages:
+    """The CLIP of a world and all images by seed: what is fine-tuned on, and what is tested."""
+
+    world: World
+    images: int
+    """Labelled ones."""
+    validation_share: float
+    test_images: int
+    """Test images of each role."""
+    natural: Texts = ()
+    """Sets of other origin, NAME or NAME@MARGIN."""
+    corruptions: Texts = ()
+    severities: tuple[int, ...] = ()
+
+    def __call__(self, seed: int) -> Seeded:
+        """What a seed changes: everything."""
+        world = self.world
+        backbone = Step(
+            "pretrained", "pipeline.steps.backbones:pretrain_clip", PretrainedConfig(world=world, seed=seed),
+            check="pipeline.steps.clip_checks:check_world", expect=Expect(45, 1_000_000),
+        )  # fmt: skip
+        plain, styles = world.source("finetuning", self.images, seed=seed), self._styles(seed)
+        other = MixedStyles(
+            pictures=world.source("finetuning", self.images, seed=seed + 1000), styles=world.seen_styles
+        )
+        return Seeded(
+            backbone=backbone,
+            labelled=LabelledConfig(source=plain, validation_share=self.validation_share, seed=seed),
+            test_sets=(
+                *styles,
+                self._forgotten(seed),
+                *world.other_classes(self.test_images, seed),
+                *corrupted_sets(styles, self.corruptions, self.severities),
+                *(self._natural(entry, seed) for entry in self.natural),
+            ),
+            unlabelled=other,
+        )
+
+    def _styles(self, seed: int) -> tuple[TestSet, ...]:
+        """The style that was fine-tuned on, those that pre-training saw, and those that it did not."""
+        world, count = self.world, self.test_images
+        plain, *seen = world.seen_styles
+        roles = [("id", (plain,)), ("seen", tuple(seen)), ("unseen", world.unseen_styles)]
+        return tuple(
+            TestSet(name=style, role=role, source=world.source("test", -(-count // len(styles)), style, seed))
+            for role, styles in roles
+            for style in styles
+        )
+
+    def _forgotten(self, seed: int) -> TestSet:
+        """What the CLIP could do besides: name the style of a picture."""
+        world = self.world
+        pictures = world.source("test", self.test_images, seed=seed)
+        source = MixedStyles(pictures=pictures, styles=world.seen_styles, label="style")
+        names, templates = tuple(world.captions.style_words.values()), world.captions.style_templates(world.class_names)
+        return TestSet(name="style_words", role="forgetting", source=source, class_names=names, templates=templates)
+
+    def _natural(self, entry: str, seed: int) -> TestSet:
+        """Digits or photos of other origin."""
+        name, _, margin = entry.partition("@")
+        try:
+            share = float(margin or 0)
+        except ValueError:
+            raise ValueError(f"natural shifts are NAME or NAME@MARGIN, got {entry!r}") from None
+        source = self.world.natural(DataSpec(name=name), share, NATURAL_IMAGES, seed)
+        return TestSet(name=PurePath(name.rpartition(":")[2]).stem, role="natural", source=source)

@@ -1,0 +1,89 @@
+"""Measure autoencoders on the images of test sets: in distribution, on shifts that pre-training saw, on others.
+
+A step of its own, so that no autoencoder, and nothing that is fine-tuned with one, depends on a test image.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.build import Workspace
+from pipeline.clip_checkpoint import load_classifier, read_about, read_sae
+from pipeline.features import as_wanted
+from pipeline.steps.clip_configs import SAEQualityConfig, SAEsConfig
+from pipeline.steps.measures import Metrics
+from pipeline.steps.saes import QUALITY, agreement, numbers
+from tasks.clip.test_sets import TestSet
+from tasks.clip.zero_shot import Classifier
+from tasks.data.images import Images
+from tasks.data.loading import batches
+from tasks.data.opening import open_source
+from tasks.sae.autoencoder import SparseAutoencoder
+from tasks.sae.config import FeatureInfo
+from tasks.sae.metrics import QualityMeter
+
+BATCH = 512  # images encoded at once
+PLACE = ("saes", "seed", "test_set", "role")  # what of a row is no measure
+Row = dict[str, Any]
+
+
+def measure_saes(config: SAEQualityConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
+    """Write `quality.json`, a row for each autoencoder and test set, from `saes` and the frozen `classifier`.
+
+    The summary is `NAME/role/measure`, the mean over a step's autoencoders and a role's test sets, and `NAME/stability`
+    where a step has several autoencoders.
+    """
+    classifier = load_classifier(inputs["classifier"]).to(work.device)
+    backbone, width = read_about(inputs["classifier"]).backbone, classifier.head.get_parameter("weight").shape[1]
+    groups = {
+        name: _read(folder, saes, width, backbone, work.device)
+        for (name, saes), folder in zip(config.saes, inputs["saes"], strict=True)
+    }
+    rows = []
+    for test_set in config.test_sets:
+        images = open_source(test_set.source, work.data_root)
+        rows += _measured(test_set, images, classifier, groups, work.device)
+    (work.out / QUALITY).write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+    stability = {f"{name}/stability": agreement([*saes.values()]) for name, saes in groups.items() if len(saes) > 1}
+    return {**_means(rows), **stability}
+
+
+def _read(folder: Path, saes: SAEsConfig, width: int, backbone: str, device: str) -> dict[int, SparseAutoencoder]:
+    """The autoencoders of a step by their seeds."""
+    about = FeatureInfo(width=width, normalised=saes.normalised, backbone=backbone)
+    return {spec.seed: read_sae(folder, spec.name, about).to(device) for spec in saes.specs}
+
+
+@torch.no_grad()
+def _measured(
+    test_set: TestSet, images: Images, classifier: Classifier, groups: Mapping[str, Mapping[int, SparseAutoencoder]],
+    device: str,
+) -> list[Row]:  # fmt: skip
+    """A row for each autoencoder; images are encoded once for all."""
+    head = _head(test_set, classifier)
+    meters = [(name, seed, QualityMeter(sae, head)) for name, saes in groups.items() for seed, sae in saes.items()]
+    for batch in batches(images, torch.arange(len(images)), BATCH, device=device):
+        features = classifier.encoder(batch.images)
+        for _, _, meter in meters:
+            meter.update(as_wanted(features, meter.sae.info), batch.labels)
+    place = {"test_set": test_set.name, "role": test_set.role}
+    return [{"saes": name, "seed": seed} | place | numbers(meter.result()) for name, seed, meter in meters]
+
+
+def _head(test_set: TestSet, classifier: Classifier) -> Tensor | None:
+    """The head, if the classes of the test set are those of the head."""
+    own = test_set.columns or test_set.templates
+    return None if own else classifier.head.get_parameter("weight").detach()
+
+
+def _means(rows: Sequence[Row]) -> dict[str, float]:
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        for measure in (name for name in row if name not in PLACE):
+            values.setdefault(f"{row['saes']}/{row['role']}/{measure}", []).append(row[measure])
+    return {name: fmean(of_name) for name, of_name in values.items()}
