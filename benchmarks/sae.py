@@ -3,6 +3,7 @@
 *Yardstick*: `naive_sae.py`, a DataLoader and dense masked codes, and ours train the same autoencoder on the same
 batches of features in turn, on one thread, as a step has; ratios are medians over rounds of those within a round. Their
 loss curves are compared too.
+*Peer*: SAELens' own trainer beside ours, where it is installed (`peer_sae.py`).
 *Many*: eight autoencoders of different seeds in one pass, beside one. All eight share what is read, but each has
 multiplications of its own, which on a CPU is most of the work.
 *Sizes*: width 512 with 2048 latents, k 16, as of ViT-B/16; width 64 with 256 latents, k 4, as of the small world.
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from benchmarks.measure import Measure, report, seconds
 from benchmarks.naive_sae import naive_training
+from benchmarks.peer_sae import IS_INSTALLED, peer_training
 from pipeline.host import threads
 from tasks.sae.autoencoder import unit
 from tasks.sae.config import FeatureInfo, SAESpec, SAETrainConfig, TopK
@@ -54,7 +56,7 @@ class Size:
 def measure(sizes: Sequence[Size] = (Size(512, 16, 8192), Size(64, 4, 32768))) -> list[Measure]:
     """Examples per second, and ratios."""
     with threads(THREADS):
-        return [found for size in sizes for found in (*yardstick(size), *together(size))]
+        return [found for size in sizes for found in (*yardstick(size), *peer(size), *together(size))]
 
 
 def yardstick(size: Size) -> list[Measure]:
@@ -76,6 +78,21 @@ def yardstick(size: Size) -> list[Measure]:
         Measure(where + "ours, over the time of the former", median(b / a for a, b in times), "x", at_most=0.5),
         Measure(where + "distance of the loss curves", 100 * apart, "%", at_most=0.1),
     ]
+
+
+def peer(size: Size) -> list[Measure]:
+    """Ours beside SAELens, if that is there."""
+    if not IS_INSTALLED:
+        return []
+    features, (spec,) = planted(size), size.specs(1)
+    times = [
+        (
+            seconds(lambda: peer_training(features, spec, spec.info(size.about).num_latents, size.config)),
+            seconds(lambda: trained(features, size, 1)),
+        )
+        for _ in range(size.rounds + 1)
+    ][1:]
+    return [Measure(f"width {size.width}: ours, over the time of SAELens", median(b / a for a, b in times), "x")]
 
 
 def together(size: Size) -> list[Measure]:
