@@ -38,6 +38,11 @@ class Quality:
     """Accuracy of a head on the features; None without a head."""
     reconstruction_accuracy: float | None
     """Accuracy of the same head on the reconstructions; None without a head."""
+    monosemanticity: float | None
+    """Mean over latents of how alike the features of the images that activate it are, see `MonosemanticityMeter`;
+    None where no latent is active in two images. The features are those that it reads, not of an independent encoder."""
+    similarity: float | None
+    """Mean cosine of the features of any two images: the monosemanticity that chance gives; None of a single image."""
 
     @property
     def dead_share(self) -> float:
@@ -53,83 +58,6 @@ class Quality:
         alive = self.firing_rates[self.firing_rates > 0].cpu().clamp(lowest, 1)
         bins = (torch.bucketize(alive, edges, right=True) - 1).clamp(0, num_bins - 1)
         return torch.bincount(bins, minlength=num_bins), edges
-
-
-@dataclass
-class QualityMeter:
-    """Sums from which `Quality` follows; feed it batches, on any device."""
-
-    sae: SparseAutoencoder
-    head: Tensor | None = None
-    """Zero-shot classifier (num_classes, width), applied to unit vectors."""
-    num_examples: int = 0
-    sums: dict[str, Tensor] = field(default_factory=dict)
-
-    @torch.no_grad()
-    def update(self, features: Tensor, labels: Tensor | None = None) -> None:
-        """Count a batch of features (batch, width), with labels (batch,) if there is a head."""
-        if self.head is not None and labels is None:
-            raise ValueError("accuracy needs labels: give those of the batch, or a meter without a head")
-        codes = self.sae.encode(features)
-        reconstruction, wide = self.sae.decode(codes).double(), features.double()
-        self._add("feature", wide.sum(0))
-        self._add("square", wide.square().sum())
-        self._add("error", (wide - reconstruction).square().sum())
-        self._add("cosine", cosine_similarity(wide, reconstruction, dim=-1).sum())
-        self._add("fired", codes.fired().double())
-        if self.head is not None and labels is not None:
-            for name, vectors in (("hits", wide), ("reconstruction_hits", reconstruction)):
-                predicted = linear(unit(vectors), self.head.to(vectors)).argmax(-1)
-                self._add(name, (predicted == labels.to(predicted.device)).sum())
-        self.num_examples += len(features)
-
-    def result(self) -> Quality:
-        """The quality on all batches so far. Raises ValueError if there were none."""
-        if not self.num_examples:
-            raise ValueError("there are no features to measure an autoencoder on")
-        count, sums = self.num_examples, self.sums
-        variance = sums["square"] - sums["feature"].square().sum() / count
-        accuracies = [sums[name].item() / count if name in sums else None for name in ("hits", "reconstruction_hits")]
-        return Quality(
-            count,
-            fvu=(sums["error"] / variance).item(),
-            cosine=sums["cosine"].item() / count,
-            l0=sums["fired"].sum().item() / count,
-            firing_rates=sums["fired"] / count,
-            accuracy=accuracies[0],
-            reconstruction_accuracy=accuracies[1],
-        )
-
-    def _add(self, name: str, amount: Tensor) -> None:
-        self.sums[name] = self.sums[name] + amount if name in self.sums else amount
-
-
-def quality_by_domain(
-    sae: SparseAutoencoder, batches: Iterable[tuple[Tensor, Tensor, Tensor]], head: Tensor | None = None
-) -> dict[int, Quality]:
-    """The quality on each domain, from batches of features, labels and domain numbers (batch,)."""
-    meters: dict[int, QualityMeter] = {}
-    for features, labels, domains in batches:
-        for domain in domains.unique().tolist():
-            chosen = domains == domain
-            meter = meters.setdefault(domain, QualityMeter(sae, head))
-            meter.update(features[chosen.to(features.device)], labels[chosen.to(labels.device)])
-    return {domain: meters[domain].result() for domain in sorted(meters)}
-
-
-def recovered(true_atoms: Tensor, atoms: Tensor) -> Tensor:
-    """Cosine of each true atom (n, width) with the learnt atom (m, width) nearest to it, (n,)."""
-    return (unit(true_atoms) @ unit(atoms).T).amax(1)
-
-
-def matched_cosines(atoms: Tensor, other: Tensor) -> Tensor:
-    """Cosines of the atoms of two dictionaries, paired one to one for the highest sum, (min of both numbers,).
-
-    Their mean is the stability between two seeds.
-    """
-    cosines = (unit(atoms.double()) @ unit(other.double()).T).cpu()
-    rows, columns = linear_sum_assignment(cosines.numpy(), maximize=True)
-    return cosines[torch.from_numpy(rows), torch.from_numpy(columns)]
 
 
 @dataclass
@@ -175,3 +103,91 @@ class MonosemanticityMeter:
         pairs = total.square() - squares
         score = (resultant.square().sum(1) - own) / pairs
         return score.where(pairs > 1e-12 * total.square(), torch.nan)
+
+    def chance(self) -> float | None:
+        """The score of a latent that is as active in every image: their mean similarity; None of fewer than two."""
+        pairs = self.num_examples * (self.num_examples - 1)
+        return ((self.sums["e"].square().sum() - self.sums["ee"]) / pairs).item() if pairs else None
+
+
+@dataclass
+class QualityMeter:
+    """Sums from which `Quality` follows; feed it batches, on any device."""
+
+    sae: SparseAutoencoder
+    head: Tensor | None = None
+    """Zero-shot classifier (num_classes, width), applied to unit vectors."""
+    num_examples: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    alike: MonosemanticityMeter = field(default_factory=MonosemanticityMeter)
+
+    @torch.no_grad()
+    def update(self, features: Tensor, labels: Tensor | None = None) -> None:
+        """Count a batch of features (batch, width), with labels (batch,) if there is a head."""
+        if self.head is not None and labels is None:
+            raise ValueError("accuracy needs labels: give those of the batch, or a meter without a head")
+        codes = self.sae.encode(features)
+        reconstruction, wide = self.sae.decode(codes).double(), features.double()
+        self._add("feature", wide.sum(0))
+        self._add("square", wide.square().sum())
+        self._add("error", (wide - reconstruction).square().sum())
+        self._add("cosine", cosine_similarity(wide, reconstruction, dim=-1).sum())
+        self._add("fired", codes.fired().double())
+        self.alike.update(codes.dense(), features)
+        if self.head is not None and labels is not None:
+            for name, vectors in (("hits", wide), ("reconstruction_hits", reconstruction)):
+                predicted = linear(unit(vectors), self.head.to(vectors)).argmax(-1)
+                self._add(name, (predicted == labels.to(predicted.device)).sum())
+        self.num_examples += len(features)
+
+    def result(self) -> Quality:
+        """The quality on all batches so far. Raises ValueError if there were none."""
+        if not self.num_examples:
+            raise ValueError("there are no features to measure an autoencoder on")
+        count, sums = self.num_examples, self.sums
+        scores = self.alike.result()
+        scores = scores[scores.isfinite()]
+        variance = sums["square"] - sums["feature"].square().sum() / count
+        accuracies = [sums[name].item() / count if name in sums else None for name in ("hits", "reconstruction_hits")]
+        return Quality(
+            count,
+            fvu=(sums["error"] / variance).item(),
+            cosine=sums["cosine"].item() / count,
+            l0=sums["fired"].sum().item() / count,
+            firing_rates=sums["fired"] / count,
+            accuracy=accuracies[0],
+            reconstruction_accuracy=accuracies[1],
+            monosemanticity=scores.mean().item() if len(scores) else None,
+            similarity=self.alike.chance(),
+        )
+
+    def _add(self, name: str, amount: Tensor) -> None:
+        self.sums[name] = self.sums[name] + amount if name in self.sums else amount
+
+
+def quality_by_domain(
+    sae: SparseAutoencoder, batches: Iterable[tuple[Tensor, Tensor, Tensor]], head: Tensor | None = None
+) -> dict[int, Quality]:
+    """The quality on each domain, from batches of features, labels and domain numbers (batch,)."""
+    meters: dict[int, QualityMeter] = {}
+    for features, labels, domains in batches:
+        for domain in domains.unique().tolist():
+            chosen = domains == domain
+            meter = meters.setdefault(domain, QualityMeter(sae, head))
+            meter.update(features[chosen.to(features.device)], labels[chosen.to(labels.device)])
+    return {domain: meters[domain].result() for domain in sorted(meters)}
+
+
+def recovered(true_atoms: Tensor, atoms: Tensor) -> Tensor:
+    """Cosine of each true atom (n, width) with the learnt atom (m, width) nearest to it, (n,)."""
+    return (unit(true_atoms) @ unit(atoms).T).amax(1)
+
+
+def matched_cosines(atoms: Tensor, other: Tensor) -> Tensor:
+    """Cosines of the atoms of two dictionaries, paired one to one for the highest sum, (min of both numbers,).
+
+    Their mean is the stability between two seeds.
+    """
+    cosines = (unit(atoms.double()) @ unit(other.double()).T).cpu()
+    rows, columns = linear_sum_assignment(cosines.numpy(), maximize=True)
+    return cosines[torch.from_numpy(rows), torch.from_numpy(columns)]

@@ -109,10 +109,11 @@ class Stack(nn.Module):
         `dead_after` examples is dead.
         """
         ranked = not has_threshold(self.infos[0].sparsity)
-        encoder_GMD = self.encoder.detach() if ranked else self.encoder
-        offset_GM = self.encoder_bias - torch.einsum("gmd,gd->gm", encoder_GMD, self.bias)
+        offset_GM = self._offset(self.encoder.detach())
+        # A rule with thresholds needs all gradients of pre-activations; one that ranks takes those of the few kept.
         with torch.set_grad_enabled(not ranked):
-            flat = torch.addmm(offset_GM.flatten(), x_BD, encoder_GMD.flatten(0, 1).T)
+            used_GM = offset_GM if ranked else self._offset(self.encoder)
+            flat = torch.addmm(used_GM.flatten(), x_BD, self.encoder.flatten(0, 1).T)
         centred_BGD = x_BD[:, None] - self.bias
         affine = Affine(centred_BGD.detach(), self.encoder, offset_GM, flat.unflatten(1, offset_GM.shape))
         codes, penalty = self._codes(affine)
@@ -124,6 +125,10 @@ class Stack(nn.Module):
         self._remember(codes, len(x_BD))
         total = sum(fvus) / len(fvus) + self.config.auxk_weight * auxk + penalty
         return StackLoss(total, fvus[-1].detach(), auxk.detach(), codes.l0().float().mean(0))
+
+    def _offset(self, encoder_GMD: Tensor) -> Tensor:
+        """c - W b, (stack, num_latents)."""
+        return self.encoder_bias - torch.einsum("gmd,gd->gm", encoder_GMD, self.bias)
 
     def _codes(self, affine: "Affine") -> tuple[Codes | DenseCodes, Tensor]:
         """The codes in training, and what the rule adds to the loss, (stack,)."""

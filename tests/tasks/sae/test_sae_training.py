@@ -168,6 +168,37 @@ def test_gradients_are_those_of_the_formula_written_out():
         torch.testing.assert_close(ours.grad[0], reference, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.kind)
+def test_what_dead_latents_add_to_gradients_is_the_formula_written_out(rule):
+    """AuxK on its own: the difference between gradients with it and without."""
+    gradients = []
+    for weight in (0.5, 0.0):
+        one, x, variance = stack(rule, SHORT.model_copy(update={"auxk_weight": weight}))
+        one, x = one.double(), x.double()
+        one.silent[:, 40:] = 1000
+        one.loss(x, variance, dead_after=500).total.sum().backward()
+        gradients.append([p.grad[0] for p in (one.encoder, one.decoder, one.bias)])
+    w, d, b = (p[0].detach().clone().requires_grad_() for p in (one.encoder, one.decoder, one.bias))
+    error = x - b.detach() - kept(one, rule, x) @ d.detach()
+    dead = ((x - b) @ w.T)[:, 40:]
+    helped = torch.where((dead.argsort(1, descending=True).argsort(1) < 8) & (dead > 0), dead, 0.0) @ d[40:]
+    auxk = 0.5 * (error - helped).pow(2).sum() / error.pow(2).sum()
+    for with_it, without, reference in zip(*gradients, torch.autograd.grad(auxk, (w, d, b)), strict=True):
+        torch.testing.assert_close(with_it - without, reference, rtol=1e-9, atol=1e-12)
+
+
+@torch.no_grad()
+def kept(one, rule, x):
+    """Dense codes that a rule keeps of a batch in training, (batch, latents)."""
+    pre = (x - one.bias[0]) @ one.encoder[0].T
+    if rule.kind == "jump_relu":
+        return torch.where(pre > one.threshold[0], pre, 0.0)
+    if rule.kind == "batch_topk":
+        least = pre.relu().flatten().topk(rule.k * len(x)).values[-1]
+        return torch.where((pre >= least) & (pre > 0), pre, 0.0)
+    return torch.where((pre.argsort(1, descending=True).argsort(1) < rule.k) & (pre > 0), pre, 0.0)
+
+
 def test_the_kept_gradient_is_orthogonal_to_the_atoms_and_not_longer_than_allowed():
     one, x, variance = stack(TopK(k=3), count=2)
     one.loss(100 * x, variance, 100).total.sum().backward()
