@@ -115,19 +115,26 @@ def augmentation(config: TrainConfig, epoch: int) -> Augmentation:
 class Watch:
     """Stops a run whose loss is no number any more.
 
-    It looks at a loss when the next comes, by when a GPU has computed it: waiting for the newest would hold it up.
+    It looks at a loss when the next comes, by when a GPU has computed it and sent it here: waiting for the newest would
+    hold it up.
     """
 
     def __init__(self) -> None:
         self._last: tuple[Tensor, int, int, Tensor] | None = None
+        self._sent: torch.cuda.Event | None = None
 
     def __call__(self, loss: Tensor, epoch: int, step: int, ids: Tensor) -> None:
         """Keep a step's loss, the step counted from 1, and look at the one before. Raises ValueError."""
         self.look()
-        self._last = (loss, epoch, step, ids)
+        self._last = (loss.to("cpu", non_blocking=True), epoch, step, ids)
+        if loss.is_cuda:
+            self._sent = torch.cuda.Event()
+            self._sent.record()
 
     def look(self) -> None:
         """Raise ValueError if the last loss is not finite."""
+        if self._sent is not None:
+            self._sent.synchronize()
         if self._last is None or self._last[0].isfinite():
             return
         loss, epoch, step, ids = self._last

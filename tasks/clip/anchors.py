@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,18 +20,33 @@ Anchors = Callable[[Batch, int], Tensor]
 PARTNERS = 1 << 32  # beside an epoch's seed: which unlabelled image comes with which labelled one
 
 
+class Views(Protocol):
+    """Features (images, width) by number of the view: a tensor of all, or something that reads one at a time."""
+
+    def __len__(self) -> int:
+        """How many views there are."""
+
+    def __getitem__(self, view: int) -> Tensor:
+        """The features of one."""
+
+
 @dataclass(frozen=True)
 class CachedAnchors:
-    """Frozen features computed beforehand, of the views that training sees, in turn (`TrainConfig.view_number`)."""
+    """Frozen features computed beforehand, of the views that training sees, in turn (`TrainConfig.view_number`).
 
-    features: Tensor
+    An epoch reads one view. Half precision is widened batch by batch.
+    """
+
+    features: Views
     """(views, images, width); rows of images that are not trained on may hold anything."""
     clean: bool = False
     """Whether a single view, that of untouched pictures, stands for all: an approximation, to be asked for."""
 
     def __call__(self, batch: Batch, epoch: int) -> Tensor:
         view = (epoch - 1) % len(self.features)
-        rows = self.features[view, batch.ids.to(self.features.device)].to(batch.images.device)
+        of_view = self.features[view]
+        rows = of_view[batch.ids.to(of_view.device)].to(batch.images.device)
+        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
         missing = ~rows.isfinite().all(1)
         if missing.any():
             absent = int(batch.ids[missing.cpu()][0])

@@ -13,12 +13,13 @@ def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor | float, said:
 
     Pictures of which the same is `said` (batch,) have each other's captions as targets too, in equal shares. Where all
     is different this is CLIP's loss; so it is where the same is said in the very same words, whose features are equal.
-    `scale` multiplies cosines.
+    `scale` multiplies cosines. In the number format of the features also under autocast, as the scale is large.
     """
-    logits = scale * images @ texts.T
-    same = (said[:, None] == said[None, :]).to(logits.dtype)
-    targets = same / same.sum(1, keepdim=True)
-    return (cross_entropy(logits, targets) + cross_entropy(logits.T, targets)) / 2
+    with torch.autocast(images.device.type, enabled=False):
+        logits = scale * images @ texts.T
+        same = (said[:, None] == said[None, :]).to(logits.dtype)
+        targets = same / same.sum(1, keepdim=True)
+        return (cross_entropy(logits, targets) + cross_entropy(logits.T, targets)) / 2
 
 
 @torch.no_grad()

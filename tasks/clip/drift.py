@@ -18,6 +18,7 @@ from tasks.sae.autoencoder import unit
 from tasks.sae.codes import Codes
 
 Pairs = tuple[tuple[Tensor, Tensor], ...]
+SHARE = 1 << 16  # features that are made float64 at once
 
 
 class Autoencoder(Protocol):
@@ -32,8 +33,8 @@ class Autoencoder(Protocol):
         """(batch, num_latents)."""
         ...
 
-    def encode(self, features: Tensor) -> Codes:
-        """The sparse codes."""
+    def sparse(self, pre_activations: Tensor) -> Codes:
+        """What of them is kept."""
         ...
 
 
@@ -77,20 +78,21 @@ class Drift:
         """The drift between two encoders' features of the same images, in float32 or better.
 
         Features are scaled to norm 1 if the autoencoder was trained on such, and without one unless `normalise` is
-        False. Raises ValueError if `normalise` contradicts the autoencoder, if shapes differ, or if the autoencoder
-        would learn: `frozen(sae)` does not.
+        False; features that are no numbers give a drift that is none. Raises ValueError if `normalise` or the width
+        contradicts the autoencoder, if shapes differ, or if the autoencoder would learn: `frozen(sae)` does not.
         """
         if current.shape != frozen.shape:
             raise ValueError(f"features {tuple(current.shape)} and anchors {tuple(frozen.shape)} are of other images")
         if sae is not None:
-            _check(sae, normalise)
+            _check(sae, current.shape[1], normalise)
             normalise = bool(sae.info.normalised)
         wide = torch.promote_types(current.dtype, torch.float32)
         ours, theirs = current.to(wide), frozen.detach().to(wide)
         if normalise is not False:
             ours, theirs = unit(ours), unit(theirs)
-        fixed = tuple((new, old.detach()) for new, old in levels), tuple((new, old.detach()) for new, old in parameters)
-        return cls(ours, theirs, sae, fixed[0], None if basis is None else basis.detach().to(wide), fixed[1])
+        depths = tuple((new.to(wide), old.detach().to(wide)) for new, old in levels)
+        fixed = tuple((new, old.detach()) for new, old in parameters)
+        return cls(ours, theirs, sae, depths, None if basis is None else basis.detach().to(wide), fixed)
 
     @cached_property
     def change(self) -> Tensor:
@@ -100,13 +102,13 @@ class Drift:
     @cached_property
     def codes(self) -> Codes:
         """s, of the current features."""
-        return self._sae.encode(self.current)
+        return self._sae.sparse(self._sae.pre_activations(self.current))
 
     @cached_property
     def frozen_codes(self) -> Codes:
         """s_0, without gradient."""
         with torch.no_grad():
-            return self._sae.encode(self.frozen)
+            return self._sae.sparse(self._sae.pre_activations(self.frozen))
 
     @cached_property
     def shared(self) -> Tensor:
@@ -156,7 +158,9 @@ class Drift:
         return self.sae
 
 
-def _check(sae: Autoencoder, normalise: bool | None) -> None:
+def _check(sae: Autoencoder, width: int, normalise: bool | None) -> None:
+    if sae.decoder.shape[1] != width:
+        raise ValueError(f"the autoencoder reads features of width {sae.decoder.shape[1]}, these have {width}")
     if normalise is not None and normalise != sae.info.normalised:
         raise ValueError(
             f"the autoencoder was trained with normalised={sae.info.normalised}, fine-tuning asks for {normalise}: "
@@ -171,5 +175,9 @@ def principal_directions(features: Tensor, count: int) -> Tensor:
     """The `count` directions in which features (examples, width) vary most, orthonormal, (width, count)."""
     if not 0 < count <= features.shape[1]:
         raise ValueError(f"features of width {features.shape[1]} have no {count} principal directions")
-    centred = features.double() - features.double().mean(0)
-    return torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -count:].flip(1).to(features.dtype)
+    mean = features.mean(0, dtype=torch.float64)
+    scatter = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=features.device)
+    for share in features.split(SHARE):
+        centred = share.double() - mean
+        scatter += centred.T @ centred
+    return torch.linalg.eigh(scatter).eigenvectors[:, -count:].flip(1).to(features.dtype)

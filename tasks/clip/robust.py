@@ -62,11 +62,11 @@ class Robust(Objective):
         labelled, held, before = self._read(module.encoder, batch), [], []
         if self.config.anchor_on != "unlabelled":
             held.append(labelled)
-            before.append(self._frozen(batch, epoch, self.given.anchors))
+            before.append(self._frozen(batch, epoch, self.given.anchors, labelled))
         if self.config.anchor_on != "labelled":
             other = self._other(batch, epoch)
             held.append(self._read(module.encoder, other))
-            before.append(self._frozen(other, epoch, self._unlabelled.anchors))
+            before.append(self._frozen(other, epoch, self._unlabelled.anchors, held[-1]))
         logits = module.head(labelled.features)
         drift = self._drift(module, _Read.joined(held), _Read.joined(before))
         penalty = self.strength(drift) * self.config.regulariser(drift)
@@ -106,7 +106,9 @@ class Robust(Objective):
         )
 
     @torch.no_grad()
-    def _frozen(self, batch: Batch, epoch: int, anchors: Anchors | None) -> _Read:
+    def _frozen(self, batch: Batch, epoch: int, anchors: Anchors | None, now: _Read) -> _Read:
+        if self.config.regulariser.needs == {"parameters"} and self.config.overlap is None:
+            return now  # only weights are compared: a frozen pass would be for nothing
         return self._read(self.given.anchor.encoder, batch) if anchors is None else _Read(anchors(batch, epoch))
 
     def _read(self, encoder: nn.Module, batch: Batch) -> _Read:

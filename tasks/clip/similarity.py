@@ -39,9 +39,7 @@ class DriftMeter:
         if self.sae is not None:
             shared = drift.shared.sum((1, 2))
             added, removed = drift.codes.l0() - shared, drift.frozen_codes.l0() - shared
-            union = (shared + added + removed).clamp(min=1)  # two codes of nothing share everything
-            alike = (shared / union).where(shared + added + removed > 0, 1.0)
-            self._add({"jaccard": alike.double().sum(), "added": added.sum(), "removed": removed.sum()})
+            self._add({"jaccard": drift.overlap.double().sum(), "added": added.sum(), "removed": removed.sum()})
             self._quality["before"].update(drift.frozen)
             self._quality["after"].update(drift.current)
 

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from tasks.clip.prompts import checked_names, prompt, templates_of
 
@@ -28,10 +29,15 @@ class TextEncoder(Protocol):
 
 
 class Head(nn.Linear):
-    """Logits `W h / |h| + b` of features h: their length does not matter, and unit features may be given as well."""
+    """Logits `W h / |h| + b` of features h: their length does not matter, and unit features may be given as well.
+
+    In the number format of the weights also under autocast: rows are as long as CLIP's scale, 100, and half precision
+    would round their logits by whole tenths.
+    """
 
     def forward(self, features: Tensor) -> Tensor:
-        return super().forward(normalize(features, dim=-1))
+        with torch.autocast(features.device.type, enabled=False):
+            return super().forward(normalize(features.to(self.weight.dtype), dim=-1))
 
 
 class Classifier(nn.Module):
@@ -47,10 +53,17 @@ class Classifier(nn.Module):
         return logits
 
     def train(self, mode: bool = True) -> "Classifier":
-        """As of any module, but an encoder of which nothing is trained stays in eval mode and keeps its statistics."""
+        """As of any module, but an encoder of which nothing is trained stays in eval mode.
+
+        Batch norms of any encoder do, and keep the statistics that they were pre-trained with: those of a batch would
+        move features that nothing has changed yet.
+        """
         super().train(mode)
         if not any(parameter.requires_grad for parameter in self.encoder.parameters()):
             self.encoder.eval()
+        for module in self.encoder.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
         return self
 
 

@@ -114,7 +114,8 @@ def elastic_transform(pictures: Tensor, chance: Chance, sway: float, grain: floa
     down, across = torch.linspace(-1.5, 1.5, height)[:, None], torch.linspace(-1.5, 1.5, width)[None, :]
     # Shares of the corners (1, 1), (1, -1) and (-1, -1) in each point, which sum to 1: an affine map.
     shares = torch.stack(torch.broadcast_tensors((1 + across) / 2, (down - across) / 2, (1 - down) / 2))
-    bent = field + torch.einsum("nak,khw->nahw", corners, shares)
+    # A sum rather than a matrix product, whose last bits would depend on how many pictures there are.
+    bent = field + sum(corners[:, :, k, None, None] * shares[k] for k in range(3))
     rows, columns = torch.arange(height)[:, None] + bent[:, 0], torch.arange(width)[None, :] + bent[:, 1]
     return sampled(pictures, rows, columns)
 

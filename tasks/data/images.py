@@ -27,6 +27,7 @@ from tasks.data.splits import hold_out, require_classes
 from tasks.near_names import unknown_name
 
 PartName = Literal["train", "test"]
+CHANNELS = (1, 3)  # of pictures: grey and colour
 
 
 class Images(Protocol):
@@ -105,11 +106,12 @@ def _npz(spec: DataSpec, split: PartName, root: Path | None) -> Images:
     path = path_of(spec, root)
     try:
         pixels, labels = (_npz_array(path, split, what) for what in ("images", "labels"))
-        labels = labels.astype(np.int64)
-        num_classes = int(_npz_array(path, "train", "labels").astype(np.int64).max(initial=-1)) + 1
+        labels, of_training = (_whole_numbers(values) for values in (labels, _npz_array(path, "train", "labels")))
+        num_classes = int(of_training.max(initial=-1)) + 1
     except Exception as error:  # a damaged archive shows itself in many ways: zipfile, zlib, numpy, KeyError
         raise ValueError(f"{path} must be {NPZ}: {error}") from error
-    if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4):
+    channels = {pixels.shape[1], pixels.shape[-1]} if pixels.ndim == 4 else set(CHANNELS)
+    if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or not channels & set(CHANNELS):
         raise ValueError(f"{path} must hold uint8 images (n, h, w) or (n, h, w, 3), got {pixels.dtype} {pixels.shape}")
     return _in_memory(spec, pixels, labels, tuple(map(str, range(num_classes))))
 
@@ -121,6 +123,14 @@ def _npz_array(path: Path, split: PartName, what: str) -> np.ndarray:
     with np.load(own if path.is_dir() else path, allow_pickle=False) as arrays:
         array: np.ndarray = arrays[what if path.is_dir() else f"{split}_{what}"]
         return array
+
+
+def _whole_numbers(labels: np.ndarray) -> np.ndarray:
+    """Labels (n,) or (n, 1), as some sets keep them, as integers (n,). Raises ValueError for others."""
+    flat = labels.reshape(len(labels), -1)
+    if flat.shape[1] != 1 or (flat != flat.astype(np.int64)).any():
+        raise ValueError(f"labels must be one whole number for each image, got {labels.dtype} {labels.shape}")
+    return flat[:, 0].astype(np.int64)
 
 
 def _image_folder(spec: DataSpec, split: PartName, root: Path | None) -> Images:
@@ -179,7 +189,8 @@ def _open_torchvision(spec: DataSpec, split: PartName, root: Path | None) -> Any
     for arguments in attempts:
         try:
             return make(str(root), **arguments)
-        except (RuntimeError, OSError, ValueError, AssertionError, EOFError) as error:  # absent, damaged, no such split
+        # Absent, damaged, no such split, or a set that wants other arguments.
+        except (RuntimeError, OSError, ValueError, TypeError, AssertionError, EOFError) as error:
             reason = error
     raise ValueError(f"data set {spec.name!r} cannot be read under {root}: {how_to_fetch(name, root)} ({reason})")
 
@@ -205,11 +216,11 @@ def _class_names(dataset: Any) -> tuple[str, ...]:
 
 
 def _in_memory(spec: DataSpec, pixels: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> Images:
-    """Pixels (n, h, w), (n, h, w, 3) or (n, 3, h, w), resized: at once if that makes them fewer."""
+    """Pixels (n, h, w), (n, h, w, c) or (n, c, h, w), resized: at once if that makes them fewer."""
     tensor = torch.from_numpy(np.ascontiguousarray(pixels))
     if tensor.dim() == 3:
         tensor = tensor.unsqueeze(1)
-    elif tensor.shape[1] != 3:
+    elif tensor.shape[1] not in CHANNELS:
         tensor = tensor.movedim(-1, 1).contiguous()
     size = spec.image_size
     shrinks = size is not None and size * size <= tensor.shape[2] * tensor.shape[3]

@@ -42,7 +42,7 @@ def read_listing(spec: DataSpec, split: str, root: Path | None) -> Decoded:
 
 def decoded(spec: DataSpec, listing: Listing) -> Decoded:
     """The pictures of a listing, prepared as `spec` says."""
-    sizes = [(listing.root / file).stat().st_size for file in listing.files] if not spec.skip_damaged else []
+    sizes = [_size(listing.root / file) for file in listing.files] if not spec.skip_damaged else []
     content = repr((listing.class_names, listing.files, sizes, listing.labels, listing.groups)).encode()
     return prepared(
         spec,
@@ -54,6 +54,13 @@ def decoded(spec: DataSpec, listing: Listing) -> Decoded:
         groups=None if listing.groups is None else torch.tensor(listing.groups),
         group_names=listing.group_names,
     )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is listed, but not there: fetch it, or skip damaged pictures") from error
 
 
 def prepared(

@@ -71,7 +71,7 @@ class Comparison:
         return Compared(self, pairs[0][0], pairs[1][0], pairs[0][1], pairs[1][1], labels, domains)
 
     def _codes(self, features: Tensor) -> Tensor:
-        return self.sae.encode(unit(features.float())).dense().double()
+        return self.sae.encode(unit(features.to(self.sae.decoder.dtype))).dense().double()
 
 
 @dataclass(frozen=True)

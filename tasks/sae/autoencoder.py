@@ -64,7 +64,11 @@ class SparseAutoencoder(nn.Module):
     def encode(self, features: Tensor) -> Codes:
         """The sparse codes of features (..., width). Raises ValueError for features of the wrong width or norm."""
         require_rows(self.info, features)
-        return codes_of(self.info.sparsity, self.pre_activations(features), getattr(self, "threshold", None))
+        return self.sparse(self.pre_activations(features))
+
+    def sparse(self, pre_activations: Tensor) -> Codes:
+        """What the sparsity rule keeps of pre-activations (..., num_latents)."""
+        return codes_of(self.info.sparsity, pre_activations, getattr(self, "threshold", None))
 
     def decode(self, codes: Codes | Tensor) -> Tensor:
         """The reconstruction (..., width) from sparse codes, or from dense ones (..., num_latents)."""

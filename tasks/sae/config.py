@@ -131,8 +131,17 @@ class SAESpec(_Value):
 
     @property
     def name(self) -> str:
-        """Short name, unlike that of any other autoencoder of a sweep that differs in size, rule or seed."""
-        return f"{self.sparsity.kind}-{num_active(self.sparsity):g}-x{self.expansion:g}-s{self.seed}"
+        """Short name, unlike that of any other autoencoder of a sweep that differs in size, rule or seed.
+
+        Settings of the rule that few change follow its kind where they are not the defaults.
+        """
+        rule = self.sparsity
+        changed = "".join(
+            f"-{name}-{'-'.join(f'{part:g}' for part in (value if isinstance(value, tuple) else (value,)))}"
+            for name, value in rule.model_dump(exclude_defaults=True).items()
+            if name not in ("kind", "k", "target_l0")
+        )
+        return f"{rule.kind}{changed}-{num_active(rule):g}-x{self.expansion:g}-s{self.seed}"
 
     def info(self, features: FeatureInfo) -> SAEInfo:
         """The autoencoder as trained on these features."""

@@ -40,7 +40,7 @@ class Quality:
     """Accuracy of the same head on the reconstructions; None without a head."""
     monosemanticity: float | None
     """Mean over latents of how alike the features of the images that activate it are, see `MonosemanticityMeter`;
-    None where no latent is active in two images. The features are those that it reads, not of an independent encoder."""
+    None where no latent is active in two images. The features are those it reads, not of an independent encoder."""
     similarity: float | None
     """Mean cosine of the features of any two images: the monosemanticity that chance gives; None of a single image."""
 

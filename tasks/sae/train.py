@@ -40,8 +40,8 @@ def train(
     `log(metrics, epoch)` is called after each epoch with `{name}/fvu`, `/l0`, `/dead_share` and `/auxk` of every spec,
     then `save(state)`: a state is tensors and plain values, loadable by torch.load(weights_only=True). With
     `resume=state` training goes on after the epoch of that state, earlier epochs are logged again, and the result is
-    that of an uninterrupted run. Raises ValueError for features that do not fit `about`, are not finite or all alike,
-    and for a loss that is not finite.
+    that of an uninterrupted run, on a GPU up to the order of sums. Raises ValueError for features that do not fit
+    `about`, are not finite or all alike, and for a loss that is not finite.
     """
     run = _Run.start(features, about, specs, config)
     if resume is not None:

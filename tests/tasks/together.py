@@ -34,13 +34,14 @@ class Wide(nn.Module):
         return self.network(images.double())
 
 
-def outcome(name: str, world: World) -> dict:
+def outcome(name: str, world: World, resume=None, save=None) -> dict:
     """Weights and history of a run."""
     history: list[dict[str, float]] = []
     images = load(DataSpec(name="digits"), "train")
     trained = train(
-        Wide(), images, TRAINING, HELD_OUT, CONFIGS[name], 0, log=lambda m, e: history.append(m), world=world
-    )
+        Wide(), images, TRAINING, HELD_OUT, CONFIGS[name], 0, log=lambda m, e: history.append(m), world=world,
+        resume=resume, save=save,
+    )  # fmt: skip
     return {"weights": trained.module.state_dict(), "history": history, "best_epoch": trained.best_epoch}
 
 

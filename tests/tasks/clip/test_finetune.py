@@ -13,9 +13,12 @@ from tasks.clip.regularisers import L2, L2SP, LDIFS, PCA, REGULARISERS, NoPenalt
 from tasks.clip.zero_shot import Classifier, zero_shot_head
 from tasks.data.loading import normalise, view_batches
 from tasks.data.views import View
+from tasks.diverged import Diverged
+from tasks.sae.autoencoder import initial
+from tasks.sae.config import SAEInfo, SAETrainConfig, TopK
 from tasks.train import train
 from tasks.train_config import TrainConfig
-from tests.tasks.clip.worlds import CLASSES, SmallTopK, four_digits, tiny_clip
+from tests.tasks.clip.worlds import CLASSES, SmallTopK, four_digits, images, tiny_clip
 
 TRAIN = TrainConfig(epochs=2, batch_size=16, optimizer="adamw", learning_rate=1e-3, weight_decay=0.1, clip_norm=1.0)
 ONE_STEP = TRAIN.model_copy(update={"epochs": 1, "batch_size": 64})
@@ -163,6 +166,54 @@ def test_the_classifier_that_is_given_is_left_alone(classifier, digits):
     run(classifier, digits, regulariser=SAEMask(), strength=70.0, sae=sae)
     assert same(before, classifier.state_dict())
     assert all(p.grad is None and p.requires_grad for p in (*classifier.parameters(), *sae.parameters()))
+
+
+def test_a_run_held_by_a_real_autoencoder_says_so_when_it_diverges(classifier, digits):
+    hot = TRAIN.model_copy(update={"optimizer": "sgd", "learning_rate": 1e30})
+    info = SAEInfo(width=16, backbone="", num_latents=64, sparsity=TopK(k=4))
+    sae = initial(info, SAETrainConfig(), torch.ones(16), seed=0)
+    with pytest.raises(Diverged, match="the loss is nan at epoch 1, step 2"):
+        run(classifier, digits, hot, regulariser=SAEMask(), strength=1.0, sae=sae)
+
+
+def test_logits_under_autocast_are_those_of_single_precision(classifier):
+    features = 7 * torch.randn(50, 16, generator=torch.Generator().manual_seed(0))
+    expected = classifier.head(features)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(classifier.head(features), expected)
+
+
+@pytest.mark.parametrize(("regulariser", "passes"), [(L2SP(), 1), (L2(), 2)])
+def test_a_hold_of_weights_alone_encodes_no_picture_twice(classifier, digits, regulariser, passes):
+    encoder = Counting(classifier.encoder)
+    run(Classifier(encoder, classifier.head), digits, ONE_STEP, regulariser=regulariser, strength=0.1)
+    assert sum(encoder.batches) == passes * 64 + 64  # the frozen copy counts into the same list; so does validation
+
+
+class Counting(torch.nn.Module):
+    """An encoder that notes how many pictures it, or a copy of it, encodes."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder, self.batches = encoder, Shared()
+
+    def forward(self, pictures):
+        self.batches.append(len(pictures))
+        return self.encoder(pictures)
+
+
+class Shared(list):
+    """Stays the same in copies of what holds it."""
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+def test_batch_norms_keep_what_they_learnt_in_pre_training():
+    encoder = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Flatten())
+    pictures = images()
+    expected = encoder.eval()(pictures)
+    assert torch.equal(Classifier(encoder, torch.nn.Identity()).train()(pictures), expected)
 
 
 def test_half_precision_trains(classifier, digits):

@@ -324,12 +324,12 @@ def test_the_hinge_acts_before_a_latent_becomes_active_and_does_not_jump():
 
 def test_half_precision_features_are_penalised_in_single():
     h, h0 = (x.detach().to(torch.bfloat16) for x in moved())
-    sae = frozen(SmallTopK())
+    sae, tokens, wide = frozen(SmallTopK()), [(h[:, None], h0[:, None])], [(h[:, None].float(), h0[:, None].float())]
     with torch.autocast("cpu", torch.bfloat16):
-        for kind in (L2, SAEMask, SparseWasserstein, SupportHinge):
-            penalty = kind()(Drift.between(h, h0, sae))
+        for kind in (L2, SAEMask, SparseWasserstein, SupportHinge, LDIFS):
+            penalty = kind()(Drift.between(h, h0, sae, levels=tokens))
             assert penalty.dtype == torch.float32
-            torch.testing.assert_close(penalty, kind()(Drift.between(h.float(), h0.float(), sae)))
+            torch.testing.assert_close(penalty, kind()(Drift.between(h.float(), h0.float(), sae, levels=wide)))
 
 
 def test_terms_of_weight_zero_are_not_computed_and_need_nothing():

@@ -101,8 +101,10 @@ def test_the_first_step_is_that_of_plain_training(classifier, digits, negatives,
 
 @pytest.mark.parametrize("augment", ["none", "shift"])
 def test_cached_anchors_of_unlabelled_images_train_as_live_ones_to_the_bit(classifier, digits, negatives, augment):
-    config = TRAIN.model_copy(update={"augment": augment})
-    views = [View(augment, number)(torch.arange(100), negatives.pixels) for number in range(config.num_views)]
+    """Staged in batches as large as those of training: what an image gives may depend on their size."""
+    config, count = TRAIN.model_copy(update={"augment": augment}), 96
+    negatives = InMemory(negatives.pixels[:count], negatives.labels[:count], CLASSES)
+    views = [View(augment, number)(torch.arange(count), negatives.pixels) for number in range(config.num_views)]
     encoder = classifier.encoder.train()
     with torch.no_grad():
         staged = [torch.cat([encoder(part) for part in normalise(shown).split(16)]) for shown in views]

@@ -55,6 +55,6 @@ class SmallTopK(torch.nn.Module):
     def pre_activations(self, features: Tensor) -> Tensor:
         return (features - self.bias) @ self.encoder.T
 
-    def encode(self, features: Tensor) -> Codes:
-        values, indices = self.pre_activations(features).topk(self.k, dim=-1)
+    def sparse(self, pre_activations: Tensor) -> Codes:
+        values, indices = pre_activations.topk(self.k, dim=-1)
         return Codes(indices, values, len(self.decoder))

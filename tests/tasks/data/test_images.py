@@ -113,6 +113,37 @@ def test_a_label_of_no_class_is_refused(tmp_path):
         load(DataSpec(name="npz:own.npz"), "test", tmp_path)
 
 
+def test_labels_in_a_column_are_labels_and_fractions_are_none(tmp_path):
+    pixels, labels = np.zeros((4, 5, 5), np.uint8), np.array([[0], [1], [1], [0]])
+    for name, values in (
+        ("flat", labels[:, 0]),
+        ("column", labels),
+        ("real", labels + 0.5),
+        ("hot", np.eye(2)[labels[:, 0]]),
+    ):
+        np.savez(tmp_path / f"{name}.npz", train_images=pixels, train_labels=values)
+    flat, column = (load(DataSpec(name=f"npz:{name}.npz"), "train", tmp_path) for name in ("flat", "column"))
+    assert torch.equal(flat.labels, column.labels)
+    for name in ("real", "hot"):
+        with pytest.raises(ValueError, match="labels must be one whole number for each image, got float64"):
+            load(DataSpec(name=f"npz:{name}.npz"), "train", tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 6), (4, 5, 6, 3), (4, 3, 5, 6), (4, 5, 6, 1), (4, 1, 5, 6)])
+def test_channels_of_an_npz_may_come_first_or_last_or_not_at_all(tmp_path, shape):
+    pixels, labels = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape), np.array([0, 1, 1, 0])
+    np.savez(tmp_path / "own.npz", train_images=pixels, train_labels=labels)
+    assert load(DataSpec(name="npz:own.npz"), "train", tmp_path).shape == (3 if 3 in shape else 1, 5, 6)
+
+
+def test_pictures_of_four_channels_are_refused(tmp_path):
+    np.savez(tmp_path / "own.npz", train_images=np.zeros((4, 5, 6, 4), np.uint8), train_labels=np.array([0, 1, 1, 0]))
+    with pytest.raises(
+        ValueError, match=r"must hold uint8 images \(n, h, w\) or \(n, h, w, 3\), got uint8 \(4, 5, 6, 4\)"
+    ):
+        load(DataSpec(name="npz:own.npz"), "train", tmp_path)
+
+
 def test_a_damaged_npz_is_refused(tmp_path):
     (tmp_path / "own.npz").write_bytes(b"not a zip")
     with pytest.raises(ValueError, match=r"own.npz must be a numpy .npz file with the arrays train_images"):

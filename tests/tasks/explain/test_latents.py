@@ -59,7 +59,7 @@ def test_any_batches_give_one_explanation():
 
 def test_permuted_latents_permute_every_table():
     by, order = random_comparison(), torch.randperm(64, generator=torch.Generator().manual_seed(0))
-    sae = autoencoder(RULES[0])
+    sae = autoencoder(RULES[0]).double()
     sae.encoder.data, sae.decoder.data = by.sae.encoder[order], by.sae.decoder[order]
     sae.info = by.sae.info
     sae.bias.data = by.sae.bias.data

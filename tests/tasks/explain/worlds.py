@@ -25,7 +25,7 @@ RULE = TopK(k=3)
 
 
 def random_comparison(rule=RULE) -> Comparison:
-    return Comparison(autoencoder(rule), head(1), head(2))
+    return Comparison(autoencoder(rule).double(), head(1), head(2))  # in float32 codes depend on the batch
 
 
 def drifted(num_images=60, size=0.5):

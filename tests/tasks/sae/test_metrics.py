@@ -16,6 +16,33 @@ def test_the_mean_leaves_all_variance_unexplained_and_perfection_none():
     assert fvu(x, x) == 0
 
 
+def double_loop(weights, features):
+    """The mean cosine of pairs of features, by the product of their weights; NaN where no pair has any."""
+    directions = unit(features)
+    pairs = [(n, m) for n in range(len(features)) for m in range(n)]
+    similar = sum(weights[n] * weights[m] * (directions[n] @ directions[m]) for n, m in pairs)
+    return (similar / sum(weights[n] * weights[m] for n, m in pairs)).item()
+
+
+def test_monosemanticity_is_the_mean_over_latents_that_two_images_activate():
+    sae, x = autoencoder(TopK(k=2)).double(), planted(25)[0].double()
+    meter = QualityMeter(sae)
+    for part in x.split(10):
+        meter.update(part)
+    quality, codes = meter.result(), sae.encode(x).dense()
+    scored = codes[:, ((codes != 0).sum(0) > 1) & ~(codes != 0).all(0)]
+    assert 1 < scored.shape[1] < sae.info.num_latents
+    each = [double_loop(column, x) for column in scored.T]
+    assert quality.monosemanticity == pytest.approx(sum(each) / len(each), rel=1e-9)
+    assert quality.similarity == pytest.approx(double_loop(torch.ones(25), x), rel=1e-9)
+
+
+def test_a_single_image_is_like_no_other():
+    meter = QualityMeter(autoencoder(TopK(k=1)))
+    meter.update(planted(1)[0])
+    assert meter.result().monosemanticity is meter.result().similarity is None
+
+
 @pytest.mark.parametrize("parts", [1, 5])
 def test_streamed_quality_is_that_of_all_features_in_any_order(parts):
     sae, x = autoencoder(TopK(k=3)).double(), planted(200)[0].double()  # in float32 codes depend on the batch
