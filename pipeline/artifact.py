@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 RECORD = "step.json"
 CURVES = "metrics.json"
+# JSON has no NaN; pydantic would write null, which no field takes back. Python, MLflow and jq read NaN and Infinity.
+WITH_NAN = ConfigDict(frozen=True, ser_json_inf_nan="constants")
 
 
 class FileFacts(BaseModel):
@@ -26,7 +29,7 @@ class FileFacts(BaseModel):
 class Record(BaseModel):
     """What `step.json` says of a finished step; everything MLflow shows is derived from it."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = WITH_NAN
     name: str
     fingerprint: str
     version: int
@@ -35,6 +38,8 @@ class Record(BaseModel):
     """The canonical form: plain values, class names under `class`."""
     inputs: dict[str, str | list[str]]
     """Fingerprints by role."""
+    data: dict[str, str] = {}
+    """Digests of the files of data sets of one's own, by name, as they were when the step was planned."""
     metrics: dict[str, float | int | str]
     """Summary the step function returned."""
     files: dict[str, FileFacts]
@@ -61,7 +66,7 @@ class Record(BaseModel):
 class Point(BaseModel):
     """One value of one curve, as `Workspace.log` saw it."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = WITH_NAN
     metric: str
     value: float
     step: int
@@ -114,6 +119,20 @@ def publish(folder: Path, destination: Path) -> bool:
             return False
         raise
     return True
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A file to write in, beside `path`, that takes its place only if the block succeeds; else it is removed.
+
+    Its name is unique among all machines that see the folder, so that two writers never share it.
+    """
+    partial = path.with_name(f".{path.name}.partial-{uuid.uuid4().hex[:12]}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -1,14 +1,13 @@
 """Build one step: run its function in a folder of its own, write the record, move the folder to its place.
 
 While a step is being built its traces lie in `{root}/.building/{key}/`: `out` becomes the artifact, `scratch` and
-`curves.jsonl` survive a retry, `lock` lets one builder in at a time, `started` dates the attempt.
+`curves.jsonl` survive a retry, `started` dates the attempt. `{root}/.locks/{key}` lets one builder in at a time.
 """
 
 import errno
 import fcntl
 import importlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -35,6 +34,7 @@ from tasks.diverged import Diverged
 STARTED = "started"  # Its time of change is when the attempt at hand began.
 LIVE_CURVES = "curves.jsonl"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+FORBIDDEN = (errno.EACCES, errno.EPERM)
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,10 @@ class Place:
     def building(self, step: Step) -> Path:
         """The folder with the traces of a step that is not finished."""
         return self.root / ".building" / step.key
+
+    def lock(self, step: Step) -> Path:
+        """The file whose lock the builder of a step holds."""
+        return self.root / ".locks" / step.key
 
 
 @dataclass(frozen=True)
@@ -87,26 +91,28 @@ class Workspace:
 def build(step: Step, place: Place) -> Record:
     """The record of the step, built now or, if another driver was first, found.
 
-    Raises ValueError for what a user can mend (nothing is left behind, but the state that a diverged training saved)
-    and OSError for what a retry may mend.
+    Raises ValueError for what a user can mend and OSError for what a retry may mend. What a training saved in its
+    scratch folder is kept, unless the step's own function refuses its config or inputs.
     """
     folder = place.building(step)
-    with alone(folder):
+    with alone(place.lock(step)):
         if is_complete(step.path(place.root)):
-            shutil.rmtree(folder)
+            _remove(folder)
             return read_record(step.path(place.root))
         try:
             record = _run(step, place, folder)
         except Exception as error:
             unwritable = _unwritable(place.root, error)
-            given_up = unwritable or (isinstance(error, ValueError) and not isinstance(error, Diverged))
-            shutil.rmtree(folder if given_up else folder / "out", ignore_errors=True)
+            _remove(folder / "out")
+            saved = _saved(folder)
+            if not saved:
+                _remove(folder)
             if unwritable:
                 raise unwritable from error
-            if isinstance(error, Diverged) and any((folder / "scratch").iterdir()):
-                raise Diverged(f"{error}; its last good state is kept in {folder / 'scratch'}") from error
+            if isinstance(error, Diverged) and saved:
+                raise Diverged(f"{error}; its last good state is kept in {saved}") from error
             raise
-        shutil.rmtree(folder)
+        _remove(folder)
         return record
 
 
@@ -119,25 +125,26 @@ def resolve(function: str | Any) -> Any:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Make the folder and be the only builder in it; the kernel frees the lock of a builder that dies."""
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not _is_same_file(lock.fileno(), folder / "lock"):
-                continue  # The builder before us finished and removed the folder.
-            yield
-            return
+def alone(lock: Path) -> Iterator[None]:
+    """Be the only one who holds this lock; the kernel frees that of a builder that dies.
+
+    The file stays, empty: to remove it would let one builder lock the old file and another the new one. It lies apart
+    from what builders remove, since NFS keeps a removed file, under another name, as long as it is open.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _run(step: Step, place: Place, folder: Path) -> Record:
-    out, scratch = folder / "out", folder / "scratch"
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir()
-    scratch.mkdir(exist_ok=True)
-    (folder / STARTED).touch()
     work = _workspace(step, place, folder)
+    out = work.out
+    _remove(out)
+    out.mkdir(parents=True)
+    work.scratch.mkdir(exist_ok=True)
+    (folder / STARTED).touch()
+    _end_line(work.curves)
     started = time.time()
     metrics = _call(step, place, work)
     _write_curves(work.curves, out / CURVES)
@@ -148,6 +155,7 @@ def _run(step: Step, place: Place, folder: Path) -> Record:
         function=_function_name(step.function),
         config=canonical(step.config),
         inputs=step.identity["inputs"],
+        data=dict(step.data),
         metrics=dict(metrics),
         files=file_facts(out),
         started=started,
@@ -179,7 +187,13 @@ def _call(step: Step, place: Place, work: Workspace) -> Mapping[str, float | int
     num_threads = max(1, int(step.resources.num_cpus))
     function = resolve(step.function)
     with threads(num_threads):
-        return function(step.config, inputs, work)
+        try:
+            return function(step.config, inputs, work)
+        except ValueError as error:
+            # Refused, as it would be again; a ValueError from anywhere else costs no saved state.
+            if not isinstance(error, Diverged) and not _unwritable(place.root, error):
+                _remove(place.building(step))
+            raise
 
 
 def _write_curves(source: Path, destination: Path) -> None:
@@ -187,29 +201,53 @@ def _write_curves(source: Path, destination: Path) -> None:
     if not source.is_file():
         return
     points: dict[tuple[str, int], Point] = {}
-    for row in map(json.loads, source.read_text().splitlines()):
+    for row in _logged(source):
         for metric, value in row["metrics"].items():
             points[metric, row["step"]] = Point(metric=metric, value=value, step=row["step"], time=row["time"])
     destination.write_text("[\n" + ",\n".join(point.model_dump_json() for point in points.values()) + "\n]\n")
+
+
+def _logged(curves: Path) -> Iterator[dict[str, Any]]:
+    """What `Workspace.log` wrote, without the lines that a dying machine left torn."""
+    for line in curves.read_bytes().splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
+
+
+def _end_line(curves: Path) -> None:
+    """End a line that an earlier attempt left torn, or it would spoil the first one of this attempt."""
+    if curves.is_file() and not curves.read_bytes().endswith(b"\n"):
+        with curves.open("a") as file:
+            file.write("\n")
 
 
 def _function_name(function: Any) -> str:
     return function if isinstance(function, str) else f"{function.__module__}:{function.__qualname__}"
 
 
+def _remove(folder: Path) -> None:
+    """Remove what can be removed: an artifact is no less complete for traces that stay."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _saved(folder: Path) -> Path | None:
+    """The scratch folder, if a training saved something there."""
+    scratch = folder / "scratch"
+    return scratch if scratch.is_dir() and any(scratch.iterdir()) else None
+
+
 def _unwritable(root: Path, error: Exception) -> ValueError | None:
-    """One sentence if the failure is, whatever library raised it, that of a full or read-only disk."""
+    """One sentence if the failure is, whatever library raised it, that of a full or read-only disk.
+
+    Other trouble with the file system may pass, so it is left to a retry.
+    """
     try:
         check_writable(root)
     except ValueError as unwritable:
-        return unwritable
+        cause = unwritable.__cause__
+        return unwritable if isinstance(cause, OSError) and cause.errno in FULL + FORBIDDEN else None
     if isinstance(error, OSError) and error.errno in FULL:
         return ValueError(f"cannot write {error.filename or root}: {error.strerror}; free it or choose another folder")
     return None
-
-
-def _is_same_file(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeAlias, get_args, get_origin, get_type_hin
 import typer
 from pydantic import TypeAdapter
 
+from pipeline.data_files import with_data
 from pipeline.experiments import EXPERIMENTS
 from pipeline.step import Step
 from tasks.near_names import unknown_name
@@ -55,12 +56,15 @@ def flags_of(experiment: Experiment) -> list[inspect.Parameter]:
 
 
 def make_step(experiment: Experiment, arguments: dict[str, Any], data_root: Path | None = None) -> Step:
-    """The experiment's step for these arguments; one that has a parameter `data_root` gets the folder of data sets."""
+    """The experiment's step for these arguments, its data sets as they lie there now.
+
+    An experiment that has a parameter `data_root` gets the folder of data sets.
+    """
     place = {DATA_ROOT: data_root} if DATA_ROOT in inspect.signature(experiment).parameters else {}
     step = experiment(**arguments, **place)
     if not isinstance(step, Step):
         raise ValueError(f"an experiment returns a Step, but {experiment.__qualname__} gave {type(step).__name__}")
-    return step
+    return with_data(step, data_root)
 
 
 def _flag(parameter: inspect.Parameter, hint: Any) -> inspect.Parameter:
@@ -70,10 +74,10 @@ def _flag(parameter: inspect.Parameter, hint: Any) -> inspect.Parameter:
     help_text = next((note for note in notes if isinstance(note, str)), "")
     default = ... if parameter.default is inspect.Parameter.empty else parameter.default
     option = typer.Option(help=help_text)
-    if get_origin(kind) is tuple:
-        item = getattr(get_args(kind)[0], "__name__", "text").upper()
-        option = typer.Option(help=help_text, parser=_commas(kind), metavar=f"{item},...")
-        kind, default = Any, default if default is ... else ",".join(map(str, default))
+    for several in (one for one in (kind, *get_args(kind)) if get_origin(one) is tuple):  # the kind, or it or None
+        item = getattr(get_args(several)[0], "__name__", "text").upper()
+        option = typer.Option(help=help_text, parser=_commas(several), metavar=f"{item},...")
+        kind, default = Any, default if default in (..., None) else ",".join(map(str, default))
     return inspect.Parameter(
         parameter.name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, option], default=default
     )

@@ -100,27 +100,55 @@ def read_features(places: Sequence[Path], *, backbone: str | None = None, width:
     return FeatureTable(ids, labels, tuple(names), codes, views, features if in_place else features[order], about)
 
 
-def anchors(places: Sequence[Path], num_images: int, backbone: str | None = None, data: str | None = None) -> Tensor:
-    """Features (views, num_images, width) by view and image, NaN where an image was not encoded.
+class StagedViews:
+    """Features (num_images, width) by view, NaN where an image was not encoded, in the dtype of their files.
+
+    One view is in memory at a time, that which was asked for last: an epoch of training sees one, and ten views of
+    ImageNet would fill 26 GB. Asking for another reads it; that raises ValueError if there are more images.
+    """
+
+    def __init__(self, files: Sequence["_File"], num_images: int) -> None:
+        self._files, self._num_images = files, num_images
+        self._held: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self._files[0].staged.views)
+
+    def __getitem__(self, view: int) -> Tensor:
+        if not 0 <= view < len(self):
+            raise IndexError(f"there are {len(self)} views, got {view}")
+        if view not in self._held:
+            self._held.clear()  # first, or two would be in memory while the new one is read
+            self._held[view] = self._read(view)
+        return self._held[view]
+
+    def _read(self, view: int) -> Tensor:
+        first, count = self._files[0], self._num_images
+        found = torch.full((count, first.width), torch.nan, dtype=first.dtype)
+        for file in self._files:
+            for rows in file.rows(view):
+                if rows.ids.max() >= count:
+                    raise ValueError(f"{file.path} holds features of image {rows.ids.max()}, but there are {count}")
+                found[rows.ids] = torch.from_numpy(rows.sites[SITE])
+        return found
+
+
+def anchors(
+    places: Sequence[Path], num_images: int, backbone: str | None = None, data: str | None = None
+) -> StagedViews:
+    """Features by view and image.
 
     Raises ValueError as `read_features` does but for missing parts, for views that are not 0, 1, ... without a gap, and
-    for files of other images: of several sets, of one whose fingerprint is not `data`, or beyond `num_images`.
+    for files of other images: of several sets, or of one whose fingerprint is not `data`.
     """
     files = _opened(places, backbone, None)
     first = files[0]
     for file in files:
         if file.staged.whole != first.staged.whole or data not in (None, file.staged.data):
             raise ValueError(f"{file.path} holds features of other images or views: they are no anchors here")
-    num_views = len(first.staged.views)
-    if sorted(first.staged.views) != list(range(num_views)):
+    if sorted(first.staged.views) != list(range(len(first.staged.views))):
         raise ValueError(f"{first.path} holds the views {first.staged.views}: anchors need those from 0 on")
-    found = torch.full((num_views, num_images, first.width), torch.nan, dtype=first.dtype)
-    for file in files:
-        for rows in file.rows():
-            if rows.ids.max() >= num_images:
-                raise ValueError(f"{file.path} holds features of image {rows.ids.max()}, but there are {num_images}")
-            found[rows.views.astype(np.int64), rows.ids] = torch.from_numpy(rows.sites[SITE])
-    return found
+    return StagedViews(files, num_images)
 
 
 def as_wanted(features: Tensor, wanted: FeatureInfo) -> Tensor:
@@ -145,8 +173,8 @@ class _File:
         assert isinstance(dtype, torch.dtype)
         return dtype
 
-    def rows(self) -> Iterator[Rows]:
-        return read_rows(self.path, batch_size=BATCH)
+    def rows(self, view: int | None = None) -> Iterator[Rows]:
+        return read_rows(self.path, batch_size=BATCH, view=view)
 
 
 def _opened(places: Sequence[Path], backbone: str | None, width: int | None) -> list[_File]:

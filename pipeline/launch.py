@@ -1,16 +1,18 @@
 """Run or plan one experiment: build its steps, keep the run's record, show it in MLflow, print the result."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifact import check_writable
 from pipeline.console import output, program, say
-from pipeline.execute import Run, StepsFailed, missing, refusals, run
+from pipeline.execute import Event, missing, refusals, run
 from pipeline.experiment import Experiment, make_step
 from pipeline.mlflow_store import store_of
 from pipeline.plan import check_space, forecast, plan_table, time_text, totals
 from pipeline.progress import shown
+from pipeline.run_log import logged
 from pipeline.run_record import RunRecord
 from pipeline.settings import Settings
 from pipeline.show import print_result
@@ -34,12 +36,9 @@ def run_experiment(name: str, experiment: Experiment, arguments: dict[str, Any],
     lines = forecast([step], settings.root)
     check_space(lines, shutil.disk_usage(settings.root).free)
     say(f"{name}: {totals(lines)}")
-    try:
-        outcome = _run(step, settings)
-    except StepsFailed as failed:
-        _track(name, arguments, failed.run, settings, failed)
-        raise
-    _track(name, arguments, outcome, settings)
+    store = store_of(settings.root, settings.tracking_uri)
+    with logged(RunRecord.begun(name, arguments, [step]), settings.root, store) as listen:
+        _run(step, settings, listen)
     print_result(step.path(settings.root))
     say(f"open MLflow with: {ui_line(settings)}")
 
@@ -50,25 +49,14 @@ def ui_line(settings: Settings) -> str:
     return settings.tracking_uri or f"{program()} ui{root}"
 
 
-def _run(step: Step, settings: Settings) -> Run:
-    with shown(ancestors([step]), settings.root) as listen:
-        outcome = run([step], settings.root, settings.runner, listen, settings.data_root)
+def _run(step: Step, settings: Settings, listen: Callable[[Event], None]) -> None:
+    with shown(ancestors([step]), settings.root) as show:
+
+        def hear(event: Event) -> None:
+            show(event)
+            listen(event)
+
+        outcome = run([step], settings.root, settings.runner, hear, settings.data_root)
     built, cached = len(outcome.built), len(outcome.cached)
     what = f"built {built} steps, found {cached} built" if built else f"all {cached} steps were built already"
     say(f"{what}, in {time_text(outcome.seconds)}")
-    return outcome
-
-
-def _track(
-    name: str,
-    arguments: dict[str, Any],
-    outcome: Run,
-    settings: Settings,
-    failed: StepsFailed | None = None,
-) -> None:
-    from pipeline.tracking import Tracker  # here, not above: a plan needs no mlflow
-
-    record = RunRecord.of(name, arguments, outcome, failed)
-    record.write(settings.root)
-    tracked = Tracker(settings.root, store_of(settings.root, settings.tracking_uri)).track(record)
-    say(tracked.line)

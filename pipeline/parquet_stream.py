@@ -24,14 +24,16 @@ def open_parquet(path: Path, metadata: pq.FileMetaData | None = None) -> pq.Parq
     )
 
 
-def stream(path: Path, metadata: pq.FileMetaData, columns: Sequence[str], batch_size: int) -> Iterator[pa.Table]:
-    """The rows in order, in tables of exactly `batch_size`, the last one maybe smaller.
+def stream(
+    path: Path, metadata: pq.FileMetaData, columns: Sequence[str], batch_size: int, only: Sequence[int] | None = None
+) -> Iterator[pa.Table]:
+    """The rows in order, in tables of exactly `batch_size`, the last one maybe smaller; of row groups `only`, if given.
 
     Memory is one row group for every two threads (at most four), whose columns are decoded side by side, and one more.
     Raises what Arrow does if a page is damaged.
     """
     rest = metadata.schema.to_arrow_schema().empty_table().select(columns)
-    for group in _groups(path, metadata, columns):
+    for group in _groups(path, metadata, columns, range(metadata.num_row_groups) if only is None else only):
         table = pa.concat_tables([rest, group])
         whole = len(table) - len(table) % batch_size
         yield from (table.slice(start, batch_size) for start in range(0, whole, batch_size))
@@ -43,12 +45,12 @@ def stream(path: Path, metadata: pq.FileMetaData, columns: Sequence[str], batch_
         yield rest
 
 
-def _groups(path: Path, metadata: pq.FileMetaData, columns: Sequence[str]) -> Iterator[pa.Table]:
+def _groups(path: Path, metadata: pq.FileMetaData, columns: Sequence[str], wanted: Sequence[int]) -> Iterator[pa.Table]:
     def group(number: int) -> pa.Table:
         with open_parquet(path, metadata) as file:  # A reader of its own: two threads cannot share one.
             return file.read_row_group(number, columns, use_threads=True)
 
-    numbers, ahead = iter(range(metadata.num_row_groups)), min(max(1, pa.cpu_count() // 2), MOST_AHEAD)
+    numbers, ahead = iter(wanted), min(max(1, pa.cpu_count() // 2), MOST_AHEAD)
     pool = ThreadPoolExecutor(ahead, thread_name_prefix="parquet")
     try:
         coming = deque(pool.submit(group, number) for number in islice(numbers, ahead))

@@ -3,7 +3,6 @@
 One row per network, test set and example; a row group holds what one network said of one test set.
 """
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from pipeline.artifact import written_whole
 from tasks.clip.scores import NO_GROUP, Predictions
 
 PREDICTIONS = "predictions.parquet"
@@ -50,16 +50,11 @@ class Answers:
 
 def write_predictions(path: Path, answers: Iterable[Answers]) -> None:
     """Write them as they come, one test set of one network in memory; the file is there whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        options = {"compression": "zstd", "use_dictionary": list(WORDS), "write_page_checksum": True}
-        with pq.ParquetWriter(partial, SCHEMA, **options) as file:
-            for part in answers:
-                table = _table(part)
-                file.write_table(table, row_group_size=len(table))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    options = {"compression": "zstd", "use_dictionary": list(WORDS), "write_page_checksum": True}
+    with written_whole(path) as partial, pq.ParquetWriter(partial, SCHEMA, **options) as file:
+        for part in answers:
+            table = _table(part)
+            file.write_table(table, row_group_size=len(table))
 
 
 def read_predictions(path: Path, networks: Iterable[str] | None = None) -> Iterator[Answers]:

@@ -57,8 +57,8 @@ class Running:
         folder = self._place.building(step)
         try:
             started = (folder / STARTED).stat().st_mtime
-        except FileNotFoundError:
-            return None
+        except OSError:
+            return None  # Not begun, or removed a moment ago.
         if started < self._start:
             return None  # What an earlier run that was killed left there.
         return f"running {step.key}", time_text(time.time() - started), _latest(folder / LIVE_CURVES)
@@ -89,7 +89,7 @@ def _latest(curves: Path) -> str:
         with curves.open("rb") as file:
             file.seek(max(0, curves.stat().st_size - 4096))
             row = json.loads(file.read().splitlines()[-1])
-    except (FileNotFoundError, IndexError, json.JSONDecodeError):
+    except (OSError, IndexError, ValueError):
         return ""  # Nothing logged yet, or a line half-written.
     values = list(row["metrics"].items())[-MOST_METRICS:]
     return f"{row['step']}: " + "  ".join(f"{name}={value:.4g}" for name, value in values)

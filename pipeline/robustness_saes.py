@@ -26,6 +26,7 @@ COLUMNS = (
     Column("L0", "id/l0", "{:.1f}".format),
     Column("dead %", "id/dead_share", percent, deviation=True),
     *(Column(f"accuracy {name}", f"{role}/{AFTER}", percent, deviation=True) for role, name in ROLES.items()),
+    *(Column(f"monosem. {name}", f"{role}/monosemanticity", "{:.2f}".format) for role, name in ROLES.items()),
     Column("stability", "stability", "{:.2f}".format, deviation=True),
 )
 IN_CONSOLE = (
@@ -42,12 +43,13 @@ CAPTION = "FVU and accuracy are in distribution, on seen and on unseen shifts; s
 LEGEND = (
     "FVU: the share of the variance of frozen test features, as the autoencoder reads them, that it leaves "
     "unexplained; above 1 their mean would do better. L0: latents that an image activates. Dead: latents that no test "
-    "image in distribution activates. Accuracy in %: of the zero-shot head on reconstructions. Stability: mean cosine "
-    "of matched atoms of two seeds. FVU and accuracy are means over styles, and all are means over autoencoders that "
-    "differ in their seed."
+    "image in distribution activates. Accuracy in %: of the zero-shot head on reconstructions. Monosem.: how alike the "
+    "features of images that activate a latent are, weighted by activation, mean over latents; in the first row of any "
+    "two images, which is what chance gives. Stability: mean cosine of matched atoms of two seeds. FVU, accuracy and "
+    "monosem. are means over styles, and all are means over autoencoders that differ in their seed."
 )
 UNTOUCHED = "no autoencoder"
-"""The row that gives the accuracy on the features themselves."""
+"""The row of the features themselves: their accuracy, and how alike they are."""
 
 
 def quality_rows(summaries: Sequence[Mapping[str, float | int | str]]) -> list[Row]:
@@ -105,6 +107,7 @@ def _with_untouched(rows: Sequence[Row]) -> list[Row]:
     """The rows below one of the features themselves, which are the same for all."""
     first: Row = {"label": UNTOUCHED}
     for role in ROLES:
+        first[f"{role}/monosemanticity"] = rows[0].get(f"{role}/similarity")
         for end in ("", DEVIATION):
             first[f"{role}/{AFTER}{end}"] = rows[0].get(f"{role}/{BEFORE}{end}")
     return [first, *rows]

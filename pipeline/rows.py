@@ -7,7 +7,6 @@ The writer and every reader stream: memory is a few row groups, whatever the num
 """
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -18,10 +17,12 @@ from typing import Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 from pydantic import ValidationError
 
+from pipeline.artifact import written_whole
 from pipeline.parquet_stream import open_parquet, stream
 from pipeline.rows_schema import KEY_COLUMNS, SCHEMA_KEY, RowsSchema
 
@@ -76,19 +77,11 @@ class RowsWriter:
         self._digests = {name: hashlib.sha256() for name in self._arrow.names}
 
     def __enter__(self) -> Self:
-        self._partial = self.path.with_name(f".{self.path.name}.partial-{os.getpid()}")
-        self._file = pq.ParquetWriter(
-            self._partial,
-            self._arrow,
-            compression="zstd",
-            # Dense values are left as they are, which doubles the speed of reading; rectified ones still lose 40 %.
-            compression_level=-1,
-            use_dictionary=["split", "domain", "view"],
-            use_byte_stream_split=[f"{site}.list.element" for site in self.schema.sites],
-            write_statistics=list(KEY_COLUMNS),
-            write_page_checksum=True,
-        )
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rows")
+        with ExitStack() as stack:
+            partial = stack.enter_context(written_whole(self.path))
+            self._file = stack.enter_context(self._parquet(partial))
+            self._thread = stack.enter_context(ThreadPoolExecutor(max_workers=1, thread_name_prefix="rows"))
+            self._open = stack.pop_all()
         self._group: Future[None] | None = None
         return self
 
@@ -122,13 +115,24 @@ class RowsWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with ExitStack() as always:
-            always.callback(self._partial.unlink, missing_ok=True)
-            always.enter_context(self._file)
-            always.enter_context(self._thread)
-            if kind is None:
-                self._finish()
-                os.replace(self._partial, self.path)
+        if kind is not None:
+            self._open.__exit__(kind, error, trace)
+            return
+        with self._open:
+            self._finish()
+
+    def _parquet(self, path: Path) -> pq.ParquetWriter:
+        return pq.ParquetWriter(
+            path,
+            self._arrow,
+            compression="zstd",
+            # Dense values are left as they are, which doubles the speed of reading; rectified ones still lose 40 %.
+            compression_level=-1,
+            use_dictionary=["split", "domain", "view"],
+            use_byte_stream_split=[f"{site}.list.element" for site in self.schema.sites],
+            write_statistics=list(KEY_COLUMNS),
+            write_page_checksum=True,
+        )
 
     def _list(self, site: str, values: NDArray, num_rows: int) -> pa.FixedSizeListArray:
         width = self.schema.width(site)
@@ -182,8 +186,12 @@ class RowsWriter:
         self._file.close()
 
 
-def read_rows(path: Path, sites: Sequence[str] | None = None, batch_size: int = 1024) -> Iterator[Rows]:
-    """Stream the rows in the order they were written, only the named sites if given.
+def read_rows(
+    path: Path, sites: Sequence[str] | None = None, batch_size: int = 1024, view: int | None = None
+) -> Iterator[Rows]:
+    """Stream the rows in the order they were written, only the named sites, or those of one view, if given.
+
+    Row groups without a row of that view are not decoded.
 
     Raises ValueError if the file is absent, cut short, damaged or of another kind, or a site is unknown.
     """
@@ -192,7 +200,7 @@ def read_rows(path: Path, sites: Sequence[str] | None = None, batch_size: int = 
     wanted = list(schema.sites if sites is None else sites)
     if unknown := [site for site in wanted if site not in schema.sites]:
         raise ValueError(f"{path} has no site {unknown[0]!r}: it has {', '.join(schema.sites)}")
-    return _stream(path, file.metadata, wanted, batch_size)
+    return _stream(path, file.metadata, wanted, batch_size, view)
 
 
 def describe(path: Path) -> RowsInfo:
@@ -230,14 +238,27 @@ def _schema(path: Path, file: pq.ParquetFile) -> RowsSchema:
     return schema
 
 
-def _stream(path: Path, metadata: pq.FileMetaData, sites: list[str], batch_size: int) -> Iterator[Rows]:
+def _stream(
+    path: Path, metadata: pq.FileMetaData, sites: list[str], batch_size: int, view: int | None
+) -> Iterator[Rows]:
+    groups = None if view is None else [n for n in range(metadata.num_row_groups) if _may_hold(metadata, n, view)]
     try:
-        for table in stream(path, metadata, [*READ_KEYS, *sites], batch_size):
+        for table in stream(path, metadata, [*READ_KEYS, *sites], batch_size, groups):
+            if view is not None:
+                table = table.filter(pc.equal(table.column("view"), view))
+            if not len(table):
+                continue
             values = {site: _owned(table.column(site)).reshape(len(table), -1) for site in sites}
             ids, labels, domains, views = (_owned(table.column(name)) for name in READ_KEYS)
             yield Rows(ids, labels, domains, views, values)
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path) from error
+
+
+def _may_hold(metadata: pq.FileMetaData, group: int, view: int) -> bool:
+    """Whether a row group may hold a row of that view, by its footer."""
+    facts = metadata.row_group(group).column(list(KEY_COLUMNS).index("view")).statistics
+    return facts is None or not facts.has_min_max or facts.min <= view <= facts.max
 
 
 def _owned(column: pa.ChunkedArray) -> NDArray:

@@ -66,6 +66,8 @@ class Step:
     """Everything that changes the result, and nothing else."""
     inputs: Inputs = field(default_factory=dict)
     """Steps whose folders the function reads, by role."""
+    data: Mapping[str, str] = field(default_factory=dict)
+    """Digests of the files that its config names but does not hold, by name; see `pipeline.data_files`."""
     version: int = 1
     """Raised when the meaning of the code changes, so that old outputs are built anew."""
     resources: Resources = Resources()
@@ -98,7 +100,8 @@ class Step:
             role: value.fingerprint if isinstance(value, Step) else [step.fingerprint for step in value]
             for role, value in self.inputs.items()
         }
-        return {"name": self.name, "version": self.version, "config": self.config, "inputs": inputs}
+        named = {"name": self.name, "version": self.version, "config": self.config, "inputs": inputs}
+        return named | ({"data": self.data} if self.data else {})
 
     @property
     def key(self) -> str:
@@ -153,6 +156,11 @@ def ancestors(targets: Sequence[Step]) -> list[Step]:
 
 def with_resources(targets: Sequence[Step], change: Callable[[Step], Resources]) -> list[Step]:
     """The same graph, same fingerprints, with `change(step)` as the resources of every step."""
+    return changed_steps(targets, lambda step: {"resources": change(step)})
+
+
+def changed_steps(targets: Sequence[Step], change: Callable[[Step], Mapping[str, Any]]) -> list[Step]:
+    """The same graph with other fields of every step, those that `change` gives."""
     changed: dict[str, Step] = {}
 
     def renew(value: Step | tuple[Step, ...]) -> Step | tuple[Step, ...]:
@@ -160,7 +168,7 @@ def with_resources(targets: Sequence[Step], change: Callable[[Step], Resources])
 
     for step in ancestors(targets):
         inputs = {role: renew(value) for role, value in step.inputs.items()}
-        changed[step.fingerprint] = replace(step, inputs=inputs, resources=change(step))
+        changed[step.fingerprint] = replace(step, **{"inputs": inputs, **change(step)})
     return [changed[target.fingerprint] for target in targets]
 
 

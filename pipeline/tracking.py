@@ -7,7 +7,7 @@ ids is used, in the driver alone.
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -41,11 +41,15 @@ class Tracked:
     run_id: str | None = None
     url: str | None = None
     problem: str | None = None
-    """Why the store did not take it, in a few words; the records stay and a sync will log them."""
+    """Why the store does not show it, in a few words; the records stay."""
+    is_unreadable: bool = False
+    """Whether the trouble is with the run's records, not with the store, which a later sync may find well again."""
 
     @property
     def line(self) -> str:
         """One line for the user."""
+        if self.is_unreadable:
+            return f"MLflow cannot show run {self.run.key}: {self.problem}"
         if self.problem:
             return (
                 f"MLflow at {self.store.uri} did not take the run ({self.problem}); "
@@ -55,11 +59,11 @@ class Tracked:
 
 
 def sync(root: Path, store: Store) -> list[Tracked]:
-    """Log every run under `root` that the store does not show yet, oldest first; stops at the first problem."""
+    """Log every run under `root` that the store does not show yet, oldest first; stops at trouble with the store."""
     tracker, done = Tracker(root, store), list[Tracked]()
     for run in read_runs(root):
         done.append(tracker.track(run))
-        if done[-1].problem:
+        if done[-1].problem and not done[-1].is_unreadable:
             break
     return done
 
@@ -76,38 +80,42 @@ class Tracker:
         return MlflowClient(self.store.uri)
 
     def track(self, run: RunRecord) -> Tracked:
-        """Log the run as `log` does, but give trouble with the store as a sentence: a run must not fail for it."""
+        """Log the run as `log` does, but give trouble as a sentence: neither a run nor those after it fail for it."""
         if problem := self.store.problem():
             return Tracked(run, self.store, problem=problem)
         try:
             parent = self.log(run)
         except (MlflowException, SQLAlchemyError, OSError) as error:
-            return Tracked(run, self.store, problem=str(error).strip().splitlines()[0][:200])
+            return Tracked(run, self.store, problem=(str(error).strip() or type(error).__name__).splitlines()[0][:200])
+        except ValueError as error:
+            problem = f"{error}; remove {run.path(self.root)} to leave the run out"
+            return Tracked(run, self.store, problem=problem, is_unreadable=True)
         url = self.store.url(parent.info.experiment_id, parent.info.run_id)
         return Tracked(run, self.store, parent.info.run_id, url)
 
     def log(self, run: RunRecord) -> Run:
         """The parent run, made or completed, with a child for every step the store does not show yet.
 
-        A run may be logged while it goes on, again and again: what is there already is left alone.
+        A run may be logged while it goes on, again and again: what is there already is left alone. Raises ValueError
+        if a step that the run names was removed or is damaged.
         """
-        parent = self._parent(run)
-        if parent.info.status in ("FINISHED", "FAILED"):
-            return parent
+        experiment_id = self._experiment(run.experiment)
+        found = self._oldest([experiment_id], view.RUN_KEY, run.key)
+        if found and found.info.status in ("FINISHED", "FAILED"):
+            return found
         records = {key: read_record(self._folder(key)) for key in [*run.cached, *run.built]}
+        parent = found or self._parent(run, experiment_id)
         names = titles(list(records.values()))
         experiments = [experiment.experiment_id for experiment in self._client.search_experiments()]
         for fingerprint, record in records.items():
             if fingerprint not in self._links:
                 self._links[fingerprint] = self._show(record, names[fingerprint], parent, experiments)
         if run.seconds is not None:
+            self._rename({key: names[key] for key in run.built})
             self._finish(run, records, parent)
         return parent
 
-    def _parent(self, run: RunRecord) -> Run:
-        experiment_id = self._experiment(run.experiment)
-        if found := self._oldest([experiment_id], view.RUN_KEY, run.key):
-            return found
+    def _parent(self, run: RunRecord, experiment_id: str) -> Run:
         tags = {view.RUN_KEY: run.key}
         return self._client.create_run(experiment_id, _milliseconds(run.started), tags, run_name=run.title)
 
@@ -128,6 +136,14 @@ class Tracker:
         if child.info.status != "FINISHED":
             self._fill(child.info.run_id, record)
         return view.Link(child.info.run_name or title, record.key, child.info.experiment_id, child.info.run_id)
+
+    def _rename(self, names: Mapping[str, str]) -> None:
+        """Give the runs of steps these names: one that was shown before others of its kind was named by its kind."""
+        for fingerprint, name in names.items():
+            link = self._links[fingerprint]
+            if link.title != name:
+                self._client.update_run(link.run_id, name=name)
+                self._links[fingerprint] = replace(link, title=name)
 
     def _oldest(self, experiments: list[str], tag: str, value: str) -> Run | None:
         order = ["attributes.start_time ASC"]

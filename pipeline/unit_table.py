@@ -1,6 +1,5 @@
 """The per-unit summary in Parquet: one row per unit of every site, made beside the activation rows."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,6 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
+
+from pipeline.artifact import written_whole
 
 STATISTICS = ("mean", "variance", "fraction_active", "norm")
 SCHEMA = pa.schema(
@@ -24,12 +25,8 @@ def write_unit_table(
     """
     tables = [_site_table(site, statistics) for site, statistics in summaries.items()]
     table = pa.concat_tables([SCHEMA.empty_table(), *tables]).replace_schema_metadata(dict(provenance))
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
+    with written_whole(path) as partial:
         pq.write_table(table, partial, compression="zstd", use_dictionary=["site"])
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_unit_table(path: Path) -> dict[str, dict[str, NDArray[np.float64]]]:

@@ -23,6 +23,8 @@ from tasks.clip.worlds import WORLDS, World
 from tasks.data.sources import CORRUPTIONS
 from tasks.explain.vocabulary import Truth, concepts_in
 
+EXPLAINED = ("ft", "sae-mask")
+
 
 def clip_styles(
     *,
@@ -61,9 +63,12 @@ def clip_styles(
     ] = "ours",
     anchors: Annotated[Anchoring, "Frozen features: live, staged for every view, or once for clean images."] = "views",
     tolerance: Annotated[float, "Validation accuracy that a stronger hold may cost, as a share."] = 0.01,
-    explain: Annotated[Texts, "Ways to fine-tune that are explained, at the middle strength."] = ("ft", "sae-mask"),
+    explain: Annotated[
+        Texts | None, f"Ways that are explained, at the middle strength; default: {' and '.join(EXPLAINED)}, if tried."
+    ] = None,
 ) -> Step:  # fmt: skip
     """Pre-train a small CLIP on many styles, fine-tune it on one, and see what it lost and what holds it."""
+    explain = tuple(way for way in EXPLAINED if way in methods) if explain is None else explain
     settings = {name.replace("_", " "): str(value) for name, value in locals().items()}
     chosen = sized_world(world, pretrain_images, width)
     return robust_graph(

@@ -75,8 +75,8 @@ class OfSeed:
         named = tuple((name, self._saes_config(way)) for name, way in users.items())
         config = SAEQualityConfig(saes=named, test_sets=test_sets)
         inputs: Inputs = {"classifier": self.zero_shot, "saes": tuple(map(self._saes_of, users.values()))}
-        step = Step("sae_quality", "pipeline.steps.sae_quality:measure_saes", config, inputs, expect=Expect(5, MEGA))
-        return (step,)
+        measure = "pipeline.steps.sae_quality:measure_saes"
+        return (Step("sae_quality", measure, config, inputs, version=2, expect=Expect(5, MEGA)),)
 
     def clean(self, source: Source) -> tuple[Step, ...]:
         """Frozen features of images as they are."""
@@ -216,13 +216,16 @@ class OfSeed:
         )  # fmt: skip
 
     def _path(self, after: tuple[Step, ...], alphas: tuple[float, ...]) -> Step:
+        measured = self.recipe.saes if self.recipe.uses_saes else None
         config = PathConfig(
-            labelled=self.seeded.labelled, test_sets=self.seeded.test_sets, alphas=alphas, sae=self.recipe.saes.first
-        )
-        inputs: Inputs = {
+            labelled=self.seeded.labelled, test_sets=self.seeded.test_sets, alphas=alphas,
+            sae=measured.first if measured else None,
+        )  # fmt: skip
+        inputs: dict[str, Step | tuple[Step, ...]] = {
             "before": self.zero_shot, "after": after, "backbone": self.seeded.backbone,
-            "sae": self.saes(self.recipe.saes),
         }  # fmt: skip
+        if measured:
+            inputs["sae"] = self.saes(measured)
         return Step(
             "path", "pipeline.steps.robustness:evaluate_path", config, inputs,
             check="pipeline.steps.robustness_config:check_path",

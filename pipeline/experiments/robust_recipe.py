@@ -54,7 +54,10 @@ class RobustRecipe:
     training: TrainConfig
     anchoring: Anchoring
     saes: SAEsConfig
-    """The first one is what explanations use, drift is measured by, and ways without their own are fine-tuned with."""
+    """The first one is what explanations use, drift is measured by, and ways without their own are fine-tuned with.
+
+    They are trained where a way or an explanation needs them; to measure drift alone, every image need not be encoded.
+    """
     alphas: tuple[float, ...]
     tolerance: float
     ways: Mapping[str, Variant] = field(default_factory=lambda: VARIANTS)
@@ -91,6 +94,11 @@ class RobustRecipe:
             raise ValueError("explanations read unit features: train autoencoders on those, or explain nothing")
         if "soup" in [self.way(name).kind for name in self.explained]:
             raise ValueError("a soup has no training of its own to explain: explain what it is made of")
+
+    @property
+    def uses_saes(self) -> bool:
+        """Whether anything is explained, or fine-tuned with autoencoders."""
+        return bool(self.explained) or any(self.way(name).reads_codes for name in self.methods)
 
     def way(self, name: str) -> Variant:
         """The way to fine-tune of that name. Raises ValueError, with near names, if there is none."""

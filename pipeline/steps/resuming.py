@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from pipeline.artifact import written_whole
 from pipeline.build import Workspace
 
 STATE = "resume.pt"
@@ -21,8 +22,7 @@ def saver(work: Workspace) -> Callable[[dict[str, Any]], None]:
     """Keeps a state, whole or not at all: a worker may die while it saves."""
 
     def save(state: dict[str, Any]) -> None:
-        partial = work.scratch / f"{STATE}.partial"
-        torch.save(state, partial)
-        partial.replace(work.scratch / STATE)
+        with written_whole(work.scratch / STATE) as partial:
+            torch.save(state, partial)
 
     return save

@@ -64,6 +64,8 @@ def numbers(quality: Quality) -> dict[str, float]:
         "dead_share": quality.dead_share,
         "accuracy": quality.accuracy,
         "reconstruction_accuracy": quality.reconstruction_accuracy,
+        "monosemanticity": quality.monosemanticity,
+        "similarity": quality.similarity,
     }
     return {name: value for name, value in named.items() if value is not None}
 

@@ -4,7 +4,11 @@ Nothing here is ever downloaded. Add a data set of torchvision's by a line in `K
 `torchvision:Name`, and what is one's own is `KIND:PATH`, of a kind in `KINDS`.
 """
 
+import hashlib
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -12,8 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tasks.near_names import unknown_name
 
+MANY_FILES = 50_000  # as many are looked at in half a second on a local disk
 FOLDER_IMAGE_SIZE = 224  # pixels; what nearly every network trained on pictures of many sizes is fed
 Interpolation = Literal["bilinear", "bicubic"]
+EVERY_LEVEL = 0  # counted down from here, the lowest is never reached
 NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 NPZ = (
     f"a numpy .npz file with the arrays {', '.join(NPZ_KEYS)}, "
@@ -58,6 +64,8 @@ class Kind:
 
     layout: str
     """What must lie at its path, for messages."""
+    levels: int = 1
+    """Levels of folders below its path, the lowest of which hold pictures."""
     needs: tuple[str, ...] = ()
     """Files and folders without which it is not there."""
     parts: tuple[str, ...] | None = None
@@ -69,11 +77,11 @@ class Kind:
 WILDS_PARTS = ("train", "id_val", "id_test", "val", "test")
 KINDS = {
     "npz": Kind(NPZ),
-    "imagefolder": Kind("train/CLASS/picture.jpg and test/CLASS/picture.jpg (or val in place of test)"),
+    "imagefolder": Kind("train/CLASS/picture.jpg and test/CLASS/picture.jpg (or val in place of test)", levels=2),
     "classes": Kind("CLASS/picture.jpg; train and test are the same", has_classes=True),
-    "domains": Kind("DOMAIN/CLASS/picture.jpg; domains are groups, train and test are the same", parts=()),
-    "iwildcam": Kind("WILDS iWildCam 2.0", ("metadata.csv", "categories.csv", "train"), WILDS_PARTS),
-    "fmow": Kind("WILDS FMoW 1.1", ("rgb_metadata.csv", "country_code_mapping.csv", "images"), WILDS_PARTS),
+    "domains": Kind("DOMAIN/CLASS/picture.jpg; domains are groups, train and test are the same", levels=2, parts=()),
+    "iwildcam": Kind("WILDS iWildCam 2.0", needs=("metadata.csv", "categories.csv", "train"), parts=WILDS_PARTS),
+    "fmow": Kind("WILDS FMoW 1.1", needs=("rgb_metadata.csv", "country_code_mapping.csv", "images"), parts=WILDS_PARTS),
 }
 """What may stand before a path, in the name of a data set."""
 PREFIXES = ("torchvision", *KINDS)
@@ -144,6 +152,46 @@ class DataSpec(BaseModel):
 def path_of(spec: DataSpec, root: Path | None) -> Path:
     """The file or folder that a "KIND:PATH" names."""
     return (root or Path()) / Path(spec.name.partition(":")[2]).expanduser()
+
+
+def files_digest(spec: DataSpec, root: Path | None) -> str | None:
+    """16 hex digits that change with the files of a "KIND:PATH": their names, sizes and times of change.
+
+    Quick, for no file is opened. Of a set of more than `MANY_FILES` the times of its folders stand for the pictures in
+    them: those change when one is added, removed or renamed, but not when one is written over in place.
+
+    None where nothing of that name lies there, and for sets that are what their name says. Raises ValueError for a
+    folder that cannot be read.
+    """
+    kind = KINDS.get(spec.name.partition(":")[0])
+    path = path_of(spec, root)
+    if kind is None or not path.exists():
+        return None
+    try:
+        found = list(islice(_dated(path, EVERY_LEVEL), MANY_FILES + 1))
+        if len(found) > MANY_FILES:
+            found = list(_dated(path, kind.levels))
+    except OSError as error:
+        raise ValueError(f"data set {spec.name!r} cannot be read: {error.filename}: {error.strerror}") from error
+    return hashlib.sha256(repr(sorted(found)).encode()).hexdigest()[:16]
+
+
+def _dated(path: Path, levels: int, place: str = "") -> Iterator[tuple[str, int, int]]:
+    """Place, size and time of change of files, and at the lowest level of folders; hidden ones are no part of a set."""
+    if path.is_file():
+        facts = path.stat()
+        yield place, facts.st_size, facts.st_mtime_ns
+        return
+    with os.scandir(path) as entries:
+        for entry in entries:
+            name = f"{place}{entry.name}"
+            if entry.name.startswith("."):
+                continue
+            if levels != 1 and entry.is_dir():
+                yield from _dated(Path(entry.path), levels - 1, f"{name}/")
+            elif entry.is_file() or entry.is_dir():
+                facts = entry.stat()
+                yield name, facts.st_size, facts.st_mtime_ns
 
 
 def how_to_fetch(torchvision_name: str, root: Path) -> str:

@@ -80,10 +80,10 @@ class MonosemanticityMeter:
         if len(activations) != len(embeddings):
             raise ValueError(f"{len(activations)} rows of activations need as many embeddings, got {len(embeddings)}")
         s, e = activations.double(), unit(embeddings.double())
-        batch = {"se": s.T @ e, "e": e.sum(0), "ee": e.square().sum(), "s": s.sum(0), "ss": s.square().sum(0)}
         # Embeddings of norm 0 have no direction and must not count as similar to themselves.
-        batch["sse"] = s.square().T @ e.square().sum(1)
-        batch["see"] = s.T @ e.square().sum(1)
+        own, squares = e.square().sum(1), s.square()
+        batch = {"se": s.T @ e, "e": e.sum(0), "ee": own.sum(), "s": s.sum(0), "ss": squares.sum(0)}
+        batch |= {"sse": own @ squares, "see": own @ s}
         least = s.amin(0)
         self.sums["least"] = torch.minimum(self.sums["least"], least) if self.sums else least
         for name, amount in batch.items():

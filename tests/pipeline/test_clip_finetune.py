@@ -1,6 +1,8 @@
 """A CLIP with weights from a file is fine-tuned on folders of pictures, from the command line to the report."""
 
 import json
+import re
+import shutil
 
 import numpy as np
 import open_clip
@@ -77,6 +79,29 @@ def test_a_mistake_is_one_sentence_before_anything_runs(flags, message, data, ca
     error = capsys.readouterr().err.strip()
     assert message in error and len(error.splitlines()) == 1
     assert not (data / "runs").exists()
+
+
+def planned(data, capsys, *flags) -> dict[str, set[str]]:
+    """The steps of a plan by kind."""
+    places = ("--data-root", data, "--checkpoint", data / "weights.safetensors", "--root", data / "runs")
+    assert amalgam("plan", "clip_finetune", *FLAGS, *flags, *places) == 0
+    keys = re.findall(r"^(\w+)-(\w{16})", capsys.readouterr().out, re.MULTILINE)
+    return {kind: {key for each, key in keys if each == kind} for kind, _ in keys}
+
+
+def test_one_more_picture_makes_all_that_reads_the_folder_anew(data, capsys):
+    before = planned(data, capsys)
+    shutil.copy(data / "pictures/train/red_thing/0.png", data / "pictures/train/red_thing/more.png")
+    after = planned(data, capsys)
+    assert {kind for kind in before if before[kind] & after[kind]} == {"opened", "zero_shot"}
+
+
+def test_nothing_is_encoded_or_trained_beside_what_was_asked_for(data, capsys):
+    plain = {"opened", "zero_shot", "tuned", "path", "robustness"}
+    assert set(planned(data, capsys, "--methods", "ft")) == plain
+    assert set(planned(data, capsys, "--methods", "ft,l2", "--anchors", "live")) == plain
+    assert set(planned(data, capsys, "--methods", "l2")) == plain | {"features"}
+    assert set(planned(data, capsys, "--methods", "sae-mask", "--anchors", "live")) == plain | {"features", "saes"}
 
 
 def test_other_weights_at_the_same_place_are_other_steps(data, capsys):

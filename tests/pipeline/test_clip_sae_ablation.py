@@ -86,7 +86,8 @@ def test_qualities_are_those_of_the_metrics_on_test_images(built):
             for meter in meters:
                 meter.update(unit(features) if saes.normalised else features, batch.labels)
             results = [meter.result() for meter in meters]
-            for measure in ("fvu", "l0", "dead_share", "accuracy", "reconstruction_accuracy"):
+            measures = ("fvu", "l0", "dead_share", "accuracy", "reconstruction_accuracy", "monosemanticity")
+            for measure in (*measures, "similarity"):
                 mean = sum(getattr(result, measure) for result in results) / len(results)
                 assert found[f"{name}/{test_set.role}/{measure}"] == pytest.approx(mean, rel=1e-5)
             stability = matched_cosines(*(meter.sae.decoder.detach() for meter in meters)).mean().item()
@@ -102,7 +103,9 @@ def test_the_report_shows_how_good_autoencoders_are_wherever_it_is_read(built):
     for name, row in rows.items():
         assert row["seen/fvu"] == found[f"{name}/seen/fvu"] == reported[f"sae/seen/fvu/{name}"]
         for file in ("robustness.md", "robustness.html"):
-            assert f"{row['seen/fvu']:.3f}" in (folder / file).read_text()
+            text = (folder / file).read_text()
+            assert f"{row['seen/fvu']:.3f}" in text
+            assert f"{row['seen/monosemanticity']:.2f}" in text and f"{row['seen/similarity']:.2f}" in text
     console = Console(width=80)
     with console.capture() as capture:
         console.print(terminal_table(folder))

@@ -8,6 +8,7 @@ import torch
 
 from pipeline.clip_checkpoint import key_of, load_classifier, load_clip, read_about, read_sae
 from pipeline.execute import Local, StepsFailed, run
+from pipeline.experiments.clip_styles import clip_styles
 from pipeline.experiments.clip_variants import VARIANTS, variant
 from pipeline.experiments.robust_graph import OfSeed, robust_graph
 from pipeline.features import read_features
@@ -168,6 +169,25 @@ def test_contrastive_training_in_parts_is_refused_when_planned():
     training = sweep().training.model_copy(update={"accumulate": 2})
     with pytest.raises(ValueError, match="accumulate must be 1"):
         robust_graph(sweep(methods=("flyp",), training=training))
+
+
+def test_only_ways_that_are_tried_are_explained_unless_asked_for():
+    def explained(**flags):
+        return [step.config.title for step in clip_styles(seeds=1, **flags).inputs["explanations"]]
+
+    assert clip_styles().fingerprint == clip_styles(explain=("ft", "sae-mask")).fingerprint
+    assert explained(methods=("ft", "l2")) == ["What ft changed"]
+    assert explained(methods=("l2",)) == explained(explain=()) == []
+    assert explained(methods=("ft",), explain=("hinge",)) == ["What hinge changed"]
+
+
+def test_a_sweep_without_autoencoders_measures_drift_all_the_same(root):
+    report = robust_graph(sweep(methods=("ft",)))
+    assert "saes" not in {step.name for step in ancestors([report])}
+    [path] = [step for label, step in OfSeed(sweep(methods=("ft",)), 0).results() if label.variant == "ft"]
+    records = run([report], root, Local()).records
+    drift = {name for name in records[path.fingerprint].metrics if name.startswith("drift/")}
+    assert "drift/cka@alpha=1" in drift and not any("fvu" in name or "jaccard" in name for name in drift)
 
 
 def test_the_middle_strength_is_explained_in_whatever_order_they_are_given():

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -80,18 +79,15 @@ def test_show_lists_steps_and_prints_the_record_of_one(built, capsys):
 @pytest.mark.parametrize(
     "command", [("--help",), ("run", "--help"), ("plan", WALKS), ("plan", "digits_partial_fusion")]
 )
-def test_help_and_plans_are_instant_and_import_nothing_heavy(command, tmp_path):
+def test_help_and_plans_import_nothing_heavy(command, tmp_path):
     root = () if "--help" in command else ("--root", str(tmp_path))
     code = (
         "import sys, pipeline.__main__ as cli\n"
         "try: cli.main(sys.argv[1:])\n"
         "finally: print(sorted({'torch', 'ray', 'mlflow', 'pyarrow'} & sys.modules.keys()), file=sys.stderr)"
     )
-    started = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code, *command, *root], capture_output=True, text=True)
-    seconds = time.perf_counter() - started
     assert (done.returncode, done.stderr.strip()) == (0, "[]")
-    assert seconds < 3  # Under 1 s on a quiet machine, which `make bench` measures; this catches a heavy import.
 
 
 @pytest.mark.parametrize(
@@ -124,6 +120,11 @@ def test_refusals_of_steps_are_one_sentence_each_and_kept_in_the_run(tmp_path, c
     assert [line.partition(": ")[2] for line in error] == [f"walks with seed {seed} are refused" for seed in (0, 1)]
     [run] = (tmp_path / ".runs").iterdir()
     assert len(json.loads(run.read_text())["failures"]) == 2
+
+
+def test_a_run_that_is_refused_before_anything_starts_leaves_no_record(tmp_path):
+    assert amalgam("run", WALKS, "--local", "--length", "0", "--root", tmp_path) == 2
+    assert not list((tmp_path / ".runs").iterdir())
 
 
 def test_a_server_that_is_down_costs_nothing_and_sync_catches_up(tmp_path, capsys):

@@ -1,16 +1,19 @@
 """Laws of building a graph: the same numbers anywhere, nothing twice, nothing half, nothing lost to a neighbour."""
 
+import errno
 import json
 import multiprocessing
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from pipeline.artifact import is_complete, read_curves
-from pipeline.build import Place, build
+from pipeline.build import Place, Workspace, alone, build
 from pipeline.cluster import connected
 from pipeline.execute import Local, Ray, Run, StepsFailed, run
 from pipeline.step import Resources, Step, ancestors, with_resources
@@ -114,12 +117,107 @@ def test_failures_are_gathered_and_cost_only_their_descendants(tmp_path, runner)
 
 
 def test_two_drivers_build_a_step_once(tmp_path):
-    step = walk_step(Walk(length=200))
-    place = Place(tmp_path)
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        one, other = pool.starmap(build, [(step, place), (step, place)])
-    assert one == other
+    step, place = walk_step(Walk()), Place(tmp_path)
+    drivers = ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))
+    with drivers, alone(place.lock(step)):
+        outcomes = [drivers.submit(build, step, place) for _ in range(2)]
+        wait_for(
+            lambda: sum(is_open(place.lock(step), driver.pid) for driver in multiprocessing.active_children()) == 2
+        )
+        time.sleep(0.2)  # More than a build takes.
+        assert folders(tmp_path) == set() and not any(outcome.done() for outcome in outcomes)
+    one, other = [outcome.result() for outcome in outcomes]
+    assert one == other, "one time of building"
     assert folders(tmp_path) == {step.key}
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    ends = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+
+
+def is_open(path: Path, process: int | None) -> bool:
+    """Whether a process has the file open."""
+    return str(path) in {
+        os.readlink(each) for each in Path(f"/proc/{process or 'self'}/fd").iterdir() if each.is_symlink()
+    }
+
+
+@pytest.fixture
+def nfs(monkeypatch) -> None:
+    """What a file system does with a removed file that is open: NFS keeps it in its folder under another name."""
+    unlink = os.unlink
+
+    def unlink_on_nfs(path: str | Path, *, dir_fd: int | None = None) -> None:
+        place = (Path.cwd() if dir_fd is None else Path(os.readlink(f"/proc/self/fd/{dir_fd}"))) / path
+        if not is_open(place, None):
+            unlink(path, dir_fd=dir_fd)
+        elif place.name.startswith(".nfs"):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), place)
+        else:
+            place.rename(place.with_name(f".nfs{time.monotonic_ns()}"))
+
+    monkeypatch.setattr(os, "unlink", unlink_on_nfs)
+
+
+def test_a_step_is_built_on_nfs(tmp_path, nfs):
+    step = walk_step(Walk())
+    first = build(step, Place(tmp_path))
+    assert build(step, Place(tmp_path)) == first
+    assert folders(tmp_path) == {step.key}
+
+
+OPEN = []
+
+
+def leave_open(config: object, inputs: object, work: Workspace) -> dict[str, float]:
+    OPEN.append((work.scratch / "file").open("w"))
+    return {}
+
+
+def test_a_file_that_a_step_left_open_on_nfs_stays_behind_and_costs_nothing(tmp_path, nfs):
+    step = Step("open", leave_open)
+    try:
+        first = build(step, Place(tmp_path))
+        assert list(Place(tmp_path).building(step).rglob(".nfs*"))
+        assert build(step, Place(tmp_path)) == first
+    finally:
+        OPEN.pop().close()
+
+
+def test_a_line_that_a_dying_machine_left_torn_costs_no_training(tmp_path):
+    step = walk_step(Walk(seed=5))
+    work = Place(tmp_path).building(step)
+    (work / "scratch").mkdir(parents=True)
+    (work / "scratch" / "walk.json").write_text("[0.5, 0.25]")
+    lines = [json.dumps({"step": i, "time": 1.0, "metrics": {"position": 0.5}}) for i in range(3)]
+    (work / "curves.jsonl").write_text(f"{lines[0]}\n\0\0\0\n{lines[1]}\n{lines[2][:20]}")
+    record = run([step], tmp_path, Local()).records[step.fingerprint]
+    assert [point.step for point in read_curves(step.path(tmp_path))] == [0, 1, 2, 3]
+    assert json.loads((step.path(tmp_path) / "walk.json").read_text())[:2] == [0.5, 0.25]
+    assert set(record.files) == {"walk.json", "metrics.json"}
+
+
+def save_and_return_no_number(config: object, inputs: object, work: Workspace) -> dict[str, list[int]]:
+    (work.scratch / "state").write_text("hours of training")
+    return {"accuracy": [1]}
+
+
+def save_and_fill_the_disk(config: object, inputs: object, work: Workspace) -> dict[str, float]:
+    (work.scratch / "state").write_text("hours of training")
+    return fill_the_disk({}, {}, work)
+
+
+@pytest.mark.parametrize("function", [save_and_return_no_number, save_and_fill_the_disk])
+def test_only_a_refusal_by_the_step_itself_costs_its_saved_state(tmp_path, function):
+    step = Step("save", function)
+    with pytest.raises(StepsFailed) as failed:
+        run([step], tmp_path, Local())
+    assert isinstance(failed.value.exceptions[0], ValueError)
+    assert [path.name for path in Place(tmp_path).building(step).glob("scratch/*")] == ["state"]
+    assert not is_complete(step.path(tmp_path))
 
 
 def fill_the_disk(config: Mapping[str, str], inputs: Mapping[str, Path], work: object) -> dict[str, float]:
