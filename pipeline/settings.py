@@ -70,7 +70,7 @@ class Settings:
         steps = ancestors([step])
         kinds = sorted({each.name for each in steps})
         cpus, gpus = amounts(self.num_cpus, kinds), amounts(self.num_gpus, kinds)
-        workers = amounts(self.num_workers, sorted({each.name for each in steps if each.is_distributed}))
+        workers = counts(self.num_workers, sorted({each.name for each in steps if each.is_distributed}))
 
         def resources(step: Step) -> Resources:
             usual = step.resources
@@ -78,7 +78,7 @@ class Settings:
                 usual,
                 num_cpus=cpus.get(step.name, usual.num_cpus),
                 num_gpus=gpus.get(step.name, usual.num_gpus),
-                num_workers=int(workers.get(step.name, usual.num_workers)),
+                num_workers=workers.get(step.name, usual.num_workers),
             )
 
         return with_resources([step], resources)[0]
@@ -96,3 +96,12 @@ def amounts(texts: Sequence[str], kinds: Sequence[str]) -> Mapping[str, float]:
         except ValueError:
             raise ValueError(f"resources are given as STEP=NUMBER, such as {kind}=1, got {text!r}") from None
     return result
+
+
+def counts(texts: Sequence[str], kinds: Sequence[str]) -> Mapping[str, int]:
+    """Whole numbers by kind of step, from texts such as `tuned=2`."""
+    numbers = amounts(texts, kinds)
+    for kind, number in numbers.items():
+        if not number.is_integer():
+            raise ValueError(f"a number of processes is a whole one, such as {kind}=2, got {kind}={number:g}")
+    return {kind: int(number) for kind, number in numbers.items()}

@@ -10,6 +10,7 @@ from torch import Tensor
 from pipeline.build import Workspace
 from pipeline.clip_checkpoint import load_classifier, load_clip, read_about, read_sae, save_classifier
 from pipeline.features import anchors, read_features
+from pipeline.step import Resources
 from pipeline.steps.backbones import weights_root
 from pipeline.steps.clip_configs import ContrastiveConfig, LabelledConfig, TunedConfig
 from pipeline.steps.measures import Metrics
@@ -43,12 +44,8 @@ def tune(config: TunedConfig, inputs: Mapping[str, Any], work: Workspace) -> Met
         return _tune(config, inputs, work, ALONE, work.device)
     from pipeline.ray_train import run_distributed  # here, not above: a run without Ray needs none
 
-    return dict(
-        run_distributed(
-            partial(_tune, config, inputs, work), work.num_workers, work.scratch,
-            use_gpu=work.gpus_each > 0, cpus_per_worker=work.cpus_each,
-        )
-    )  # fmt: skip
+    resources = Resources(work.cpus_each, work.gpus_each, work.num_workers)
+    return dict(run_distributed(partial(_tune, config, inputs, work), resources, work.scratch))
 
 
 def tune_contrastive(config: ContrastiveConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:

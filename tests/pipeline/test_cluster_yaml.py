@@ -1,6 +1,13 @@
-"""The cluster file is one that Ray's launcher takes, and its commands are ones that exist."""
+"""The cluster file is one that Ray's launcher takes, and what it names of this repository is there.
+
+That the machines come up on AWS no test here can say.
+"""
 
 import json
+import re
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +15,25 @@ import jsonschema
 import pytest
 import ray
 import yaml
+from ray.scripts.scripts import cli as ray_command
 
 from pipeline.experiments import EXPERIMENTS
 
-FILE = Path(__file__).parents[2] / "cluster.yaml"
+REPOSITORY = Path(__file__).parents[2]
+FILE = REPOSITORY / "cluster.yaml"
 
 
 @pytest.fixture
 def cluster() -> dict[str, Any]:
     return yaml.safe_load(FILE.read_text())
+
+
+@pytest.fixture
+def home(tmp_path) -> Path:
+    """The home folder of a machine of the cluster: this repository and environment, where the commands look for it."""
+    (tmp_path / "amalgam").mkdir()
+    (tmp_path / "amalgam" / ".venv").symlink_to(sys.prefix)
+    return tmp_path
 
 
 def test_the_launcher_takes_it(cluster):
@@ -31,6 +48,37 @@ def test_gpu_workers_come_and_go(cluster):
     assert "GPU" not in nodes[cluster["head_node_type"]]["resources"]
 
 
-def test_the_experiment_it_names_exists():
-    [line] = [line for line in FILE.read_text().splitlines() if "amalgam run " in line]
-    assert line.partition("amalgam run ")[2].split()[0] in EXPERIMENTS
+def test_no_machine_gets_the_image_that_ray_would_choose(cluster):
+    """Which has Python 3.6."""
+    images = {node["node_config"].get("ImageId") for node in cluster["available_node_types"].values()}
+    assert len(images) == 1 and not images & {None, "", "latest_dlami"}
+
+
+@pytest.mark.parametrize("commands", ["head_start_ray_commands", "worker_start_ray_commands"])
+def test_ray_and_what_it_runs_find_the_environment(cluster, commands, home):
+    """A job's `python` is looked for in the PATH of the shell that starts Ray."""
+    *before, start = cluster[commands]
+    assert all(re.fullmatch(r"cd ~/amalgam && \.venv/bin/ray stop", command) for command in before)
+    until, _, _ = start.partition("ray start")
+    found = subprocess.run(
+        ["bash", "-c", f"{until} command -v ray python"], env={"HOME": str(home), "PATH": "/usr/bin:/bin"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert found.stdout.split() == [str(home / "amalgam" / ".venv" / "bin" / name) for name in ("ray", "python")]
+
+
+def test_the_commands_it_names_exist(cluster):
+    text = FILE.read_text()
+    for experiment in re.findall(r"amalgam run (\w+)", text):
+        assert experiment in EXPERIMENTS
+    subcommands = set(re.findall(r"\.venv/bin/ray ([\w-]+)", text))
+    assert {"up", "stop"} <= subcommands <= set(ray_command.commands)
+    [make] = [command for command in cluster["setup_commands"] if "make" in command and "cd" in command]
+    subprocess.run(["make", "--dry-run", make.rpartition(" ")[2]], cwd=REPOSITORY, check=True, capture_output=True)
+
+
+def test_the_extra_that_the_head_installs_has_what_ray_imports_on_aws(cluster):
+    [install] = cluster["head_setup_commands"]
+    [extra] = re.findall(r"'\.\[(\w+)\]'", install)
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert any(each.startswith("boto3") for each in extras[extra])

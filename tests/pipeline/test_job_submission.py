@@ -110,6 +110,14 @@ def test_a_driver_of_its_own_may_use_the_cluster(head, tmp_path):
     assert len(read_records(tmp_path)) == 3
 
 
+def test_what_the_cluster_can_never_offer_is_one_sentence(head, tmp_path):
+    experiment = ["run", "tests/pipeline/example.py:walks", "--root", str(tmp_path), "--address", head.cluster]
+    command = [sys.executable, "-m", "pipeline", *experiment, "--num-gpus", "walk=1"]
+    done = subprocess.run(command, cwd=REPOSITORY, env=head.environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "step 'walk' asks for 1 GPUs, but no machine has more than 0" in done.stderr
+
+
 def test_a_cluster_that_does_not_answer_is_one_sentence(tmp_path):
     with pytest.raises(ValueError, match=r"no Ray cluster can be reached at 127\.0\.0\.1:9 .*leave out --address"):
         run([walks()], tmp_path, Ray("127.0.0.1:9"))

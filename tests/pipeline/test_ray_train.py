@@ -1,35 +1,42 @@
 """A step that asks for several processes is trained by them together, and gives what one gives alone."""
 
 import pytest
+import ray
 import torch
 
-from pipeline.cluster import connected
 from pipeline.execute import Ray, StepsFailed, run
 from pipeline.ray_train import run_distributed
-from pipeline.step import Step
+from pipeline.step import Resources, Step
 from tasks.distributed import ALONE
+from tests.pipeline.together import place
 from tests.tasks.together import outcome
 
-# Ray Data, which Ray Train imports, warns of a setting of its own.
-pytestmark = pytest.mark.filterwarnings("ignore:`use_push_based_shuffle` is deprecated:DeprecationWarning")
+# Ray Data, which Ray Train imports, warns of settings of its own.
+pytestmark = pytest.mark.filterwarnings("ignore:`use_.*` is deprecated:DeprecationWarning")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def ray_here():
-    with connected("local", []):
+    """Two cores and, as far as Ray knows, a GPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # of 2 s, which it waits at every start and end
+        ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
         yield
+        ray.shutdown()
 
 
 def step(name):
     return Step("together", "tests.pipeline.together:trained_by_two", {"name": name})
 
 
-def test_a_step_is_trained_by_two_processes_as_by_one(tmp_path):
+def test_two_processes_of_which_one_is_killed_give_what_one_gives_undisturbed(tmp_path):
     """On two cores, of which the step itself holds one: it must lend it while it waits."""
     training = step("in parts")
     done = run([training], tmp_path, Ray())
     found = torch.load(training.path(tmp_path) / "weights.pt", weights_only=True)
-    assert done.records[training.fingerprint].metrics == {"processes": 2, "device": "cpu"}
+    metrics = done.records[training.fingerprint].metrics
+    assert metrics == {"processes": 2, "device": "cpu", "epochs before": 1}
     for key, tensor in outcome("in parts", ALONE)["weights"].items():
         torch.testing.assert_close(found[key], tensor, rtol=1e-8, atol=1e-10)  # as in tests/tasks/test_distributed.py
 
@@ -42,8 +49,14 @@ def test_what_a_process_refuses_is_said_in_its_own_sentence(tmp_path):
     assert not list(tmp_path.glob(".building/*"))
 
 
+def test_processes_may_share_a_gpu(tmp_path):
+    """Over gloo: NCCL refuses to."""
+    found = run_distributed(place, Resources(num_cpus=1, num_gpus=0.5, num_workers=2), tmp_path)
+    assert found == {"processes": 2, "device": "cuda:0", "backend": "gloo", "GPU": 0.5}
+
+
 def test_processes_that_could_never_run_at_once_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"100 processes with 1 CPUs each need 100, but there are [0-9]+: give fewer"):
-        run_distributed(print, 100, tmp_path)
-    with pytest.raises(ValueError, match="at least one process, got 0"):
-        run_distributed(print, 0, tmp_path)
+    with pytest.raises(ValueError, match=r"asks for 100 processes with 1 CPUs each, but there is room for [0-9]+: ask"):
+        run_distributed(place, Resources(num_workers=100), tmp_path)
+    with pytest.raises(ValueError, match="asks for 2 processes with 1 GPUs each, but there is room for 1"):
+        run_distributed(place, Resources(num_workers=2, num_gpus=1), tmp_path)

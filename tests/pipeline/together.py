@@ -1,13 +1,19 @@
 """A step that is trained by two processes."""
 
+import os
+import signal
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+import ray
 import torch
+import torch.distributed as dist
 
 from pipeline.build import Workspace
 from pipeline.ray_train import run_distributed
+from pipeline.step import Resources
+from pipeline.steps.resuming import resume_state, saver
 from tasks.distributed import World
 from tests.tasks.together import outcome
 
@@ -15,14 +21,28 @@ from tests.tasks.together import outcome
 def trained_by_two(
     config: Mapping[str, str], inputs: Mapping[str, Path], work: Workspace
 ) -> dict[str, float | int | str]:
-    """Train the network of a named configuration and keep its weights."""
-    return dict(run_distributed(partial(_train, config["name"], work.out), 2, work.scratch))
+    """Train the network of a named configuration and keep its weights; the first attempt is killed after an epoch."""
+    return dict(run_distributed(partial(_train, config["name"], work), Resources(num_workers=2), work.scratch))
 
 
-def _train(name: str, folder: Path, world: World, device: str) -> dict[str, float | str]:
+def place(world: World, device: str) -> dict[str, float | str]:
+    """What a process finds itself to be and have."""
+    gpus = ray.get_runtime_context().get_assigned_resources()["GPU"]
+    return {"processes": world.size, "device": device, "backend": dist.get_backend(), "GPU": gpus}
+
+
+def _train(name: str, work: Workspace, world: World, device: str) -> dict[str, float | str]:
     if name == "refused":
         raise ValueError(f"process {world.rank} refuses")
-    weights = outcome(name, world)["weights"]
+    state = resume_state(work)
+    weights = outcome(name, world, state, partial(_save_and_be_killed_once, work))["weights"]
     if world.rank == 0:
-        torch.save(weights, folder / "weights.pt")
-    return {"processes": world.size, "device": device}
+        torch.save(weights, work.out / "weights.pt")
+    return {"processes": world.size, "device": device, "epochs before": len(state["history"]) if state else 0}
+
+
+def _save_and_be_killed_once(work: Workspace, state: dict) -> None:
+    is_first = resume_state(work) is None
+    saver(work)(state)
+    if is_first:
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,27 @@
+"""Flags that say what runs the steps."""
+
+import pytest
+
+from pipeline.settings import Settings
+from pipeline.step import Resources, Step
+
+
+def equipped(**flags) -> Resources:
+    step = Step("tuned", "tests.pipeline.example:walk", is_distributed=True)
+    return Settings(**{name: [text] for name, text in flags.items()}).equipped(step).resources
+
+
+def test_amounts_may_be_fractions_and_processes_are_whole():
+    asked = equipped(num_cpus="tuned=0.5", num_gpus="tuned=0.25", num_workers="tuned=4")
+    assert asked == Resources(num_cpus=0.5, num_gpus=0.25, num_workers=4)
+
+
+@pytest.mark.parametrize("number", ["2.7", "0.5", "inf", "nan"])
+def test_a_part_of_a_process_is_refused(number):
+    with pytest.raises(ValueError, match=f"a number of processes is a whole one, such as tuned=2, got tuned={number}"):
+        equipped(num_workers=f"tuned={number}")
+
+
+def test_no_process_at_all_is_refused():
+    with pytest.raises(ValueError, match="num_workers must be at least 1, got 0"):
+        equipped(num_workers="tuned=0")
