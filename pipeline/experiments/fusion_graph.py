@@ -114,7 +114,8 @@ def _member(recipe: Recipe, sample: SampleConfig, member: int) -> Step:
     )  # fmt: skip
     return Step(
         "member", "pipeline.steps.members:train_member", config,
-        check="pipeline.steps.checks:check_member", expect=Expect(30, 1_000_000),
+        check="pipeline.steps.checks:check_member", slow_check="pipeline.steps.checks:check_pictures",
+        expect=Expect(30, 1_000_000),
     )  # fmt: skip
 
 

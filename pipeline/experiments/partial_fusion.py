@@ -25,6 +25,7 @@ def partial_fusion(
     data: Annotated[str, "Data set: a name such as mnist, torchvision:NAME, npz:PATH or imagefolder:PATH."] = "digits",
     image_size: Annotated[int | None, "Side in pixels that images are resized to; default: the data set's own."] = None,
     num_classes: Annotated[int | None, "Classes of a data set that is not known by name."] = None,
+    channels: Annotated[int, "Channels of a data set that is not known by name: 1 if its pictures are grey."] = 3,
     split: Annotated[
         Literal["class_split", "general_specialist", "shared"],
         "Who sees what: each member at home in some classes, one without a class and one specialist, or all the same.",
@@ -82,7 +83,7 @@ def partial_fusion(
     return fusion_graph(
         Recipe(
             data=data_spec, split=_split(split, other, special_class), training=training, members=members, seeds=seeds,
-            model=_model(model, data_spec, num_classes, {k: v for k, v in chosen.items() if v is not None}),
+            model=_model(model, data_spec, num_classes, channels, {k: v for k, v in chosen.items() if v is not None}),
             validation_share=validation_share, alphas=alphas, cost=cost, first_weight=first_weight,
             probe_rows=probe_rows, grid=grid, stage_dtype=stage_dtype, finetune_share=finetune_share,
             finetuning=TrainConfig(**{**training.model_dump(), **later}),
@@ -96,13 +97,13 @@ def _split(name: str, other: float, special_class: int) -> Split:
     return GeneralSpecialist(special_class=special_class) if name == "general_specialist" else Shared()
 
 
-def _model(name: str, data: DataSpec, num_classes: int | None, options: dict[str, Any]) -> ModelSpec:
+def _model(name: str, data: DataSpec, num_classes: int | None, channels: int, options: dict[str, Any]) -> ModelSpec:
     if data.name in KNOWN:
         return ModelSpec(name=name, num_classes=data.num_classes, in_shape=data.in_shape, options=options)
     if num_classes is None:
         raise ValueError(f"give --num-classes: how many classes {data.name!r} has is not known before it is read")
     side = data.image_size or FOLDER_IMAGE_SIZE
-    return ModelSpec(name=name, num_classes=num_classes, in_shape=(3, side, side), options=options)
+    return ModelSpec(name=name, num_classes=num_classes, in_shape=(channels, side, side), options=options)
 
 
 _CIFAR10 = {

@@ -11,6 +11,14 @@ def check_member(config: MemberConfig, data_root: Path | None) -> None:
     check(config.sample.data, data_root)
 
 
+def check_pictures(config: MemberConfig, data_root: Path | None) -> None:
+    """Raise ValueError unless the network fits the data set's pictures and classes."""
+    from pipeline.steps.samples import open_pool, require_fit  # here, not above: a plan must not import torch
+
+    images, _, _ = open_pool(config.sample, data_root)
+    require_fit(images, config.model)
+
+
 def check_probe(config: ActivationsConfig, data_root: Path | None) -> None:
     """Raise ValueError unless the data set is large enough for the probe."""
     from pipeline.steps.samples import open_pool, probe_indices  # here, not above: a plan must not import torch

@@ -10,6 +10,7 @@ from pipeline.steps.configs import MemberConfig, ProbeConfig, SampleConfig
 from tasks.data.images import Images, load
 from tasks.data.loading import Batch, batches
 from tasks.data.splits import Indices, hold_out
+from tasks.models.spec import ModelSpec
 
 
 def open_pool(config: SampleConfig, data_root: Path | None) -> tuple[Images, Indices, Indices]:
@@ -17,6 +18,21 @@ def open_pool(config: SampleConfig, data_root: Path | None) -> tuple[Images, Ind
     images = load(config.data, "train", data_root)
     pool, validation = hold_out(images.labels.numpy(), config.validation_share, config.seed)
     return images, pool, validation
+
+
+def require_fit(images: Images, model: ModelSpec) -> None:
+    """Raise ValueError for images of another shape, or of more classes, than a network is made for."""
+    if images.shape != model.in_shape:
+        raise ValueError(
+            f"pictures of {_by(images.shape)} do not fit a network for {_by(model.in_shape)}: give --channels or "
+            "--image-size"
+        )
+    if len(images.class_names) > model.num_classes:
+        raise ValueError(f"there are {len(images.class_names)} classes, but --num-classes is {model.num_classes}")
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def member_indices(config: MemberConfig, images: Images, pool: Indices) -> Indices:

@@ -177,6 +177,22 @@ def test_a_probe_larger_than_the_data_is_refused_before_anything_runs(tmp_path):
     assert not list(tmp_path.glob("member-*"))
 
 
+def test_pictures_that_do_not_fit_the_network_are_refused_before_anything_runs(tmp_path):
+    pixels, labels = np.random.default_rng(0).integers(0, 255, (60, 8, 8), np.uint8), np.arange(60) % 3
+    arrays = {f"{part}_{what}": v for part in ("train", "test") for what, v in (("images", pixels), ("labels", labels))}
+    np.savez(tmp_path / "grey.npz", **arrays)
+    settings = {"data": f"npz:{tmp_path / 'grey.npz'}", "epochs": 1, "seeds": 1, "alphas": (1.0,), "probe_rows": 10}
+    for flags, sentence in (
+        ({"num_classes": 3}, "pictures of 1 x 8 x 8 do not fit a network for 3 x 224 x 224"),
+        ({"num_classes": 2, "channels": 1, "image_size": 8}, "there are 3 classes, but --num-classes is 2"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            run([EXPERIMENTS["partial_fusion"](**settings, **flags)], tmp_path / "runs", Local())
+        assert not list((tmp_path / "runs").glob("member-*"))
+    fitting = EXPERIMENTS["partial_fusion"](**settings, num_classes=3, channels=1, image_size=8)
+    assert run([fitting], tmp_path / "runs", Local()).records[fitting.fingerprint]
+
+
 def test_networks_with_batch_norm_go_through_the_whole_chain(tmp_path):
     report = EXPERIMENTS["partial_fusion"](
         data="digits", model="resnet18", width=0.0625, epochs=1, seeds=1, alphas=(0.5, 1.0), probe_rows=100, cost="both"
