@@ -1,6 +1,6 @@
 """Run every benchmark, each in a fresh process, and write what was found beside this file.
 
-python -m benchmarks               # ten minutes; writes results.md and results.json; exit code 1 if a bound fails
+python -m benchmarks               # 17 minutes; writes results.md and results.json; exit code 1 if a bound fails
 python -m benchmarks fusion cached # only these anew; results.json keeps what was found of the others
 python -m benchmarks --tiny --out DIR   # small sizes, to see that everything runs
 python -m benchmarks.fusion        # one of them, printed

@@ -6,9 +6,17 @@ MLflow reads its settings when it is first imported, so the pipeline's must come
 import pytest
 
 import pipeline.tracking  # noqa: F401
+from pipeline.host import threads
 
 
 @pytest.fixture(autouse=True)
 def no_data_root(monkeypatch):
     """Commands take data from where a test says, not from where this machine has its own."""
     monkeypatch.delenv("AMALGAM_DATA", raising=False)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """A module's steps on one thread, as Ray gives them: networks of a few units run no faster on several."""
+    with threads(1):
+        yield

@@ -9,7 +9,6 @@ import torch
 
 from pipeline.build import Workspace
 from pipeline.clip_checkpoint import load_classifier, read_sae
-from pipeline.host import threads
 from pipeline.steps.explain import explain
 from pipeline.steps.explain_config import ExplainConfig, check_explanation
 from tasks.clip.worlds import WORLDS
@@ -19,6 +18,8 @@ from tasks.data.sources import Stored
 from tasks.explain.vocabulary import Truth, concepts_in, concepts_of
 from tasks.sae.autoencoder import unit
 from tests.pipeline.explained import write_folders
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 WORLD, STYLES, NUM_IMAGES = WORLDS["digits"], ("plain", "bold"), 60
 CAPTIONS = WORLD.captions
@@ -46,12 +47,6 @@ def pictures():
     sets = [open_source(source) for _, source in SOURCES]
     found = [next(batches(each, range(NUM_IMAGES), NUM_IMAGES)) for each in sets]
     return torch.cat([batch.images for batch in found]), torch.cat([batch.labels for batch in found])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    with threads(1):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ from PIL import Image
 
 from pipeline.clip_checkpoint import read_about, save_classifier
 from pipeline.explain_folders import as_prepared, in_order
-from pipeline.host import threads
 from tasks.clip.suites import Pictures
 from tasks.clip.zero_shot import Classifier, zero_shot_head
 from tasks.data.pixels import Enlarged, InMemory
@@ -19,13 +18,9 @@ from tests.pipeline.explained import write_folders
 from tests.pipeline.test_command_line import amalgam
 from tests.tasks.clip.worlds import CLASSES, images, spec, tiny_clip
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TEMPLATES = ("a photo of the digit {}",)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    with threads(1):
-        yield
 
 
 @pytest.fixture(scope="module")

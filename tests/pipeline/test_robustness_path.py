@@ -10,7 +10,6 @@ from PIL import Image
 
 from pipeline.build import Workspace
 from pipeline.clip_checkpoint import ClassifierInfo, key_of, save_classifier, save_clip, save_sae
-from pipeline.host import threads
 from pipeline.predictions import PREDICTIONS, read_predictions
 from pipeline.steps.clip_configs import ChosenSAE, LabelledConfig
 from pipeline.steps.robustness import SCORES, evaluate_path
@@ -29,6 +28,8 @@ from tasks.models.clip import build_clip
 from tasks.sae.autoencoder import initial
 from tasks.sae.config import SAEInfo, SAETrainConfig, TopK
 from tests.tasks.clip.worlds import spec
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SPEC = spec(words=("the", "digits", "a", "kind", *DIGIT_NAMES))
 TEMPLATES = ("the digits {}",)
@@ -54,12 +55,6 @@ def moved(classifier: Classifier, seed: int) -> Classifier:
     for parameter in other.parameters():
         parameter.add_(0.05 * torch.randn(parameter.shape, generator=draw))
     return other
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    with threads(1):
-        yield
 
 
 @pytest.fixture(scope="module")
