@@ -75,7 +75,7 @@ class CommandLine:
 
     def _run(self, options: list[str], arguments: tuple[str, ...]) -> tuple[float, str]:
         start = time.perf_counter()
-        command = [sys.executable, *options, "-m", "pipeline", *arguments]
+        command = [sys.executable, *options, "-m", "amalgam", *arguments]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True)
         wall = time.perf_counter() - start
         if done.returncode:

@@ -15,19 +15,19 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from amalgam.pipeline.engine.host import threads
+from amalgam.pipeline.steps.features import write_features
+from amalgam.pipeline.steps.features_config import FeaturesConfig
+from amalgam.pipeline.store.features import Staged
+from amalgam.pipeline.store.rows import MEBIBYTE
+from amalgam.tasks.clip.finetuning.finetune import anchor
+from amalgam.tasks.clip.zero_shot import Classifier, Head
+from amalgam.tasks.data.catalogue import DataSpec
+from amalgam.tasks.data.loading import batches
+from amalgam.tasks.data.sources import Stored
+from amalgam.tasks.models.clip import build_clip
+from amalgam.tasks.models.clip_spec import ClipSpec
 from benchmarks.measure import Measure, report, seconds
-from pipeline.features import Staged
-from pipeline.host import threads
-from pipeline.rows import MEBIBYTE
-from pipeline.steps.features import write_features
-from pipeline.steps.features_config import FeaturesConfig
-from tasks.clip.finetune import anchor
-from tasks.clip.zero_shot import Classifier, Head
-from tasks.data.catalogue import DataSpec
-from tasks.data.loading import batches
-from tasks.data.sources import Stored
-from tasks.models.clip import build_clip
-from tasks.models.clip_spec import ClipSpec
 
 BATCH, SIDE, WIDTH, THREADS = 256, 32, 512, 2
 CONFIG = FeaturesConfig(source=Stored(data=DataSpec(name="digits")), augment="shift", views=(1,), batch_size=BATCH)

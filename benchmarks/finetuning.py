@@ -14,23 +14,23 @@ from typing import Any
 
 import torch
 
+from amalgam.pipeline.engine.host import threads
+from amalgam.tasks.clip.finetuning.anchors import CachedAnchors, anchor
+from amalgam.tasks.clip.finetuning.config import FinetuneConfig
+from amalgam.tasks.clip.finetuning.drift import frozen
+from amalgam.tasks.clip.finetuning.objective import Given, Robust
+from amalgam.tasks.clip.finetuning.regularisers import L2, NoPenalty, SAEMask
+from amalgam.tasks.clip.zero_shot import Classifier, Head
+from amalgam.tasks.data.loading import Batch
+from amalgam.tasks.models.clip import build_clip
+from amalgam.tasks.models.clip_spec import ClipSpec
+from amalgam.tasks.sae.autoencoder import SparseAutoencoder, initial
+from amalgam.tasks.sae.config import FeatureInfo, SAESpec, SAETrainConfig, TopK
+from amalgam.tasks.training.config import TrainConfig
+from amalgam.tasks.training.distributed import ALONE
+from amalgam.tasks.training.objective import Objective
+from amalgam.tasks.training.step import Stepper
 from benchmarks.measure import Measure, report, seconds
-from pipeline.host import threads
-from tasks.clip.anchors import CachedAnchors, anchor
-from tasks.clip.drift import frozen
-from tasks.clip.finetune_config import FinetuneConfig
-from tasks.clip.regularisers import L2, NoPenalty, SAEMask
-from tasks.clip.robust import Given, Robust
-from tasks.clip.zero_shot import Classifier, Head
-from tasks.data.loading import Batch
-from tasks.distributed import ALONE
-from tasks.models.clip import build_clip
-from tasks.models.clip_spec import ClipSpec
-from tasks.objective import Objective
-from tasks.sae.autoencoder import SparseAutoencoder, initial
-from tasks.sae.config import FeatureInfo, SAESpec, SAETrainConfig, TopK
-from tasks.train_config import TrainConfig
-from tasks.train_step import Stepper
 
 THREADS, CLASSES, ACTIVE = 2, 100, 16
 TRAIN = TrainConfig(optimizer="adamw", learning_rate=1e-5, weight_decay=0.1, clip_norm=1.0)

@@ -12,16 +12,16 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from amalgam.pipeline.engine.host import threads
+from amalgam.tasks.fusion import PartialOT, merge
+from amalgam.tasks.fusion.cost import Universe
+from amalgam.tasks.fusion.matching import Matching, costs_of, objective
+from amalgam.tasks.models import build
+from amalgam.tasks.models.spec import ModelSpec
+from amalgam.tasks.tracing.axes import Axes
+from amalgam.tasks.tracing.trace import trace
 from benchmarks.measure import Measure, report, seconds
 from benchmarks.naive_matching import naive_matching
-from pipeline.host import threads
-from tasks.axes import Axes
-from tasks.fusion import PartialOT, merge
-from tasks.fusion.cost import Universe
-from tasks.fusion.matching import Matching, costs_of, objective
-from tasks.models import build
-from tasks.models.spec import ModelSpec
-from tasks.trace import trace
 
 ALPHAS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0)
 THREADS = 1

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from tasks.axes import OUTPUT, Axes, Axis
-from tasks.fusion.coupling import Coupling
+from amalgam.tasks.fusion.coupling import Coupling
+from amalgam.tasks.tracing.axes import OUTPUT, Axes, Axis
 
 Pairs = NDArray[np.int64]
 """(2, pairs): matched units of both members."""

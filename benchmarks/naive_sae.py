@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from tasks.sae.autoencoder import initial
-from tasks.sae.config import FeatureInfo, SAESpec, SAETrainConfig
-from tasks.seeding import seeded
+from amalgam.tasks.sae.autoencoder import initial
+from amalgam.tasks.sae.config import FeatureInfo, SAESpec, SAETrainConfig
+from amalgam.tasks.training.seeding import seeded
 
 
 class NaiveSAE(nn.Module):

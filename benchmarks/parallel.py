@@ -1,17 +1,17 @@
 """Four members trained by Ray on two cores, against the same four one after the other.
 
 The members are those of `digits_partial_fusion`, trained for more epochs so that start-up does not decide. The clock
-runs over the whole of `pipeline.execute.run`: for Ray it includes starting Ray and its workers, and what each worker
-imports; for the run without Ray, what this process imports. Each member has one thread in both.
+runs over the whole of `pipeline.engine.execute.run`: for Ray it includes starting Ray and its workers, and what each
+worker imports; for the run without Ray, what this process imports. Each member has one thread in both.
 """
 
 import tempfile
 from pathlib import Path
 
+from amalgam.pipeline.engine.execute import Local, Ray, Run, Runner, run
+from amalgam.pipeline.engine.step import Step, ancestors
+from amalgam.pipeline.experiments import EXPERIMENTS
 from benchmarks.measure import Measure, report
-from pipeline.execute import Local, Ray, Run, Runner, run
-from pipeline.experiments import EXPERIMENTS
-from pipeline.step import Step, ancestors
 
 
 def measure(epochs: int = 3000) -> list[Measure]:

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from tasks.sae.config import SAESpec, SAETrainConfig
+from amalgam.tasks.sae.config import SAESpec, SAETrainConfig
 
 IS_INSTALLED = find_spec("sae_lens") is not None
 

@@ -16,13 +16,13 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from amalgam.pipeline.engine.host import threads
+from amalgam.tasks.sae.autoencoder import unit
+from amalgam.tasks.sae.config import FeatureInfo, SAESpec, SAETrainConfig, TopK
+from amalgam.tasks.sae.train import train
 from benchmarks.measure import Measure, report, seconds
 from benchmarks.naive_sae import naive_training
 from benchmarks.peer_sae import IS_INSTALLED, peer_training
-from pipeline.host import threads
-from tasks.sae.autoencoder import unit
-from tasks.sae.config import FeatureInfo, SAESpec, SAETrainConfig, TopK
-from tasks.sae.train import train
 
 THREADS, TOGETHER = 1, 8
 

@@ -23,14 +23,14 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
+from amalgam.pipeline.engine.host import threads
+from amalgam.pipeline.store.rows import MEBIBYTE, RowsWriter, read_rows
+from amalgam.pipeline.store.rows_schema import RowsSchema
+from amalgam.tasks.models import build
+from amalgam.tasks.models.spec import ModelSpec
+from amalgam.tasks.tracing.capture import UnitSummary, as_rows, capture, sites
+from amalgam.tasks.tracing.trace import trace
 from benchmarks.measure import Measure, report, seconds
-from pipeline.host import threads
-from pipeline.rows import MEBIBYTE, RowsWriter, read_rows
-from pipeline.rows_schema import RowsSchema
-from tasks.capture import UnitSummary, as_rows, capture, sites
-from tasks.models import build
-from tasks.models.spec import ModelSpec
-from tasks.trace import trace
 
 BATCH, GRID, THREADS = 256, 2, 2
 PEAK_UNIT = 1024  # bytes in which Linux counts ru_maxrss

@@ -1,4 +1,4 @@
-"""The command line, `amalgam` or `python -m pipeline`. Nothing heavy is imported before it is needed."""
+"""The command line, `amalgam` or `python -m amalgam`. Nothing heavy is imported before it is needed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,11 +7,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from pipeline.command_line import experiment_commands, fail
-from pipeline.console import output, say
-from pipeline.explain_command import explain
-from pipeline.fuse_command import fuse
-from pipeline.launch import plan_experiment, run_experiment
+from amalgam.pipeline.cli.commands import experiment_commands, fail
+from amalgam.pipeline.cli.explain import explain
+from amalgam.pipeline.cli.fuse import fuse
+from amalgam.pipeline.cli.launch import plan_experiment, run_experiment
+from amalgam.pipeline.console import output, say
 
 COMMANDS = ("plan", "run", "show", "report", "fuse", "explain", "ui", "sync")
 
@@ -47,8 +47,8 @@ def show(
     root: Root = Path("runs"),
 ) -> None:
     """List the finished steps, or print everything about one of them."""
-    from pipeline.artifact import read_records
-    from pipeline.show import find_step, print_record, steps_table
+    from amalgam.pipeline.cli.show import find_step, print_record, steps_table
+    from amalgam.pipeline.store.artifact import read_records
 
     if step:
         print_record(find_step(root, step))
@@ -62,7 +62,7 @@ def report(
     root: Root = Path("runs"),
 ) -> None:
     """Print a frontier table again, with the places of its picture, page and files."""
-    from pipeline.show import find_report, print_result
+    from amalgam.pipeline.cli.show import find_report, print_result
 
     print_result(find_report(root, step))
 
@@ -70,7 +70,7 @@ def report(
 @app.command()
 def ui(root: Root = Path("runs"), port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000) -> None:
     """Open MLflow on the runs under the root; Ctrl-C ends it."""
-    from pipeline.mlflow_store import serve_ui
+    from amalgam.pipeline.tracking.store import serve_ui
 
     say(f"MLflow at http://127.0.0.1:{port} (Ctrl-C ends it)")
     raise SystemExit(serve_ui(root, port))
@@ -79,8 +79,8 @@ def ui(root: Root = Path("runs"), port: Annotated[int, typer.Option(help="Port o
 @app.command()
 def sync(root: Root = Path("runs"), tracking_uri: TrackingUri = None) -> None:
     """Log in MLflow every run that it does not show yet, such as those made while its server was down."""
-    from pipeline.mlflow_store import store_of
-    from pipeline.tracking import sync as sync_runs  # here, not above: it imports mlflow
+    from amalgam.pipeline.tracking.store import store_of
+    from amalgam.pipeline.tracking.sync import sync as sync_runs  # here, not above: it imports mlflow
 
     tracked = sync_runs(root, store_of(root, tracking_uri))
     for one in tracked:

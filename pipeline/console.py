@@ -23,7 +23,7 @@ def program() -> str:
     """How the user calls this program from where they are, for lines that they may copy."""
     called = Path(sys.argv[0])
     if called.name == "__main__.py":
-        return "python -m pipeline"
+        return "python -m amalgam"
     installed = shutil.which("amalgam")
     known = called.name != "amalgam" or (installed and Path(installed).resolve() == called.resolve())
     return "amalgam" if known else str(called)

@@ -4,11 +4,11 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.experiments.clip_finetune import REAL_RECIPES, clip_finetune
-from pipeline.experiments.clip_sae_ablation import clip_sae_ablation
-from pipeline.experiments.clip_styles import STYLE_RECIPES, clip_styles
-from pipeline.experiments.partial_fusion import RECIPES, partial_fusion
-from pipeline.step import Step
+from amalgam.pipeline.engine.step import Step
+from amalgam.pipeline.experiments.clip_finetune import REAL_RECIPES, clip_finetune
+from amalgam.pipeline.experiments.clip_sae_ablation import clip_sae_ablation
+from amalgam.pipeline.experiments.clip_styles import STYLE_RECIPES, clip_styles
+from amalgam.pipeline.experiments.partial_fusion import RECIPES, partial_fusion
 
 
 def with_defaults(

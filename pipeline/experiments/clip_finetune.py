@@ -11,19 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pipeline.experiments.clip_variants import WAYS
-from pipeline.experiments.flags import Floats, Ints, Texts
-from pipeline.experiments.robust_graph import robust_graph
-from pipeline.experiments.robust_recipe import Prices, RobustRecipe, Seeded
-from pipeline.step import Expect, Step
-from pipeline.steps.clip_configs import Anchoring, LabelledConfig, OpenedConfig, SAEsConfig
-from tasks.clip.suites import SUITES, Pictures, Suite, domain_folders, image_folder
-from tasks.clip.test_sets import corrupted_sets
-from tasks.data.sources import CORRUPTIONS, Source
-from tasks.models.clip_spec import ClipSpec, Preprocessing
-from tasks.near_names import unknown_name
-from tasks.sae.config import SAESpec, SAETrainConfig, TopK
-from tasks.train_config import TrainConfig
+from amalgam.pipeline.engine.step import Expect, Step
+from amalgam.pipeline.experiments.clip_variants import WAYS
+from amalgam.pipeline.experiments.flags import Floats, Ints, Texts
+from amalgam.pipeline.experiments.robust_graph import robust_graph
+from amalgam.pipeline.experiments.robust_recipe import Prices, RobustRecipe, Seeded
+from amalgam.pipeline.steps.clip_configs import Anchoring, LabelledConfig, OpenedConfig, SAEsConfig
+from amalgam.tasks.clip.testing.suites import SUITES, Pictures, Suite, domain_folders, image_folder
+from amalgam.tasks.clip.testing.test_sets import corrupted_sets
+from amalgam.tasks.data.sources import CORRUPTIONS, Source
+from amalgam.tasks.models.clip_spec import ClipSpec, Preprocessing
+from amalgam.tasks.near_names import unknown_name
+from amalgam.tasks.sae.config import SAESpec, SAETrainConfig, TopK
+from amalgam.tasks.training.config import TrainConfig
 
 FORWARD_TFLOP = {"ViT-B-32": 0.0088, "ViT-B-16": 0.0351, "ViT-L-14": 0.162}  # an image of 224 pixels
 IMAGES = {"imagenet": 1_281_167, "iwildcam": 129_809, "fmow": 76_863}  # that are trained on
@@ -115,8 +115,8 @@ class _Opened:
 
     def __call__(self, seed: int) -> Seeded:
         backbone = Step(
-            "opened", "pipeline.steps.backbones:open_clip", _opened(self.spec),
-            check="pipeline.steps.clip_checks:check_weights", expect=Expect(20, 1_000),
+            "opened", "amalgam.pipeline.steps.backbones:open_clip", _opened(self.spec),
+            check="amalgam.pipeline.steps.clip_checks:check_weights", expect=Expect(20, 1_000),
         )  # fmt: skip
         assert self.suite.labelled is not None
         labelled = LabelledConfig(source=self.suite.labelled, validation_share=self.validation_share, seed=seed)

@@ -13,11 +13,12 @@ badly.
 from dataclasses import replace
 from typing import Annotated
 
-from pipeline.experiments.clip_variants import VARIANTS
-from pipeline.experiments.flags import Floats, Ints, Texts
-from pipeline.experiments.robust_graph import robust_graph
-from pipeline.experiments.robust_recipe import RobustRecipe
-from pipeline.experiments.styled_world import (
+from amalgam.pipeline.engine.step import Step
+from amalgam.pipeline.experiments.clip_variants import VARIANTS
+from amalgam.pipeline.experiments.flags import Floats, Ints, Texts
+from amalgam.pipeline.experiments.robust_graph import robust_graph
+from amalgam.pipeline.experiments.robust_recipe import RobustRecipe
+from amalgam.pipeline.experiments.styled_world import (
     SAE_INPUTS,
     SAE_RECIPES,
     STYLE_ROLES,
@@ -26,9 +27,8 @@ from pipeline.experiments.styled_world import (
     finetuning,
     sized_world,
 )
-from pipeline.step import Step
-from pipeline.steps.robustness_report_config import PLAIN
-from tasks.clip.worlds import WORLDS
+from amalgam.pipeline.steps.robustness_report_config import PLAIN
+from amalgam.tasks.toy_clip.worlds import WORLDS
 
 BASE = "sae-mask"
 

@@ -11,17 +11,17 @@ tested on that style, on the eight others it once saw, on four it never saw, and
 
 from typing import Annotated, Any, Literal
 
-from pipeline.experiments.clip_variants import WAYS
-from pipeline.experiments.flags import Floats, Ints, Texts
-from pipeline.experiments.robust_graph import robust_graph
-from pipeline.experiments.robust_recipe import RobustRecipe
-from pipeline.experiments.styled_world import STYLE_ROLES, SAESetting, StyledImages, finetuning, sized_world
-from pipeline.step import Step
-from pipeline.steps.clip_configs import Anchoring
-from pipeline.steps.explain_config import ExplainConfig
-from tasks.clip.worlds import WORLDS, World
-from tasks.data.sources import CORRUPTIONS
-from tasks.explain.vocabulary import Truth, concepts_in
+from amalgam.pipeline.engine.step import Step
+from amalgam.pipeline.experiments.clip_variants import WAYS
+from amalgam.pipeline.experiments.flags import Floats, Ints, Texts
+from amalgam.pipeline.experiments.robust_graph import robust_graph
+from amalgam.pipeline.experiments.robust_recipe import RobustRecipe
+from amalgam.pipeline.experiments.styled_world import STYLE_ROLES, SAESetting, StyledImages, finetuning, sized_world
+from amalgam.pipeline.steps.clip_configs import Anchoring
+from amalgam.pipeline.steps.explain_config import ExplainConfig
+from amalgam.tasks.data.sources import CORRUPTIONS
+from amalgam.tasks.explain.vocabulary import Truth, concepts_in
+from amalgam.tasks.toy_clip.worlds import WORLDS, World
 
 EXPLAINED = ("ft", "sae-mask")
 

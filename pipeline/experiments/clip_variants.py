@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipeline.steps.clip_configs import SAEsConfig
-from tasks.clip.regulariser import Regulariser
-from tasks.clip.regularisers import (
+from amalgam.pipeline.steps.clip_configs import SAEsConfig
+from amalgam.tasks.clip.finetuning.regulariser import Regulariser
+from amalgam.tasks.clip.finetuning.regularisers import (
     L1,
     L2,
     L2SP,
@@ -26,7 +26,7 @@ from tasks.clip.regularisers import (
     SquaredHingeNuclear,
     SupportHinge,
 )
-from tasks.near_names import unknown_name
+from amalgam.tasks.near_names import unknown_name
 
 Kind = Literal["plain", "head", "head first", "contrastive", "soup"]
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
-from pipeline.step import Expect, Inputs, Step
-from pipeline.steps.configs import (
+from amalgam.pipeline.engine.step import Expect, Inputs, Step
+from amalgam.pipeline.steps.configs import (
     ActivationsConfig,
     EvaluationConfig,
     EvaluationKind,
@@ -17,12 +17,12 @@ from pipeline.steps.configs import (
     SampleConfig,
     StageDtype,
 )
-from tasks.data.catalogue import DataSpec
-from tasks.data.splits import Split
-from tasks.fusion import Assignment, Identity, Method, PartialOT
-from tasks.fusion.methods import Cost
-from tasks.models.spec import ModelSpec
-from tasks.train_config import TrainConfig
+from amalgam.tasks.data.catalogue import DataSpec
+from amalgam.tasks.data.splits import Split
+from amalgam.tasks.fusion import Assignment, Identity, Method, PartialOT
+from amalgam.tasks.fusion.methods import Cost
+from amalgam.tasks.models.spec import ModelSpec
+from amalgam.tasks.training.config import TrainConfig
 
 ENSEMBLES: tuple[EvaluationKind, ...] = ("logit ensemble", "probability ensemble")
 
@@ -83,7 +83,11 @@ def fusion_graph(recipe: Recipe) -> Step:
         title=f"Partial fusion of {recipe.members} {recipe.model.name} on {recipe.data.name}", settings=recipe.settings
     )
     return Step(
-        "report", "pipeline.steps.report:write_report", config, {"results": tuple(results)}, expect=Expect(3, 500_000)
+        "report",
+        "amalgam.pipeline.steps.report:write_report",
+        config,
+        {"results": tuple(results)},
+        expect=Expect(3, 500_000),
     )
 
 
@@ -113,35 +117,35 @@ def _member(recipe: Recipe, sample: SampleConfig, member: int) -> Step:
         num_members=recipe.members, member=member, seed=sample.seed * recipe.members + member,
     )  # fmt: skip
     return Step(
-        "member", "pipeline.steps.members:train_member", config,
-        check="pipeline.steps.checks:check_member", slow_check="pipeline.steps.checks:check_pictures",
+        "member", "amalgam.pipeline.steps.members:train_member", config,
+        check="amalgam.pipeline.steps.checks:check_member", slow_check="amalgam.pipeline.steps.checks:check_pictures",
         expect=Expect(30, 1_000_000),
     )  # fmt: skip
 
 
 def _evaluation(config: EvaluationConfig, members: tuple[Step, ...]) -> Step:
     name = "evaluation" if config.kind == "member" else "ensemble"
-    return Step(name, "pipeline.steps.members:evaluate", config, {"members": members}, expect=Expect(1, 3_000))
+    return Step(name, "amalgam.pipeline.steps.members:evaluate", config, {"members": members}, expect=Expect(1, 3_000))
 
 
 def _matching(recipe: Recipe, probe: ProbeConfig, members: tuple[Step, ...]) -> Step:
     config = ActivationsConfig(probe=probe, grid=recipe.grid, dtype=recipe.stage_dtype)
     activations = [
         Step(
-            "activations", "pipeline.steps.activations:stage_activations", config, {"member": member},
-            slow_check="pipeline.steps.checks:check_probe", expect=Expect(2, 4_000_000), version=2,
+            "activations", "amalgam.pipeline.steps.activations:stage_activations", config, {"member": member},
+            slow_check="amalgam.pipeline.steps.checks:check_probe", expect=Expect(2, 4_000_000), version=2,
         )
         for member in members
     ]  # fmt: skip
     return Step(
-        "matching", "pipeline.steps.fusion:match_members", MatchingConfig(methods=recipe.methods),
+        "matching", "amalgam.pipeline.steps.fusion:match_members", MatchingConfig(methods=recipe.methods),
         {"members": members, "activations": tuple(activations)}, expect=Expect(5, 500_000),
     )  # fmt: skip
 
 
 def _fused(recipe: Recipe, config: FusedConfig, members: tuple[Step, ...], matching: Step) -> Iterator[Step]:
     inputs: dict[str, Step | tuple[Step, ...]] = {"members": members, "matching": matching}
-    fused = Step("fused", "pipeline.steps.fusion:fuse_members", config, inputs, expect=Expect(2, 1_000_000))
+    fused = Step("fused", "amalgam.pipeline.steps.fusion:fuse_members", config, inputs, expect=Expect(2, 1_000_000))
     yield fused
     yield from _finetuned(recipe, config.probe.sample, config, {**inputs, "network": fused})
 
@@ -153,4 +157,4 @@ def _finetuned(
         config = FinetunedConfig(
             network=network, sample=sample, share=recipe.finetune_share, training=recipe.finetuning, seed=sample.seed
         )
-        yield Step("finetuned", "pipeline.steps.fusion:finetune", config, inputs, expect=Expect(5, 1_000_000))
+        yield Step("finetuned", "amalgam.pipeline.steps.fusion:finetune", config, inputs, expect=Expect(5, 1_000_000))

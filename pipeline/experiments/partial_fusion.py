@@ -10,14 +10,14 @@ every alpha with and without recalibration, and evaluate everything on the same 
 
 from typing import Annotated, Any, Literal
 
-from pipeline.experiments.flags import Floats, Ints
-from pipeline.experiments.fusion_graph import Recipe, fusion_graph
-from pipeline.step import Step
-from tasks.data.catalogue import FOLDER_IMAGE_SIZE, KNOWN, DataSpec
-from tasks.data.splits import ClassSplit, GeneralSpecialist, Shared, Split
-from tasks.fusion.methods import Cost
-from tasks.models.spec import Activation, ModelSpec
-from tasks.train_config import TrainConfig
+from amalgam.pipeline.engine.step import Step
+from amalgam.pipeline.experiments.flags import Floats, Ints
+from amalgam.pipeline.experiments.fusion_graph import Recipe, fusion_graph
+from amalgam.tasks.data.catalogue import FOLDER_IMAGE_SIZE, KNOWN, DataSpec
+from amalgam.tasks.data.splits import ClassSplit, GeneralSpecialist, Shared, Split
+from amalgam.tasks.fusion.methods import Cost
+from amalgam.tasks.models.spec import Activation, ModelSpec
+from amalgam.tasks.training.config import TrainConfig
 
 
 def partial_fusion(

@@ -11,15 +11,21 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
-from pipeline.experiments.clip_variants import Variant
-from pipeline.experiments.robust_recipe import MEGA, RobustRecipe, Seeded
-from pipeline.step import Expect, Inputs, Step
-from pipeline.steps.clip_configs import ContrastiveConfig, SAEQualityConfig, SAEsConfig, TunedConfig, ZeroShotConfig
-from pipeline.steps.features_config import FeaturesConfig
-from pipeline.steps.robustness_config import PathConfig
-from pipeline.steps.robustness_report_config import ResultLabel, RobustnessReportConfig
-from tasks.clip.finetune_config import FinetuneConfig
-from tasks.data.sources import Source
+from amalgam.pipeline.engine.step import Expect, Inputs, Step
+from amalgam.pipeline.experiments.clip_variants import Variant
+from amalgam.pipeline.experiments.robust_recipe import MEGA, RobustRecipe, Seeded
+from amalgam.pipeline.steps.clip_configs import (
+    ContrastiveConfig,
+    SAEQualityConfig,
+    SAEsConfig,
+    TunedConfig,
+    ZeroShotConfig,
+)
+from amalgam.pipeline.steps.features_config import FeaturesConfig
+from amalgam.pipeline.steps.robustness_config import PathConfig
+from amalgam.pipeline.steps.robustness_report_config import ResultLabel, RobustnessReportConfig
+from amalgam.tasks.clip.finetuning.config import FinetuneConfig
+from amalgam.tasks.data.sources import Source
 
 Augment = Literal["none", "shift", "resized_crop"]
 PRINCIPAL = 16  # directions of PCA, as in the paper's public code
@@ -38,7 +44,9 @@ def robust_graph(recipe: RobustRecipe) -> Step:
         "qualities": tuple(step for seed in seeds for step in seed.qualities()),
         "explanations": tuple(seeds[0].explanation(name) for name in recipe.explained),
     }
-    return Step("robustness", "pipeline.steps.robustness_report:write_report", config, inputs, expect=Expect(5, MEGA))
+    return Step(
+        "robustness", "amalgam.pipeline.steps.robustness_report:write_report", config, inputs, expect=Expect(5, MEGA)
+    )
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ class OfSeed:
     def zero_shot(self) -> Step:
         config = ZeroShotConfig(class_names=self.recipe.class_names, templates=self.recipe.templates)
         return Step(
-            "zero_shot", "pipeline.steps.backbones:make_zero_shot", config, {"backbone": self.seeded.backbone},
+            "zero_shot", "amalgam.pipeline.steps.backbones:make_zero_shot", config, {"backbone": self.seeded.backbone},
             expect=Expect(5, self.recipe.prices.classifier_bytes),
         )  # fmt: skip
 
@@ -64,7 +72,7 @@ class OfSeed:
         """Autoencoders of the frozen features of labelled images; mixed, of unlabelled ones of other domains too."""
         features = self.clean(self.seeded.labelled.source) + (self.clean(self._unlabelled()) if mixed else ())
         inputs: Inputs = {"classifier": self.zero_shot, "features": features}
-        return Step("saes", "pipeline.steps.saes:train_saes", config, inputs, expect=Expect(10, MEGA))
+        return Step("saes", "amalgam.pipeline.steps.saes:train_saes", config, inputs, expect=Expect(10, MEGA))
 
     def qualities(self) -> tuple[Step, ...]:
         """How good all autoencoders are on test sets, in one step; none if none is used, or there is no such set."""
@@ -75,7 +83,7 @@ class OfSeed:
         named = tuple((name, self._saes_config(way)) for name, way in users.items())
         config = SAEQualityConfig(saes=named, test_sets=test_sets)
         inputs: Inputs = {"classifier": self.zero_shot, "saes": tuple(map(self._saes_of, users.values()))}
-        measure = "pipeline.steps.sae_quality:measure_saes"
+        measure = "amalgam.pipeline.steps.sae_quality:measure_saes"
         return (Step("sae_quality", measure, config, inputs, version=2, expect=Expect(5, MEGA)),)
 
     def clean(self, source: Source) -> tuple[Step, ...]:
@@ -127,8 +135,8 @@ class OfSeed:
         }  # fmt: skip
         config = config.model_copy(update={"sae": self.recipe.saes.first.name, "title": f"What {name} changed"})
         return Step(
-            "explanation", "pipeline.steps.explain:explain", config, inputs,
-            check="pipeline.steps.explain_config:check_explanation", expect=Expect(10, MEGA),
+            "explanation", "amalgam.pipeline.steps.explain:explain", config, inputs,
+            check="amalgam.pipeline.steps.explain_config:check_explanation", expect=Expect(10, MEGA),
         )  # fmt: skip
 
     def tuned(self, way: Variant, factor: float = 1.0) -> Step:
@@ -195,8 +203,8 @@ class OfSeed:
 
     def _tuning(self, function: str, config: TunedConfig | ContrastiveConfig, inputs: Inputs) -> Step:
         return Step(
-            "tuned", f"pipeline.steps.tuning:{function}", config, inputs,
-            check="pipeline.steps.clip_checks:check_labelled", is_distributed=isinstance(config, TunedConfig),
+            "tuned", f"amalgam.pipeline.steps.tuning:{function}", config, inputs,
+            check="amalgam.pipeline.steps.clip_checks:check_labelled", is_distributed=isinstance(config, TunedConfig),
             expect=Expect(self.recipe.prices.tuning_seconds, self.recipe.prices.classifier_bytes),
         )  # fmt: skip
 
@@ -205,12 +213,12 @@ class OfSeed:
         expect = Expect(prices.features_seconds * len(views) / parts, prices.features_bytes * len(views) // parts)
         return tuple(
             Step(
-                "features", "pipeline.steps.features:stage_features",
+                "features", "amalgam.pipeline.steps.features:stage_features",
                 FeaturesConfig(
                     source=source, augment=augment, views=views, part=part, num_parts=parts
                 ),
                 {"encoder": self.zero_shot},
-                check="pipeline.steps.features_config:check_features", expect=expect,
+                check="amalgam.pipeline.steps.features_config:check_features", expect=expect,
             )
             for part in range(parts)
         )  # fmt: skip
@@ -227,7 +235,7 @@ class OfSeed:
         if measured:
             inputs["sae"] = self.saes(measured)
         return Step(
-            "path", "pipeline.steps.robustness:evaluate_path", config, inputs,
-            check="pipeline.steps.robustness_config:check_path",
+            "path", "amalgam.pipeline.steps.robustness:evaluate_path", config, inputs,
+            check="amalgam.pipeline.steps.robustness_config:check_path",
             expect=Expect(self.recipe.prices.testing_seconds, MEGA),
         )  # fmt: skip

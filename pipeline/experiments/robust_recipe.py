@@ -3,13 +3,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from pipeline.experiments.clip_variants import VARIANTS, Variant, variant
-from pipeline.step import Step
-from pipeline.steps.clip_configs import Anchoring, LabelledConfig, SAEsConfig
-from pipeline.steps.explain_config import ExplainConfig
-from tasks.clip.test_sets import Role, TestSet
-from tasks.data.sources import Source
-from tasks.train_config import TrainConfig
+from amalgam.pipeline.engine.step import Step
+from amalgam.pipeline.experiments.clip_variants import VARIANTS, Variant, variant
+from amalgam.pipeline.steps.clip_configs import Anchoring, LabelledConfig, SAEsConfig
+from amalgam.pipeline.steps.explain_config import ExplainConfig
+from amalgam.tasks.clip.testing.test_sets import Role, TestSet
+from amalgam.tasks.data.sources import Source
+from amalgam.tasks.training.config import TrainConfig
 
 MEGA = 1_000_000
 

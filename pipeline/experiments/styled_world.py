@@ -4,18 +4,18 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Literal
 
-from pipeline.experiments.flags import Texts
-from pipeline.experiments.robust_recipe import Seeded
-from pipeline.step import Expect, Step
-from pipeline.steps.clip_configs import LabelledConfig, SAEsConfig
-from pipeline.steps.pretrained_config import PretrainedConfig
-from tasks.clip.test_sets import Role, TestSet, corrupted_sets
-from tasks.clip.worlds import WORLDS, World
-from tasks.data.catalogue import DataSpec
-from tasks.data.sources import MixedStyles
-from tasks.near_names import unknown_name
-from tasks.sae.config import REFERENCE_RECIPE, FeatureInfo, SAESpec, SAETrainConfig, TopK
-from tasks.train_config import TrainConfig
+from amalgam.pipeline.engine.step import Expect, Step
+from amalgam.pipeline.experiments.flags import Texts
+from amalgam.pipeline.experiments.robust_recipe import Seeded
+from amalgam.pipeline.steps.clip_configs import LabelledConfig, SAEsConfig
+from amalgam.pipeline.steps.pretrained_config import PretrainedConfig
+from amalgam.tasks.clip.testing.test_sets import Role, TestSet, corrupted_sets
+from amalgam.tasks.data.catalogue import DataSpec
+from amalgam.tasks.data.sources import MixedStyles
+from amalgam.tasks.near_names import unknown_name
+from amalgam.tasks.sae.config import REFERENCE_RECIPE, FeatureInfo, SAESpec, SAETrainConfig, TopK
+from amalgam.tasks.toy_clip.worlds import WORLDS, World
+from amalgam.tasks.training.config import TrainConfig
 
 NATURAL_IMAGES = 5000
 STYLE_ROLES: tuple[Role, ...] = ("id", "seen", "unseen")
@@ -91,8 +91,8 @@ class StyledImages:
         """What a seed changes: everything."""
         world = self.world
         backbone = Step(
-            "pretrained", "pipeline.steps.backbones:pretrain_clip", PretrainedConfig(world=world, seed=seed),
-            check="pipeline.steps.clip_checks:check_world", expect=Expect(45, 1_000_000),
+            "pretrained", "amalgam.pipeline.steps.backbones:pretrain_clip", PretrainedConfig(world=world, seed=seed),
+            check="amalgam.pipeline.steps.clip_checks:check_world", expect=Expect(45, 1_000_000),
         )  # fmt: skip
         plain, styles = world.source("finetuning", self.images, seed=seed), self._styles(seed)
         other = MixedStyles(

@@ -3,16 +3,16 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.build import Workspace
-from pipeline.checkpoint import load_model
-from pipeline.rows import RowsWriter
-from pipeline.rows_schema import RowsSchema
-from pipeline.steps.configs import ActivationsConfig
-from pipeline.steps.measures import Metrics
-from pipeline.steps.samples import Repeatable, example, open_pool, probe_indices
-from pipeline.unit_table import write_unit_table
-from tasks.capture import UnitSummary, as_rows, capture, sites
-from tasks.trace import trace
+from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.steps.configs import ActivationsConfig
+from amalgam.pipeline.steps.measures import Metrics
+from amalgam.pipeline.steps.samples import Repeatable, example, open_pool, probe_indices
+from amalgam.pipeline.store.checkpoints import load_model
+from amalgam.pipeline.store.rows import RowsWriter
+from amalgam.pipeline.store.rows_schema import RowsSchema
+from amalgam.pipeline.store.unit_table import write_unit_table
+from amalgam.tasks.tracing.capture import UnitSummary, as_rows, capture, sites
+from amalgam.tasks.tracing.trace import trace
 
 ROWS, UNITS = "activations.parquet", "units.parquet"
 

@@ -4,17 +4,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.build import Workspace
-from pipeline.clip_checkpoint import ClassifierInfo, key_of, load_clip, save_classifier, save_clip
-from pipeline.steps.clip_configs import OpenedConfig, ZeroShotConfig
-from pipeline.steps.measures import Metrics
-from pipeline.steps.pretrained_config import PretrainedConfig
-from pipeline.steps.resuming import resume_state, saver
-from tasks.clip.captioned import open_world
-from tasks.clip.pretrain import pretrain
-from tasks.clip.zero_shot import Classifier, templates_of, zero_shot_head
-from tasks.models.clip import build_clip
-from tasks.models.clip_spec import ClipSpec
+from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.steps.clip_configs import OpenedConfig, ZeroShotConfig
+from amalgam.pipeline.steps.measures import Metrics
+from amalgam.pipeline.steps.pretrained_config import PretrainedConfig
+from amalgam.pipeline.steps.resuming import resume_state, saver
+from amalgam.pipeline.store.clip_checkpoints import ClassifierInfo, key_of, load_clip, save_classifier, save_clip
+from amalgam.tasks.clip.zero_shot import Classifier, templates_of, zero_shot_head
+from amalgam.tasks.models.clip import build_clip
+from amalgam.tasks.models.clip_spec import ClipSpec
+from amalgam.tasks.toy_clip.captioned import open_world
+from amalgam.tasks.toy_clip.pretrain import pretrain
 
 WEIGHTS = "open_clip"  # folder of fetched weights under the data root
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from pipeline.steps.configs import ActivationsConfig, MemberConfig
-from tasks.data.catalogue import check
+from amalgam.pipeline.steps.configs import ActivationsConfig, MemberConfig
+from amalgam.tasks.data.catalogue import check
 
 
 def check_member(config: MemberConfig, data_root: Path | None) -> None:
@@ -13,7 +13,7 @@ def check_member(config: MemberConfig, data_root: Path | None) -> None:
 
 def check_pictures(config: MemberConfig, data_root: Path | None) -> None:
     """Raise ValueError unless the network fits the data set's pictures and classes."""
-    from pipeline.steps.samples import open_pool, require_fit  # here, not above: a plan must not import torch
+    from amalgam.pipeline.steps.samples import open_pool, require_fit  # here, not above: a plan must not import torch
 
     images, _, _ = open_pool(config.sample, data_root)
     require_fit(images, config.model)
@@ -21,7 +21,7 @@ def check_pictures(config: MemberConfig, data_root: Path | None) -> None:
 
 def check_probe(config: ActivationsConfig, data_root: Path | None) -> None:
     """Raise ValueError unless the data set is large enough for the probe."""
-    from pipeline.steps.samples import open_pool, probe_indices  # here, not above: a plan must not import torch
+    from amalgam.pipeline.steps.samples import open_pool, probe_indices  # here, not above: a plan must not import torch
 
     _, pool, _ = open_pool(config.probe.sample, data_root)
     probe_indices(config.probe, pool)

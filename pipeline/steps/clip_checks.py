@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from pipeline.steps.clip_configs import ContrastiveConfig, OpenedConfig, TunedConfig
-from pipeline.steps.pretrained_config import PretrainedConfig
-from tasks.data.sources import check_source
+from amalgam.pipeline.steps.clip_configs import ContrastiveConfig, OpenedConfig, TunedConfig
+from amalgam.pipeline.steps.pretrained_config import PretrainedConfig
+from amalgam.tasks.data.sources import check_source
 
 
 def check_labelled(config: TunedConfig | ContrastiveConfig, data_root: Path | None) -> None:
@@ -20,7 +20,7 @@ def check_world(config: PretrainedConfig, data_root: Path | None) -> None:
 
 def check_weights(config: OpenedConfig, data_root: Path | None) -> None:
     """Raise ValueError, with the command that fetches them, unless the weights are on this machine."""
-    from pipeline.steps.backbones import weights_root  # here, not above: open_clip takes seconds to import
-    from tasks.models.clip import require_weights
+    from amalgam.pipeline.steps.backbones import weights_root  # here, not above: open_clip takes seconds to import
+    from amalgam.tasks.models.clip import require_weights
 
     require_weights(config.clip, weights_root(data_root))

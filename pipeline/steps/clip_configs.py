@@ -7,13 +7,13 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.steps.configs import Config
-from tasks.clip.finetune_config import FinetuneConfig, require_contrastive
-from tasks.clip.test_sets import TestSet, check_test_sets
-from tasks.data.sources import Source
-from tasks.models.clip_spec import ClipSpec
-from tasks.sae.config import SAESpec, SAETrainConfig
-from tasks.train_config import TrainConfig
+from amalgam.pipeline.steps.configs import Config
+from amalgam.tasks.clip.finetuning.config import FinetuneConfig, require_contrastive
+from amalgam.tasks.clip.testing.test_sets import TestSet, check_test_sets
+from amalgam.tasks.data.sources import Source
+from amalgam.tasks.models.clip_spec import ClipSpec
+from amalgam.tasks.sae.config import SAESpec, SAETrainConfig
+from amalgam.tasks.training.config import TrainConfig
 
 
 class OpenedConfig(Config):

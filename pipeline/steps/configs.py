@@ -7,11 +7,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
-from tasks.data.catalogue import DataSpec
-from tasks.data.splits import Split
-from tasks.fusion import Method
-from tasks.models.spec import ModelSpec
-from tasks.train_config import TrainConfig
+from amalgam.tasks.data.catalogue import DataSpec
+from amalgam.tasks.data.splits import Split
+from amalgam.tasks.fusion import Method
+from amalgam.tasks.models.spec import ModelSpec
+from amalgam.tasks.training.config import TrainConfig
 
 EvaluationKind = Literal["member", "logit ensemble", "probability ensemble"]
 StageDtype = Literal["float16", "float32"]

@@ -3,15 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline import explaining
-from pipeline.build import Workspace
-from pipeline.clip_checkpoint import load_clip
-from pipeline.explain_tables import summary
-from pipeline.explaining import Looked, Request
-from pipeline.steps.backbones import weights_root
-from pipeline.steps.explain_config import ExplainConfig
-from pipeline.steps.measures import Metrics
-from tasks.data.opening import open_source
+from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.reports.explanation import build
+from amalgam.pipeline.reports.explanation.build import Looked, Request
+from amalgam.pipeline.reports.explanation.tables import summary
+from amalgam.pipeline.steps.backbones import weights_root
+from amalgam.pipeline.steps.explain_config import ExplainConfig
+from amalgam.pipeline.steps.measures import Metrics
+from amalgam.pipeline.store.clip_checkpoints import load_clip
+from amalgam.tasks.data.opening import open_source
 
 
 def explain(config: ExplainConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
@@ -27,4 +27,4 @@ def explain(config: ExplainConfig, inputs: Mapping[str, Any], work: Workspace) -
         inputs["before"], inputs["after"], inputs["sae"], config.sae, looked, clip, config.concepts, config.truth,
         config.top_n, config.batch_size, config.title, work.device,
     )  # fmt: skip
-    return {**summary(explaining.explain(request, work.out))}
+    return {**summary(build.explain(request, work.out))}

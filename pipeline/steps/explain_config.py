@@ -4,9 +4,9 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from pipeline.steps.configs import Config
-from tasks.data.sources import Source, check_source
-from tasks.explain.vocabulary import Concept, Truth
+from amalgam.pipeline.steps.configs import Config
+from amalgam.tasks.data.sources import Source, check_source
+from amalgam.tasks.explain.vocabulary import Concept, Truth
 
 
 class ExplainConfig(Config):

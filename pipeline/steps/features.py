@@ -6,19 +6,19 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pipeline.build import Workspace
-from pipeline.clip_checkpoint import load_classifier, read_about
-from pipeline.features import FEATURES, SITE, Staged
-from pipeline.rows import RowsWriter
-from pipeline.rows_schema import RowsSchema
-from pipeline.steps.features_config import FeaturesConfig
-from pipeline.steps.measures import Metrics
-from tasks.clip.finetune import anchor
-from tasks.data.images import Images
-from tasks.data.loading import view_batches
-from tasks.data.opening import open_source
-from tasks.data.sources import AnySource, Corrupted, MixedStyles, Styled
-from tasks.data.views import View
+from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.steps.features_config import FeaturesConfig
+from amalgam.pipeline.steps.measures import Metrics
+from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_about
+from amalgam.pipeline.store.features import FEATURES, SITE, Staged
+from amalgam.pipeline.store.rows import RowsWriter
+from amalgam.pipeline.store.rows_schema import RowsSchema
+from amalgam.tasks.clip.finetuning.finetune import anchor
+from amalgam.tasks.data.images import Images
+from amalgam.tasks.data.loading import view_batches
+from amalgam.tasks.data.opening import open_source
+from amalgam.tasks.data.sources import AnySource, Corrupted, MixedStyles, Styled
+from amalgam.tasks.data.views import View
 
 
 def stage_features(config: FeaturesConfig, inputs: Mapping[str, Path], work: Workspace) -> Metrics:

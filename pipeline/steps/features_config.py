@@ -5,8 +5,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.steps.configs import Config, StageDtype
-from tasks.data.sources import Source, check_source
+from amalgam.pipeline.steps.configs import Config, StageDtype
+from amalgam.tasks.data.sources import Source, check_source
 
 
 class FeaturesConfig(Config):

@@ -8,28 +8,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.build import Workspace
-from pipeline.checkpoint import load_model, read_spec, save_model
-from pipeline.rows import describe, read_rows
-from pipeline.steps.activations import ROWS
-from pipeline.steps.configs import FinetunedConfig, FusedConfig, MatchingConfig
-from pipeline.steps.matchings import load_matching, save_matchings
-from pipeline.steps.measures import Metrics, cost_metrics, test_metrics
-from pipeline.steps.samples import Repeatable, example, open_pool, probe_indices
-from tasks.axes import Axes
-from tasks.capture import as_rows
-from tasks.cost_of import cost_of
-from tasks.data.catalogue import DataSpec
-from tasks.data.images import load
-from tasks.data.splits import hold_out
-from tasks.evaluate import predict
-from tasks.fusion import merge, support
-from tasks.fusion.cost import ActivationCost
-from tasks.fusion.coupling import Coupling
-from tasks.fusion.fusing import check_members, checked_weights, restored
-from tasks.fusion.matching import Matching
-from tasks.trace import trace
-from tasks.train import train
+from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.steps.activations import ROWS
+from amalgam.pipeline.steps.configs import FinetunedConfig, FusedConfig, MatchingConfig
+from amalgam.pipeline.steps.measures import Metrics, cost_metrics, test_metrics
+from amalgam.pipeline.steps.samples import Repeatable, example, open_pool, probe_indices
+from amalgam.pipeline.store.checkpoints import load_model, read_spec, save_model
+from amalgam.pipeline.store.matchings import load_matching, save_matchings
+from amalgam.pipeline.store.rows import describe, read_rows
+from amalgam.tasks.data.catalogue import DataSpec
+from amalgam.tasks.data.images import load
+from amalgam.tasks.data.splits import hold_out
+from amalgam.tasks.fusion import merge, support
+from amalgam.tasks.fusion.cost import ActivationCost
+from amalgam.tasks.fusion.coupling import Coupling
+from amalgam.tasks.fusion.fusing import check_members, checked_weights, restored
+from amalgam.tasks.fusion.matching import Matching
+from amalgam.tasks.scoring.logits import predict
+from amalgam.tasks.tracing.axes import Axes
+from amalgam.tasks.tracing.capture import as_rows
+from amalgam.tasks.tracing.cost import cost_of
+from amalgam.tasks.tracing.trace import trace
+from amalgam.tasks.training.loop import train
 
 CALIBRATION_BATCH = 256  # images; batch norm averages the variances of batches, so they should not be small
 

@@ -5,9 +5,9 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from tasks.cost_of import Cost
-from tasks.data.images import Images
-from tasks.evaluate import score
+from amalgam.tasks.data.images import Images
+from amalgam.tasks.scoring.logits import score
+from amalgam.tasks.tracing.cost import Cost
 
 Metrics = dict[str, float | int | str]
 

@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.build import Workspace
-from pipeline.checkpoint import load_model, save_model
-from pipeline.steps.configs import EvaluationConfig, MemberConfig
-from pipeline.steps.measures import Metrics, cost_metrics, test_metrics
-from pipeline.steps.resuming import resume_state, saver
-from pipeline.steps.samples import example, member_indices, open_pool
-from tasks.cost_of import cost_of
-from tasks.data.images import load
-from tasks.evaluate import logit_ensemble, predict, probability_ensemble
-from tasks.models import build
-from tasks.train import train
+from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.steps.configs import EvaluationConfig, MemberConfig
+from amalgam.pipeline.steps.measures import Metrics, cost_metrics, test_metrics
+from amalgam.pipeline.steps.resuming import resume_state, saver
+from amalgam.pipeline.steps.samples import example, member_indices, open_pool
+from amalgam.pipeline.store.checkpoints import load_model, save_model
+from amalgam.tasks.data.images import load
+from amalgam.tasks.models import build
+from amalgam.tasks.scoring.logits import logit_ensemble, predict, probability_ensemble
+from amalgam.tasks.tracing.cost import cost_of
+from amalgam.tasks.training.loop import train
 
 
 def train_member(config: MemberConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:

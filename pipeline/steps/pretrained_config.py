@@ -2,8 +2,8 @@
 
 from pydantic import Field
 
-from pipeline.steps.configs import Config
-from tasks.clip.worlds import AnyWorld
+from amalgam.pipeline.steps.configs import Config
+from amalgam.tasks.toy_clip.worlds import AnyWorld
 
 
 class PretrainedConfig(Config):

@@ -3,18 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline import report
-from pipeline.artifact import Record, read_record
-from pipeline.build import Workspace
-from pipeline.report_files import Row, made_from
-from pipeline.steps.configs import ReportConfig
-from pipeline.steps.measures import Metrics
+from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.reports.files import Row, made_from
+from amalgam.pipeline.reports.frontier import page
+from amalgam.pipeline.steps.configs import ReportConfig
+from amalgam.pipeline.steps.measures import Metrics
+from amalgam.pipeline.store.artifact import Record, read_record
 
 
 def write_report(config: ReportConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
     """Write the frontier's picture, page and tables; the summary is the accuracy of every network but members."""
     records = [read_record(folder) for folder in inputs["results"]]
-    return {**report.write_report(frontier_rows(records), work.out, config.title, config.settings, made_from(records))}
+    return {**page.write_report(frontier_rows(records), work.out, config.title, config.settings, made_from(records))}
 
 
 def frontier_rows(records: list[Record]) -> list[Row]:

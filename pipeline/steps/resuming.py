@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from pipeline.artifact import written_whole
-from pipeline.build import Workspace
+from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.store.artifact import written_whole
 
 STATE = "resume.pt"
 

@@ -13,26 +13,26 @@ from typing import Any
 
 import torch
 
-from pipeline.build import Workspace
-from pipeline.clip_checkpoint import ClassifierInfo, load_classifier, load_clip, read_about, read_sae
-from pipeline.path_scores import path_scores, summary
-from pipeline.predictions import PREDICTIONS, Answers, write_predictions
-from pipeline.steps.backbones import weights_root
-from pipeline.steps.measures import Metrics
-from pipeline.steps.robustness_config import VALIDATION, PathConfig
-from pipeline.steps.tuning import open_labelled, require_classes
-from tasks.averaging import State
-from tasks.clip.evaluate import Examination, Networks, examine, kept, path_networks
-from tasks.clip.interpolate import greedy_soup, soup
-from tasks.clip.prompts import spoken
-from tasks.clip.scores import METRICS, Predictions, value
-from tasks.clip.similarity import DriftMeter
-from tasks.clip.test_sets import TestSet
-from tasks.clip.zero_shot import Classifier, Head, Projection, zero_shot_head
-from tasks.data.images import Images
-from tasks.data.opening import open_source
-from tasks.sae.autoencoder import SparseAutoencoder
-from tasks.sae.config import FeatureInfo
+from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.reports.path_scores import path_scores, summary
+from amalgam.pipeline.steps.backbones import weights_root
+from amalgam.pipeline.steps.measures import Metrics
+from amalgam.pipeline.steps.robustness_config import VALIDATION, PathConfig
+from amalgam.pipeline.steps.tuning import open_labelled, require_classes
+from amalgam.pipeline.store.clip_checkpoints import ClassifierInfo, load_classifier, load_clip, read_about, read_sae
+from amalgam.pipeline.store.predictions import PREDICTIONS, Answers, write_predictions
+from amalgam.tasks.clip.finetuning.interpolate import greedy_soup, soup
+from amalgam.tasks.clip.finetuning.similarity import DriftMeter
+from amalgam.tasks.clip.prompts import spoken
+from amalgam.tasks.clip.testing.evaluate import Examination, Networks, examine, kept, path_networks
+from amalgam.tasks.clip.testing.test_sets import TestSet
+from amalgam.tasks.clip.zero_shot import Classifier, Head, Projection, zero_shot_head
+from amalgam.tasks.data.images import Images
+from amalgam.tasks.data.opening import open_source
+from amalgam.tasks.sae.autoencoder import SparseAutoencoder
+from amalgam.tasks.sae.config import FeatureInfo
+from amalgam.tasks.scoring.metrics import METRICS, Predictions, value
+from amalgam.tasks.training.averaging import State
 
 SCORES = "scores.json"
 BEFORE = "alpha=0"

@@ -8,10 +8,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.steps.clip_configs import ChosenSAE, LabelledConfig
-from pipeline.steps.configs import Config
-from tasks.clip.test_sets import TestSet, check_test_sets
-from tasks.data.sources import check_source
+from amalgam.pipeline.steps.clip_configs import ChosenSAE, LabelledConfig
+from amalgam.pipeline.steps.configs import Config
+from amalgam.tasks.clip.testing.test_sets import TestSet, check_test_sets
+from amalgam.tasks.data.sources import check_source
 
 VALIDATION = "validation"
 """What the held-out images of the labelled ones are called among test sets."""

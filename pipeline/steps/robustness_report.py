@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline import robustness_page
-from pipeline.artifact import read_record
-from pipeline.build import Workspace
-from pipeline.report_files import made_from
-from pipeline.robustness_saes import quality_rows
-from pipeline.robustness_table import WisePath, scores_by_alpha
-from pipeline.steps.measures import Metrics
-from pipeline.steps.robustness_report_config import RobustnessReportConfig
+from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.reports.files import made_from
+from amalgam.pipeline.reports.robustness import page
+from amalgam.pipeline.reports.robustness.saes import quality_rows
+from amalgam.pipeline.reports.robustness.table import WisePath, scores_by_alpha
+from amalgam.pipeline.steps.measures import Metrics
+from amalgam.pipeline.steps.robustness_report_config import RobustnessReportConfig
+from amalgam.pipeline.store.artifact import read_record
 
 
 def write_report(config: RobustnessReportConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
@@ -29,4 +29,4 @@ def write_report(config: RobustnessReportConfig, inputs: Mapping[str, Any], work
     measured = [read_record(folder) for folder in inputs.get("qualities", ())]
     qualities = quality_rows([record.metrics for record in measured])
     provenance = made_from([*records, *measured])
-    return {**robustness_page.write_report(paths, qualities, work.out, config, provenance)}
+    return {**page.write_report(paths, qualities, work.out, config, provenance)}

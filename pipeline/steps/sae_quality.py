@@ -12,20 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.build import Workspace
-from pipeline.clip_checkpoint import load_classifier, read_about, read_sae
-from pipeline.features import as_wanted
-from pipeline.steps.clip_configs import SAEQualityConfig, SAEsConfig
-from pipeline.steps.measures import Metrics
-from pipeline.steps.saes import QUALITY, agreement, numbers
-from tasks.clip.test_sets import TestSet
-from tasks.clip.zero_shot import Classifier
-from tasks.data.images import Images
-from tasks.data.loading import batches
-from tasks.data.opening import open_source
-from tasks.sae.autoencoder import SparseAutoencoder
-from tasks.sae.config import FeatureInfo
-from tasks.sae.metrics import QualityMeter
+from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.steps.clip_configs import SAEQualityConfig, SAEsConfig
+from amalgam.pipeline.steps.measures import Metrics
+from amalgam.pipeline.steps.saes import QUALITY, agreement, numbers
+from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_about, read_sae
+from amalgam.pipeline.store.features import as_wanted
+from amalgam.tasks.clip.testing.test_sets import TestSet
+from amalgam.tasks.clip.zero_shot import Classifier
+from amalgam.tasks.data.images import Images
+from amalgam.tasks.data.loading import batches
+from amalgam.tasks.data.opening import open_source
+from amalgam.tasks.sae.autoencoder import SparseAutoencoder
+from amalgam.tasks.sae.config import FeatureInfo
+from amalgam.tasks.sae.metrics import QualityMeter
 
 BATCH = 512  # images encoded at once
 PLACE = ("saes", "seed", "test_set", "role")  # what of a row is no measure

@@ -9,16 +9,16 @@ from typing import Any
 
 from torch import Tensor
 
-from pipeline.build import Workspace
-from pipeline.clip_checkpoint import load_classifier, read_about, save_sae
-from pipeline.features import FeatureTable, as_wanted, read_features
-from pipeline.steps.clip_configs import SAEsConfig
-from pipeline.steps.measures import Metrics
-from pipeline.steps.resuming import resume_state, saver
-from tasks.sae.autoencoder import SparseAutoencoder
-from tasks.sae.config import FeatureInfo, SAESpec
-from tasks.sae.metrics import Quality, matched_cosines, quality_by_domain
-from tasks.sae.train import train
+from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.steps.clip_configs import SAEsConfig
+from amalgam.pipeline.steps.measures import Metrics
+from amalgam.pipeline.steps.resuming import resume_state, saver
+from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_about, save_sae
+from amalgam.pipeline.store.features import FeatureTable, as_wanted, read_features
+from amalgam.tasks.sae.autoencoder import SparseAutoencoder
+from amalgam.tasks.sae.config import FeatureInfo, SAESpec
+from amalgam.tasks.sae.metrics import Quality, matched_cosines, quality_by_domain
+from amalgam.tasks.sae.train import train
 
 QUALITY = "quality.json"
 BATCH = 4096  # feature vectors measured at once

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from pipeline.steps.configs import MemberConfig, ProbeConfig, SampleConfig
-from tasks.data.images import Images, load
-from tasks.data.loading import Batch, batches
-from tasks.data.splits import Indices, hold_out
-from tasks.models.spec import ModelSpec
+from amalgam.pipeline.steps.configs import MemberConfig, ProbeConfig, SampleConfig
+from amalgam.tasks.data.images import Images, load
+from amalgam.tasks.data.loading import Batch, batches
+from amalgam.tasks.data.splits import Indices, hold_out
+from amalgam.tasks.models.spec import ModelSpec
 
 
 def open_pool(config: SampleConfig, data_root: Path | None) -> tuple[Images, Indices, Indices]:

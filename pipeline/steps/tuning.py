@@ -7,25 +7,25 @@ from typing import Any
 
 from torch import Tensor
 
-from pipeline.build import Workspace
-from pipeline.clip_checkpoint import load_classifier, load_clip, read_about, read_sae, save_classifier
-from pipeline.features import anchors, read_features
-from pipeline.step import Resources
-from pipeline.steps.backbones import weights_root
-from pipeline.steps.clip_configs import ContrastiveConfig, LabelledConfig, TunedConfig
-from pipeline.steps.measures import Metrics
-from pipeline.steps.resuming import resume_state, saver
-from tasks.clip.anchors import CachedAnchors, Unlabelled
-from tasks.clip.drift import principal_directions
-from tasks.clip.finetune import finetune
-from tasks.clip.finetune_contrastive import finetune_contrastive
-from tasks.clip.zero_shot import Classifier
-from tasks.data.images import Images
-from tasks.data.opening import open_source
-from tasks.data.splits import Indices, hold_out
-from tasks.distributed import ALONE, World
-from tasks.sae.autoencoder import SparseAutoencoder, unit
-from tasks.sae.config import FeatureInfo
+from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.engine.step import Resources
+from amalgam.pipeline.steps.backbones import weights_root
+from amalgam.pipeline.steps.clip_configs import ContrastiveConfig, LabelledConfig, TunedConfig
+from amalgam.pipeline.steps.measures import Metrics
+from amalgam.pipeline.steps.resuming import resume_state, saver
+from amalgam.pipeline.store.clip_checkpoints import load_classifier, load_clip, read_about, read_sae, save_classifier
+from amalgam.pipeline.store.features import anchors, read_features
+from amalgam.tasks.clip.finetuning.anchors import CachedAnchors, Unlabelled
+from amalgam.tasks.clip.finetuning.contrastive import finetune_contrastive
+from amalgam.tasks.clip.finetuning.drift import principal_directions
+from amalgam.tasks.clip.finetuning.finetune import finetune
+from amalgam.tasks.clip.zero_shot import Classifier
+from amalgam.tasks.data.images import Images
+from amalgam.tasks.data.opening import open_source
+from amalgam.tasks.data.splits import Indices, hold_out
+from amalgam.tasks.sae.autoencoder import SparseAutoencoder, unit
+from amalgam.tasks.sae.config import FeatureInfo
+from amalgam.tasks.training.distributed import ALONE, World
 
 
 def open_labelled(config: LabelledConfig, data_root: Path | None) -> tuple[Images, Indices, Indices]:
@@ -42,7 +42,7 @@ def tune(config: TunedConfig, inputs: Mapping[str, Any], work: Workspace) -> Met
     """
     if work.num_workers == 1:
         return _tune(config, inputs, work, ALONE, work.device)
-    from pipeline.ray_train import run_distributed  # here, not above: a run without Ray needs none
+    from amalgam.pipeline.engine.ray_train import run_distributed  # here, not above: a run without Ray needs none
 
     resources = Resources(work.cpus_each, work.gpus_each, work.num_workers)
     return dict(run_distributed(partial(_tune, config, inputs, work), resources, work.scratch))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tasks.clip.prompts import checked_names, prompt, templates_of
+from amalgam.tasks.clip.prompts import checked_names, prompt, templates_of
 
 
 class TextEncoder(Protocol):

@@ -14,7 +14,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tasks.near_names import unknown_name
+from amalgam.tasks.near_names import unknown_name
 
 MANY_FILES = 50_000  # as many are looked at in half a second on a local disk
 FOLDER_IMAGE_SIZE = 224  # pixels; what nearly every network trained on pictures of many sizes is fed

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.data.catalogue import (
+from amalgam.tasks.data.catalogue import (
     KNOWN,
     NPZ,
     DataSpec,
@@ -21,10 +21,10 @@ from tasks.data.catalogue import (
     how_to_fetch,
     path_of,
 )
-from tasks.data.pixels import Decoded, Enlarged, InMemory, Scale, digest, resized
-from tasks.data.shifts import READERS, prepared, read_listing
-from tasks.data.splits import hold_out, require_classes
-from tasks.near_names import unknown_name
+from amalgam.tasks.data.pixels import Decoded, Enlarged, InMemory, Scale, digest, resized
+from amalgam.tasks.data.shifts import READERS, prepared, read_listing
+from amalgam.tasks.data.splits import hold_out, require_classes
+from amalgam.tasks.near_names import unknown_name
 
 PartName = Literal["train", "test"]
 CHANNELS = (1, 3)  # of pictures: grey and colour

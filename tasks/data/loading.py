@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.data.images import Images
-from tasks.data.pixels import Decoded, Scale
-from tasks.data.views import View, margin_of, shifted
-from tasks.distributed import ALONE, World
+from amalgam.tasks.data.images import Images
+from amalgam.tasks.data.pixels import Decoded, Scale
+from amalgam.tasks.data.views import View, margin_of, shifted
+from amalgam.tasks.training.distributed import ALONE, World
 
 Augmentation = Literal["crop_flip"] | View
 """Pictures shifted and mirrored at random, or one of the views that can be made again."""

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from tasks.data.corruptions import CorruptedImages
-from tasks.data.images import Images, load
-from tasks.data.pairs import open_pairs
-from tasks.data.photos import open_photos
-from tasks.data.sources import AnySource, Corrupted, MixedStyles, Stored, StyledPairs, StyledPhotos
-from tasks.data.studio import Studio, draw, draw_mixed
+from amalgam.tasks.data.images import Images, load
+from amalgam.tasks.data.sources import AnySource, Corrupted, MixedStyles, Stored, StyledPairs, StyledPhotos
+from amalgam.tasks.data.synthetic.corruptions import CorruptedImages
+from amalgam.tasks.data.synthetic.pairs import open_pairs
+from amalgam.tasks.data.synthetic.photos import open_photos
+from amalgam.tasks.data.synthetic.studio import Studio, draw, draw_mixed
 
 
 def open_source(source: AnySource, root: Path | None = None) -> Images:

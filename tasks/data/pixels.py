@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from tasks.data.catalogue import Interpolation
+from amalgam.tasks.data.catalogue import Interpolation
 
 Scale = float | tuple[float, ...]
 Result = TypeVar("Result")

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from tasks.data.catalogue import FOLDER_IMAGE_SIZE, DataSpec, path_of
-from tasks.data.layouts import class_folders, iwildcam_class_names, pictures, read_table
-from tasks.data.pixels import Decoded, digest
+from amalgam.tasks.data.catalogue import FOLDER_IMAGE_SIZE, DataSpec, path_of
+from amalgam.tasks.data.layouts import class_folders, iwildcam_class_names, pictures, read_table
+from amalgam.tasks.data.pixels import Decoded, digest
 
 FIRST_SHIFTED_YEARS = (2013, 2016)  # of FMoW: validation of the shift begins in the first, its test in the second
 OTHER = "Other"  # what WILDS calls the region of a country that its table does not have

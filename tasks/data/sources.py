@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from tasks.data import catalogue
-from tasks.data.catalogue import DataSpec
-from tasks.near_names import unknown_name
+from amalgam.tasks.data import catalogue
+from amalgam.tasks.data.catalogue import DataSpec
+from amalgam.tasks.near_names import unknown_name
 
 SEEN_STYLES = ("plain", "negative", "colour", "texture", "outline", "noisy", "blurry", "pixelated", "bold")
 """Styles that the pre-training of a small world shows."""

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from tasks.explain.comparison import Compared, Comparison
-from tasks.explain.decomposition import contributions
-from tasks.explain.significance import discovery_rates, mcnemar
+from amalgam.tasks.explain.comparison import Compared, Comparison
+from amalgam.tasks.explain.decomposition import contributions
+from amalgam.tasks.explain.significance import discovery_rates, mcnemar
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, normalize
 
-from tasks.explain.comparison import Compared, Comparison
-from tasks.explain.significance import mcnemar
+from amalgam.tasks.explain.comparison import Compared, Comparison
+from amalgam.tasks.explain.significance import mcnemar
 
 TARGETS = ("before", "zero")
 """What a latent is clamped to: its activation before fine-tuning, or 0."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
-from tasks.sae.autoencoder import SparseAutoencoder, unit
+from amalgam.tasks.sae.autoencoder import SparseAutoencoder, unit
 
 
 @dataclass(frozen=True)

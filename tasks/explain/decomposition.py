@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from tasks.explain.comparison import Compared
+from amalgam.tasks.explain.comparison import Compared
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from tasks.explain.changes import ChangeMeter, ChangeTable
-from tasks.explain.clamps import TARGETS, ClampMeter, ClampTable
-from tasks.explain.comparison import Compared, Comparison
-from tasks.explain.decomposition import Shares, SharesMeter, decompose
-from tasks.explain.flips import FlipMeter, FlipReport, Flips, flips_of
-from tasks.explain.latents import LatentMeter, LatentTable
-from tasks.sae.metrics import Quality, QualityMeter
+from amalgam.tasks.explain.changes import ChangeMeter, ChangeTable
+from amalgam.tasks.explain.clamps import TARGETS, ClampMeter, ClampTable
+from amalgam.tasks.explain.comparison import Compared, Comparison
+from amalgam.tasks.explain.decomposition import Shares, SharesMeter, decompose
+from amalgam.tasks.explain.flips import FlipMeter, FlipReport, Flips, flips_of
+from amalgam.tasks.explain.latents import LatentMeter, LatentTable
+from amalgam.tasks.sae.metrics import Quality, QualityMeter
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from tasks.explain.comparison import Compared
-from tasks.explain.decomposition import Parts, contributions
+from amalgam.tasks.explain.comparison import Compared
+from amalgam.tasks.explain.decomposition import Parts, contributions
 
 KINDS = ("right to wrong", "wrong to right", "wrong to wrong")
 LEADING = 3  # latents told of every flip

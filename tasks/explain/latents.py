@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from tasks.sae.metrics import MonosemanticityMeter
+from amalgam.tasks.sae.metrics import MonosemanticityMeter
 
 GRID = 16  # pixels; how finely images are compared
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from tasks.clip.zero_shot import TextEncoder
-from tasks.explain.latents import LatentTable
-from tasks.explain.vocabulary import Concept, Truth
+from amalgam.tasks.clip.zero_shot import TextEncoder
+from amalgam.tasks.explain.latents import LatentTable
+from amalgam.tasks.explain.vocabulary import Concept, Truth
 
 BEST = 3  # words told of every latent
 NUM_NULL = 2000  # meaningless directions that scores are compared with

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tasks.clip.prompts import checked_names, prompt, templates_of
+from amalgam.tasks.clip.prompts import checked_names, prompt, templates_of
 
 
 class Concept(BaseModel):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tasks.fusion.methods import METHODS, Assignment, Identity, Method, PartialOT
+from amalgam.tasks.fusion.methods import METHODS, Assignment, Identity, Method, PartialOT
 
 __all__ = [
     "METHODS",

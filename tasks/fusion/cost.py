@@ -16,7 +16,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from tasks.axes import OUTPUT, Axes
+from amalgam.tasks.tracing.axes import OUTPUT, Axes
 
 State = Mapping[str, Tensor]
 

@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tasks.axes import OUTPUT, Axes
-from tasks.capture import as_rows, captured, sites
-from tasks.fusion.cost import ActivationCost
-from tasks.fusion.coupling import Coupling
-from tasks.fusion.merging import merge
-from tasks.fusion.methods import Method
-from tasks.fusion.norms import batch_norms, recalibrate
-from tasks.fusion.repair import repair
-from tasks.fusion.unit_map import unit_maps
-from tasks.trace import trace
+from amalgam.tasks.fusion.cost import ActivationCost
+from amalgam.tasks.fusion.coupling import Coupling
+from amalgam.tasks.fusion.merging import merge
+from amalgam.tasks.fusion.methods import Method
+from amalgam.tasks.fusion.norms import batch_norms, recalibrate
+from amalgam.tasks.fusion.repair import repair
+from amalgam.tasks.fusion.unit_map import unit_maps
+from amalgam.tasks.tracing.axes import OUTPUT, Axes
+from amalgam.tasks.tracing.capture import as_rows, captured, sites
+from amalgam.tasks.tracing.trace import trace
 
 
 def fuse(

@@ -19,9 +19,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from tasks.axes import Axes
-from tasks.fusion.cost import ActivationCost, State, Universe, WeightCost
-from tasks.fusion.coupling import Coupling
+from amalgam.tasks.fusion.cost import ActivationCost, State, Universe, WeightCost
+from amalgam.tasks.fusion.coupling import Coupling
+from amalgam.tasks.tracing.axes import Axes
 
 IMPROVEMENT = 1e-9  # a smaller relative gain is rounding noise; taking it could make the descent run in circles
 

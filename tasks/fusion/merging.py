@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from tasks.axes import OUTPUT, Axes, Axis
-from tasks.fusion.coupling import Coupling
-from tasks.fusion.unit_map import UnitMaps, unit_maps
+from amalgam.tasks.fusion.coupling import Coupling
+from amalgam.tasks.fusion.unit_map import UnitMaps, unit_maps
+from amalgam.tasks.tracing.axes import OUTPUT, Axes, Axis
 
 # Attributes that repeat a layer's widths, as (attribute, parameter, axis): kept true when the parameter is resized.
 WIDTH_ATTRIBUTES = {

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tasks.axes import Axes
-    from tasks.fusion.cost import ActivationCost, State, Universe
-    from tasks.fusion.matching import Matching
+    from amalgam.tasks.fusion.cost import ActivationCost, State, Universe
+    from amalgam.tasks.fusion.matching import Matching
+    from amalgam.tasks.tracing.axes import Axes
 
 Cost = Literal["weights", "activations", "both"]
 
@@ -50,7 +50,7 @@ class Identity(Method):
         activations: ActivationCost | None = None,
         start: Universe | None = None,
     ) -> Matching:
-        from tasks.fusion.matching import identity
+        from amalgam.tasks.fusion.matching import identity
 
         return identity(axes, states)
 
@@ -82,7 +82,7 @@ class PartialOT(Method):
         activations: ActivationCost | None = None,
         start: Universe | None = None,
     ) -> Matching:
-        from tasks.fusion.matching import costs_of, descend
+        from amalgam.tasks.fusion.matching import costs_of, descend
 
         if self.needs_activations and activations is None:
             raise ValueError(f"cost={self.cost!r} needs activations; give calibration batches, or cost='weights'")

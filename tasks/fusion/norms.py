@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tasks.capture import inputs_of
+from amalgam.tasks.tracing.capture import inputs_of
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tasks.axes import Axes
-from tasks.capture import UnitSummary, inputs_of
-from tasks.fusion.unit_map import UnitMaps
+from amalgam.tasks.fusion.unit_map import UnitMaps
+from amalgam.tasks.tracing.axes import Axes
+from amalgam.tasks.tracing.capture import UnitSummary, inputs_of
 
 EPS = 1e-12  # below this deviation a unit is constant, and there is nothing to rescale
 

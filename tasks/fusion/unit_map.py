@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tasks.axes import OUTPUT
-from tasks.fusion.coupling import Coupling
+from amalgam.tasks.fusion.coupling import Coupling
+from amalgam.tasks.tracing.axes import OUTPUT
 
 
 @dataclass(frozen=True)

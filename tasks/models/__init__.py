@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-from tasks.models.spec import ModelSpec
+from amalgam.tasks.models.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from tasks.models.builders import build
+    from amalgam.tasks.models.builders import build
 
 __all__ = ["ModelSpec", "build"]
 
@@ -14,6 +14,6 @@ def __getattr__(name: str) -> Any:
     # Building needs torch, specs do not: plans and help pages import only the latter.
     if name != "build":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from tasks.models.builders import build
+    from amalgam.tasks.models.builders import build
 
     return build

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from tasks.models.mlp import mlp
-from tasks.models.resnet import resnet18
-from tasks.models.spec import ModelSpec
-from tasks.models.vgg import vgg11
-from tasks.near_names import unknown_name
+from amalgam.tasks.models.mlp import mlp
+from amalgam.tasks.models.resnet import resnet18
+from amalgam.tasks.models.spec import ModelSpec
+from amalgam.tasks.models.vgg import vgg11
+from amalgam.tasks.near_names import unknown_name
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "vgg11": vgg11, "resnet18": resnet18}
 

@@ -23,10 +23,10 @@ from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from tasks.models.clip_spec import ClipSpec, Preprocessing
-from tasks.models.image_tower import ImageTower
-from tasks.models.words import WordTokenizer
-from tasks.near_names import unknown_name
+from amalgam.tasks.models.clip_spec import ClipSpec, Preprocessing
+from amalgam.tasks.models.image_tower import ImageTower
+from amalgam.tasks.models.words import WordTokenizer
+from amalgam.tasks.near_names import unknown_name
 
 Tokenizer = Callable[[list[str]], Tensor]
 

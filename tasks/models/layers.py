@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from tasks.models.spec import Activation
+from amalgam.tasks.models.spec import Activation
 
 ACTIVATIONS: dict[Activation, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
 

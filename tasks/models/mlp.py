@@ -6,8 +6,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from tasks.models.layers import ACTIVATIONS
-from tasks.models.spec import Activation
+from amalgam.tasks.models.layers import ACTIVATIONS
+from amalgam.tasks.models.spec import Activation
 
 
 class MLP(nn.Module):

@@ -6,8 +6,8 @@ Parameter names are torchvision's, so that checkpoints of the many CIFAR ResNets
 import torch
 from torch import Tensor, nn
 
-from tasks.models.layers import ACTIVATIONS, initialise_convolutions, scaled
-from tasks.models.spec import Activation
+from amalgam.tasks.models.layers import ACTIVATIONS, initialise_convolutions, scaled
+from amalgam.tasks.models.spec import Activation
 
 CHANNELS = (64, 128, 256, 512)
 BLOCKS_PER_STAGE = 2

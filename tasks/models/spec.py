@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
-from tasks.near_names import unknown_name
+from amalgam.tasks.near_names import unknown_name
 
 Activation = Literal["relu", "gelu", "silu", "tanh"]
 

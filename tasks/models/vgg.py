@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from tasks.models.layers import ACTIVATIONS, initialise_convolutions, scaled
-from tasks.models.spec import Activation
+from amalgam.tasks.models.layers import ACTIVATIONS, initialise_convolutions, scaled
+from amalgam.tasks.models.spec import Activation
 
 STAGES = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 """Channels of the convolutions before each halving of the image."""

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tasks.sae.config import (
+from amalgam.tasks.sae.config import (
     REFERENCE_RECIPE,
     SPARSITIES,
     BatchTopK,

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from tasks.sae.codes import Codes, codes_of, has_threshold
-from tasks.sae.config import JumpReLU, SAEInfo, SAETrainConfig
+from amalgam.tasks.sae.codes import Codes, codes_of, has_threshold
+from amalgam.tasks.sae.config import JumpReLU, SAEInfo, SAETrainConfig
 
 EPS = 1e-8  # as in the SAE-FT reference; keeps a zero vector zero
 UNIT_TOLERANCE = 1e-2  # norms of unit vectors stored in bfloat16 differ from 1 by less

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from tasks.sae.config import BatchTopK, JumpReLU, Sparsity, TopK
+from amalgam.tasks.sae.config import BatchTopK, JumpReLU, Sparsity, TopK
 
 
 @dataclass(frozen=True)

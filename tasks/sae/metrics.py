@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, linear
 
-from tasks.sae.autoencoder import SparseAutoencoder, unit
+from amalgam.tasks.sae.autoencoder import SparseAutoencoder, unit
 
 
 def fvu(features: Tensor, reconstruction: Tensor) -> float:

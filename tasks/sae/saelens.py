@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tasks.sae.autoencoder import SparseAutoencoder
-from tasks.sae.codes import has_threshold
-from tasks.sae.config import FeatureInfo, JumpReLU, SAEInfo, Sparsity, TopK
+from amalgam.tasks.sae.autoencoder import SparseAutoencoder
+from amalgam.tasks.sae.codes import has_threshold
+from amalgam.tasks.sae.config import FeatureInfo, JumpReLU, SAEInfo, Sparsity, TopK
 
 OURS = "amalgam"  # our own key in SAELens's free-form metadata
 LAYOUT = "6.0.0"  # without a version SAELens takes the layout for an older one and drops the metadata

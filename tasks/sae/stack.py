@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tasks.sae.autoencoder import EPS, SparseAutoencoder
-from tasks.sae.codes import Codes, DenseCodes, has_threshold, jump_relu, largest, largest_of_batch
-from tasks.sae.config import BatchTopK, JumpReLU, Matryoshka, SAETrainConfig, TopK
+from amalgam.tasks.sae.autoencoder import EPS, SparseAutoencoder
+from amalgam.tasks.sae.codes import Codes, DenseCodes, has_threshold, jump_relu, largest, largest_of_batch
+from amalgam.tasks.sae.config import BatchTopK, JumpReLU, Matryoshka, SAETrainConfig, TopK
 
 
 @dataclass(frozen=True)

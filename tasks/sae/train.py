@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
-from tasks.diverged import Diverged
-from tasks.sae.autoencoder import SparseAutoencoder, initial, require_rows
-from tasks.sae.config import FeatureInfo, JumpReLU, SAEInfo, SAESpec, SAETrainConfig, family
-from tasks.sae.stack import Stack, StackLoss
-from tasks.seeding import seeded
+from amalgam.tasks.sae.autoencoder import SparseAutoencoder, initial, require_rows
+from amalgam.tasks.sae.config import FeatureInfo, JumpReLU, SAEInfo, SAESpec, SAETrainConfig, family
+from amalgam.tasks.sae.stack import Stack, StackLoss
+from amalgam.tasks.training.diverged import Diverged
+from amalgam.tasks.training.seeding import seeded
 
 Log = Callable[[dict[str, float], int], None]
 State = dict[str, Any]

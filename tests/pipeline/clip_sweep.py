@@ -1,14 +1,14 @@
 """A whole sweep of fine-tuning on a CLIP that learns nothing: real steps that take no time."""
 
-from pipeline.experiments.robust_recipe import RobustRecipe, Seeded
-from pipeline.step import Step
-from pipeline.steps.clip_configs import LabelledConfig, SAEsConfig
-from pipeline.steps.pretrained_config import PretrainedConfig
-from tasks.clip.test_sets import TestSet
-from tasks.clip.worlds import WORLDS, small_clip
-from tasks.data.sources import MixedStyles
-from tasks.sae.config import SAESpec, SAETrainConfig, TopK
-from tasks.train_config import TrainConfig
+from amalgam.pipeline.engine.step import Step
+from amalgam.pipeline.experiments.robust_recipe import RobustRecipe, Seeded
+from amalgam.pipeline.steps.clip_configs import LabelledConfig, SAEsConfig
+from amalgam.pipeline.steps.pretrained_config import PretrainedConfig
+from amalgam.tasks.clip.testing.test_sets import TestSet
+from amalgam.tasks.data.sources import MixedStyles
+from amalgam.tasks.sae.config import SAESpec, SAETrainConfig, TopK
+from amalgam.tasks.toy_clip.worlds import WORLDS, small_clip
+from amalgam.tasks.training.config import TrainConfig
 
 IMAGES, VIEWS = 64, 2
 WORLD = WORLDS["digits"].model_copy(
@@ -43,7 +43,9 @@ def autoencoders(**settings) -> SAEsConfig:
 
 def seeded(seed: int) -> Seeded:
     """One untrained CLIP and a few images."""
-    backbone = Step("pretrained", "pipeline.steps.backbones:pretrain_clip", PretrainedConfig(world=WORLD, seed=seed))
+    backbone = Step(
+        "pretrained", "amalgam.pipeline.steps.backbones:pretrain_clip", PretrainedConfig(world=WORLD, seed=seed)
+    )
     labelled = LabelledConfig(source=WORLD.source("finetuning", IMAGES), validation_share=0.25, seed=seed)
     plain = TestSet(name="plain", role="id", source=WORLD.source("test", 20))
     bold = TestSet(name="bold", role="seen", source=WORLD.source("test", 20, "bold"))

@@ -5,8 +5,8 @@ MLflow reads its settings when it is first imported, so the pipeline's must come
 
 import pytest
 
-import pipeline.tracking  # noqa: F401
-from pipeline.host import threads
+import amalgam.pipeline.tracking.sync  # noqa: F401
+from amalgam.pipeline.engine.host import threads
 
 
 @pytest.fixture(autouse=True)

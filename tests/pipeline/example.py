@@ -10,9 +10,9 @@ from typing import Annotated
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.build import Workspace
-from pipeline.step import Expect, Resources, Step
-from tasks.diverged import Diverged
+from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.engine.step import Expect, Resources, Step
+from amalgam.tasks.training.diverged import Diverged
 
 
 class Walk(BaseModel):

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 
-from pipeline.clip_checkpoint import ClassifierInfo, key_of, save_classifier, save_clip, save_sae
-from tasks.clip.zero_shot import Classifier, zero_shot_head
-from tasks.models.clip import build_clip
-from tasks.models.clip_spec import ClipSpec
-from tasks.sae.autoencoder import initial, unit
-from tasks.sae.config import FeatureInfo, SAEInfo, SAETrainConfig, TopK
+from amalgam.pipeline.store.clip_checkpoints import ClassifierInfo, key_of, save_classifier, save_clip, save_sae
+from amalgam.tasks.clip.zero_shot import Classifier, zero_shot_head
+from amalgam.tasks.models.clip import build_clip
+from amalgam.tasks.models.clip_spec import ClipSpec
+from amalgam.tasks.sae.autoencoder import initial, unit
+from amalgam.tasks.sae.config import FeatureInfo, SAEInfo, SAETrainConfig, TopK
 
 
 @torch.no_grad()

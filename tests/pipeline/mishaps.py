@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.build import Workspace
-from pipeline.steps.configs import MemberConfig
-from pipeline.steps.members import train_member
+from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.steps.configs import MemberConfig
+from amalgam.pipeline.steps.members import train_member
 
 
 class Deadly(Workspace):

@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
-from pipeline.build import Workspace
-from pipeline.path_scores import path_scores, summary
-from pipeline.predictions import PREDICTIONS, Answers, write_predictions
-from pipeline.step import Step
-from pipeline.steps.robustness_report_config import ResultLabel, RobustnessReportConfig
-from tasks.clip.scores import Predictions
+from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.engine.step import Step
+from amalgam.pipeline.reports.path_scores import path_scores, summary
+from amalgam.pipeline.steps.robustness_report_config import ResultLabel, RobustnessReportConfig
+from amalgam.pipeline.store.predictions import PREDICTIONS, Answers, write_predictions
+from amalgam.tasks.scoring.metrics import Predictions
 
 ALPHAS = (0.0, 0.3, 0.5, 0.7, 1.0)
 NUM_CLASSES = 10
@@ -49,7 +49,7 @@ def robustness(
         results=tuple(ResultLabel(variant=v, strength=s, seed=seed) for v, s, _, seed in labels),
         about={"ft": "plain fine-tuning of everything", "sae-mask": "SAE-FT: no new latents, and the residual stays"},
     )  # fmt: skip
-    return Step("robustness", "pipeline.steps.robustness_report:write_report", config, {"paths": paths})
+    return Step("robustness", "amalgam.pipeline.steps.robustness_report:write_report", config, {"paths": paths})
 
 
 def _answers(config: Mapping[str, Any]) -> Iterator[Answers]:

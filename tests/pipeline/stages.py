@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.build import Workspace
-from pipeline.rows import RowsSchema, RowsWriter
-from pipeline.step import Step
+from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.engine.step import Step
+from amalgam.pipeline.store.rows import RowsSchema, RowsWriter
 
 SITES = {"layers.0": (6, 1), "layers.1": (4, 2)}
 

@@ -6,11 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.artifact import check_writable, file_facts, new_folder, read_curves, read_record, written_whole
-from pipeline.build import Workspace
-from pipeline.execute import Local, run
-from pipeline.plan import forecast
-from pipeline.step import Step
+from amalgam.pipeline.cli.plan import forecast
+from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.engine.execute import Local, run
+from amalgam.pipeline.engine.step import Step
+from amalgam.pipeline.store.artifact import (
+    check_writable,
+    file_facts,
+    new_folder,
+    read_curves,
+    read_record,
+    written_whole,
+)
 from tests.pipeline.example import walks
 
 

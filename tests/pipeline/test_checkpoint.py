@@ -5,10 +5,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from pipeline.checkpoint import fill, load_model, read_state, save_model
-from tasks.fusion import PartialOT, fuse
-from tasks.models import build
-from tasks.models.spec import ModelSpec
+from amalgam.pipeline.store.checkpoints import fill, load_model, read_state, save_model
+from amalgam.tasks.fusion import PartialOT, fuse
+from amalgam.tasks.models import build
+from amalgam.tasks.models.spec import ModelSpec
 
 SPECS = [
     ModelSpec(name="mlp", num_classes=3, in_shape=(1, 4, 4), options={"widths": (8, 6)}),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.clip_checkpoint import (
+from amalgam.pipeline.store.clip_checkpoints import (
     ClassifierInfo,
     key_of,
     load_classifier,
@@ -14,9 +14,9 @@ from pipeline.clip_checkpoint import (
     save_clip,
     save_sae,
 )
-from tasks.clip.zero_shot import Classifier, zero_shot_head
-from tasks.sae.autoencoder import initial, unit
-from tasks.sae.config import BatchTopK, FeatureInfo, JumpReLU, Matryoshka, SAEInfo, SAETrainConfig, TopK
+from amalgam.tasks.clip.zero_shot import Classifier, zero_shot_head
+from amalgam.tasks.sae.autoencoder import initial, unit
+from amalgam.tasks.sae.config import BatchTopK, FeatureInfo, JumpReLU, Matryoshka, SAEInfo, SAETrainConfig, TopK
 from tests.tasks.clip.worlds import CLASSES, images, spec, tiny_clip
 
 TEMPLATES = ("a photo of the digit {}",)

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
-from pipeline.__main__ import main
-from pipeline.artifact import read_records
-from tasks.models.clip import build_clip
-from tasks.models.clip_spec import ClipSpec
+from amalgam.pipeline.__main__ import main
+from amalgam.pipeline.store.artifact import read_records
+from amalgam.tasks.models.clip import build_clip
+from amalgam.tasks.models.clip_spec import ClipSpec
 from tests.tasks.clip.worlds import ARCHITECTURE
 
 TINY = {**ARCHITECTURE, "text_cfg": {"context_length": 16, "width": 32, "heads": 2, "layers": 1}}

@@ -6,22 +6,22 @@ from dataclasses import asdict, replace
 import pytest
 from rich.console import Console
 
-from pipeline.artifact import read_record
-from pipeline.clip_checkpoint import load_classifier, read_sae
-from pipeline.execute import Local, run
-from pipeline.experiments.clip_sae_ablation import BASE, clip_sae_ablation, one_thing_each
-from pipeline.experiments.clip_variants import VARIANTS
-from pipeline.experiments.robust_graph import robust_graph
-from pipeline.experiments.styled_world import SAESetting
-from pipeline.report_files import read_rows
-from pipeline.robustness_page import terminal_table
-from pipeline.robustness_saes import SAES_STEM
-from pipeline.robustness_table import main_rows
-from pipeline.step import ancestors
-from tasks.data.loading import batches
-from tasks.data.opening import open_source
-from tasks.sae.autoencoder import unit
-from tasks.sae.metrics import QualityMeter, matched_cosines
+from amalgam.pipeline.engine.execute import Local, run
+from amalgam.pipeline.engine.step import ancestors
+from amalgam.pipeline.experiments.clip_sae_ablation import BASE, clip_sae_ablation, one_thing_each
+from amalgam.pipeline.experiments.clip_variants import VARIANTS
+from amalgam.pipeline.experiments.robust_graph import robust_graph
+from amalgam.pipeline.experiments.styled_world import SAESetting
+from amalgam.pipeline.reports.files import read_rows
+from amalgam.pipeline.reports.robustness.page import terminal_table
+from amalgam.pipeline.reports.robustness.saes import SAES_STEM
+from amalgam.pipeline.reports.robustness.table import main_rows
+from amalgam.pipeline.store.artifact import read_record
+from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_sae
+from amalgam.tasks.data.loading import batches
+from amalgam.tasks.data.opening import open_source
+from amalgam.tasks.sae.autoencoder import unit
+from amalgam.tasks.sae.metrics import QualityMeter, matched_cosines
 from tests.pipeline.clip_sweep import autoencoders, sweep
 
 SEEDS, STRENGTHS = 2, (10.0, 100.0)

@@ -6,16 +6,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipeline.clip_checkpoint import key_of, load_classifier, load_clip, read_about, read_sae
-from pipeline.execute import Local, StepsFailed, run
-from pipeline.experiments.clip_styles import clip_styles
-from pipeline.experiments.clip_variants import VARIANTS, variant
-from pipeline.experiments.robust_graph import OfSeed, robust_graph
-from pipeline.features import read_features
-from pipeline.step import ancestors
-from pipeline.steps.explain_config import ExplainConfig
-from tasks.clip.zero_shot import zero_shot_head
-from tasks.sae.metrics import fvu
+from amalgam.pipeline.engine.execute import Local, StepsFailed, run
+from amalgam.pipeline.engine.step import ancestors
+from amalgam.pipeline.experiments.clip_styles import clip_styles
+from amalgam.pipeline.experiments.clip_variants import VARIANTS, variant
+from amalgam.pipeline.experiments.robust_graph import OfSeed, robust_graph
+from amalgam.pipeline.steps.explain_config import ExplainConfig
+from amalgam.pipeline.store.clip_checkpoints import key_of, load_classifier, load_clip, read_about, read_sae
+from amalgam.pipeline.store.features import read_features
+from amalgam.tasks.clip.zero_shot import zero_shot_head
+from amalgam.tasks.sae.metrics import fvu
 from tests.pipeline.clip_sweep import IMAGES, VIEWS, WORLD, autoencoders, sweep
 
 EXPLANATION = ExplainConfig(sources=(("plain", WORLD.source("test", 20)),))

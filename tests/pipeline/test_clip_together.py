@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from pipeline.clip_checkpoint import load_classifier
-from pipeline.cluster import connected
-from pipeline.execute import Local, run
-from pipeline.experiments.clip_variants import variant
-from pipeline.experiments.robust_graph import OfSeed
-from pipeline.settings import Settings
+from amalgam.pipeline.cli.settings import Settings
+from amalgam.pipeline.engine.execute import Local, run
+from amalgam.pipeline.engine.ray_cluster import connected
+from amalgam.pipeline.experiments.clip_variants import variant
+from amalgam.pipeline.experiments.robust_graph import OfSeed
+from amalgam.pipeline.store.clip_checkpoints import load_classifier
 from tests.pipeline.clip_sweep import sweep
 
 # Ray Data, which Ray Train imports, warns of settings of its own.

@@ -17,7 +17,7 @@ import ray
 import yaml
 from ray.scripts.scripts import cli as ray_command
 
-from pipeline.experiments import EXPERIMENTS
+from amalgam.pipeline.experiments import EXPERIMENTS
 
 REPOSITORY = Path(__file__).parents[2]
 FILE = REPOSITORY / "cluster.yaml"

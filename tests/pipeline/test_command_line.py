@@ -10,11 +10,11 @@ import torch
 from mlflow import MlflowClient
 from safetensors.torch import save_file
 
-from pipeline.__main__ import main
-from pipeline.artifact import read_records
-from pipeline.checkpoint import load_model, save_model
-from tasks.models import build
-from tasks.models.spec import ModelSpec
+from amalgam.pipeline.__main__ import main
+from amalgam.pipeline.store.artifact import read_records
+from amalgam.pipeline.store.checkpoints import load_model, save_model
+from amalgam.tasks.models import build
+from amalgam.tasks.models.spec import ModelSpec
 
 WALKS = "tests/pipeline/example.py:walks"
 DIGITS_MLP = ModelSpec(name="mlp", num_classes=10, in_shape=(1, 8, 8), options={"widths": (12, 8)})
@@ -82,7 +82,7 @@ def test_show_lists_steps_and_prints_the_record_of_one(built, capsys):
 def test_help_and_plans_import_nothing_heavy(command, tmp_path):
     root = () if "--help" in command else ("--root", str(tmp_path))
     code = (
-        "import sys, pipeline.__main__ as cli\n"
+        "import sys, amalgam.pipeline.__main__ as cli\n"
         "try: cli.main(sys.argv[1:])\n"
         "finally: print(sorted({'torch', 'ray', 'mlflow', 'pyarrow'} & sys.modules.keys()), file=sys.stderr)"
     )
@@ -142,7 +142,7 @@ def test_a_server_that_is_down_costs_nothing_and_sync_catches_up(tmp_path, capsy
 def test_a_users_own_file_runs_on_ray_with_functions_of_its_own(tmp_path):
     (tmp_path / "mine.py").write_text(
         "from pydantic import BaseModel\n"
-        "from pipeline.step import Step\n"
+        "from amalgam.pipeline.engine.step import Step\n"
         "class Config(BaseModel):\n    power: int\n"
         "def square(x): return x ** 2\n"
         "def work(config, inputs, work): return {'result': square(config.power)}\n"

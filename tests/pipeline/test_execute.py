@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.artifact import is_complete, read_curves
-from pipeline.build import Place, Workspace, alone, build
-from pipeline.cluster import connected
-from pipeline.execute import Local, Ray, Run, StepsFailed, run
-from pipeline.step import Resources, Step, ancestors, with_resources
+from amalgam.pipeline.engine.build import Place, Workspace, alone, build
+from amalgam.pipeline.engine.execute import Local, Ray, Run, StepsFailed, run
+from amalgam.pipeline.engine.ray_cluster import connected
+from amalgam.pipeline.engine.step import Resources, Step, ancestors, with_resources
+from amalgam.pipeline.store.artifact import is_complete, read_curves
 from tests.pipeline.example import Walk, total_step, walk_step, walks
 
 

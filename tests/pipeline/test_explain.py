@@ -7,16 +7,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipeline.build import Workspace
-from pipeline.clip_checkpoint import load_classifier, read_sae
-from pipeline.steps.explain import explain
-from pipeline.steps.explain_config import ExplainConfig, check_explanation
-from tasks.clip.worlds import WORLDS
-from tasks.data.loading import batches
-from tasks.data.opening import open_source
-from tasks.data.sources import Stored
-from tasks.explain.vocabulary import Truth, concepts_in, concepts_of
-from tasks.sae.autoencoder import unit
+from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.steps.explain import explain
+from amalgam.pipeline.steps.explain_config import ExplainConfig, check_explanation
+from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_sae
+from amalgam.tasks.data.loading import batches
+from amalgam.tasks.data.opening import open_source
+from amalgam.tasks.data.sources import Stored
+from amalgam.tasks.explain.vocabulary import Truth, concepts_in, concepts_of
+from amalgam.tasks.sae.autoencoder import unit
+from amalgam.tasks.toy_clip.worlds import WORLDS
 from tests.pipeline.explained import write_folders
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.clip_checkpoint import read_about, save_classifier
-from pipeline.explain_folders import as_prepared, in_order
-from tasks.clip.suites import Pictures
-from tasks.clip.zero_shot import Classifier, zero_shot_head
-from tasks.data.pixels import Enlarged, InMemory
-from tasks.models.clip_spec import Preprocessing
+from amalgam.pipeline.cli.explain_folders import as_prepared, in_order
+from amalgam.pipeline.store.clip_checkpoints import read_about, save_classifier
+from amalgam.tasks.clip.testing.suites import Pictures
+from amalgam.tasks.clip.zero_shot import Classifier, zero_shot_head
+from amalgam.tasks.data.pixels import Enlarged, InMemory
+from amalgam.tasks.models.clip_spec import Preprocessing
 from tests.pipeline.explained import write_folders
 from tests.pipeline.test_command_line import amalgam
 from tests.tasks.clip.worlds import CLASSES, images, spec, tiny_clip

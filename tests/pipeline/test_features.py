@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.build import Workspace
-from pipeline.clip_checkpoint import ClassifierInfo, key_of, load_classifier, save_classifier
-from pipeline.features import FEATURES, SITE, anchors, read_features
-from pipeline.rows import RowsWriter, describe
-from pipeline.rows_schema import RowsSchema
-from pipeline.steps.features import stage_features
-from pipeline.steps.features_config import FeaturesConfig
-from tasks.clip.finetune import anchor
-from tasks.clip.zero_shot import Classifier, zero_shot_head
-from tasks.data.catalogue import DataSpec
-from tasks.data.loading import shuffled_batches
-from tasks.data.opening import open_source
-from tasks.data.sources import MixedStyles, StyledPairs
-from tasks.data.views import View
+from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.steps.features import stage_features
+from amalgam.pipeline.steps.features_config import FeaturesConfig
+from amalgam.pipeline.store.clip_checkpoints import ClassifierInfo, key_of, load_classifier, save_classifier
+from amalgam.pipeline.store.features import FEATURES, SITE, anchors, read_features
+from amalgam.pipeline.store.rows import RowsWriter, describe
+from amalgam.pipeline.store.rows_schema import RowsSchema
+from amalgam.tasks.clip.finetuning.finetune import anchor
+from amalgam.tasks.clip.zero_shot import Classifier, zero_shot_head
+from amalgam.tasks.data.catalogue import DataSpec
+from amalgam.tasks.data.loading import shuffled_batches
+from amalgam.tasks.data.opening import open_source
+from amalgam.tasks.data.sources import MixedStyles, StyledPairs
+from amalgam.tasks.data.views import View
 from tests.tasks.clip.worlds import CLASSES, spec, tiny_clip
 
 NUM_IMAGES = 96

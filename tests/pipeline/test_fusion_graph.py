@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.artifact import Record, read_curves, read_record, read_records
-from pipeline.checkpoint import load_model
-from pipeline.execute import Local, Ray, run
-from pipeline.experiments import EXPERIMENTS
-from pipeline.rows import describe, read_rows
-from pipeline.step import Step, ancestors
-from tasks.capture import capture, sites
-from tasks.data.catalogue import DataSpec
-from tasks.data.images import load
-from tasks.data.loading import normalise
-from tasks.evaluate import predict
-from tasks.trace import trace
+from amalgam.pipeline.engine.execute import Local, Ray, run
+from amalgam.pipeline.engine.step import Step, ancestors
+from amalgam.pipeline.experiments import EXPERIMENTS
+from amalgam.pipeline.store.artifact import Record, read_curves, read_record, read_records
+from amalgam.pipeline.store.checkpoints import load_model
+from amalgam.pipeline.store.rows import describe, read_rows
+from amalgam.tasks.data.catalogue import DataSpec
+from amalgam.tasks.data.images import load
+from amalgam.tasks.data.loading import normalise
+from amalgam.tasks.scoring.logits import predict
+from amalgam.tasks.tracing.capture import capture, sites
+from amalgam.tasks.tracing.trace import trace
 
 SMALL = {"seeds": 1, "members": 2, "epochs": 3, "widths": (20, 10), "probe_rows": 100, "finetune_share": 0.1}
 

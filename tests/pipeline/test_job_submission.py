@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.artifact import read_records
-from pipeline.execute import Local, Ray, run
+from amalgam.pipeline.engine.execute import Local, Ray, run
+from amalgam.pipeline.store.artifact import read_records
 from tests.pipeline.example import walks
 
 REPOSITORY = Path(__file__).parents[2]
@@ -79,7 +79,7 @@ def wait_for(address: str, seconds: float = 90) -> None:
 
 
 def submit(head: Head, root: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    experiment = ["python", "-m", "pipeline", "run", "tests/pipeline/example.py:walks", "--root", str(root)]
+    experiment = ["python", "-m", "amalgam", "run", "tests/pipeline/example.py:walks", "--root", str(root)]
     command = [SCRIPTS / "ray", "job", "submit", "--address", head.address, "--working-dir", ".", "--", *experiment]
     return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
 
@@ -104,7 +104,7 @@ def test_a_job_without_the_token_is_turned_away(head, tmp_path):
 
 def test_a_driver_of_its_own_may_use_the_cluster(head, tmp_path):
     experiment = ["run", "tests/pipeline/example.py:walks", "--root", str(tmp_path), "--address", head.cluster]
-    command = [sys.executable, "-m", "pipeline", *experiment]
+    command = [sys.executable, "-m", "amalgam", *experiment]
     done = subprocess.run(command, cwd=REPOSITORY, env=head.environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(read_records(tmp_path)) == 3
@@ -112,7 +112,7 @@ def test_a_driver_of_its_own_may_use_the_cluster(head, tmp_path):
 
 def test_what_the_cluster_can_never_offer_is_one_sentence(head, tmp_path):
     experiment = ["run", "tests/pipeline/example.py:walks", "--root", str(tmp_path), "--address", head.cluster]
-    command = [sys.executable, "-m", "pipeline", *experiment, "--num-gpus", "walk=1"]
+    command = [sys.executable, "-m", "amalgam", *experiment, "--num-gpus", "walk=1"]
     done = subprocess.run(command, cwd=REPOSITORY, env=head.environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "step 'walk' asks for 1 GPUs, but no machine has more than 0" in done.stderr

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.utils.validation import MAX_TAG_VAL_LENGTH, _validate_metric_name, _validate_param
 
-from pipeline import mlflow_view as view
-from pipeline.artifact import Point, Record
-from pipeline.record_text import flat, titles
-from pipeline.run_record import RunRecord
+from amalgam.pipeline.store.artifact import Point, Record
+from amalgam.pipeline.store.record_text import flat, titles
+from amalgam.pipeline.tracking import view
+from amalgam.pipeline.tracking.run_record import RunRecord
 
 ANY_NAME = st.text(min_size=1, max_size=300).filter(lambda name: name.strip() and name != "class")
 

@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipeline.predictions import Answers, read_predictions, write_predictions
-from tasks.clip.scores import METRICS, Predictions, estimate, value
+from amalgam.pipeline.store.predictions import Answers, read_predictions, write_predictions
+from amalgam.tasks.scoring.metrics import METRICS, Predictions, estimate, value
 
 
 def predictions(seed: int, grouped: bool) -> Predictions:

@@ -3,11 +3,11 @@
 import pytest
 from rich.console import Console
 
-from pipeline.build import Place, Workspace
-from pipeline.execute import Local, StepsFailed, run
-from pipeline.progress import Running, shown
-from pipeline.step import Step, ancestors
-from tasks.sae.config import TopK
+from amalgam.pipeline.cli.progress import Running, shown
+from amalgam.pipeline.engine.build import Place, Workspace
+from amalgam.pipeline.engine.execute import Local, StepsFailed, run
+from amalgam.pipeline.engine.step import Step, ancestors
+from amalgam.tasks.sae.config import TopK
 from tests.pipeline.example import walks
 
 

@@ -4,10 +4,10 @@ import pytest
 import ray
 import torch
 
-from pipeline.execute import Ray, StepsFailed, run
-from pipeline.ray_train import run_distributed
-from pipeline.step import Resources, Step
-from tasks.distributed import ALONE
+from amalgam.pipeline.engine.execute import Ray, StepsFailed, run
+from amalgam.pipeline.engine.ray_train import run_distributed
+from amalgam.pipeline.engine.step import Resources, Step
+from amalgam.tasks.training.distributed import ALONE
 from tests.pipeline.together import place
 from tests.tasks.together import outcome
 

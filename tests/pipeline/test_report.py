@@ -7,9 +7,9 @@ import statistics
 import pytest
 from rich.console import Console
 
-from pipeline.report import headline, terminal_table, write_report
-from pipeline.report_files import read_rows
-from pipeline.report_table import frontier_table
+from amalgam.pipeline.reports.files import read_rows
+from amalgam.pipeline.reports.frontier.page import headline, terminal_table, write_report
+from amalgam.pipeline.reports.frontier.table import frontier_table
 from tests.pipeline.results import results
 
 

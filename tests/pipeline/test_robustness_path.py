@@ -8,25 +8,25 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.build import Workspace
-from pipeline.clip_checkpoint import ClassifierInfo, key_of, save_classifier, save_clip, save_sae
-from pipeline.predictions import PREDICTIONS, read_predictions
-from pipeline.steps.clip_configs import ChosenSAE, LabelledConfig
-from pipeline.steps.robustness import SCORES, evaluate_path
-from pipeline.steps.robustness_config import PathConfig, check_path
-from tasks.averaging import mean_state
-from tasks.clip.drift import frozen
-from tasks.clip.scores import METRICS, value
-from tasks.clip.test_sets import TestSet
-from tasks.clip.zero_shot import Classifier, zero_shot_head
-from tasks.data.catalogue import DataSpec
-from tasks.data.opening import open_source
-from tasks.data.sources import DIGIT_NAMES, PAIR_NAMES, Stored, StyledPairs
-from tasks.data.splits import hold_out
-from tasks.evaluate import predict, score
-from tasks.models.clip import build_clip
-from tasks.sae.autoencoder import initial
-from tasks.sae.config import SAEInfo, SAETrainConfig, TopK
+from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.steps.clip_configs import ChosenSAE, LabelledConfig
+from amalgam.pipeline.steps.robustness import SCORES, evaluate_path
+from amalgam.pipeline.steps.robustness_config import PathConfig, check_path
+from amalgam.pipeline.store.clip_checkpoints import ClassifierInfo, key_of, save_classifier, save_clip, save_sae
+from amalgam.pipeline.store.predictions import PREDICTIONS, read_predictions
+from amalgam.tasks.clip.finetuning.drift import frozen
+from amalgam.tasks.clip.testing.test_sets import TestSet
+from amalgam.tasks.clip.zero_shot import Classifier, zero_shot_head
+from amalgam.tasks.data.catalogue import DataSpec
+from amalgam.tasks.data.opening import open_source
+from amalgam.tasks.data.sources import DIGIT_NAMES, PAIR_NAMES, Stored, StyledPairs
+from amalgam.tasks.data.splits import hold_out
+from amalgam.tasks.models.clip import build_clip
+from amalgam.tasks.sae.autoencoder import initial
+from amalgam.tasks.sae.config import SAEInfo, SAETrainConfig, TopK
+from amalgam.tasks.scoring.logits import predict, score
+from amalgam.tasks.scoring.metrics import METRICS, value
+from amalgam.tasks.training.averaging import mean_state
 from tests.tasks.clip.worlds import spec
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pipeline.artifact import read_record
-from pipeline.execute import Local, run
-from pipeline.report_files import MINUS, read_rows
-from pipeline.robustness_findings import share_bought_back
-from pipeline.robustness_page import terminal_table
-from pipeline.robustness_pooling import network_of, pooled
-from pipeline.robustness_table import (
+from amalgam.pipeline.cli.show import find_report, print_result
+from amalgam.pipeline.engine.execute import Local, run
+from amalgam.pipeline.reports.files import MINUS, read_rows
+from amalgam.pipeline.reports.robustness.findings import share_bought_back
+from amalgam.pipeline.reports.robustness.page import terminal_table
+from amalgam.pipeline.reports.robustness.pooling import network_of, pooled
+from amalgam.pipeline.reports.robustness.table import (
     VALIDATION,
     WisePath,
     main_rows,
@@ -24,8 +24,8 @@ from pipeline.robustness_table import (
     strength_rows,
     whole_paths,
 )
-from pipeline.show import find_report, print_result
-from pipeline.steps.robustness_report_config import ResultLabel, RobustnessReportConfig
+from amalgam.pipeline.steps.robustness_report_config import ResultLabel, RobustnessReportConfig
+from amalgam.pipeline.store.artifact import read_record
 from tests.pipeline.paths import ALPHAS, ENDS, robustness
 
 TOLERANCE = 0.02

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.settings import Settings
-from pipeline.step import Resources, Step
+from amalgam.pipeline.cli.settings import Settings
+from amalgam.pipeline.engine.step import Resources, Step
 
 
 def equipped(**flags) -> Resources:

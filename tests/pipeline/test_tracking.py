@@ -18,14 +18,14 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
-from pipeline.artifact import read_record
-from pipeline.build import Workspace
-from pipeline.execute import Event, Local, run
-from pipeline.mlflow_store import SETTINGS, Store, serve_ui, store_of, ui_command
-from pipeline.run_log import logged
-from pipeline.run_record import RunRecord, read_runs
-from pipeline.step import Step, ancestors
-from pipeline.tracking import Tracked, Tracker, sync
+from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.engine.execute import Event, Local, run
+from amalgam.pipeline.engine.step import Step, ancestors
+from amalgam.pipeline.store.artifact import read_record
+from amalgam.pipeline.tracking.run_log import logged
+from amalgam.pipeline.tracking.run_record import RunRecord, read_runs
+from amalgam.pipeline.tracking.store import SETTINGS, Store, serve_ui, store_of, ui_command
+from amalgam.pipeline.tracking.sync import Tracked, Tracker, sync
 from tests.pipeline.stages import frontier
 
 
@@ -256,7 +256,7 @@ def test_a_killed_driver_leaves_a_record_that_sync_logs(root):
         "from tests.pipeline.example import Walk, total_step, walk_step\n"
         "def fatal(): return total_step((walk_step(Walk()), walk_step(Walk(seed=1, dies_at=2))))\n"
     )
-    command = [sys.executable, "-m", "pipeline", "run", f"{root / 'fatal.py'}:fatal", "--local", "--root", str(root)]
+    command = [sys.executable, "-m", "amalgam", "run", f"{root / 'fatal.py'}:fatal", "--local", "--root", str(root)]
     assert subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True).returncode == -9
     [tracked] = sync(root, store_of(root))
     assert (len(tracked.run.built), tracked.run.seconds) == (1, None)

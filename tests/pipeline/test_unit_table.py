@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.unit_table import STATISTICS, read_unit_table, write_unit_table
+from amalgam.pipeline.store.unit_table import STATISTICS, read_unit_table, write_unit_table
 
 
 def summary(num_units: int) -> dict[str, np.ndarray]:

@@ -10,11 +10,11 @@ import ray
 import torch
 import torch.distributed as dist
 
-from pipeline.build import Workspace
-from pipeline.ray_train import run_distributed
-from pipeline.step import Resources
-from pipeline.steps.resuming import resume_state, saver
-from tasks.distributed import World
+from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.engine.ray_train import run_distributed
+from amalgam.pipeline.engine.step import Resources
+from amalgam.pipeline.steps.resuming import resume_state, saver
+from amalgam.tasks.training.distributed import World
 from tests.tasks.together import outcome
 
 

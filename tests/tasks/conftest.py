@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks.data.catalogue import DataSpec, check
-from tasks.data.images import Images, load
+from amalgam.tasks.data.catalogue import DataSpec, check
+from amalgam.tasks.data.images import Images, load
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from tasks.axes import OUTPUT, Axes
+from amalgam.tasks.tracing.axes import OUTPUT, Axes
 
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from tasks.cost_of import Cost, cost_of
-from tasks.models import ModelSpec, build
+from amalgam.tasks.models import ModelSpec, build
+from amalgam.tasks.tracing.cost import Cost, cost_of
 
 CIFAR = {"num_classes": 10, "in_shape": (3, 32, 32)}
 

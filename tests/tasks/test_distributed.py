@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.multiprocessing as processes
 
-from tasks.data.catalogue import DataSpec
-from tasks.data.images import load
-from tasks.distributed import ALONE, World
-from tasks.train import train
+from amalgam.tasks.data.catalogue import DataSpec
+from amalgam.tasks.data.images import load
+from amalgam.tasks.training.distributed import ALONE, World
+from amalgam.tasks.training.loop import train
 from tests.tasks.together import CONFIGS, Wide, outcome, work
 
 

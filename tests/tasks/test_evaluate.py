@@ -6,9 +6,9 @@ import torch
 from sklearn.metrics import accuracy_score, log_loss, recall_score
 from torch import nn
 
-from tasks.data.catalogue import DataSpec
-from tasks.data.images import load
-from tasks.evaluate import logit_ensemble, predict, probability_ensemble, score
+from amalgam.tasks.data.catalogue import DataSpec
+from amalgam.tasks.data.images import load
+from amalgam.tasks.scoring.logits import logit_ensemble, predict, probability_ensemble, score
 
 
 @pytest.fixture

@@ -13,14 +13,14 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import nn
 
-from tasks.capture import as_rows, capture, sites
-from tasks.fusion import METHODS, Assignment, Identity, Method, PartialOT, fuse
-from tasks.fusion.cost import ActivationCost
-from tasks.fusion.coupling import Coupling
-from tasks.fusion.matching import cheapest_pairs, costs_of, identity, objective
-from tasks.fusion.merging import merge, resize, support
-from tasks.fusion.unit_map import unit_maps
-from tasks.trace import trace
+from amalgam.tasks.fusion import METHODS, Assignment, Identity, Method, PartialOT, fuse
+from amalgam.tasks.fusion.cost import ActivationCost
+from amalgam.tasks.fusion.coupling import Coupling
+from amalgam.tasks.fusion.matching import cheapest_pairs, costs_of, identity, objective
+from amalgam.tasks.fusion.merging import merge, resize, support
+from amalgam.tasks.fusion.unit_map import unit_maps
+from amalgam.tasks.tracing.capture import as_rows, capture, sites
+from amalgam.tasks.tracing.trace import trace
 from tests.tasks.networks import NETWORKS, example, mlp, networks, permuted, random_orders
 
 EXACT = {"rtol": 0.0, "atol": 1e-9}

@@ -5,8 +5,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from tasks.axes import Axis
-from tasks.trace import trace
+from amalgam.tasks.tracing.axes import Axis
+from amalgam.tasks.tracing.trace import trace
 from tests.tasks.networks import NETWORKS, example, networks, permuted, random_orders
 
 

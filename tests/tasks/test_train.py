@@ -8,15 +8,15 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from tasks.data.catalogue import DataSpec
-from tasks.data.images import load
-from tasks.data.loading import normalise
-from tasks.data.splits import hold_out
-from tasks.evaluate import predict
-from tasks.models import ModelSpec, build
-from tasks.objective import Objective
-from tasks.train import train
-from tasks.train_config import TrainConfig
+from amalgam.tasks.data.catalogue import DataSpec
+from amalgam.tasks.data.images import load
+from amalgam.tasks.data.loading import normalise
+from amalgam.tasks.data.splits import hold_out
+from amalgam.tasks.models import ModelSpec, build
+from amalgam.tasks.scoring.logits import predict
+from amalgam.tasks.training.config import TrainConfig
+from amalgam.tasks.training.loop import train
+from amalgam.tasks.training.objective import Objective
 
 SGD = TrainConfig(epochs=3, optimizer="sgd", learning_rate=0.05, momentum=0.9, weight_decay=5e-4, batch_size=32)
 CONFIGS = {

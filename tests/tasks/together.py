@@ -7,12 +7,12 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from tasks.data.catalogue import DataSpec
-from tasks.data.images import load
-from tasks.distributed import World
-from tasks.models import ModelSpec, build
-from tasks.train import train
-from tasks.train_config import TrainConfig
+from amalgam.tasks.data.catalogue import DataSpec
+from amalgam.tasks.data.images import load
+from amalgam.tasks.models import ModelSpec, build
+from amalgam.tasks.training.config import TrainConfig
+from amalgam.tasks.training.distributed import World
+from amalgam.tasks.training.loop import train
 
 CONFIG = TrainConfig(epochs=2, batch_size=48, optimizer="adamw", learning_rate=1e-3, clip_norm=1.0, augment="crop_flip")
 CONFIGS = {

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from tasks.clip.captioned import open_world
-from tasks.clip.captions import PAIR_CAPTIONS, PHOTO_CAPTIONS
-from tasks.clip.worlds import WORLDS
-from tasks.data.opening import open_source
-from tasks.data.sources import PAIR_NAMES
-from tasks.models.words import WordTokenizer
+from amalgam.tasks.data.opening import open_source
+from amalgam.tasks.data.sources import PAIR_NAMES
+from amalgam.tasks.models.words import WordTokenizer
+from amalgam.tasks.toy_clip.captioned import open_world
+from amalgam.tasks.toy_clip.captions import PAIR_CAPTIONS, PHOTO_CAPTIONS
+from amalgam.tasks.toy_clip.worlds import WORLDS
 
 WORLD = WORLDS["digits"]
 IDS = torch.arange(2000)

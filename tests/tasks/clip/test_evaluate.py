@@ -5,13 +5,13 @@ import copy
 import pytest
 import torch
 
-from tasks.clip.drift import frozen
-from tasks.clip.evaluate import Examination, examine, kept, path_networks
-from tasks.clip.scores import METRICS, value
-from tasks.clip.similarity import DriftMeter
-from tasks.clip.zero_shot import Classifier, Projection, zero_shot_head
-from tasks.data.pixels import InMemory
-from tasks.evaluate import predict, score
+from amalgam.tasks.clip.finetuning.drift import frozen
+from amalgam.tasks.clip.finetuning.similarity import DriftMeter
+from amalgam.tasks.clip.testing.evaluate import Examination, examine, kept, path_networks
+from amalgam.tasks.clip.zero_shot import Classifier, Projection, zero_shot_head
+from amalgam.tasks.data.pixels import InMemory
+from amalgam.tasks.scoring.logits import predict, score
+from amalgam.tasks.scoring.metrics import METRICS, value
 from tests.tasks.clip.worlds import CLASSES, tiny_clip
 
 TEMPLATES = ("a photo of the digit {}",)

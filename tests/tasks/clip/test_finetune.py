@@ -6,18 +6,28 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from tasks.clip.drift import Drift, principal_directions
-from tasks.clip.finetune import CachedAnchors, finetune
-from tasks.clip.finetune_config import FinetuneConfig
-from tasks.clip.regularisers import L2, L2SP, LDIFS, PCA, REGULARISERS, NoPenalty, SAEMask, SparseKL, SparseWasserstein
-from tasks.clip.zero_shot import Classifier, zero_shot_head
-from tasks.data.loading import normalise, view_batches
-from tasks.data.views import View
-from tasks.diverged import Diverged
-from tasks.sae.autoencoder import initial
-from tasks.sae.config import SAEInfo, SAETrainConfig, TopK
-from tasks.train import train
-from tasks.train_config import TrainConfig
+from amalgam.tasks.clip.finetuning.config import FinetuneConfig
+from amalgam.tasks.clip.finetuning.drift import Drift, principal_directions
+from amalgam.tasks.clip.finetuning.finetune import CachedAnchors, finetune
+from amalgam.tasks.clip.finetuning.regularisers import (
+    L2,
+    L2SP,
+    LDIFS,
+    PCA,
+    REGULARISERS,
+    NoPenalty,
+    SAEMask,
+    SparseKL,
+    SparseWasserstein,
+)
+from amalgam.tasks.clip.zero_shot import Classifier, zero_shot_head
+from amalgam.tasks.data.loading import normalise, view_batches
+from amalgam.tasks.data.views import View
+from amalgam.tasks.sae.autoencoder import initial
+from amalgam.tasks.sae.config import SAEInfo, SAETrainConfig, TopK
+from amalgam.tasks.training.config import TrainConfig
+from amalgam.tasks.training.diverged import Diverged
+from amalgam.tasks.training.loop import train
 from tests.tasks.clip.worlds import CLASSES, SmallTopK, four_digits, images, tiny_clip
 
 TRAIN = TrainConfig(epochs=2, batch_size=16, optimizer="adamw", learning_rate=1e-3, weight_decay=0.1, clip_norm=1.0)

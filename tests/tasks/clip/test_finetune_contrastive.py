@@ -6,11 +6,11 @@ import pytest
 import torch
 from open_clip.loss import ClipLoss
 
-from tasks.clip.finetune_contrastive import finetune_contrastive
-from tasks.clip.zero_shot import zero_shot_head
-from tasks.data.loading import normalise
-from tasks.evaluate import predict
-from tasks.train_config import TrainConfig
+from amalgam.tasks.clip.finetuning.contrastive import finetune_contrastive
+from amalgam.tasks.clip.zero_shot import zero_shot_head
+from amalgam.tasks.data.loading import normalise
+from amalgam.tasks.scoring.logits import predict
+from amalgam.tasks.training.config import TrainConfig
 from tests.tasks.clip.worlds import CLASSES, four_digits, tiny_clip
 
 TEMPLATES = ("a photo of the digit {}", "a bold {}", "the thin digit {}")

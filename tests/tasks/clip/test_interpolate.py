@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from tasks.averaging import mean_state
-from tasks.clip.interpolate import greedy_soup, interpolate, soup
+from amalgam.tasks.clip.finetuning.interpolate import greedy_soup, interpolate, soup
+from amalgam.tasks.training.averaging import mean_state
 
 
 def network(seed: int) -> nn.Module:

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tasks.clip.pooled import pooled_accuracies, weighted_sum
-from tasks.clip.scores import Predictions, accuracy, estimate, paired_difference
+from amalgam.tasks.scoring.metrics import Predictions, accuracy, estimate, paired_difference
+from amalgam.tasks.scoring.pooled import pooled_accuracies, weighted_sum
 
 
 def predictions(seed: int, count: int) -> Predictions:

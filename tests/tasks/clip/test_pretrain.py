@@ -8,13 +8,13 @@ import torch
 from pydantic import ValidationError
 from torch.nn.functional import normalize
 
-from tasks.clip.captioned import open_world
-from tasks.clip.contrastive import contrastive_loss, retrieval
-from tasks.clip.pretrain import pretrain
-from tasks.clip.pretrain_config import PretrainConfig
-from tasks.clip.worlds import WORLDS, small_clip
-from tasks.models.clip import build_clip
-from tasks.train_config import TrainConfig
+from amalgam.tasks.clip.contrastive_loss import contrastive_loss, retrieval
+from amalgam.tasks.models.clip import build_clip
+from amalgam.tasks.toy_clip.captioned import open_world
+from amalgam.tasks.toy_clip.config import PretrainConfig
+from amalgam.tasks.toy_clip.pretrain import pretrain
+from amalgam.tasks.toy_clip.worlds import WORLDS, small_clip
+from amalgam.tasks.training.config import TrainConfig
 
 TRAIN = TrainConfig(epochs=2, batch_size=16, optimizer="adamw", learning_rate=1e-3, schedule="cosine", clip_norm=1.0)
 SHORT = PretrainConfig(train=TRAIN, images_per_epoch=64)

@@ -7,10 +7,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from tasks.clip import terms
-from tasks.clip.drift import Drift, frozen, principal_directions
-from tasks.clip.regulariser import Sizes
-from tasks.clip.regularisers import (
+from amalgam.tasks.clip.finetuning import terms
+from amalgam.tasks.clip.finetuning.drift import Drift, frozen, principal_directions
+from amalgam.tasks.clip.finetuning.regulariser import Sizes
+from amalgam.tasks.clip.finetuning.regularisers import (
     L1,
     L2,
     L2SP,
@@ -28,8 +28,8 @@ from tasks.clip.regularisers import (
     SquaredHingeNuclear,
     SupportHinge,
 )
-from tasks.sae import BatchTopK, JumpReLU, Matryoshka, SAEInfo, SAETrainConfig, TopK
-from tasks.sae.autoencoder import initial
+from amalgam.tasks.sae import BatchTopK, JumpReLU, Matryoshka, SAEInfo, SAETrainConfig, TopK
+from amalgam.tasks.sae.autoencoder import initial
 from tests.tasks.clip.worlds import SmallTopK
 
 BATCH, WIDTH, NUM_LATENTS, K = 6, 16, 64, 4

@@ -6,19 +6,19 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from tasks.clip.anchors import CachedAnchors, Unlabelled
-from tasks.clip.drift import Drift
-from tasks.clip.finetune import finetune
-from tasks.clip.finetune_config import FinetuneConfig
-from tasks.clip.regularisers import L2, L2SP, LDIFS, NoPenalty, SAEMask, SparseChange
-from tasks.clip.zero_shot import Classifier, zero_shot_head
-from tasks.data.loading import Batch, normalise
-from tasks.data.pixels import InMemory
-from tasks.data.views import View
-from tasks.sae.autoencoder import unit
-from tasks.sae.config import FeatureInfo, SAESpec, SAETrainConfig, TopK
-from tasks.sae.train import train as train_saes
-from tasks.train_config import TrainConfig
+from amalgam.tasks.clip.finetuning.anchors import CachedAnchors, Unlabelled
+from amalgam.tasks.clip.finetuning.config import FinetuneConfig
+from amalgam.tasks.clip.finetuning.drift import Drift
+from amalgam.tasks.clip.finetuning.finetune import finetune
+from amalgam.tasks.clip.finetuning.regularisers import L2, L2SP, LDIFS, NoPenalty, SAEMask, SparseChange
+from amalgam.tasks.clip.zero_shot import Classifier, zero_shot_head
+from amalgam.tasks.data.loading import Batch, normalise
+from amalgam.tasks.data.pixels import InMemory
+from amalgam.tasks.data.views import View
+from amalgam.tasks.sae.autoencoder import unit
+from amalgam.tasks.sae.config import FeatureInfo, SAESpec, SAETrainConfig, TopK
+from amalgam.tasks.sae.train import train as train_saes
+from amalgam.tasks.training.config import TrainConfig
 from tests.tasks.clip.worlds import CLASSES, SmallTopK, four_digits, tiny_clip
 
 TRAIN = TrainConfig(epochs=2, batch_size=16, optimizer="adamw", learning_rate=1e-3, weight_decay=0.1, clip_norm=1.0)

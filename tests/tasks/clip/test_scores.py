@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
-from tasks.clip.scores import (
+from amalgam.tasks.scoring.logits import score
+from amalgam.tasks.scoring.metrics import (
     METRICS,
     Predictions,
     estimate,
     paired_difference,
     value,
 )
-from tasks.evaluate import score
 
 REGIONS = ("Asia", "Europe", "Other", "Oceania")
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.clip.selection import chosen_alpha, chosen_strength, matched_strength, mean_over_seeds
+from amalgam.tasks.scoring.selection import chosen_alpha, chosen_strength, matched_strength, mean_over_seeds
 
 tried = st.dictionaries(st.integers(0, 50).map(float), st.integers(0, 100).map(lambda n: n / 100), min_size=1)
 tolerances = st.integers(0, 20).map(lambda n: n / 100)

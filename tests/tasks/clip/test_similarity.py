@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from tasks.clip.similarity import DriftMeter
-from tasks.sae.autoencoder import SparseAutoencoder, initial, unit
-from tasks.sae.config import BatchTopK, SAEInfo, SAETrainConfig, TopK
-from tasks.sae.metrics import fvu
+from amalgam.tasks.clip.finetuning.similarity import DriftMeter
+from amalgam.tasks.sae.autoencoder import SparseAutoencoder, initial, unit
+from amalgam.tasks.sae.config import BatchTopK, SAEInfo, SAETrainConfig, TopK
+from amalgam.tasks.sae.metrics import fvu
 
 DRAW = torch.Generator().manual_seed(0)
 BEFORE = torch.randn(50, 8, generator=DRAW)

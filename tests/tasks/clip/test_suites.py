@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tasks.clip.class_names import EUROSAT_NAMES, FMOW_NAMES
-from tasks.clip.suites import (
+from amalgam.tasks.clip.class_names import EUROSAT_NAMES, FMOW_NAMES
+from amalgam.tasks.clip.testing.suites import (
     IMAGENET_SETS,
     OTHER_SETS,
     SUITES,
@@ -17,9 +17,9 @@ from tasks.clip.suites import (
     imagenet,
     others,
 )
-from tasks.clip.zero_shot import Projection
-from tasks.data.opening import open_source
-from tasks.models.clip_spec import Preprocessing
+from amalgam.tasks.clip.zero_shot import Projection
+from amalgam.tasks.data.opening import open_source
+from amalgam.tasks.models.clip_spec import Preprocessing
 
 PICTURES = Pictures.of(Preprocessing(size=(8, 8)))
 SYNSETS = [f"n{100 + 7 * i:08d}" for i in range(1000)]

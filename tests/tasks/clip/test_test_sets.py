@@ -2,10 +2,10 @@
 
 import pytest
 
-from tasks.clip.prompts import FMOW_TEMPLATES, IWILDCAM_TEMPLATES, prompt
-from tasks.clip.test_sets import TestSet, check_test_sets, corrupted_sets
-from tasks.data.catalogue import DataSpec
-from tasks.data.sources import CORRUPTIONS, Stored
+from amalgam.tasks.clip.prompts import FMOW_TEMPLATES, IWILDCAM_TEMPLATES, prompt
+from amalgam.tasks.clip.testing.test_sets import TestSet, check_test_sets, corrupted_sets
+from amalgam.tasks.data.catalogue import DataSpec
+from amalgam.tasks.data.sources import CORRUPTIONS, Stored
 
 SOURCE = Stored(data=DataSpec(name="digits"))
 

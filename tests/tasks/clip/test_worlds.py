@@ -5,13 +5,13 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from tasks.clip.captioned import open_world
-from tasks.clip.captions import Captions
-from tasks.clip.worlds import WORLDS, AnyWorld, PhotoSet, small_clip
-from tasks.data.catalogue import DataSpec
-from tasks.data.opening import open_source
-from tasks.data.sources import Corrupted
-from tasks.models.clip import build_clip
+from amalgam.tasks.data.catalogue import DataSpec
+from amalgam.tasks.data.opening import open_source
+from amalgam.tasks.data.sources import Corrupted
+from amalgam.tasks.models.clip import build_clip
+from amalgam.tasks.toy_clip.captioned import open_world
+from amalgam.tasks.toy_clip.captions import Captions
+from amalgam.tasks.toy_clip.worlds import WORLDS, AnyWorld, PhotoSet, small_clip
 
 IDS = torch.arange(600)
 NAMES = (("red fox", "blue whale"), ("tree", "house", "red car"))

@@ -4,8 +4,8 @@ import open_clip
 import pytest
 import torch
 
-from tasks.clip.zero_shot import Classifier, Projection, templates_of, zero_shot_head
-from tasks.models.clip import build_clip
+from amalgam.tasks.clip.zero_shot import Classifier, Projection, templates_of, zero_shot_head
+from amalgam.tasks.models.clip import build_clip
 from tests.tasks.clip.worlds import ARCHITECTURE, CLASSES, images, spec, tiny_clip
 
 TEMPLATES = ("a photo of the digit {}", "the bold {}", "a thin {}")

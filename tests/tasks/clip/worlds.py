@@ -5,12 +5,12 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from tasks.data.catalogue import DataSpec
-from tasks.data.images import load
-from tasks.data.pixels import InMemory
-from tasks.models.clip import Clip, build_clip
-from tasks.models.clip_spec import ClipSpec
-from tasks.sae.codes import Codes
+from amalgam.tasks.data.catalogue import DataSpec
+from amalgam.tasks.data.images import load
+from amalgam.tasks.data.pixels import InMemory
+from amalgam.tasks.models.clip import Clip, build_clip
+from amalgam.tasks.models.clip_spec import ClipSpec
+from amalgam.tasks.sae.codes import Codes
 
 WORDS = ("a", "photo", "of", "the", "digit", "zero", "one", "two", "three", "bold", "thin")
 CLASSES = ("zero", "one", "two", "three")

@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from tasks.data import catalogue
-from tasks.data.catalogue import KNOWN, DataSpec, check, files_digest
+from amalgam.tasks.data import catalogue
+from amalgam.tasks.data.catalogue import KNOWN, DataSpec, check, files_digest
 
 PETS = DataSpec(name="imagefolder:pets")
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from tasks.data.chance import Chance, normals, uniforms
+from amalgam.tasks.data.chance import Chance, normals, uniforms
 
 IDS = torch.arange(20_000)
 

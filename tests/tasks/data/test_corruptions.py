@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from tasks.data.catalogue import DataSpec
-from tasks.data.chance import Chance
-from tasks.data.corruptions import OF_32, OF_224, CorruptedImages, corrupted, settings_of
-from tasks.data.distortions import DISTORTIONS
-from tasks.data.filters import blurred, clouds, defocused
-from tasks.data.opening import open_source
-from tasks.data.pixels import Decoded, InMemory
-from tasks.data.sources import CORRUPTIONS, SEVERITIES, Corrupted, Stored, StyledPairs
+from amalgam.tasks.data.catalogue import DataSpec
+from amalgam.tasks.data.chance import Chance
+from amalgam.tasks.data.opening import open_source
+from amalgam.tasks.data.pixels import Decoded, InMemory
+from amalgam.tasks.data.sources import CORRUPTIONS, SEVERITIES, Corrupted, Stored, StyledPairs
+from amalgam.tasks.data.synthetic.corruptions import OF_32, OF_224, CorruptedImages, corrupted, settings_of
+from amalgam.tasks.data.synthetic.distortions import DISTORTIONS
+from amalgam.tasks.data.synthetic.filters import blurred, clouds, defocused
 
 PAIRS = StyledPairs(glyphs=DataSpec(name="digits"), num_images=30, size=20, style="texture")
 

@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from tasks.data.catalogue import DataSpec
-from tasks.data.images import load
-from tasks.data.pixels import InMemory
+from amalgam.tasks.data.catalogue import DataSpec
+from amalgam.tasks.data.images import load
+from amalgam.tasks.data.pixels import InMemory
 
 COLOURS = {"blue": (0, 0, 255), "red": (255, 0, 0)}
 

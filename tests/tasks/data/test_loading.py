@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 from torch.nn.functional import pad
 
-from tasks.data.catalogue import DataSpec
-from tasks.data.images import load
-from tasks.data.loading import batches, crop_flip, normalise, num_batches, shuffled_batches
-from tasks.data.pixels import InMemory
+from amalgam.tasks.data.catalogue import DataSpec
+from amalgam.tasks.data.images import load
+from amalgam.tasks.data.loading import batches, crop_flip, normalise, num_batches, shuffled_batches
+from amalgam.tasks.data.pixels import InMemory
 
 
 @pytest.fixture(scope="module")

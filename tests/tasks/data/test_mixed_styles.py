@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from tasks.data.catalogue import DataSpec
-from tasks.data.opening import open_source
-from tasks.data.sources import SEEN_STYLES, MixedStyles, StyledPairs
+from amalgam.tasks.data.catalogue import DataSpec
+from amalgam.tasks.data.opening import open_source
+from amalgam.tasks.data.sources import SEEN_STYLES, MixedStyles, StyledPairs
 
 PAIRS = StyledPairs(glyphs=DataSpec(name="digits"), num_images=25, size=16)
 

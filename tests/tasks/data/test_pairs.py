@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.data.catalogue import DataSpec
-from tasks.data.opening import open_source
-from tasks.data.pairs import Glyphs, canvases_of, open_glyphs
-from tasks.data.sources import PAIR_NAMES, StyledPairs
+from amalgam.tasks.data.catalogue import DataSpec
+from amalgam.tasks.data.opening import open_source
+from amalgam.tasks.data.sources import PAIR_NAMES, StyledPairs
+from amalgam.tasks.data.synthetic.pairs import Glyphs, canvases_of, open_glyphs
 
 DIGITS = DataSpec(name="digits")
 PAIRS = StyledPairs(glyphs=DIGITS, num_images=300, size=20)

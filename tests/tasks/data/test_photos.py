@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.data.catalogue import DataSpec
-from tasks.data.opening import open_source, open_studio
-from tasks.data.photo_styles import PHOTO_STYLES, in_photo_style
-from tasks.data.sources import Corrupted, MixedStyles, StyledPhotos
-from tasks.data.studio import draw_in
+from amalgam.tasks.data.catalogue import DataSpec
+from amalgam.tasks.data.opening import open_source, open_studio
+from amalgam.tasks.data.sources import Corrupted, MixedStyles, StyledPhotos
+from amalgam.tasks.data.synthetic.photo_styles import PHOTO_STYLES, in_photo_style
+from amalgam.tasks.data.synthetic.studio import draw_in
 
 COUNT, CLASSES = 24, 4
 IDS = torch.arange(COUNT)

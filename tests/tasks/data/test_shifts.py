@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tasks.data.catalogue import DataSpec, check
-from tasks.data.images import load
+from amalgam.tasks.data.catalogue import DataSpec, check
+from amalgam.tasks.data.images import load
 
 SHADES = {"red": (250, 0, 0), "green": (0, 250, 0), "blue": (0, 0, 250)}
 

@@ -3,10 +3,10 @@
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from tasks.data.catalogue import DataSpec
-from tasks.data.images import load
-from tasks.data.opening import open_source
-from tasks.data.sources import Corrupted, Source, Stored, StyledPairs, check_source
+from amalgam.tasks.data.catalogue import DataSpec
+from amalgam.tasks.data.images import load
+from amalgam.tasks.data.opening import open_source
+from amalgam.tasks.data.sources import Corrupted, Source, Stored, StyledPairs, check_source
 
 DIGITS = DataSpec(name="digits")
 PAIRS = StyledPairs(glyphs=DIGITS, num_images=10, size=20)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.data.splits import SPLITS, ClassSplit, GeneralSpecialist, Shared, hold_out
+from amalgam.tasks.data.splits import SPLITS, ClassSplit, GeneralSpecialist, Shared, hold_out
 
 LABELS = np.repeat(np.arange(10), 50)
 label_arrays = st.lists(st.integers(0, 5), min_size=2, max_size=200).map(np.array)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tasks.data.sources import SEEN_STYLES, UNSEEN_STYLES
-from tasks.data.styles import STYLES, in_style
+from amalgam.tasks.data.sources import SEEN_STYLES, UNSEEN_STYLES
+from amalgam.tasks.data.synthetic.styles import STYLES, in_style
 
 IDS = torch.arange(40)
 CANVASES = torch.zeros(40, 28, 28)

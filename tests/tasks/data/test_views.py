@@ -6,10 +6,10 @@ from torch.nn.functional import pad
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2.functional import resized_crop
 
-from tasks.data.loading import normalise, shuffled_batches, view_batches
-from tasks.data.pixels import InMemory
-from tasks.data.views import View, crops
-from tasks.train_config import TrainConfig
+from amalgam.tasks.data.loading import normalise, shuffled_batches, view_batches
+from amalgam.tasks.data.pixels import InMemory
+from amalgam.tasks.data.views import View, crops
+from amalgam.tasks.training.config import TrainConfig
 
 KINDS = ("shift", "resized_crop")
 SIZE = (24, 28)

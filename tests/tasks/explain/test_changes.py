@@ -6,9 +6,9 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from tasks.explain.changes import ChangeMeter
-from tasks.explain.comparison import Comparison
-from tasks.explain.significance import discovery_rates, mcnemar
+from amalgam.tasks.explain.changes import ChangeMeter
+from amalgam.tasks.explain.comparison import Comparison
+from amalgam.tasks.explain.significance import discovery_rates, mcnemar
 from tests.tasks.explain.worlds import (
     GAINED,
     LOST,

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tasks.explain.comparison import Comparison
-from tasks.explain.decomposition import SharesMeter, contributions, decompose
+from amalgam.tasks.explain.comparison import Comparison
+from amalgam.tasks.explain.decomposition import SharesMeter, contributions, decompose
 from tests.tasks.explain.worlds import (
     NUM_CLASSES,
     NUM_DOMAINS,

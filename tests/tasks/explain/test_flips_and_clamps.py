@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from tasks.explain.clamps import ClampMeter, clamped, pieces
-from tasks.explain.decomposition import contributions, decompose
-from tasks.explain.flips import KINDS, FlipMeter, flips_of
+from amalgam.tasks.explain.clamps import ClampMeter, clamped, pieces
+from amalgam.tasks.explain.decomposition import contributions, decompose
+from amalgam.tasks.explain.flips import KINDS, FlipMeter, flips_of
 from tests.tasks.explain.worlds import NUM_DOMAINS, drifted, explained, head, random_batch, random_comparison
 
 

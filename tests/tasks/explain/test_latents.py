@@ -5,9 +5,9 @@ import pickle
 import pytest
 import torch
 
-from tasks.explain.comparison import Comparison
-from tasks.explain.explanation import Explainer
-from tasks.explain.latents import LatentMeter, entropy
+from amalgam.tasks.explain.comparison import Comparison
+from amalgam.tasks.explain.explanation import Explainer
+from amalgam.tasks.explain.latents import LatentMeter, entropy
 from tests.tasks.explain.worlds import (
     NUM_CLASSES,
     NUM_DOMAINS,

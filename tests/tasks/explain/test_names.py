@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from tasks.explain.latents import LatentMeter
-from tasks.explain.names import NameAccuracy, Names, embed, name_accuracy, name_latents, shown
-from tasks.explain.vocabulary import Concept, Truth, concepts_in, concepts_of
-from tasks.sae.autoencoder import unit
+from amalgam.tasks.explain.latents import LatentMeter
+from amalgam.tasks.explain.names import NameAccuracy, Names, embed, name_accuracy, name_latents, shown
+from amalgam.tasks.explain.vocabulary import Concept, Truth, concepts_in, concepts_of
+from amalgam.tasks.sae.autoencoder import unit
 from tests.tasks.clip.worlds import tiny_clip
 
 WORDS = ("zero", "one", "two", "three", "bold", "thin", "red", "blue")

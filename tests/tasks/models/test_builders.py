@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tasks.models import ModelSpec, build
+from amalgam.tasks.models import ModelSpec, build
 
 CIFAR = {"num_classes": 10, "in_shape": (3, 32, 32)}
 SPECS = [

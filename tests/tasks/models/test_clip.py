@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tasks.models.clip import build_clip, require_weights
-from tasks.models.clip_spec import ClipSpec, Preprocessing
-from tasks.models.open_clip_words import imagenet_classes, openai_templates
+from amalgam.tasks.models.clip import build_clip, require_weights
+from amalgam.tasks.models.clip_spec import ClipSpec, Preprocessing
+from amalgam.tasks.models.open_clip_words import imagenet_classes, openai_templates
 from tests.tasks.clip.worlds import ARCHITECTURE, images, spec, tiny_clip
 
 PAIRS = {**ARCHITECTURE, "text_cfg": {**ARCHITECTURE["text_cfg"], "vocab_size": 49408}}

@@ -2,8 +2,8 @@
 
 import torch
 
-from tasks.sae.autoencoder import unit
-from tasks.sae.config import BatchTopK, FeatureInfo, JumpReLU, Matryoshka, SAEInfo, TopK
+from amalgam.tasks.sae.autoencoder import unit
+from amalgam.tasks.sae.config import BatchTopK, FeatureInfo, JumpReLU, Matryoshka, SAEInfo, TopK
 
 WIDTH, NUM_ATOMS, ACTIVE = 16, 24, 2
 ABOUT = FeatureInfo(width=WIDTH, backbone="planted")

@@ -6,9 +6,9 @@ import re
 import pytest
 import torch
 
-from tasks.sae.autoencoder import SparseAutoencoder, initial, unit
-from tasks.sae.codes import DenseCodes, jump_relu, largest, largest_of_batch
-from tasks.sae.config import FeatureInfo, SAETrainConfig, TopK
+from amalgam.tasks.sae.autoencoder import SparseAutoencoder, initial, unit
+from amalgam.tasks.sae.codes import DenseCodes, jump_relu, largest, largest_of_batch
+from amalgam.tasks.sae.config import FeatureInfo, SAETrainConfig, TopK
 from tests.tasks.sae.planted import RULES, WIDTH, info, planted
 
 each_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.kind)

@@ -3,9 +3,16 @@
 import pytest
 import torch
 
-from tasks.sae.autoencoder import unit
-from tasks.sae.config import TopK
-from tasks.sae.metrics import MonosemanticityMeter, QualityMeter, fvu, matched_cosines, quality_by_domain, recovered
+from amalgam.tasks.sae.autoencoder import unit
+from amalgam.tasks.sae.config import TopK
+from amalgam.tasks.sae.metrics import (
+    MonosemanticityMeter,
+    QualityMeter,
+    fvu,
+    matched_cosines,
+    quality_by_domain,
+    recovered,
+)
 from tests.tasks.sae.planted import NUM_ATOMS, WIDTH, planted
 from tests.tasks.sae.test_codes import autoencoder
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.nn.functional import mse_loss, normalize
 
-from tasks.sae.autoencoder import initial, unit
-from tasks.sae.config import REFERENCE_RECIPE, BatchTopK, JumpReLU, Matryoshka, SAESpec, SAETrainConfig, TopK
-from tasks.sae.metrics import QualityMeter, matched_cosines, recovered
-from tasks.sae.stack import Stack
-from tasks.sae.train import mean_and_variance, train
+from amalgam.tasks.sae.autoencoder import initial, unit
+from amalgam.tasks.sae.config import REFERENCE_RECIPE, BatchTopK, JumpReLU, Matryoshka, SAESpec, SAETrainConfig, TopK
+from amalgam.tasks.sae.metrics import QualityMeter, matched_cosines, recovered
+from amalgam.tasks.sae.stack import Stack
+from amalgam.tasks.sae.train import mean_and_variance, train
 from tests.tasks.sae.planted import ABOUT, RULES, info, planted
 
 SHORT = SAETrainConfig(epochs=3, batch_size=64, dead_after=0.5)
@@ -316,7 +316,7 @@ def test_prefixes_that_do_not_rise_to_one_are_refused(prefixes):
 
 
 def test_rules_and_settings_are_read_without_torch():
-    program = "import sys, tasks.sae; sys.exit('torch' in sys.modules)"
+    program = "import sys, amalgam.tasks.sae; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

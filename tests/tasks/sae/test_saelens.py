@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tasks.sae.config import FeatureInfo, TopK
-from tasks.sae.saelens import OURS, from_saelens, to_saelens
+from amalgam.tasks.sae.config import FeatureInfo, TopK
+from amalgam.tasks.sae.saelens import OURS, from_saelens, to_saelens
 from tests.tasks.sae.planted import ABOUT, RULES, WIDTH, planted
 from tests.tasks.sae.test_codes import autoencoder, each_rule
 

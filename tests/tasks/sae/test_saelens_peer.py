@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tasks.sae.config import TopK
-from tasks.sae.saelens import from_saelens, to_saelens
+from amalgam.tasks.sae.config import TopK
+from amalgam.tasks.sae.saelens import from_saelens, to_saelens
 from tests.tasks.sae.planted import ABOUT, planted
 from tests.tasks.sae.test_codes import autoencoder, each_rule
 from tests.tasks.sae.test_sae_training import stack

@@ -1,0 +1,56 @@
+"""The flags of `amalgam explain`: everything that can be refused without torch is refused first."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from amalgam.pipeline.console import say
+from amalgam.tasks.clip.prompts import checked_names, templates_of
+from amalgam.tasks.data.catalogue import DataSpec, check
+
+
+def explain(
+    before: Annotated[Path, Argument(help="Folder of the classifier before fine-tuning.")],
+    after: Annotated[Path, Argument(help="Folder of the classifier after it.")],
+    sae: Annotated[Path, Option(help="Folder of a sparse autoencoder of the features before.")],
+    data: Annotated[list[str], Option(help="Images: imagefolder:PATH, npz:PATH, ..., or NAME=imagefolder:PATH.")],
+    out: Annotated[Path, Option(help="New folder for the page and its tables.")],
+    backbone: Annotated[Path | None, Option(help="Folder of the CLIP that both are from, to name latents by.")] = None,
+    words: Annotated[str | None, Option(help="Words for latents, such as dog,red. (default: the classes)")] = None,
+    template: Annotated[list[str] | None, Option(help="Sentence for words. (default: the classifier's)")] = None,
+    top: Annotated[int, Option(min=1, help="Strongest images kept of each latent.")] = 16,
+    batch_size: Annotated[int, Option(min=1, help="Images per forward pass.")] = 256,
+    title: Annotated[str, Option(help="Headline of the page.")] = "What fine-tuning changed",
+    data_root: Annotated[Path | None, Option(envvar="AMALGAM_DATA", help="Folder of the data sets.")] = None,
+    device: Annotated[str, Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Say which features fine-tuning added or removed in a CLIP classifier, and which predictions they changed."""
+    if (words or template) and not backbone:
+        raise ValueError("words need a text tower: give --backbone, the folder of the CLIP that both are from")
+    named = checked_names([word.strip() for word in words.split(",")]) if words else ()
+    domains = domains_of(data)
+    for name in domains.values():
+        check(DataSpec(name=name), data_root)
+    sentences = templates_of(template) if template else ()
+    from amalgam.pipeline.cli.explain_folders import Asked, explain_folders  # here, not above: it imports torch
+
+    told = explain_folders(
+        Asked(before, after, sae, domains, data_root, out, backbone, named, sentences, top, batch_size, title, device)
+    )
+    for line in told:
+        say(line)
+    say(f"page: {out / 'explanation.html'}")
+
+
+def domains_of(given: Sequence[str]) -> Mapping[str, str]:
+    """Names of data sets by domain; a set without a domain's name is called as itself."""
+    found: dict[str, str] = {}
+    for text in given:
+        start, equals, rest = text.partition("=")
+        domain, name = (start, rest) if equals and ":" not in start else (text, text)
+        if domain in found:
+            raise ValueError(f"--data {domain} is given twice: name its domains apart, such as photo={name}")
+        found[domain] = name
+    return found

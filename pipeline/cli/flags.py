@@ -1,0 +1,88 @@
+"""An experiment is a Python function that returns a step: find it by name, and turn its signature into flags."""
+
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, TypeAlias, get_args, get_origin, get_type_hints
+
+import typer
+from pydantic import TypeAdapter
+
+from amalgam.pipeline.engine.data_digests import with_data
+from amalgam.pipeline.engine.step import Step
+from amalgam.pipeline.experiments import EXPERIMENTS
+from amalgam.tasks.near_names import unknown_name
+
+Experiment: TypeAlias = Callable[..., Step]
+DATA_ROOT = "data_root"  # a parameter that is no flag of the experiment: every command has it
+
+
+def find_experiment(name: str) -> Experiment:
+    """The experiment of that name, or the function that `path/to/file.py:function` names."""
+    if name in EXPERIMENTS:
+        return EXPERIMENTS[name]
+    path, colon, function = name.rpartition(":")
+    if not colon:
+        raise unknown_name("experiment", name, EXPERIMENTS)
+    experiment = getattr(load_file(Path(path)), function, None)
+    if not callable(experiment):
+        raise ValueError(f"{path} has no function {function!r}")
+    return experiment
+
+
+def load_file(path: Path) -> ModuleType:
+    """The module of a user's file, under a name of its own; its neighbours can be imported by it."""
+    if path.suffix != ".py" or not path.is_file():
+        raise ValueError(f"there is no Python file {path}; give path/to/file.py:function")
+    name = f"amalgam_file_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec and spec.loader, "a .py file has a loader"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    if str(path.parent.resolve()) not in sys.path:
+        sys.path.append(str(path.parent.resolve()))
+    spec.loader.exec_module(module)
+    return module
+
+
+def flags_of(experiment: Experiment) -> list[inspect.Parameter]:
+    """The experiment's parameters as typer options: `Annotated[float, "help"]` documents one, tuples take commas."""
+    hints = get_type_hints(experiment, include_extras=True)
+    parameters = inspect.signature(experiment).parameters.values()
+    return [_flag(parameter, hints.get(parameter.name)) for parameter in parameters if parameter.name != DATA_ROOT]
+
+
+def make_step(experiment: Experiment, arguments: dict[str, Any], data_root: Path | None = None) -> Step:
+    """The experiment's step for these arguments, its data sets as they lie there now.
+
+    An experiment that has a parameter `data_root` gets the folder of data sets.
+    """
+    place = {DATA_ROOT: data_root} if DATA_ROOT in inspect.signature(experiment).parameters else {}
+    step = experiment(**arguments, **place)
+    if not isinstance(step, Step):
+        raise ValueError(f"an experiment returns a Step, but {experiment.__qualname__} gave {type(step).__name__}")
+    return with_data(step, data_root)
+
+
+def _flag(parameter: inspect.Parameter, hint: Any) -> inspect.Parameter:
+    if hint is None:
+        raise ValueError(f"parameter {parameter.name!r} of the experiment needs a type, such as {parameter.name}: int")
+    kind, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    help_text = next((note for note in notes if isinstance(note, str)), "")
+    default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+    option = typer.Option(help=help_text)
+    for several in (one for one in (kind, *get_args(kind)) if get_origin(one) is tuple):  # the kind, or it or None
+        item = getattr(get_args(several)[0], "__name__", "text").upper()
+        option = typer.Option(help=help_text, parser=_commas(several), metavar=f"{item},...")
+        kind, default = Any, default if default in (..., None) else ",".join(map(str, default))
+    return inspect.Parameter(
+        parameter.name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, option], default=default
+    )
+
+
+def _commas(kind: Any) -> Callable[[str], Any]:
+    adapter = TypeAdapter(kind)
+    return lambda text: adapter.validate_python([part.strip() for part in text.split(",") if part.strip()])

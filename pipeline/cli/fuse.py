@@ -1,0 +1,94 @@
+"""The flags of `amalgam fuse`: everything that can be refused without torch is refused first."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from rich.table import Table
+from typer import Argument, Option
+
+from amalgam.pipeline.cli.plan import size_text
+from amalgam.pipeline.console import output, say
+from amalgam.tasks.data.catalogue import DataSpec, check
+from amalgam.tasks.fusion.methods import METHODS, Method
+from amalgam.tasks.near_names import unknown_name
+
+BYTES_PER_PARAMETER = 4  # float32
+
+
+def fuse(
+    checkpoints: Annotated[list[Path], Argument(help="Weights of the members: .safetensors, or .pt state dicts.")],
+    model: Annotated[str, Option(help="Architecture: mlp, vgg11, resnet18, timm:NAME or torchvision:NAME.")],
+    data: Annotated[str, Option(help="Data: digits, mnist, cifar10, ..., torchvision:NAME or imagefolder:PATH.")],
+    out: Annotated[Path, Option(help="New folder for config.json and model.safetensors.")],
+    alpha: Annotated[float | None, Option(help="Share of units that stay alone: 0 fuses all, 1 keeps all.")] = None,
+    method: Annotated[str, Option(help="PartialOT, Assignment or Identity.")] = "PartialOT",
+    cost: Annotated[str | None, Option(help="Match units by weights, activations or both.")] = None,
+    weights: Annotated[str | None, Option(help="Weight of each member, such as 0.7,0.3. [default: equal]")] = None,
+    model_options: Annotated[str, Option(help="Options of the architecture, as JSON.")] = "{}",
+    image_size: Annotated[int | None, Option(help="Side of the images, in pixels. [default: the data's]")] = None,
+    calibration: Annotated[int, Option(min=0, help="Training images to set statistics right on; 0: none.")] = 512,
+    data_root: Annotated[Path | None, Option(envvar="AMALGAM_DATA", help="Folder of the data sets.")] = None,
+    seed: Annotated[int, Option(help="Chooses the calibration images.")] = 0,
+    device: Annotated[str, Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Fuse checkpoints of one architecture into one network, now."""
+    chosen = method_of(method, {"alpha": alpha, "cost": cost})
+    described = DataSpec(name=data, image_size=image_size)
+    check(described, data_root)
+    shares = numbers_of(weights) if weights else None
+    options = options_of(model_options)
+    from amalgam.pipeline.cli.fuse_checkpoints import Request, fuse_checkpoints  # here, not above: it imports torch
+
+    rows = fuse_checkpoints(
+        Request(
+            tuple(checkpoints), model, options, described, data_root, chosen, shares, out, calibration, seed, device
+        )
+    )
+    output().print(_table(rows))
+    say(f"fused network: {out}")
+
+
+def method_of(name: str, settings: dict[str, Any]) -> Method:
+    """The method of that class name, with the settings that were given."""
+    kinds = {kind.__name__: kind for kind in METHODS}
+    if name not in kinds:
+        raise unknown_name("method", name, kinds)
+    return kinds[name](**{key: value for key, value in settings.items() if value is not None})
+
+
+def numbers_of(text: str) -> tuple[float, ...]:
+    """Numbers separated by commas."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"weights are numbers separated by commas, such as 0.5,0.5, got {text!r}") from None
+
+
+def options_of(text: str) -> dict[str, Any]:
+    """A JSON object."""
+    try:
+        options = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f'model options are JSON, such as {{"widths": [64, 64]}}, got {text!r}') from error
+    if not isinstance(options, dict):
+        raise ValueError(f'model options are a JSON object, such as {{"widths": [64, 64]}}, got {text!r}')
+    return options
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("network", "accuracy", "NLL", "calibration error", "size", "nonzero", "MFLOPs", "ms"):
+        table.add_column(column, justify="left" if column == "network" else "right")
+    for row in rows:
+        table.add_row(
+            row["network"],
+            f"{row['accuracy']:.4f}",
+            f"{row['nll']:.4f}",
+            f"{row['calibration_error']:.4f}",
+            size_text(row["parameters"] * BYTES_PER_PARAMETER),
+            f"{row['nonzero_parameters']:,}",
+            f"{row['nonzero_flops'] / 1e6:.2f}",
+            f"{row['latency_ms']:.2f}",
+        )
+    return table

@@ -1,0 +1,62 @@
+"""Run or plan one experiment: build its steps, keep the run's record, show it in MLflow, print the result."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from amalgam.pipeline.cli.flags import Experiment, make_step
+from amalgam.pipeline.cli.plan import check_space, forecast, plan_table, time_text, totals
+from amalgam.pipeline.cli.progress import shown
+from amalgam.pipeline.cli.settings import Settings
+from amalgam.pipeline.cli.show import print_result
+from amalgam.pipeline.console import output, program, say
+from amalgam.pipeline.engine.execute import Event, missing, refusals, run
+from amalgam.pipeline.engine.step import Step, ancestors
+from amalgam.pipeline.store.artifact import check_writable
+from amalgam.pipeline.tracking.run_log import logged
+from amalgam.pipeline.tracking.run_record import RunRecord
+from amalgam.pipeline.tracking.store import store_of
+
+
+def plan_experiment(name: str, experiment: Experiment, arguments: dict[str, Any], settings: Settings) -> None:
+    """Print what `run` would do, and then, as an ExceptionGroup, what is not there that it needs."""
+    step = settings.equipped(make_step(experiment, arguments, settings.data_root))
+    lines = forecast([step], settings.root)
+    output().print(plan_table(lines))
+    say(f"\n{totals(lines)}")
+    if refused := refusals(missing([step], settings.root), settings.data_root):
+        raise ExceptionGroup("the experiment cannot run yet", refused)
+
+
+def run_experiment(name: str, experiment: Experiment, arguments: dict[str, Any], settings: Settings) -> None:
+    """Build what is missing, show the run in MLflow, and print the report."""
+    step = settings.equipped(make_step(experiment, arguments, settings.data_root))
+    check_writable(settings.root)
+    lines = forecast([step], settings.root)
+    check_space(lines, shutil.disk_usage(settings.root).free)
+    say(f"{name}: {totals(lines)}")
+    store = store_of(settings.root, settings.tracking_uri)
+    with logged(RunRecord.begun(name, arguments, [step]), settings.root, store) as listen:
+        _run(step, settings, listen)
+    print_result(step.path(settings.root))
+    say(f"open MLflow with: {ui_line(settings)}")
+
+
+def ui_line(settings: Settings) -> str:
+    """The command that shows the runs, or the address that does already."""
+    root = "" if settings.root == Path("runs") else f" --root {settings.root}"
+    return settings.tracking_uri or f"{program()} ui{root}"
+
+
+def _run(step: Step, settings: Settings, listen: Callable[[Event], None]) -> None:
+    with shown(ancestors([step]), settings.root) as show:
+
+        def hear(event: Event) -> None:
+            show(event)
+            listen(event)
+
+        outcome = run([step], settings.root, settings.runner, hear, settings.data_root)
+    built, cached = len(outcome.built), len(outcome.cached)
+    what = f"built {built} steps, found {cached} built" if built else f"all {cached} steps were built already"
+    say(f"{what}, in {time_text(outcome.seconds)}")

@@ -1,0 +1,107 @@
+"""The flags every experiment shares: where things lie and what runs them, never what comes out."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from amalgam.pipeline.engine.execute import Local, Ray, Runner
+from amalgam.pipeline.engine.step import Resources, Step, ancestors, with_resources
+from amalgam.tasks.near_names import unknown_name
+
+PANEL = "Where and with what: these change no result"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where a run happens; each field is an option of `run` and `plan`."""
+
+    root: Annotated[
+        Path, Option(rich_help_panel=PANEL, help="Folder of all results; on a cluster, one that every machine sees.")
+    ] = Path("runs")
+    data_root: Annotated[
+        Path | None,
+        Option(
+            rich_help_panel=PANEL, envvar="AMALGAM_DATA", help="Folder of the data sets; nothing is ever downloaded."
+        ),
+    ] = None
+    address: Annotated[
+        str | None,
+        Option(rich_help_panel=PANEL, help="Ray cluster to run on. [default: RAY_ADDRESS, else a Ray of its own]"),
+    ] = None
+    local: Annotated[
+        bool, Option("--local", rich_help_panel=PANEL, help="No Ray: one step after the other in this process.")
+    ] = False
+    tracking_uri: Annotated[
+        str | None,
+        Option(
+            rich_help_panel=PANEL,
+            envvar="MLFLOW_TRACKING_URI",
+            help="MLflow server. [default: an SQLite file under --root]",
+        ),
+    ] = None
+    num_cpus: Annotated[
+        list[str],
+        Option(rich_help_panel=PANEL, metavar="STEP=CPUS", help="CPU cores, and threads, for each step of a kind."),
+    ] = field(default_factory=list)
+    num_gpus: Annotated[
+        list[str],
+        Option(rich_help_panel=PANEL, metavar="STEP=GPUS", help="GPUs, 0.5 is half a one, for each step of a kind."),
+    ] = field(default_factory=list)
+    num_workers: Annotated[
+        list[str],
+        Option(rich_help_panel=PANEL, metavar="STEP=PROCESSES", help="Processes that train each step of a kind."),
+    ] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.local and self.address:
+            raise ValueError(f"--local runs without Ray, so --address {self.address} has no effect: leave out one")
+
+    @property
+    def runner(self) -> Runner:
+        """What builds the steps."""
+        return Local() if self.local else Ray(self.address or os.environ.get("RAY_ADDRESS"))
+
+    def equipped(self, step: Step) -> Step:
+        """The step, its whole graph with the resources asked for."""
+        steps = ancestors([step])
+        kinds = sorted({each.name for each in steps})
+        cpus, gpus = amounts(self.num_cpus, kinds), amounts(self.num_gpus, kinds)
+        workers = counts(self.num_workers, sorted({each.name for each in steps if each.is_distributed}))
+
+        def resources(step: Step) -> Resources:
+            usual = step.resources
+            return replace(
+                usual,
+                num_cpus=cpus.get(step.name, usual.num_cpus),
+                num_gpus=gpus.get(step.name, usual.num_gpus),
+                num_workers=workers.get(step.name, usual.num_workers),
+            )
+
+        return with_resources([step], resources)[0]
+
+
+def amounts(texts: Sequence[str], kinds: Sequence[str]) -> Mapping[str, float]:
+    """Numbers by kind of step, from texts such as `member=0.5`."""
+    result = {}
+    for text in texts:
+        kind, _, number = text.partition("=")
+        if kind not in kinds:
+            raise unknown_name("kind of step", kind, kinds)
+        try:
+            result[kind] = float(number)
+        except ValueError:
+            raise ValueError(f"resources are given as STEP=NUMBER, such as {kind}=1, got {text!r}") from None
+    return result
+
+
+def counts(texts: Sequence[str], kinds: Sequence[str]) -> Mapping[str, int]:
+    """Whole numbers by kind of step, from texts such as `tuned=2`."""
+    numbers = amounts(texts, kinds)
+    for kind, number in numbers.items():
+        if not number.is_integer():
+            raise ValueError(f"a number of processes is a whole one, such as {kind}=2, got {kind}={number:g}")
+    return {kind: int(number) for kind, number in numbers.items()}

@@ -1,0 +1,253 @@
+"""Build one step: run its function in a folder of its own, write the record, move the folder to its place.
+
+While a step is being built its traces lie in `{root}/.building/{key}/`: `out` becomes the artifact, `scratch` and
+`curves.jsonl` survive a retry, `started` dates the attempt. `{root}/.locks/{key}` lets one builder in at a time.
+"""
+
+import errno
+import fcntl
+import importlib
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from amalgam.pipeline.engine.host import device_of, host_facts, threads
+from amalgam.pipeline.engine.step import Step, canonical
+from amalgam.pipeline.store.artifact import (
+    CURVES,
+    RECORD,
+    Point,
+    Record,
+    check_writable,
+    file_facts,
+    is_complete,
+    publish,
+    read_record,
+)
+from amalgam.tasks.training.diverged import Diverged
+
+STARTED = "started"  # Its time of change is when the attempt at hand began.
+LIVE_CURVES = "curves.jsonl"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+FORBIDDEN = (errno.EACCES, errno.EPERM)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a graph is built and what its steps may read; never part of a step's identity."""
+
+    root: Path
+    """Folder of all artifacts; on a cluster, one that every machine sees."""
+    data_root: Path | None = None
+    """Folder of data sets that steps may read."""
+    git_commit: str | None = None
+
+    def building(self, step: Step) -> Path:
+        """The folder with the traces of a step that is not finished."""
+        return self.root / ".building" / step.key
+
+    def lock(self, step: Step) -> Path:
+        """The file whose lock the builder of a step holds."""
+        return self.root / ".locks" / step.key
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """What a step function may touch besides its config and inputs."""
+
+    out: Path
+    """Write the output here; it becomes the artifact."""
+    scratch: Path
+    """Resume checkpoints: kept when the step is retried, removed when it completes."""
+    data_root: Path | None
+    """Folder of data sets, if the user gave one."""
+    device: str
+    """`cuda` where the step asked for a GPU, else `cpu`."""
+    curves: Path
+    """File that `log` appends to."""
+    num_workers: int = 1
+    """Processes that are to train together, through Ray Train."""
+    gpus_each: float = 0
+    """GPUs for each of them."""
+    cpus_each: float = 1
+    """CPU cores for each of them."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Add one value to each named curve; the curves are kept in the artifact and shown in MLflow."""
+        row = {
+            "step": step,
+            "time": time.time(),
+            "metrics": {name: float(value) for name, value in metrics.items()},
+        }
+        with self.curves.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def build(step: Step, place: Place) -> Record:
+    """The record of the step, built now or, if another driver was first, found.
+
+    Raises ValueError for what a user can mend and OSError for what a retry may mend. What a training saved in its
+    scratch folder is kept, unless the step's own function refuses its config or inputs.
+    """
+    folder = place.building(step)
+    with alone(place.lock(step)):
+        if is_complete(step.path(place.root)):
+            _remove(folder)
+            return read_record(step.path(place.root))
+        try:
+            record = _run(step, place, folder)
+        except Exception as error:
+            unwritable = _unwritable(place.root, error)
+            _remove(folder / "out")
+            saved = _saved(folder)
+            if not saved:
+                _remove(folder)
+            if unwritable:
+                raise unwritable from error
+            if isinstance(error, Diverged) and saved:
+                raise Diverged(f"{error}; its last good state is kept in {saved}") from error
+            raise
+        _remove(folder)
+        return record
+
+
+def resolve(function: str | Any) -> Any:
+    """The callable that `module:function` names; a callable names itself."""
+    if callable(function):
+        return function
+    module, _, name = function.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Be the only one who holds this lock; the kernel frees that of a builder that dies.
+
+    The file stays, empty: to remove it would let one builder lock the old file and another the new one. It lies apart
+    from what builders remove, since NFS keeps a removed file, under another name, as long as it is open.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _run(step: Step, place: Place, folder: Path) -> Record:
+    work = _workspace(step, place, folder)
+    out = work.out
+    _remove(out)
+    out.mkdir(parents=True)
+    work.scratch.mkdir(exist_ok=True)
+    (folder / STARTED).touch()
+    _end_line(work.curves)
+    started = time.time()
+    metrics = _call(step, place, work)
+    _write_curves(work.curves, out / CURVES)
+    record = Record(
+        name=step.name,
+        fingerprint=step.fingerprint,
+        version=step.version,
+        function=_function_name(step.function),
+        config=canonical(step.config),
+        inputs=step.identity["inputs"],
+        data=dict(step.data),
+        metrics=dict(metrics),
+        files=file_facts(out),
+        started=started,
+        seconds=time.time() - started,
+        resources={name: getattr(step.resources, name) for name in ("num_cpus", "num_gpus", "num_workers")},
+        git_commit=place.git_commit,
+        host=host_facts(work.device),
+    )
+    (out / RECORD).write_text(record.model_dump_json(indent=2) + "\n")
+    publish(out, step.path(place.root))
+    return record
+
+
+def _workspace(step: Step, place: Place, folder: Path) -> Workspace:
+    asked = step.resources
+    # Of processes that train together, each finds its own GPU; the one that waits for them needs none.
+    device = "cpu" if asked.num_workers > 1 else device_of(asked)
+    return Workspace(
+        folder / "out", folder / "scratch", place.data_root, device, folder / LIVE_CURVES,
+        asked.num_workers, asked.num_gpus, asked.num_cpus,
+    )  # fmt: skip
+
+
+def _call(step: Step, place: Place, work: Workspace) -> Mapping[str, float | int | str]:
+    inputs = {
+        role: value.path(place.root) if isinstance(value, Step) else tuple(s.path(place.root) for s in value)
+        for role, value in step.inputs.items()
+    }
+    num_threads = max(1, int(step.resources.num_cpus))
+    function = resolve(step.function)
+    with threads(num_threads):
+        try:
+            return function(step.config, inputs, work)
+        except ValueError as error:
+            # Refused, as it would be again; a ValueError from anywhere else costs no saved state.
+            if not isinstance(error, Diverged) and not _unwritable(place.root, error):
+                _remove(place.building(step))
+            raise
+
+
+def _write_curves(source: Path, destination: Path) -> None:
+    """Keep the last value of each metric at each step: a retry logs again what came after its checkpoint."""
+    if not source.is_file():
+        return
+    points: dict[tuple[str, int], Point] = {}
+    for row in _logged(source):
+        for metric, value in row["metrics"].items():
+            points[metric, row["step"]] = Point(metric=metric, value=value, step=row["step"], time=row["time"])
+    destination.write_text("[\n" + ",\n".join(point.model_dump_json() for point in points.values()) + "\n]\n")
+
+
+def _logged(curves: Path) -> Iterator[dict[str, Any]]:
+    """What `Workspace.log` wrote, without the lines that a dying machine left torn."""
+    for line in curves.read_bytes().splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
+
+
+def _end_line(curves: Path) -> None:
+    """End a line that an earlier attempt left torn, or it would spoil the first one of this attempt."""
+    if curves.is_file() and not curves.read_bytes().endswith(b"\n"):
+        with curves.open("a") as file:
+            file.write("\n")
+
+
+def _function_name(function: Any) -> str:
+    return function if isinstance(function, str) else f"{function.__module__}:{function.__qualname__}"
+
+
+def _remove(folder: Path) -> None:
+    """Remove what can be removed: an artifact is no less complete for traces that stay."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _saved(folder: Path) -> Path | None:
+    """The scratch folder, if a training saved something there."""
+    scratch = folder / "scratch"
+    return scratch if scratch.is_dir() and any(scratch.iterdir()) else None
+
+
+def _unwritable(root: Path, error: Exception) -> ValueError | None:
+    """One sentence if the failure is, whatever library raised it, that of a full or read-only disk.
+
+    Other trouble with the file system may pass, so it is left to a retry.
+    """
+    try:
+        check_writable(root)
+    except ValueError as unwritable:
+        cause = unwritable.__cause__
+        return unwritable if isinstance(cause, OSError) and cause.errno in FULL + FORBIDDEN else None
+    if isinstance(error, OSError) and error.errno in FULL:
+        return ValueError(f"cannot write {error.filename or root}: {error.strerror}; free it or choose another folder")
+    return None

@@ -1,0 +1,49 @@
+"""Data sets of one's own are part of a step's identity: when their files change, what read them is built anew.
+
+A config says where such a set lies, not what it holds. Digests of names, sizes and times of change are taken when an
+experiment is planned, once for a run; they need no torch and open no file.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from amalgam.pipeline.engine.step import Step, changed_steps
+from amalgam.tasks.data.catalogue import DataSpec, files_digest
+
+
+def with_data(step: Step, data_root: Path | None) -> Step:
+    """The same graph, every step with the digests of the sets of files that its config names.
+
+    Sets known by name are taken to be what their name says. Raises ValueError for a folder that cannot be read.
+    """
+    digest = cache(lambda name: files_digest(DataSpec(name=name), data_root))
+
+    def data(step: Step) -> Mapping[str, Any]:
+        found = {name: digest(name) for name in sorted({spec.name for spec in _data_specs(step.config)})}
+        return {"data": {**step.data, **{name: text for name, text in found.items() if text is not None}}}
+
+    return changed_steps([step], data)[0]
+
+
+def _data_specs(value: Any) -> Iterator[DataSpec]:
+    """Every data set in a config, however deep."""
+    if isinstance(value, DataSpec):
+        yield value
+    for item in _items(value):
+        yield from _data_specs(item)
+
+
+def _items(value: Any) -> Iterator[Any]:
+    if isinstance(value, BaseModel):
+        yield from (item for _, item in value)
+    elif is_dataclass(value):
+        yield from (getattr(value, field.name) for field in fields(value))
+    elif isinstance(value, Mapping):
+        yield from value.values()
+    elif isinstance(value, (tuple, list)):
+        yield from value

@@ -1,0 +1,236 @@
+"""Build what a graph of steps still lacks, in this process or on Ray; gather all outcomes, then complain.
+
+A finished target is never looked behind: its ancestors may be gone.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from amalgam.pipeline.engine.build import Place, build, resolve
+from amalgam.pipeline.engine.host import source_commit
+from amalgam.pipeline.engine.step import Step, ancestors
+from amalgam.pipeline.store.artifact import Record, check_writable, is_complete, read_record
+
+
+@dataclass(frozen=True)
+class Event:
+    """What became of one step of a run; every step that a run looks at gives one event."""
+
+    kind: Literal["cached", "built", "failed", "skipped"]
+    step: Step
+    record: Record | None = None
+    error: Exception | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """The outcome of a run: the records of the steps it looked at, and which of them it built or found."""
+
+    targets: tuple[Step, ...]
+    records: Mapping[str, Record]
+    """By fingerprint."""
+    built: tuple[str, ...]
+    cached: tuple[str, ...]
+    started: float
+    seconds: float
+
+
+class StepsFailed(ExceptionGroup):
+    """One or more steps failed; `run` holds what was finished nevertheless."""
+
+    run: Run
+
+
+class Runner(Protocol):
+    """Builds steps that come inputs first, with one event for each; a failure costs only its descendants."""
+
+    def __call__(self, steps: Sequence[Step], place: Place) -> Iterator[Event]: ...
+
+
+@dataclass(frozen=True)
+class Local:
+    """One step after the other in this process."""
+
+    def __call__(self, steps: Sequence[Step], place: Place) -> Iterator[Event]:
+        lost: set[str] = set()
+        for step in steps:
+            event = _skipped(step, lost) or self._attempt(step, place)
+            if event.kind != "built":
+                lost.add(step.fingerprint)
+            yield event
+
+    def _attempt(self, step: Step, place: Place) -> Event:
+        for retries_left in range(step.resources.max_retries, -1, -1):
+            try:
+                return Event("built", step, record=build(step, place))
+            except OSError as error:
+                if not retries_left:
+                    return Event("failed", step, error=error)
+            except Exception as error:
+                return Event("failed", step, error=error)
+        raise AssertionError("the last attempt returns")
+
+
+@dataclass(frozen=True)
+class Ray:
+    """Each step a Ray task; independent ones run at once, as far as CPUs and GPUs reach."""
+
+    address: str | None = None
+    """A cluster's address; None: RAY_ADDRESS, else an own instance on this machine."""
+
+    def __call__(self, steps: Sequence[Step], place: Place) -> Iterator[Event]:
+        from amalgam.pipeline.engine.ray_cluster import connected, travel_by_value  # here, not above: it imports ray
+
+        with connected(self.address, steps):
+            travel_by_value(steps)
+            references: dict[str, Any] = {}
+            for step in steps:
+                upstream = [references[s.fingerprint] for s in step.parents if s.fingerprint in references]
+                references[step.fingerprint] = _submit(step, place, upstream)
+            try:
+                yield from _gather(steps, references)
+            except BaseException:
+                _cancel(list(references.values()))
+                raise
+
+
+def run(
+    targets: Sequence[Step],
+    root: Path,
+    runner: Runner | None = None,
+    on_event: Callable[[Event], None] = lambda event: None,
+    data_root: Path | None = None,
+) -> Run:
+    """Build the targets under `root` and return their records and those of all steps looked at.
+
+    Raises ValueError before anything starts if a step's own check or the root refuses, and StepsFailed, an
+    ExceptionGroup, at the end if any step failed.
+    """
+    started = time.time()
+    root = root.absolute()
+    check_writable(root)
+    steps = missing(targets, root)
+    place = Place(root, data_root and data_root.absolute(), source_commit())
+    check(steps, place)
+    events = [Event("cached", step, record=read_record(step.path(root))) for step in found(targets, root)]
+    for event in events:
+        on_event(event)
+    for event in (runner or Ray())(steps, place) if steps else ():
+        events.append(event)
+        on_event(event)
+    return _outcome(tuple(targets), events, started)
+
+
+def missing(targets: Sequence[Step], root: Path) -> list[Step]:
+    """The steps to build, inputs first."""
+    open_steps = [step for step in targets if not is_complete(step.path(root))]
+    wanted: dict[str, Step] = {}
+    while open_steps:
+        step = open_steps.pop()
+        if step.fingerprint not in wanted:
+            wanted[step.fingerprint] = step
+            open_steps += [parent for parent in step.parents if not is_complete(parent.path(root))]
+    return [step for step in ancestors(targets) if step.fingerprint in wanted]
+
+
+def found(targets: Sequence[Step], root: Path) -> list[Step]:
+    """All finished steps of the graph, inputs first."""
+    return [step for step in ancestors(targets) if is_complete(step.path(root))]
+
+
+def check(steps: Sequence[Step], place: Place) -> None:
+    """Let every step that has checks refuse its config now, before hours of work; the instant ones first."""
+    for reference, step in [(s.check, s) for s in steps] + [(s.slow_check, s) for s in steps]:
+        if reference:
+            resolve(reference)(step.config, place.data_root)
+
+
+def refusals(steps: Sequence[Step], data_root: Path | None) -> list[ValueError]:
+    """What the instant checks of all steps say, each sentence once."""
+    found: dict[str, ValueError] = {}
+    for step in steps:
+        try:
+            if step.check:
+                resolve(step.check)(step.config, data_root)
+        except ValueError as error:
+            found.setdefault(str(error), error)
+    return list(found.values())
+
+
+def _task(step: Step, place: Place, *parents: Record) -> Record:
+    """What a worker runs; the parents' records are there only to make Ray wait for them."""
+    return build(step, place)
+
+
+def _submit(step: Step, place: Place, upstream: Sequence[Any]) -> Any:
+    import ray  # here, not above: a run without Ray needs none
+
+    together = step.resources.num_workers > 1  # then Ray Train reserves what each process needs
+    options = ray.remote(_task).options(
+        name=step.key,
+        num_cpus=0 if together else step.resources.num_cpus,
+        num_gpus=0 if together else step.resources.num_gpus,
+        max_retries=step.resources.max_retries,
+        retry_exceptions=[OSError],
+    )
+    return options.remote(step, place, *upstream)
+
+
+def _gather(steps: Sequence[Step], references: Mapping[str, Any]) -> Iterator[Event]:
+    """One event per step as they end. A failure is ready no later than its descendants': hence in order."""
+    import ray  # here, not above: a run without Ray needs none
+
+    waiting, lost = list(steps), set[str]()
+    while waiting:
+        pending = [references[step.fingerprint] for step in waiting]
+        ray.wait(pending, num_returns=1)
+        ready = set(ray.wait(pending, num_returns=len(pending), timeout=0)[0])
+        for step in [step for step in waiting if references[step.fingerprint] in ready]:
+            waiting.remove(step)
+            event = _skipped(step, lost) or _ended(step, references[step.fingerprint])
+            if event.kind != "built":
+                lost.add(step.fingerprint)
+            yield event
+
+
+def _cancel(references: list[Any]) -> None:
+    import ray  # here, not above: a run without Ray needs none
+
+    # Only what still runs: Ray aborts this process when a task that has just ended is cancelled by force.
+    for reference in ray.wait(references, num_returns=len(references), timeout=0)[1]:
+        ray.cancel(reference, force=True)
+
+
+def _ended(step: Step, reference: Any) -> Event:
+    import ray  # here, not above: a run without Ray needs none
+
+    try:
+        return Event("built", step, record=ray.get(reference))
+    except ray.exceptions.RayTaskError as error:
+        # A user's mistake needs its sentence; anything else the worker's traceback, which Ray's error carries.
+        told = error.cause if isinstance(error.cause, ValueError) else error
+        return Event("failed", step, error=told.with_traceback(None))
+    except ray.exceptions.RayError as error:
+        return Event("failed", step, error=error)
+
+
+def _skipped(step: Step, lost: set[str]) -> Event | None:
+    return Event("skipped", step) if any(parent.fingerprint in lost for parent in step.parents) else None
+
+
+def _outcome(targets: tuple[Step, ...], events: Sequence[Event], started: float) -> Run:
+    records = {event.step.fingerprint: event.record for event in events if event.record}
+    kinds = {kind: tuple(e.step.fingerprint for e in events if e.kind == kind) for kind in ("built", "cached")}
+    outcome = Run(targets, records, kinds["built"], kinds["cached"], started, time.time() - started)
+    errors = [event.error for event in events if event.error]
+    for event in events:
+        if event.error:
+            event.error.add_note(f"step {event.step.key}")
+    if errors:
+        failure = StepsFailed(f"{len(errors)} of {len(events)} steps failed", errors)
+        failure.run = outcome
+        raise failure
+    return outcome

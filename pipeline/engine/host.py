@@ -1,0 +1,81 @@
+"""This machine: its threads, its device, and what a record says of it."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from amalgam.pipeline.engine.step import Resources
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Hold torch, BLAS and Arrow to `count` threads: sums split differently differ in their last bits."""
+    from threadpoolctl import threadpool_limits  # here, not above: a plan needs no numerics
+
+    os.environ["OMP_NUM_THREADS"] = str(count)  # For libraries that the function imports only when it runs.
+    torch, arrow = sys.modules.get("torch"), sys.modules.get("pyarrow")
+    before, before_in_arrow = torch.get_num_threads() if torch else count, arrow.cpu_count() if arrow else count
+    with threadpool_limits(count):
+        if torch:
+            torch.set_num_threads(count)
+        if arrow:
+            arrow.set_cpu_count(count)
+        try:
+            yield
+        finally:
+            if torch:
+                torch.set_num_threads(before)
+            if arrow:
+                arrow.set_cpu_count(before_in_arrow)
+
+
+def device_of(resources: Resources) -> str:
+    """`cuda` if a GPU is asked for, else `cpu`. Raises ValueError if it is asked for and not there."""
+    if not resources.num_gpus:
+        return "cpu"
+    import torch  # here, not above: most steps and every plan need no GPU
+
+    if not torch.cuda.is_available():
+        raise ValueError(f"{resources.num_gpus:g} GPUs are asked for, but torch finds none: ask for 0")
+    return "cuda"
+
+
+def require_device(name: str) -> None:
+    """Raise ValueError unless torch can compute on the device of that name."""
+    import torch  # here, not above: every plan needs none
+
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"torch cannot compute on device {name!r} here: give cpu, or cuda where there is one"
+        ) from error
+
+
+def host_facts(device: str) -> dict[str, str]:
+    """Versions and hardware that may explain a difference between two records."""
+    facts = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "ray")}
+    facts |= {"python": platform.python_version(), "platform": platform.platform(), "cpus": str(os.cpu_count())}
+    if device == "cuda":
+        facts["gpu"] = sys.modules["torch"].cuda.get_device_name()
+    return facts
+
+
+def source_commit() -> str | None:
+    """Git commit of this source tree, with `+changes` if files differ from it; None outside a work tree."""
+    try:
+        changes = "+changes" if _git("status", "--porcelain", "--untracked-files=no") else ""
+        return _git("rev-parse", "HEAD") + changes
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(*arguments: str) -> str:
+    folder = Path(__file__).parent
+    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.strip()

@@ -1,0 +1,144 @@
+"""Connect to Ray: an own instance on this machine, or a cluster by its address; quiet, no calls home."""
+
+import math
+import os
+import socket
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray._private.state import state
+from ray.autoscaler.v2.utils import is_autoscaler_v2
+
+from amalgam.pipeline.console import say
+from amalgam.pipeline.engine.step import Resources, Step
+
+OBJECT_STORE_BYTES = 128 * 2**20  # Steps exchange files; only records and configs travel through Ray.
+INSIDE_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Set by `ray job submit`, which has sent the code already.
+PACKAGE = "amalgam"
+PATIENCE = 5  # seconds a cluster may take to answer
+EPS = 1e-9  # what a quotient may lack to a whole number by rounding
+
+
+@contextmanager
+def connected(address: str | None, steps: Sequence[Step]) -> Iterator[None]:
+    """Be connected to Ray inside the block, at `address`, else at RAY_ADDRESS, else in an own local instance.
+
+    Raises ValueError if no cluster answers or if it can never offer what a step asks for.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's coming default; unset, it warns.
+    # Ray ends a worker that idles for a second, and its successor imports torch anew: half the time of a small run.
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
+    ours = not ray.is_initialized()  # A connection of the caller's is used, and stays open.
+    try:
+        if ours:
+            _connect(address)
+        for asked, name in dict.fromkeys((step.resources, step.name) for step in steps):
+            check_room(asked, name)
+        yield
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _connect(address: str) -> None:
+    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    if address == "local":
+        ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
+        return
+    try:
+        _knock(address)
+        ray.init(address, runtime_env=None if INSIDE_A_JOB in os.environ else _code(), **quiet)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"no Ray cluster can be reached at {address} ({error}); "
+            "start one, give its token (RAY_AUTH_MODE=token), or leave out --address"
+        ) from error
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nobody listens at `host:port`: Ray itself would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+
+
+def travel_by_value(steps: Sequence[Step]) -> None:
+    """Send along the modules of functions and configs that a worker has no path to, such as a user's own file."""
+    parts = [part for step in steps for part in (step.function, step.config) if not isinstance(part, str)]
+    for module in {sys.modules[_home(part)] for part in parts}:
+        has_source = getattr(module, "__file__", None) is not None
+        package = module.__name__.partition(".")[0]
+        # Ours are installed wherever a worker runs; by value their classes would be others than those it imports.
+        if has_source and package != PACKAGE and PathFinder.find_spec(package) is None:
+            ray.cloudpickle.register_pickle_by_value(module)
+
+
+def _home(part: Any) -> str:
+    return part.__module__ if callable(part) else type(part).__module__
+
+
+def _code() -> dict[str, list[str]]:
+    return {"py_modules": [str(Path(sys.modules[PACKAGE].__path__[0]))]}
+
+
+@dataclass(frozen=True)
+class _Machines:
+    """Machines of one kind that a cluster has or may have."""
+
+    count: float
+    resources: Mapping[str, float]
+
+    def room(self, kind: str, each: float) -> float:
+        """For how many processes they suffice that want so much of a resource each."""
+        return self.count * math.floor(self.resources.get(kind, 0) / each + EPS)
+
+
+def check_room(asked: Resources, name: str | None = None) -> None:
+    """Raise ValueError if Ray would wait for ever for what a step of that name asks for; say so if it only waits."""
+    machines, known = _machines()
+    for kind, each in (("CPU", asked.num_cpus), ("GPU", asked.num_gpus)):
+        room = sum(some.room(kind, each) for some in machines) if each else math.inf
+        if room >= asked.num_workers:
+            continue
+        lack, flag, most = _lack(asked.num_workers, kind, each, room, machines)
+        sentence = f"step {name!r} {lack}" if name else f"this training {lack}"
+        if known:
+            remedy = f"ask for less ({flag} {name or 'STEP'}={most:g}) or give the --address of a larger cluster"
+            raise ValueError(f"{sentence}: {remedy}")
+        say(f"{sentence} yet: waiting for the cluster to grow")
+
+
+def _lack(processes: int, kind: str, each: float, room: float, machines: Sequence[_Machines]) -> tuple[str, str, float]:
+    """What there is too little of, the flag that asks for it, and the most that it may ask for."""
+    if room:
+        lack = f"asks for {processes} processes with {each:g} {kind}s each, but there is room for {room:g}"
+        return lack, "--num-workers", room
+    most = max((some.resources.get(kind, 0) for some in machines), default=0)
+    return f"asks for {each:g} {kind}s, but no machine has more than {most:g}", f"--num-{kind.lower()}s", most
+
+
+def _machines() -> tuple[list[_Machines], bool]:
+    """The machines that there can be, and whether that is known for sure: else these are those that run now."""
+    running = [_Machines(1, node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    if ray.util.client.ray.is_connected():
+        return running, False  # ray:// does not let us ask for more
+    # Where a cluster tells what it can grow to. Those of `ray up` do not; of them it is known only that they grow.
+    config = state.get_cluster_config()
+    if config and config.node_group_configs:
+        return [_declared(group.max_count, group.resources) for group in config.node_group_configs], True
+    return running, not is_autoscaler_v2(fetch_from_server=True)
+
+
+def _declared(count: float, resources: Mapping[str, float]) -> _Machines:
+    def number(given: float) -> float:
+        return sys.maxsize if given < 0 else given  # -1 is how Ray writes that there is no limit
+
+    return _Machines(number(count), {kind: number(has) for kind, has in resources.items()})

@@ -1,0 +1,152 @@
+"""Explain what fine-tuning changed: two classifiers and an autoencoder in, one page and its tables out."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from amalgam.pipeline.reports.explanation.flips import FlipsWriter
+from amalgam.pipeline.reports.explanation.page import write_page
+from amalgam.pipeline.reports.explanation.tables import Told, write_tables
+from amalgam.pipeline.store.clip_checkpoints import ClassifierInfo, load_classifier, read_about, read_sae
+from amalgam.tasks.clip.zero_shot import Classifier, Head, TextEncoder
+from amalgam.tasks.data.images import Images
+from amalgam.tasks.data.loading import Batch, batches
+from amalgam.tasks.explain.comparison import Comparison
+from amalgam.tasks.explain.explanation import Explainer, Explanation
+from amalgam.tasks.explain.latents import pixel_embedding
+from amalgam.tasks.explain.names import Names, embed, name_latents, shown
+from amalgam.tasks.explain.vocabulary import Concept, Truth
+from amalgam.tasks.sae.config import FeatureInfo
+
+
+@dataclass(frozen=True)
+class Looked:
+    """Labelled images to look at."""
+
+    domain: str
+    images: Images
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to explain, on which images, in which words."""
+
+    before: Path
+    """Folder of a classifier."""
+    after: Path
+    """Folder of the one that it was fine-tuned to."""
+    sae: Path
+    """Folder of an autoencoder, or of several."""
+    sae_name: str | None
+    """Which of several."""
+    looked: tuple[Looked, ...]
+    clip: TextEncoder | None = None
+    """Encodes the words; None leaves latents without names."""
+    concepts: tuple[Concept, ...] = ()
+    truth: Truth | None = None
+    top_n: int = 16
+    batch_size: int = 256
+    title: str = "What fine-tuning changed"
+    device: str = "cpu"
+
+
+def explain(request: Request, folder: Path) -> Told:
+    """Write the page, `explanation.json` and the Parquet tables into a folder, and return what they tell.
+
+    Raises ValueError, before anything is encoded, if classifiers, autoencoder, images and words do not fit together.
+    """
+    about, networks, by = _opened(request)
+    _check(request, about, networks[0])
+    found = _look(request, networks, by, folder)
+    names, atom_names = (_names(request, found.alive, directions) for directions in (found.directions, by.atoms))
+    told = Told(
+        request.title, about.class_names, tuple(looked.domain for looked in request.looked), found, names, atom_names,
+        None if names is None or request.truth is None else shown(found.meaning, request.truth, names.words),
+    )  # fmt: skip
+    write_tables(told, folder)
+    write_page(told, lambda row: _pixels(request, row), _settings(request, about), folder)
+    return told
+
+
+def _settings(request: Request, about: ClassifierInfo) -> dict[str, Any]:
+    """How the page was made, for its readers."""
+    return {
+        "before": str(request.before),
+        "after": str(request.after),
+        "autoencoder": str(request.sae / (request.sae_name or "")),
+        "backbone": about.backbone,
+        "images": {looked.domain: looked.images.fingerprint for looked in request.looked},
+        "words": [concept.word for concept in request.concepts],
+    }
+
+
+def _opened(request: Request) -> tuple[ClassifierInfo, tuple[Classifier, Classifier], Comparison]:
+    """What the classifiers are, both of them, and what their features are read by, on the device."""
+    old, new = read_about(request.before), read_about(request.after)
+    for name in ("backbone", "class_names"):
+        if getattr(old, name) != getattr(new, name):
+            raise ValueError(f"{request.before} and {request.after} have another {name}: they are not one fine-tuned")
+    before, after = (load_classifier(folder).to(request.device) for folder in (request.before, request.after))
+    about = FeatureInfo(width=before.head.in_features, normalised=True, backbone=old.backbone)
+    sae = read_sae(request.sae, request.sae_name, about).to(request.device)
+    assert isinstance(before.head, Head) and isinstance(after.head, Head)
+    return old, (before, after), Comparison(sae, before.head, after.head)
+
+
+def _check(request: Request, about: ClassifierInfo, network: Classifier) -> None:
+    classes, sides = len(about.class_names), network.encoder.get_submodule("visual").image_size
+    shape = (3, *(sides if isinstance(sides, tuple | list) else (sides, sides)))
+    for looked in request.looked:
+        if looked.images.shape != shape:
+            raise ValueError(f"the images of {looked.domain!r} are {looked.images.shape}, the classifiers read {shape}")
+        if len(looked.images.class_names) != classes:
+            raise ValueError(
+                f"the images of {looked.domain!r} have {len(looked.images.class_names)} classes, "
+                f"the classifiers have {classes}"
+            )
+    if request.truth:
+        request.truth.require(classes, len(request.looked))
+    if len(request.concepts) == 1:
+        raise ValueError(f"one word, {request.concepts[0].word!r}, names nothing: give several")
+
+
+@torch.no_grad()
+def _look(request: Request, networks: tuple[Classifier, Classifier], by: Comparison, folder: Path) -> Explanation:
+    explainer = Explainer(by, len(request.looked), request.top_n)
+    with FlipsWriter(folder) as writer:
+        for number, batch in _batches(request):
+            features = [network.encoder(batch.images) for network in networks]
+            domains = torch.full_like(batch.labels, number)
+            compared = by.of(features[0], features[1], batch.labels, domains)
+            flips = explainer.update(compared, pixel_embedding(batch.images))
+            writer.write(request.looked[number].domain, batch.ids, batch.labels, flips)
+    return explainer.result()
+
+
+def _batches(request: Request) -> Iterator[tuple[int, Batch]]:
+    for number, looked in enumerate(request.looked):
+        everyone = torch.arange(len(looked.images))
+        for batch in batches(looked.images, everyone, request.batch_size, device=request.device):
+            yield number, batch
+
+
+def _names(request: Request, alive: Tensor, directions: Tensor) -> Names | None:
+    if request.clip is None or not request.concepts:
+        return None
+    texts = embed(request.clip, request.concepts).to(directions)
+    words = [concept.word for concept in request.concepts]
+    generator = torch.Generator().manual_seed(0)
+    return name_latents(directions, texts, words, alive, generator)
+
+
+def _pixels(request: Request, row: int) -> Tensor:
+    """The image of a number in the stream, uint8 (channels, height, width)."""
+    for looked in request.looked:
+        if row < len(looked.images):
+            return looked.images.batch(torch.tensor([row]))[0]
+        row -= len(looked.images)
+    raise AssertionError("a row beyond the last image")

@@ -1,0 +1,95 @@
+"""Charts of an explanation, and images small enough to stand in a page."""
+
+import base64
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from amalgam.pipeline.reports.explanation.tables import Told
+from amalgam.pipeline.reports.frontier.figure import BLUE, GREEN, ORANGE, SKY, VERMILION
+from amalgam.tasks.explain.decomposition import NAMES as PARTS
+
+PART_LOOK = {"latents": (BLUE, "latents"), "error": (ORANGE, "unexplained"), "head": ("#999999", "head")}
+PIECE_LOOK = {
+    "before": ("o", "#777777", "before"),
+    "after": ("o", "black", "after"),
+    "latents back": ("D", BLUE, "after, latents set back"),
+    "error back": ("s", ORANGE, "after, unexplained rest set back"),
+    "head back": ("v", GREEN, "after, head set back"),
+}
+LARGEST = 64  # pixels; the longer side of an image in the page
+LINE, AROUND = 0.3, 1.5  # inches: one row of a chart, and what stands around all
+
+
+def domains_figure(told: Told) -> Figure:
+    """Per domain: accuracy, also with a piece set back, and who carried the change of the true-class logit."""
+    names = [*told.domains, "all images"] if len(told.domains) > 1 else list(told.domains)
+    rows = np.arange(len(names))
+    figure, (left, right) = _panels(len(names))
+    for piece, (marker, colour, label) in PIECE_LOOK.items():
+        values = 100 * told.found.accuracies[piece].cpu().numpy()[: len(names)]
+        filled = "none" if piece == "before" else colour
+        left.plot(values, rows, marker, color=colour, markerfacecolor=filled, label=label, alpha=0.85)
+    start = np.zeros(len(names))
+    for part in PARTS:
+        colour, label = PART_LOOK[part]
+        width = 100 * told.found.shares.share(part).cpu().numpy()[: len(names)]
+        right.barh(rows, width, left=start, color=colour, label=label, height=0.65)
+        start = start + width
+    left.set_xlabel("accuracy (%)")
+    right.set_xlabel("share of what moved the true-class logit, up or down (%)")
+    right.set_xlim(0, 100)
+    _finish(figure, (left, right), names)
+    return figure
+
+
+def latents_figure(told: Told, latents: Sequence[int], labels: Sequence[str]) -> Figure:
+    """Per latent: in how many images it went and came, and what that did to the true-class logit."""
+    rows, overall = np.arange(len(latents)), told.found.changes.overall
+    figure, (left, right) = _panels(len(latents))
+    added, removed, effect = (
+        values[0].cpu().numpy()[list(latents)] for values in (overall.added_rate, overall.removed_rate, overall.effect)
+    )
+    left.barh(rows, -100 * removed, color=SKY, label="went", height=0.65)
+    left.barh(rows, 100 * added, color=VERMILION, label="came", height=0.65)
+    left.xaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
+    right.barh(rows, effect, color=np.where(effect < 0, SKY, VERMILION), height=0.65)
+    left.set_xlabel("images that it went from, and came to (%)")
+    right.set_xlabel("mean effect on the logit of the true class")
+    for axes in (left, right):
+        axes.axvline(0, color="black", linewidth=0.8)
+    _finish(figure, (left, right), labels)
+    return figure
+
+
+def inline_png(pixels: Tensor) -> str:
+    """An image, uint8 (channels, height, width), as PNG in base64, shrunk to `LARGEST` if it is larger."""
+    array = pixels.cpu().movedim(0, -1).numpy()
+    image = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+    image.thumbnail((LARGEST, LARGEST))
+    stored = io.BytesIO()
+    image.save(stored, format="PNG", optimize=True)
+    return base64.b64encode(stored.getvalue()).decode()
+
+
+def _panels(num_rows: int) -> tuple[Figure, tuple[Axes, Axes]]:
+    figure = Figure(figsize=(12, AROUND + LINE * num_rows), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    return figure, (left, right)
+
+
+def _finish(figure: Figure, panels: tuple[Axes, Axes], labels: Sequence[str]) -> None:
+    for axes in panels:
+        axes.set_yticks(np.arange(len(labels)), labels)
+        axes.grid(axis="x", alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.set_axisbelow(True)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False, fontsize=9)
+    panels[0].invert_yaxis()

@@ -1,0 +1,113 @@
+"""Checkpoints: a folder with `config.json` (how to build the module) and `model.safetensors` (its weights).
+
+Nothing is ever unpickled: a foreign file is safetensors, or what torch reads with `weights_only=True`.
+"""
+
+import pickle  # for the name of its error alone
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from amalgam.tasks.fusion import resize
+from amalgam.tasks.models import build
+from amalgam.tasks.models.spec import ModelSpec
+
+WRAPPERS = ("state_dict", "model", "model_state_dict")  # Where training scripts nest the weights.
+
+
+def save_model(module: nn.Module, spec: ModelSpec, folder: Path) -> None:
+    """Write `config.json` and `model.safetensors` into an existing folder."""
+    state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in module.state_dict().items()}
+    # Not save_file: it makes files that only their owner may read, and an MLflow server is often another user.
+    (folder / "model.safetensors").write_bytes(save(state))
+    (folder / "config.json").write_text(spec.model_dump_json(indent=2) + "\n")
+
+
+def load_model(folder: Path) -> nn.Module:
+    """The module of a checkpoint folder, in eval mode, at the widths its weights have."""
+    state = read_state(folder / "model.safetensors")
+    return fill(build(read_spec(folder), seed=0), state, str(folder), resizable=True).eval()
+
+
+def read_spec(folder: Path) -> ModelSpec:
+    """What the network of a checkpoint folder is. Raises ValueError if the folder is no checkpoint."""
+    try:
+        return ModelSpec.model_validate_json((folder / "config.json").read_bytes())
+    except FileNotFoundError:
+        raise ValueError(f"{folder} is no checkpoint: it has no config.json") from None
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The weights in a `.safetensors` file or in a `.pt` file without pickled objects, on the CPU.
+
+    Raises ValueError if the file is absent, cut short, pickled, no state dict, or holds a NaN.
+    """
+    if not path.is_file():
+        raise ValueError(f"no checkpoint at {path}")
+    if path.suffix == ".safetensors":
+        try:
+            state = load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is cut short or not a safetensors file ({error})") from error
+    else:
+        state = _read_torch_file(path)
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f"{path} holds NaN or infinite values in {name!r}: it cannot be fused")
+    return state
+
+
+def fill(module: nn.Module, state: Mapping[str, Tensor], source: str, *, resizable: bool = False) -> nn.Module:
+    """The module holding exactly the tensors of `state`; at other widths too if `resizable`.
+
+    Raises ValueError, naming `source` and the tensors, if any are missing, extra or of another shape.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if missing := sorted(shapes.keys() - given.keys()):
+        raise ValueError(f"{source} lacks {_some(missing)} of the model; is it a checkpoint of another model?")
+    if extra := sorted(given.keys() - shapes.keys()):
+        raise ValueError(f"{source} has {_some(extra)}, which the model lacks; is it a checkpoint of another model?")
+    if other := sorted(name for name in shapes if shapes[name] != given[name]):
+        if not resizable:
+            name = other[0]
+            raise ValueError(f"{source} has {name!r} of shape {given[name]}, but the model's is {shapes[name]}")
+        module = resize(module, dict(state))
+    module.load_state_dict(dict(state))
+    return module
+
+
+def _read_torch_file(path: Path) -> dict[str, Tensor]:
+    if _lost_its_end(path):
+        raise ValueError(f"{path} is cut short: copy it again")
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError) as error:
+        raise ValueError(f"{path} is cut short or not a checkpoint of torch.save") from error
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds pickled Python objects, which can run code when read, or is damaged: "
+            "save the weights alone, torch.save(model.state_dict(), ...), or use .safetensors"
+        ) from error
+    for key in WRAPPERS:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        raise ValueError(f"{path} is no state dict: expected names and tensors, got {type(loaded).__name__}")
+    return dict(loaded)
+
+
+def _lost_its_end(path: Path) -> bool:
+    """Whether a file begins as a zip archive, as those of torch.save do, and has no directory at its end."""
+    with path.open("rb") as file:
+        return file.read(2) == b"PK" and not zipfile.is_zipfile(path)
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    shown = ", ".join(repr(name) for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -1,0 +1,140 @@
+"""What the CLIP steps keep on disk: backbones, classifiers and sparse autoencoders, as JSON and safetensors.
+
+A backbone is both towers: `clip.json` and, unless its weights are those of a tag of open_clip, `clip.safetensors`. A
+classifier is an image tower and a head: `classifier.json`, `model.safetensors`. Autoencoders lie in the layout of
+SAELens, a folder for each: `cfg.json`, `sae_weights.safetensors`.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import save
+from torch import nn
+
+from amalgam.pipeline.store.checkpoints import fill, read_state
+from amalgam.tasks.clip.zero_shot import Classifier, Head
+from amalgam.tasks.models.clip import Clip, build_clip
+from amalgam.tasks.models.clip_spec import ClipSpec
+from amalgam.tasks.sae.autoencoder import SparseAutoencoder
+from amalgam.tasks.sae.config import FeatureInfo
+from amalgam.tasks.sae.saelens import from_saelens, to_saelens
+
+SAE_CONFIG, SAE_WEIGHTS = "cfg.json", "sae_weights.safetensors"
+
+
+class ClassifierInfo(BaseModel):
+    """What a classifier is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    clip: ClipSpec
+    """The encoders that its image tower started from."""
+    class_names: tuple[str, ...]
+    templates: tuple[str, ...]
+    """Sentences whose mean made the head, each with a slot {} for the class name."""
+    backbone: str
+    """Key of the frozen encoder and its preprocessing: features with another key are not its anchors."""
+
+
+def save_clip(clip: Clip, spec: ClipSpec, folder: Path) -> None:
+    """Write a backbone into an existing folder; weights that open_clip has under a tag are not copied."""
+    if spec.pretrained is None:
+        _write_state(clip.model, folder / "clip.safetensors")
+    (folder / "clip.json").write_text(spec.model_copy(update={"checkpoint": None}).model_dump_json(indent=2) + "\n")
+
+
+def load_clip(folder: Path, root: Path | None = None) -> Clip:
+    """The encoders of a backbone folder, in eval mode; `root` is as in `build_clip`."""
+    try:
+        spec = ClipSpec.model_validate_json((folder / "clip.json").read_bytes())
+    except FileNotFoundError:
+        raise ValueError(f"{folder} is no CLIP backbone: it has no clip.json") from None
+    if spec.pretrained is None:
+        spec = spec.model_copy(update={"checkpoint": str(folder / "clip.safetensors")})
+    return build_clip(spec, root)
+
+
+def save_classifier(classifier: nn.Module, about: ClassifierInfo, folder: Path) -> None:
+    """Write a classifier into an existing folder."""
+    _write_state(classifier, folder / "model.safetensors")
+    (folder / "classifier.json").write_text(about.model_dump_json(indent=2) + "\n")
+
+
+def load_classifier(folder: Path) -> Classifier:
+    """The image tower and head of a classifier folder, in eval mode.
+
+    Raises ValueError if the folder is none, or its weights are cut short, not finite or of another network.
+    """
+    about = read_about(folder)
+    tower = build_clip(about.clip, filled=False).image_tower
+    state = read_state(folder / "model.safetensors")
+    if "head.weight" not in state:
+        raise ValueError(f"{folder} lacks 'head.weight': it is no classifier")
+    head = Head(state["head.weight"].shape[1], len(about.class_names))
+    classifier = Classifier(tower, head)
+    fill(classifier, state, str(folder))
+    return classifier.eval()
+
+
+def read_about(folder: Path) -> ClassifierInfo:
+    """What the classifier of a folder is. Raises ValueError if the folder is no classifier."""
+    try:
+        return ClassifierInfo.model_validate_json((folder / "classifier.json").read_bytes())
+    except FileNotFoundError:
+        raise ValueError(f"{folder} is no classifier: it has no classifier.json") from None
+
+
+@torch.no_grad()
+def key_of(clip: Clip) -> str:
+    """16 hex digits that stand for an image tower, its weights and its preprocessing."""
+    whole = hashlib.sha256(clip.preprocessing.model_dump_json().encode())
+    for name, tensor in clip.image_tower.state_dict().items():
+        whole.update(name.encode())
+        whole.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return whole.hexdigest()[:16]
+
+
+def save_sae(sae: SparseAutoencoder, folder: Path) -> None:
+    """Write an autoencoder into a new folder, as SAELens reads it."""
+    config, state = to_saelens(sae)
+    folder.mkdir(parents=True)
+    (folder / SAE_WEIGHTS).write_bytes(save(state))
+    (folder / SAE_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def read_sae(folder: Path, name: str | None = None, features: FeatureInfo | None = None) -> SparseAutoencoder:
+    """An autoencoder: that of a folder, or the one called `name` of a folder of several.
+
+    `features` vouches for those it will be given; without, the folder must say it itself, as those written here do.
+    Raises ValueError if there is none, or it was trained on features of another width, norm or backbone.
+    """
+    place = folder / name if name else folder
+    try:
+        config = json.loads((place / SAE_CONFIG).read_bytes())
+    except FileNotFoundError:
+        others = sorted(path.parent.name for path in folder.glob(f"*/{SAE_CONFIG}"))
+        known = f": choose from {', '.join(others)}" if others else ""
+        raise ValueError(f"there is no sparse autoencoder at {place}{known}") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{place / SAE_CONFIG} is not JSON: {error}") from error
+    return from_saelens(config, read_state(place / SAE_WEIGHTS), features or _own_features(config, place))
+
+
+def _own_features(config: dict[str, object], place: Path) -> FeatureInfo:
+    """The features that an autoencoder of ours says it was trained on."""
+    metadata = config.get("metadata")
+    known = metadata.get("amalgam") if isinstance(metadata, dict) else None
+    try:
+        fields = {name: known[name] for name in FeatureInfo.model_fields} if isinstance(known, dict) else {}
+        return FeatureInfo(**fields)
+    except (KeyError, ValidationError):
+        raise ValueError(f"{place} does not say which features it reads: it was not written by amalgam") from None
+
+
+def _write_state(module: nn.Module, path: Path) -> None:
+    # Not save_file: it makes files that only their owner may read, and an MLflow server is often another user.
+    state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in module.state_dict().items()}
+    path.write_bytes(save(state))

@@ -1,0 +1,109 @@
+"""Per-example predictions in Parquet, so that every metric, interval and paired test can be recomputed.
+
+One row per network, test set and example; a row group holds what one network said of one test set.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from amalgam.pipeline.store.artifact import written_whole
+from amalgam.tasks.scoring.metrics import NO_GROUP, Predictions
+
+PREDICTIONS = "predictions.parquet"
+WORDS = ("test_set", "role", "network", "group")
+SCHEMA = pa.schema(
+    [
+        pa.field("example_id", pa.int64(), nullable=False),
+        *(pa.field(name, pa.string(), nullable=False) for name in WORDS[:3]),
+        pa.field("label", pa.int64(), nullable=False),
+        pa.field("prediction", pa.int64(), nullable=False),
+        pa.field("confidence", pa.float32(), nullable=False),
+        pa.field("nll", pa.float32(), nullable=False),
+        pa.field("group", pa.string()),  # null of an example that belongs to none
+    ]
+)
+COLUMNS = {
+    "ids": "example_id",
+    "labels": "label",
+    "classes": "prediction",
+    "confidence": "confidence",
+    "nll": "nll",
+}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one network said of one test set."""
+
+    test_set: str
+    role: str
+    network: str
+    """Short text, such as "alpha=0.5"."""
+    predictions: Predictions
+
+
+def write_predictions(path: Path, answers: Iterable[Answers]) -> None:
+    """Write them as they come, one test set of one network in memory; the file is there whole or not at all."""
+    options = {"compression": "zstd", "use_dictionary": list(WORDS), "write_page_checksum": True}
+    with written_whole(path) as partial, pq.ParquetWriter(partial, SCHEMA, **options) as file:
+        for part in answers:
+            table = _table(part)
+            file.write_table(table, row_group_size=len(table))
+
+
+def read_predictions(path: Path, networks: Iterable[str] | None = None) -> Iterator[Answers]:
+    """What was written, in that order; only of some networks if named.
+
+    Raises ValueError if the file is absent, damaged or of another kind.
+    """
+    try:
+        file = pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True)
+    except FileNotFoundError:
+        raise ValueError(f"no predictions at {path}") from None
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path) from error
+    with file:
+        if not file.schema_arrow.equals(SCHEMA):
+            raise ValueError(f"{path} holds no predictions: its columns are {file.schema_arrow.names}")
+        wanted = None if networks is None else set(networks)
+        for place in range(file.num_row_groups):
+            try:
+                if wanted is None or file.read_row_group(place, ["network"])["network"][0].as_py() in wanted:
+                    yield _answers(file.read_row_group(place))
+            except (pa.ArrowException, OSError) as error:
+                raise _damaged(path) from error
+
+
+def _table(answers: Answers) -> pa.Table:
+    said, count = answers.predictions, len(answers.predictions.ids)
+    words = {name: pa.array([getattr(answers, name)] * count) for name in WORDS[:3]}
+    values = {column: pa.array(getattr(said, name).numpy()) for name, column in COLUMNS.items()}
+    places = pa.array(said.groups.numpy(), mask=(said.groups == NO_GROUP).numpy())
+    names = pa.array(said.group_names, pa.string()).take(places)
+    columns = words | values | {"group": names}
+    return pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA)
+
+
+def _answers(table: pa.Table) -> Answers:
+    first = {name: table[name][0].as_py() for name in WORDS[:3]}
+    coded = table["group"].combine_chunks().dictionary_encode()
+    groups = torch.from_numpy(coded.indices.fill_null(NO_GROUP).to_numpy().astype("int64"))
+    columns = {name: _tensor(table[column]) for name, column in COLUMNS.items()}
+    return Answers(
+        **first,
+        predictions=Predictions(**columns, groups=groups, group_names=tuple(coded.dictionary.to_pylist())),
+    )
+
+
+def _tensor(column: pa.ChunkedArray) -> Tensor:
+    return torch.from_numpy(column.to_numpy().copy())  # torch refuses memory that Arrow shares
+
+
+def _damaged(path: Path) -> ValueError:
+    return ValueError(f"{path} is cut short or damaged: delete its folder to build it again")

@@ -1,0 +1,85 @@
+"""Keep the record of a run while it goes on, and show it in MLflow now and then.
+
+The record is written when the run begins and after every step, so a driver that is killed leaves one that
+`amalgam sync` logs. MLflow looks at it from a thread of its own, between two steps and not often: neither a slow server
+nor one that is away costs the run any time.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from amalgam.pipeline.console import say
+from amalgam.pipeline.engine.execute import Event, StepsFailed
+from amalgam.pipeline.tracking.run_record import RunRecord
+from amalgam.pipeline.tracking.store import Store
+
+if TYPE_CHECKING:
+    from amalgam.pipeline.tracking.sync import Tracked, Tracker
+
+EVERY = 30.0  # Seconds between two looks; shorter runs do without mlflow, whose import takes seconds, until they end.
+
+
+@contextmanager
+def logged(run: RunRecord, root: Path, store: Store, every: float = EVERY) -> Iterator[Callable[[Event], None]]:
+    """A listener for the events of a run that just begins; when the block ends, one line says how to see the run.
+
+    However the block ends, the record says so; only a run that is refused before any step is tried leaves none.
+    """
+    log = RunLog(run, root, store, every)
+    run.write(root)
+    try:
+        yield log.hear
+    except StepsFailed:
+        log.end()
+        raise
+    except BaseException as error:
+        if isinstance(error, ValueError) and not (log.run.built or log.run.failures):
+            run.path(root).unlink(missing_ok=True)
+        else:
+            log.end(error)
+        raise
+    log.end()
+
+
+class RunLog:
+    """The record of a run that goes on, and the thread that shows it."""
+
+    def __init__(self, run: RunRecord, root: Path, store: Store, every: float) -> None:
+        self.run, self._root, self._store, self._every = run, root, store, every
+        self._next_look = time.monotonic() + every
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlflow")
+        self._look: Future[Tracked] | None = None
+
+    def hear(self, event: Event) -> None:
+        """Keep what became of a step; what was found built is kept with the next step that was not."""
+        self.run = self.run.after(event)
+        if event.kind == "cached":
+            return
+        with suppress(OSError):  # The record is written again after the next step: the run must not fail for it.
+            self.run.write(self._root)
+        if time.monotonic() >= self._next_look and (self._look is None or self._look.done()):
+            self._next_look = time.monotonic() + self._every
+            self._look = self._thread.submit(self._tracker.track, self.run)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Keep the whole record, show it, and say where; `error` is what broke the run off."""
+        self.run = self.run.ended(error)
+        try:
+            self.run.write(self._root)
+        except OSError as unwritable:
+            say(f"the record of this run cannot be kept: {unwritable}")
+        self._thread.shutdown()
+        say(self._tracker.track(self.run).line)
+
+    @cached_property
+    def _tracker(self) -> "Tracker":
+        # Here, not above: a short run needs no mlflow before its end. And never on the thread: a step that begins
+        # meanwhile would meet half-imported modules.
+        from amalgam.pipeline.tracking.sync import Tracker
+
+        return Tracker(self._root, self._store)

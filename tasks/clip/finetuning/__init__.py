@@ -1,0 +1,1 @@
+"""Robust fine-tuning: features, drift, regularisers, weights in between."""

@@ -1,0 +1,88 @@
+"""Fine-tune a zero-shot classifier while its features are held to those of the frozen encoder.
+
+    loss = cross-entropy + strength x regulariser(drift)
+
+`tasks.training.loop` runs the loop, so a run cut short and resumed ends with the same weights, and the epoch is chosen
+on held-out examples of the training distribution. LP-FT (Kumar et al. 2022) is two runs: the head, then everything.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from amalgam.tasks.clip.finetuning.anchors import Anchors, CachedAnchors, Unlabelled, anchor
+from amalgam.tasks.clip.finetuning.config import FinetuneConfig
+from amalgam.tasks.clip.finetuning.drift import Autoencoder, frozen
+from amalgam.tasks.clip.finetuning.objective import Given, Robust
+from amalgam.tasks.clip.zero_shot import Classifier
+from amalgam.tasks.data.images import Images
+from amalgam.tasks.data.loading import Indices
+from amalgam.tasks.training.distributed import ALONE, World
+from amalgam.tasks.training.loop import Log, State, Trained, train
+
+
+def finetune(
+    classifier: Classifier,
+    images: Images,
+    indices: Indices,
+    validation_indices: Indices,
+    config: FinetuneConfig,
+    seed: int,
+    *,
+    log: Log,
+    sae: Autoencoder | None = None,
+    basis: Tensor | None = None,
+    anchors: Anchors | None = None,
+    unlabelled: Unlabelled | None = None,
+    resume: State | None = None,
+    save: Callable[[State], None] | None = None,
+    device: torch.device | str = "cpu",
+    world: World = ALONE,
+    compiler: str | None = None,
+) -> Trained:
+    """Train a copy of `classifier`, whose encoder as it is now is the anchor; the rest is as in
+    `tasks.training.loop.train`.
+
+    Frozen features come from `anchors`, or from a frozen copy of the encoder where None. `sae` and `basis` are for the
+    regularisers that need them, `sae` also for a wanted overlap; `unlabelled` is for a config that holds features on
+    unlabelled images. Raises ValueError if one of those is missing, and for cached anchors of other views.
+    """
+    objective = None
+    if config.penalised:
+        _check(config, sae, anchors, unlabelled)
+        start = anchor(classifier, device)
+        if compiler is not None:
+            start.encoder.compile(backend=compiler)
+        there = None if basis is None else basis.to(device)
+        objective = Robust(config, Given(start, _on(sae, device), there, anchors, unlabelled, len(images), seed))
+    probe = config.trained == "head"
+    trained = train(
+        Classifier(frozen(classifier.encoder), classifier.head) if probe else classifier,
+        images, indices, validation_indices, config.train, seed,
+        log=log, objective=objective, resume=resume, save=save, device=device,
+        world=world, compiler=compiler,
+    )  # fmt: skip
+    trained.module.requires_grad_(True)  # the encoder of a probe learns in the next run
+    return trained
+
+
+def _check(config: FinetuneConfig, sae: Autoencoder | None, anchors: Anchors | None, others: Unlabelled | None) -> None:
+    """Raise ValueError for what is missing, and for what is given and would have no effect."""
+    on = config.anchor_on
+    if (others is None) != (on == "labelled"):
+        raise ValueError(f"features are held on {on} images: {'give' if others is None else 'leave out'} unlabelled")
+    if anchors is not None and on == "unlabelled":
+        raise ValueError("features are held on unlabelled images alone: leave out the anchors of labelled ones")
+    if config.overlap is not None and sae is None:
+        raise ValueError(f"an overlap of {config.overlap} is one of latents: give a sparse autoencoder")
+    for each in (anchors, others and others.anchors):
+        if each is not None and "levels" in config.regulariser.needs:
+            raise ValueError(f"{type(config.regulariser).__name__} reads inside the frozen encoder: leave anchors out")
+        if isinstance(each, CachedAnchors):
+            each.check(config.train)
+
+
+def _on(sae: Autoencoder | None, device: torch.device | str) -> Any:
+    return frozen(sae).to(device) if isinstance(sae, nn.Module) else sae

@@ -1,0 +1,119 @@
+"""What a step of robust fine-tuning lowers: the cross-entropy of labels, and the drift of features from frozen ones."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from amalgam.tasks.clip.finetuning.anchors import Anchors, Unlabelled
+from amalgam.tasks.clip.finetuning.config import FinetuneConfig
+from amalgam.tasks.clip.finetuning.drift import Autoencoder, Drift
+from amalgam.tasks.clip.finetuning.strength import Strength
+from amalgam.tasks.clip.zero_shot import Classifier
+from amalgam.tasks.data.loading import Batch
+from amalgam.tasks.models.image_tower import ImageTower
+from amalgam.tasks.training.distributed import World
+from amalgam.tasks.training.objective import Objective
+from amalgam.tasks.training.step import augmentation
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the caller has for the penalty."""
+
+    anchor: Classifier
+    """The classifier before fine-tuning, frozen."""
+    sae: Autoencoder | None = None
+    basis: Tensor | None = None
+    anchors: Anchors | None = None
+    """Frozen features of the labelled images; None computes them by `anchor`."""
+    unlabelled: Unlabelled | None = None
+    num_labelled: int = 0
+    """Images that labelled ones are counted in, those that are not trained on included."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What an encoder says of some images."""
+
+    features: Tensor
+    levels: tuple[Tensor, ...] = ()
+
+    @classmethod
+    def joined(cls, parts: Sequence["_Read"]) -> "_Read":
+        if len(parts) == 1:
+            return parts[0]
+        levels = zip(*(part.levels for part in parts), strict=True)
+        return cls(torch.cat([part.features for part in parts]), tuple(torch.cat(level) for level in levels))
+
+
+class Robust(Objective):
+    """Cross-entropy and strength times the regulariser, of a `Classifier`."""
+
+    def __init__(self, config: FinetuneConfig, given: Given) -> None:
+        super().__init__(config.train.label_smoothing)
+        self.config, self.given, self.strength = config, given, Strength(config)
+
+    def __call__(self, module: nn.Module, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
+        assert isinstance(module, Classifier)
+        labelled, held, before = self._read(module.encoder, batch), [], []
+        if self.config.anchor_on != "unlabelled":
+            held.append(labelled)
+            before.append(self._frozen(batch, epoch, self.given.anchors, labelled))
+        if self.config.anchor_on != "labelled":
+            other = self._other(batch, epoch)
+            held.append(self._read(module.encoder, other))
+            before.append(self._frozen(other, epoch, self._unlabelled.anchors, held[-1]))
+        logits = module.head(labelled.features)
+        drift = self._drift(module, _Read.joined(held), _Read.joined(before))
+        penalty = self.strength(drift) * self.config.regulariser(drift)
+        return logits, self.cross_entropy(logits, batch.labels) + penalty
+
+    def end_step(self, world: World) -> None:
+        self.strength.end_step(world)
+
+    def metrics(self) -> dict[str, float]:
+        return self.strength.metrics()
+
+    def state(self) -> dict[str, Any]:
+        return self.strength.state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.strength.restore(state)
+
+    @property
+    def _unlabelled(self) -> Unlabelled:
+        assert self.given.unlabelled is not None
+        return self.given.unlabelled
+
+    def _other(self, batch: Batch, epoch: int) -> Batch:
+        """The unlabelled images that come with a batch."""
+        given, augment = self.given, augmentation(self.config.train, epoch)
+        return self._unlabelled.beside(batch, given.num_labelled, given.seed, epoch, augment)
+
+    def _drift(self, module: Classifier, now: _Read, before: _Read) -> Drift:
+        pairs = zip(module.parameters(), self.given.anchor.parameters(), strict=True)
+        return Drift.between(
+            now.features,
+            before.features,
+            self.given.sae,
+            levels=tuple(zip(now.levels, before.levels, strict=True)),
+            basis=self.given.basis,
+            parameters=tuple(pairs) if "parameters" in self.config.regulariser.needs else (),
+        )
+
+    @torch.no_grad()
+    def _frozen(self, batch: Batch, epoch: int, anchors: Anchors | None, now: _Read) -> _Read:
+        if self.config.regulariser.needs == {"parameters"} and self.config.overlap is None:
+            return now  # only weights are compared: a frozen pass would be for nothing
+        return self._read(self.given.anchor.encoder, batch) if anchors is None else _Read(anchors(batch, epoch))
+
+    def _read(self, encoder: nn.Module, batch: Batch) -> _Read:
+        if "levels" not in self.config.regulariser.needs:
+            return _Read(encoder(batch.images))
+        if not isinstance(encoder, ImageTower):
+            raise ValueError(f"levels are read inside the image tower of a CLIP, this is a {type(encoder).__name__}")
+        return _Read(*encoder.with_levels(batch.images))

@@ -1,0 +1,120 @@
+"""What a regulariser is: a weighted sum of terms of `tasks.clip.finetuning.terms`, as a value.
+
+    loss = cross-entropy + strength x regulariser(drift)
+
+A term is the batch mean of a sum over one image. In the form "reference_mean" the weight of a term is divided by how
+many numbers that sum has, as in the public code of the paper (method page, section 3.3), so that its published weights
+can be used; in the form "sum" it is not, so that weights mean the same at every width (section 3.4).
+`regulariser.in_form(...)` is the exact way from one to the other. Importable without torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from amalgam.tasks.clip.finetuning.drift import Drift
+
+Reduction = Literal["sum", "reference_mean"]
+Input = Literal["features", "sae", "levels", "basis", "parameters"]
+
+REMEDIES: dict[Input, str] = {
+    "sae": "give a sparse autoencoder trained on the frozen features",
+    "levels": "give the tokens inside both encoders, as ImageTower.with_levels does",
+    "basis": "give principal directions of the frozen features, as principal_directions does",
+    "parameters": "give the current and frozen parameters in pairs",
+}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many numbers the sum of a term has, for one image."""
+
+    features: int
+    """Width of the features."""
+    latents: int = 0
+    """Latents of the autoencoder."""
+    components: int = 0
+    """Principal directions."""
+    channels: int = 0
+    """Channels of a token inside the encoder."""
+    one: int = 1
+    """Of a term that the reference does not average."""
+
+
+class Term(NamedTuple):
+    """One term of a regulariser."""
+
+    value: str
+    """A function of `tasks.clip.finetuning.terms`."""
+    weight: str
+    """The field of the regulariser that multiplies it."""
+    size: Literal["features", "latents", "components", "channels", "one"]
+    """What its mean divides by, a field of `Sizes`."""
+    reads: Input = "features"
+    """What the drift must hold."""
+    settings: tuple[str, ...] = ()
+    """Fields of the regulariser that the function is given."""
+
+
+class Regulariser(BaseModel):
+    """A penalty on drift, called with it. Weights are relative to each other; all are multiplied by the strength."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    TERMS: ClassVar[tuple[Term, ...]] = ()
+
+    reduction: Reduction = "reference_mean"
+    """Whether weights multiply sums over an image, or the reference's means."""
+
+    @property
+    def needs(self) -> frozenset[Input]:
+        """What a drift must hold beside features: of "sae", "levels", "basis", "parameters"."""
+        return frozenset(term.reads for term in self._active if term.reads != "features")
+
+    def __call__(self, drift: Drift) -> Tensor:
+        """The penalty, a scalar with gradients to the current features."""
+        return sum(self.parts(drift).values(), start=drift.current.new_zeros(()))
+
+    def parts(self, drift: Drift) -> dict[str, Tensor]:
+        """Each term times its weight, by the name of the term; terms of weight 0 are not computed."""
+        import torch  # values must be importable without it
+
+        from amalgam.tasks.clip.finetuning import terms
+
+        for name in sorted(self.needs):
+            if getattr(drift, name) in (None, ()):
+                raise ValueError(f"{type(self).__name__} needs {name} in the drift: {REMEDIES[name]}")
+        parts = {}
+        with torch.autocast(drift.current.device.type, enabled=False):
+            for term in self._active:
+                settings = {name: getattr(self, name) for name in term.settings}
+                parts[term.value] = self._scale(term, drift.sizes) * getattr(terms, term.value)(drift, **settings)
+        return parts
+
+    def in_form(self, reduction: Reduction, sizes: Sizes) -> Self:
+        """The same penalty with its weights in the other form, for drifts of these sizes."""
+        if reduction == self.reduction:
+            return self
+        sign = 1 if reduction == "sum" else -1
+        weights = {term.weight: getattr(self, term.weight) * _size(term, sizes) ** -sign for term in self._active}
+        return self.model_copy(update={"reduction": reduction} | weights)
+
+    @property
+    def _active(self) -> tuple[Term, ...]:
+        return tuple(term for term in self.TERMS if getattr(self, term.weight))
+
+    def _scale(self, term: Term, sizes: Sizes) -> float:
+        weight: float = getattr(self, term.weight)
+        return weight if self.reduction == "sum" else weight / _size(term, sizes)
+
+
+def _size(term: Term, sizes: Sizes) -> int:
+    size: int = getattr(sizes, term.size)
+    if size < 1:
+        raise ValueError(f"the number of {term.size} is needed to average {term.value}, got {size}")
+    return size

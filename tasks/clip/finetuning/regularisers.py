@@ -1,0 +1,151 @@
+"""The regularisers, as values: what holds fine-tuned features to the frozen ones (method page, section 3.3 and 13.4).
+
+In quotes, the name that the public code of the paper gives it. Defaults are the weights of that code, which belong to
+the form "reference_mean".
+"""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from amalgam.tasks.clip.finetuning.regulariser import Regulariser, Term
+
+
+class _Single(Regulariser):
+    """One term."""
+
+    weight: float = Field(default=1.0, ge=0)
+    """Multiplies the term; a strength of 1 leaves all to it."""
+
+
+class NoPenalty(Regulariser):
+    """Nothing: plain fine-tuning."""
+
+
+class L2(_Single):
+    """Squared distance of features, the tuned baseline of everything else ("mse" in the reference)."""
+
+    TERMS = (Term("squared_change", "weight", "features"),)
+
+
+class L1(_Single):
+    """Absolute distance of features ("l1")."""
+
+    TERMS = (Term("absolute_change", "weight", "features"),)
+
+
+class Nuclear(_Single):
+    """Nuclear norm of the batch of changes ("nuclear"); the reference does not average it, so both forms are one."""
+
+    TERMS = (Term("nuclear_norm", "weight", "one"),)
+
+
+class SquaredHingeNuclear(_Single):
+    """Square of what the nuclear norm exceeds a ceiling by ("quadratic_nuclear"); both forms are one."""
+
+    TERMS = (Term("excess_nuclear_norm", "weight", "one", settings=("ceiling",)),)
+
+    ceiling: float = Field(default=10.0, ge=0)
+    """Nuclear norm up to which nothing is penalised, in units of the features."""
+
+
+class LDIFS(_Single):
+    """Squared distance of unit tokens at five depths (Mukhoti et al. 2024; "ldifs")."""
+
+    TERMS = (Term("level_change", "weight", "channels", "levels"),)
+
+
+class PCA(Regulariser):
+    """Changes along the principal directions of the frozen features, and outside them ("pca")."""
+
+    TERMS = (
+        Term("subspace_change", "inside", "components", "basis"),
+        Term("off_subspace_change", "outside", "features", "basis"),
+    )
+
+    inside: float = Field(default=1e-3, ge=0)
+    """Weight of the absolute change along each direction."""
+    outside: float = Field(default=1.0, ge=0)
+    """Weight of the squared change outside them."""
+
+
+class _WithResidual(Regulariser):
+    """Terms of codes beside the residual, which holds what the autoencoder does not explain."""
+
+    RESIDUAL: ClassVar[Term] = Term("unexplained_change", "residual", "features", "sae")
+
+    residual: float = Field(default=1.0, ge=0)
+    """mu: weight of the squared change of what the autoencoder does not explain."""
+
+
+class SparseChange(_WithResidual):
+    """Absolute change of every latent, and the residual ("sae")."""
+
+    TERMS: ClassVar[tuple[Term, ...]] = (Term("latent_change", "latents", "latents", "sae"), _WithResidual.RESIDUAL)
+
+    latents: float = Field(default=1e-3, ge=0)
+    """lambda_1: weight of the absolute change of latents."""
+
+
+class SparseWasserstein(SparseChange):
+    """SparseChange and the cost of carrying activations between atoms ("sae_w")."""
+
+    TERMS = (*SparseChange.TERMS, Term("transport_cost", "transport", "one", "sae", ("epsilon", "iterations")))
+
+    transport: float = Field(default=0.1, ge=0)
+    """Weight of the transport cost, which is between 0 and 2."""
+    epsilon: float = Field(default=0.05, gt=0)
+    """Temperature of the entropic plan, in units of 1 - cosine."""
+    iterations: int = Field(default=50, ge=1)
+    """Iterations of Sinkhorn."""
+
+
+class SparseKL(SparseChange):
+    """SparseChange and the divergence of the activations from the frozen ones ("sae_kl")."""
+
+    TERMS = (*SparseChange.TERMS, Term("divergence", "divergence", "one", "sae"))
+
+    divergence: float = Field(default=0.1, ge=0)
+    """Weight of the Kullback-Leibler divergence, in nats."""
+
+
+class SAEMask(_WithResidual):
+    """The paper's SAE-FT: no new latents, and the residual stays (Morelli et al. 2026; "sae_mask")."""
+
+    TERMS: ClassVar[tuple[Term, ...]] = (Term("new_latents", "new", "latents", "sae"), _WithResidual.RESIDUAL)
+
+    new: float = Field(default=10.0, ge=0)
+    """lambda_mask: weight of activation on latents that were inactive."""
+
+
+class AddRemove(SAEMask):
+    """SAEMask that also asks active latents not to fade ("sae_add_remove")."""
+
+    TERMS = (*SAEMask.TERMS, Term("lost_latents", "lost", "latents", "sae"))
+
+    lost: float = Field(default=0.02, ge=0)
+    """lambda_remove: weight of activation lost by latents that were active."""
+
+
+class SupportHinge(_WithResidual):
+    """SAEMask without its jump: inactive latents are held below the active ones before they pass them (13.4.1)."""
+
+    TERMS = (Term("support_excess", "excess", "latents", "sae", ("margin",)), _WithResidual.RESIDUAL)
+
+    excess: float = Field(default=10.0, ge=0)
+    """Weight of what inactive latents exceed the least active one by."""
+    margin: float = Field(default=0.0, ge=0)
+    """How far below it they are to stay, in units of activation; above 0 also features that have not moved pay."""
+
+
+class L2SP(_Single):
+    """Squared distance of the parameters from the frozen ones (Li et al. 2018); both forms are one."""
+
+    TERMS = (Term("parameter_change", "weight", "one", "parameters"),)
+
+
+REGULARISERS: tuple[type[Regulariser], ...] = (
+    NoPenalty, L2, L1, Nuclear, SquaredHingeNuclear, LDIFS, PCA, SparseChange, SparseWasserstein, SparseKL,
+    SAEMask, AddRemove, SupportHinge, L2SP,
+)  # fmt: skip
+"""Every regulariser, for names on the command line, property tests and documentation."""

@@ -1,0 +1,74 @@
+"""How far apart two encoders see the same images: cosines, linear CKA, and what a sparse autoencoder says of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from amalgam.tasks.clip.finetuning.drift import Drift, frozen
+from amalgam.tasks.sae.autoencoder import SparseAutoencoder
+from amalgam.tasks.sae.metrics import QualityMeter
+
+
+@dataclass
+class DriftMeter:
+    """Sums over batches of features before and after fine-tuning; any order of images gives the same numbers.
+
+    Features are scaled to norm 1, unless the autoencoder was trained on others.
+    """
+
+    sae: SparseAutoencoder | None = None
+    """Reads both; a frozen copy is kept."""
+    num_examples: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.sae = None if self.sae is None else frozen(self.sae)
+        self._quality = {} if self.sae is None else {when: QualityMeter(self.sae) for when in ("before", "after")}
+
+    @torch.no_grad()
+    def update(self, before: Tensor, after: Tensor) -> None:
+        """Count the features of a batch of images, (batch, width) each."""
+        drift = Drift.between(after, before, self.sae)
+        x, y = drift.frozen.double(), drift.current.double()
+        moments = {"x": x.sum(0), "y": y.sum(0), "xx": x.T @ x, "xy": x.T @ y, "yy": y.T @ y}
+        self._add(moments | {"cosine": cosine_similarity(x, y, dim=-1).sum()})
+        self.num_examples += len(x)
+        if self.sae is not None:
+            shared = drift.shared.sum((1, 2))
+            added, removed = drift.codes.l0() - shared, drift.frozen_codes.l0() - shared
+            self._add({"jaccard": drift.overlap.double().sum(), "added": added.sum(), "removed": removed.sum()})
+            self._quality["before"].update(drift.frozen)
+            self._quality["after"].update(drift.current)
+
+    def result(self) -> dict[str, float]:
+        """`cka` and the mean `cosine`; with an autoencoder also `fvu_before` and `fvu_after` and, as means over images,
+        the `jaccard` of both sets of active latents and how many were `added` and `removed`.
+
+        Raises ValueError if there was no image.
+        """
+        if not self.num_examples:
+            raise ValueError("there are no features to measure drift on")
+        found = {"cka": _linear_cka(self.sums, self.num_examples)}
+        for name in ("cosine", "jaccard", "added", "removed"):
+            if name in self.sums:
+                found[name] = self.sums[name].item() / self.num_examples
+        return found | {f"fvu_{when}": meter.result().fvu for when, meter in self._quality.items()}
+
+    def _add(self, amounts: Mapping[str, Tensor]) -> None:
+        for name, amount in amounts.items():
+            self.sums[name] = self.sums[name] + amount if name in self.sums else amount
+
+
+def _linear_cka(sums: Mapping[str, Tensor], count: int) -> float:
+    """|X'Y|^2 / (|X'X| |Y'Y|) of centred features (Kornblith et al. 2019, arXiv:1905.00414, eq. 5), in Frobenius norms.
+
+    NaN if an encoder gives all images the same features.
+    """
+
+    def norm(a: str, b: str) -> Tensor:
+        return (sums[a + b] - torch.outer(sums[a], sums[b]) / count).norm()
+
+    return (norm("x", "y").square() / (norm("x", "x") * norm("y", "y"))).item()

@@ -1,0 +1,1 @@
+"""Rendered digits and photos in styles, and corruptions."""

@@ -1,0 +1,112 @@
+"""Pairs of digits on one canvas, in any style: a small world of 100 classes, "zero zero" to "nine nine".
+
+Everything random about an image is drawn from (seed, image) alone, so that images of one set can be drawn in any
+order, in parts, or while they are trained on. Shapes: (n, c, h, w) = images, channels, height, width.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import grid_sample
+
+from amalgam.tasks.data.chance import Chance
+from amalgam.tasks.data.images import load
+from amalgam.tasks.data.sources import DIGIT_NAMES, PAIR_NAMES, StyledPairs
+from amalgam.tasks.data.synthetic.styles import as_bytes, in_style
+
+CHOICE, PLACEMENT = 1, 2  # purposes of chance
+WIDTH, HEIGHT = 0.46, 0.68  # of a digit, as shares of the canvas
+SCALES = (0.9, 1.05)  # what these are multiplied by, from one digit to another
+SWAY, RISE = 0.03, 0.08  # how far a digit is moved sideways, and up or down, as shares of the canvas
+
+
+@dataclass(frozen=True)
+class Glyphs:
+    """Single digits that pairs are drawn from."""
+
+    pixels: Tensor
+    """uint8, (glyphs, c, h, w)."""
+    labels: Tensor
+    """Their values, int64, (glyphs,)."""
+    margin: float
+    """Share of the side that is cut off on every border."""
+
+    @property
+    def in_colour(self) -> bool:
+        return self.pixels.shape[1] == 3
+
+    def to(self, device: torch.device | str) -> "Glyphs":
+        """The same, kept on a device."""
+        return Glyphs(self.pixels.to(device), self.labels.to(device), self.margin)
+
+
+@dataclass(frozen=True)
+class PairStudio:
+    """Draws pairs; see `tasks.data.synthetic.studio.Studio`."""
+
+    glyphs: Glyphs
+    size: int
+    seed: int
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """See `Studio`, as for all that follow."""
+        return PAIR_NAMES
+
+    def canvases(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        return canvases_of(self.glyphs, ids, self.seed, self.size)
+
+    def rendered(self, style: str, canvases: Tensor, ids: Tensor) -> Tensor:
+        if not self.glyphs.in_colour:
+            return in_style(style, canvases[:, 0], ids, self.seed)
+        if style != StyledPairs.seen_styles[0]:
+            raise ValueError(f"the digits are in colour, which leaves no style to choose: {style!r}")
+        return as_bytes(canvases)
+
+    def to(self, device: torch.device | str) -> "PairStudio":
+        return replace(self, glyphs=self.glyphs.to(device))
+
+
+def open_pairs(source: StyledPairs, root: Path | None) -> PairStudio:
+    """What draws the pairs of a source. Raises ValueError as `open_glyphs` does."""
+    return PairStudio(open_glyphs(source, root), source.size, source.seed)
+
+
+def open_glyphs(source: StyledPairs, root: Path | None) -> Glyphs:
+    """The digits of a source. Raises ValueError for a set of other than ten classes, or too small to be halved."""
+    images = load(source.glyphs, source.split, root)
+    if len(images.class_names) != len(DIGIT_NAMES):
+        raise ValueError(
+            f"pairs are made of the ten digits: {source.glyphs.name!r} has {len(images.class_names)} classes"
+        )
+    middle = len(images) // 2
+    first, last = {"all": (0, len(images)), "first": (0, middle), "second": (middle, len(images))}[source.half]
+    return Glyphs(images.batch(torch.arange(first, last)), images.labels[first:last], source.margin)
+
+
+def canvases_of(glyphs: Glyphs, ids: Tensor, seed: int, size: int) -> tuple[Tensor, Tensor]:
+    """Two glyphs beside each other for every image, (n, c, size, size) in [0, 1], and the classes (n,)."""
+    chosen = (Chance(ids, seed, CHOICE).uniforms(2) * len(glyphs.labels)).long()
+    digits = glyphs.pixels[chosen.flatten()].float() / 255
+    fill = "border" if glyphs.in_colour else "zeros"
+    placed = grid_sample(digits, _grid(ids, seed, size, glyphs.margin), padding_mode=fill, align_corners=False)
+    left, right = placed.unflatten(0, (-1, 2)).unbind(1)
+    values = glyphs.labels[chosen]
+    return torch.cat([left, right], 3), values[:, 0] * len(DIGIT_NAMES) + values[:, 1]
+
+
+def _grid(ids: Tensor, seed: int, size: int, margin: float) -> Tensor:
+    """Where the pixels of each half canvas lie in their glyph, whose sides are at -1 and 1, (2n, size, size / 2, 2)."""
+    scale, sway, rise = Chance(ids, seed, PLACEMENT).uniforms(6).view(-1, 3).T
+    scale = (SCALES[0] + (SCALES[1] - SCALES[0]) * scale) / (1 - 2 * margin)
+    across = _coordinates(size // 2, (2 * sway - 1) * SWAY * size, WIDTH * size / 2 * scale)
+    down = _coordinates(size, (2 * rise - 1) * RISE * size, HEIGHT * size / 2 * scale)
+    return torch.stack(torch.broadcast_tensors(across[:, None, :], down[:, :, None]), -1)
+
+
+def _coordinates(length: int, shift: Tensor, half: Tensor) -> Tensor:
+    """Pixel centres of a line, measured from its shifted middle in units of `half` a glyph, (n, length)."""
+    centres = torch.arange(length, device=shift.device) + 0.5 - length / 2
+    return (centres - shift[:, None]) / half[:, None]

@@ -1,0 +1,62 @@
+"""Pictures drawn by number, in any style: what a world shows, as a set of images or as an endless stream.
+
+Shapes: (n, c, h, w) = images, channels, height, width.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from amalgam.tasks.data.pixels import InMemory
+from amalgam.tasks.data.sources import MixedStyles, Styled
+
+CHUNK = 2048  # pictures drawn at once; more would not fit the cache
+
+
+class Studio(Protocol):
+    """Draws pictures, each from its number alone: first what it shows, then the style that this is shown in."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What each class is called."""
+
+    def canvases(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """What the pictures `ids` (n,) show, (n, c, h, w) in [0, 1], and their classes (n,)."""
+
+    def rendered(self, style: str, canvases: Tensor, ids: Tensor) -> Tensor:
+        """These in a style, as uint8 (n, 3, h, w). Raises ValueError if they leave no style to choose."""
+
+    def to(self, device: torch.device | str) -> "Studio":
+        """One that keeps what it needs on a device and draws there; `ids` must be there too."""
+
+
+def draw(studio: Studio, source: Styled) -> InMemory:
+    """All images of a source."""
+    parts = [draw_in(studio, ids, [source.style], 0 * ids) for ids in torch.arange(source.num_images).split(CHUNK)]
+    return InMemory(*_joined(parts), studio.class_names)
+
+
+def draw_mixed(studio: Studio, source: MixedStyles) -> InMemory:
+    """All images of a mixture: image i has style i modulo the number of styles, and is as in that style's own set."""
+    ids, number = torch.arange(source.pictures.num_images), len(source.styles)
+    parts = [draw_in(studio, part, source.styles, part % number) for part in ids.split(CHUNK)]
+    pixels, labels = _joined(parts)
+    by_class = source.label == "class"
+    return InMemory(pixels, labels if by_class else ids % number, studio.class_names if by_class else source.styles)
+
+
+def draw_in(studio: Studio, ids: Tensor, styles: Sequence[str], which: Tensor) -> tuple[Tensor, Tensor]:
+    """The pictures `ids` (n,), each in the style at `which` (n,), as uint8 (n, 3, h, w), and their classes (n,)."""
+    canvases, labels = studio.canvases(ids)
+    pictures = torch.empty(len(ids), 3, *canvases.shape[2:], dtype=torch.uint8, device=canvases.device)
+    for place in which.unique().tolist():
+        chosen = which == place
+        pictures[chosen] = studio.rendered(styles[place], canvases[chosen], ids[chosen])
+    return pictures, labels
+
+
+def _joined(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    pixels, labels = (torch.cat(part) for part in zip(*parts, strict=True))
+    return pixels, labels

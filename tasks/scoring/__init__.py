@@ -1,0 +1,1 @@
+"""What predictions are worth, and how sure that is."""

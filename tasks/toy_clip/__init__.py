@@ -1,0 +1,1 @@
+"""A small CLIP and the world it is pre-trained on."""

@@ -1,0 +1,82 @@
+"""The endless stream of pictures and captions that a small world consists of.
+
+Picture, style and caption of number i follow from (seed, i) alone, a wrong caption included.
+"""
+
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from amalgam.tasks.clip.prompts import prompt
+from amalgam.tasks.data.chance import Chance
+from amalgam.tasks.data.opening import open_studio
+from amalgam.tasks.data.synthetic.studio import Studio, draw_in
+from amalgam.tasks.toy_clip.worlds import World
+
+CAPTION = 3  # purpose of chance
+
+
+class Captioned(Protocol):
+    """Pictures with captions, as many as are asked for."""
+
+    def batch(self, ids: Tensor) -> tuple[Tensor, list[str]]:
+        """The pictures of numbers `ids` (n,), uint8 (n, 3, h, w), and what is said of each."""
+        ...
+
+
+@dataclass(frozen=True)
+class CaptionedWorld:
+    """Pictures of a world in all seen styles."""
+
+    world: World
+    studios: tuple[Studio, ...]
+    """What draws them; each picture is of one of these, by chance."""
+    seed: int
+    device: torch.device | str = "cpu"
+    """Where they are drawn."""
+
+    def batch(self, ids: Tensor) -> tuple[Tensor, list[str]]:
+        """See `Captioned`."""
+        styles, sentences, away, studios = self._drawn(ids)
+        pictures, labels = self._pictures(ids, styles, studios)
+        return pictures, self._captions(styles, sentences, (labels + away) % len(self.world.captions.class_names))
+
+    def _drawn(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Style, sentence and studio of each picture, and, third, how far its class is from what is said, all (n,)."""
+        style, sentence, wrong, which, studio = Chance(ids, self.seed, CAPTION).uniforms(5).T
+        others = len(self.world.captions.class_names) - 1
+        away = torch.where(wrong < self.world.wrong_captions, 1 + (which * others).long(), 0)
+        return (
+            (style * len(self.world.shown_styles)).long(),
+            (sentence * len(self.world.captions.templates_of_pictures(self.world.seen_styles[0]))).long(),
+            away,
+            (studio * len(self.studios)).long(),
+        )
+
+    def _pictures(self, ids: Tensor, styles: Tensor, studios: Tensor) -> tuple[Tensor, Tensor]:
+        """The pictures, and their classes as the captions count them."""
+        places = [(studios == number).nonzero()[:, 0] for number in range(len(self.studios))]
+        parts = [
+            draw_in(studio, ids[place].to(self.device), self.world.shown_styles, styles[place].to(self.device))
+            for studio, place in zip(self.studios, places, strict=True)
+        ]
+        firsts = accumulate((len(studio.class_names) for studio in self.studios[:-1]), initial=0)
+        order = torch.cat(places).argsort()
+        labels = torch.cat([labels.cpu() + first for (_, labels), first in zip(parts, firsts, strict=True)])
+        return torch.cat([pictures for pictures, _ in parts])[order.to(self.device)], labels[order]
+
+    def _captions(self, styles: Tensor, sentences: Tensor, classes: Tensor) -> list[str]:
+        templates = [self.world.captions.templates_of_pictures(style) for style in self.world.shown_styles]
+        names = self.world.captions.class_names
+        rows = zip(styles.tolist(), sentences.tolist(), classes.tolist(), strict=True)
+        return [prompt(templates[style][sentence], names[name]) for style, sentence, name in rows]
+
+
+def open_world(world: World, root: Path | None, seed: int, device: torch.device | str = "cpu") -> CaptionedWorld:
+    """The pictures of a world, drawn on a device; nothing is downloaded. Raises ValueError as `images.load` does."""
+    studios = tuple(open_studio(source, root).to(device) for source in world.pretraining_sources(seed))
+    return CaptionedWorld(world, studios, seed, device)

@@ -1,0 +1,271 @@
+"""Small worlds in which pre-training is broader and noisier than fine-tuning, as CLIP's is (method page, section 14).
+
+A world is data: what is shown, what the captions say, which network is trained and how. `WORLDS` has them by name;
+nothing here imports torch.
+"""
+
+from pathlib import PurePath
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from amalgam.tasks.clip.class_names import CIFAR10_NAMES, TINY_IMAGENET_NAMES
+from amalgam.tasks.clip.prompts import checked_names
+from amalgam.tasks.clip.testing.test_sets import TestSet
+from amalgam.tasks.data.catalogue import DataSpec
+from amalgam.tasks.data.sources import MIN_SIDE, PHOTO_STYLES, Stored, Styled, StyledPairs, StyledPhotos, Value
+from amalgam.tasks.models.clip_spec import ClipSpec, Preprocessing
+from amalgam.tasks.toy_clip.captions import PAIR_CAPTIONS, PHOTO_CAPTIONS, Captions
+from amalgam.tasks.toy_clip.config import PretrainConfig
+from amalgam.tasks.training.config import TrainConfig
+
+Part = Literal["pretraining", "finetuning", "test"]
+HEAD_WIDTH = 32  # channels of an attention head
+
+
+class BaseWorld(Value):
+    """What all worlds have."""
+
+    drawn: ClassVar[type[Styled]]
+    """What its pictures are."""
+
+    captions: Captions
+    """What may be said of a picture."""
+    wrong_captions: float = Field(default=0.3, ge=0, lt=1)
+    """Share of the pictures whose caption names another class."""
+    clip: ClipSpec
+    """The network."""
+    pretraining: PretrainConfig
+    """How it is trained."""
+
+    @property
+    def seen_styles(self) -> tuple[str, ...]:
+        """Styles of pre-training; the first is the one that is fine-tuned on."""
+        return self.drawn.seen_styles
+
+    @property
+    def unseen_styles(self) -> tuple[str, ...]:
+        """Styles kept for tests."""
+        return self.drawn.unseen_styles
+
+    @property
+    def shown_styles(self) -> tuple[str, ...]:
+        """Those that pre-training draws from, each as often as it stands here."""
+        return self.seen_styles
+
+    def sized(self, pretrain_images: int | None, width: int | None) -> Self:
+        """The same with other numbers of pictures in pre-training or of channels in the image tower; None keeps them.
+
+        Raises ValueError for a width that is not made of whole heads.
+        """
+        pretraining = self.pretraining if pretrain_images is None else _of_length(self.pretraining, pretrain_images)
+        clip = self.clip if width is None else _of_width(self.clip, width)
+        return self.model_copy(update={"pretraining": pretraining, "clip": clip})
+
+
+class PairWorld(BaseWorld):
+    """Two digits side by side in nine styles."""
+
+    drawn: ClassVar[type[Styled]] = StyledPairs
+
+    kind: Literal["pairs"] = "pairs"
+    glyphs: DataSpec
+    """The single digits."""
+    size: int = Field(ge=MIN_SIDE, multiple_of=2)
+    """Side of a picture in pixels."""
+    margin: float = Field(default=0.0, ge=0, lt=0.5)
+    """Share of the side of a single digit that is cut off on every border."""
+    captions: Captions = PAIR_CAPTIONS
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What captions call the classes that are fine-tuned on, in the order of the labels."""
+        return self.captions.class_names
+
+    @property
+    def explained_styles(self) -> tuple[str, ...]:
+        """A few that explanations look at."""
+        return ("plain", "negative", "outline", "bold")
+
+    def pretraining_sources(self, seed: int) -> tuple[StyledPairs, ...]:
+        """What pre-training shows, in turns of chance; its classes, put together, are those of the captions."""
+        return (self.source("pretraining", 1, seed=seed),)
+
+    def source(self, part: Part, num_images: int, style: str = "plain", seed: int = 0) -> StyledPairs:
+        """Pictures of one style, made of digits that only this part of the experiment sees."""
+        return StyledPairs(
+            glyphs=self.glyphs, split="test" if part == "test" else "train", half=_half(part), style=style,
+            num_images=num_images, size=self.size, margin=self.margin, seed=seed,
+        )  # fmt: skip
+
+    def natural(self, data: DataSpec, cut: float, num_images: int, seed: int) -> StyledPairs:
+        """Digits of other origin with a share `cut` off every border, paired as the world's own."""
+        return StyledPairs(**dict(self.source("test", num_images, seed=seed)) | {"glyphs": data, "margin": cut})
+
+    def other_classes(self, num_images: int, seed: int) -> tuple[TestSet, ...]:
+        """Tests of classes that are not fine-tuned on: there are none."""
+        return ()
+
+
+class PhotoSet(Value):
+    """Photos and what their classes are called."""
+
+    data: DataSpec
+    class_names: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _classes_have_names(self) -> Self:
+        checked_names(self.class_names)
+        return self
+
+
+class PhotoWorld(BaseWorld):
+    """Photos of one set that is fine-tuned on and of others that are not, half as they are, half in eight styles."""
+
+    drawn: ClassVar[type[Styled]] = StyledPhotos
+
+    kind: Literal["photos"] = "photos"
+    sets: tuple[PhotoSet, ...] = Field(min_length=1)
+    """The set that is fine-tuned on, half of which is kept for that, and those that pre-training alone sees whole."""
+    captions: Captions = PHOTO_CAPTIONS
+
+    @model_validator(mode="after")
+    def _captions_name_the_classes(self) -> Self:
+        if sum((photos.class_names for photos in self.sets), ()) != self.captions.class_names:
+            raise ValueError("the class names of the captions must be those of the sets of photos, one after the other")
+        return self
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """See `PairWorld`, as for all that follow."""
+        return self.sets[0].class_names
+
+    @property
+    def shown_styles(self) -> tuple[str, ...]:
+        photo, *others = self.seen_styles
+        return (photo,) * len(others) + tuple(others)
+
+    @property
+    def explained_styles(self) -> tuple[str, ...]:
+        return ("photo", "sketch", "negative", "blurry")
+
+    def pretraining_sources(self, seed: int) -> tuple[StyledPhotos, ...]:
+        return tuple(
+            StyledPhotos(
+                data=photos.data, class_names=photos.class_names, split="train", num_images=1, varied=True, seed=seed,
+                half=_half("pretraining") if photos is self.sets[0] else "all",
+            )
+            for photos in self.sets
+        )  # fmt: skip
+
+    def source(self, part: Part, num_images: int, style: str = PHOTO_STYLES[0], seed: int = 0) -> StyledPhotos:
+        """Photos of one style that only this part of the experiment sees."""
+        return StyledPhotos(
+            data=self.sets[0].data, class_names=self.class_names, split="test" if part == "test" else "train",
+            half=_half(part), style=style, num_images=num_images, seed=seed,
+        )  # fmt: skip
+
+    def natural(self, data: DataSpec, cut: float, num_images: int, seed: int) -> Stored:
+        """Photos of other origin and the same classes, whole."""
+        if cut:
+            raise ValueError("no share of photos is cut off: leave @MARGIN out")
+        assert self.clip.preprocessing is not None
+        size = self.clip.preprocessing.size[0]
+        return Stored(data=data.model_copy(update={"image_size": size}))
+
+    def other_classes(self, num_images: int, seed: int) -> tuple[TestSet, ...]:
+        """The sets that pre-training alone saw, each told apart by its names."""
+        return tuple(
+            TestSet(
+                name=PurePath(photos.data.name.rpartition(":")[2]).stem, role="forgetting",
+                source=StyledPhotos(
+                    data=photos.data, class_names=photos.class_names, num_images=num_images, seed=seed
+                ),
+                class_names=photos.class_names, templates=self.captions.class_templates(),
+            )
+            for photos in self.sets[1:]
+        )  # fmt: skip
+
+
+World = PairWorld | PhotoWorld
+AnyWorld = Annotated[World, Field(discriminator="kind")]
+
+
+def _half(part: Part) -> Literal["all", "first", "second"]:
+    halves: dict[Part, Literal["all", "first", "second"]] = {
+        "pretraining": "first", "finetuning": "second", "test": "all"
+    }  # fmt: skip
+    return halves[part]
+
+
+def small_clip(
+    size: int, patch: int, width: int, layers: int, embed_dim: int,
+    *, text_layers: int = 1, captions: Captions = PAIR_CAPTIONS,
+) -> ClipSpec:  # fmt: skip
+    """A vision transformer and a text transformer, both of open_clip, with the world's own words."""
+    vision = {"image_size": size, "patch_size": patch, "width": width, "layers": layers, "head_width": HEAD_WIDTH}
+    heads = embed_dim // HEAD_WIDTH
+    text = {"context_length": captions.longest + 2, "width": embed_dim, "heads": heads, "layers": text_layers}
+    half = (0.5, 0.5, 0.5)
+    return ClipSpec(
+        architecture={"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": text},
+        words=captions.words,
+        preprocessing=Preprocessing(size=(size, size), mean=half, std=half),
+    )
+
+
+def _pretraining(
+    epochs: int, images_per_epoch: int, batch_size: int, precision: Literal["fp32", "bf16"] = "fp32"
+) -> PretrainConfig:
+    train = TrainConfig(
+        epochs=epochs, batch_size=batch_size, optimizer="adamw", learning_rate=1e-3, weight_decay=0.1,
+        schedule="cosine", warmup_epochs=epochs / 20, clip_norm=1.0, precision=precision,
+    )  # fmt: skip
+    return PretrainConfig(train=train, images_per_epoch=images_per_epoch)
+
+
+def _of_length(config: PretrainConfig, num_images: int) -> PretrainConfig:
+    """The same training with another number of images, in shorter epochs if they do not fill one."""
+    epochs = max(1, num_images // config.images_per_epoch)
+    per_epoch = num_images // epochs
+    changes = {"epochs": epochs, "warmup_epochs": epochs / 20, "batch_size": min(config.train.batch_size, per_epoch)}
+    return PretrainConfig(
+        **dict(config) | {"train": TrainConfig(**dict(config.train) | changes), "images_per_epoch": per_epoch}
+    )
+
+
+def _of_width(clip: ClipSpec, width: int) -> ClipSpec:
+    if width < HEAD_WIDTH or width % HEAD_WIDTH:
+        raise ValueError(f"the width of the image tower is a multiple of {HEAD_WIDTH}, got {width}")
+    assert isinstance(clip.architecture, dict), "worlds spell their network out"
+    vision = clip.architecture["vision_cfg"] | {"width": width}
+    return clip.model_copy(update={"architecture": clip.architecture | {"vision_cfg": vision}})
+
+
+WORLDS: dict[str, World] = {
+    "digits": PairWorld(
+        glyphs=DataSpec(name="digits"),
+        size=20,
+        clip=small_clip(size=20, patch=10, width=128, layers=2, embed_dim=64),
+        pretraining=_pretraining(epochs=10, images_per_epoch=10_240, batch_size=128),
+    ),
+    "mnist": PairWorld(
+        glyphs=DataSpec(name="mnist"),
+        size=28,
+        margin=1 / 7,
+        clip=small_clip(size=28, patch=14, width=128, layers=3, embed_dim=64),
+        pretraining=_pretraining(epochs=6, images_per_epoch=35_072, batch_size=128),
+    ),
+    "photos": PhotoWorld(
+        sets=(
+            PhotoSet(data=DataSpec(name="cifar10"), class_names=CIFAR10_NAMES),
+            PhotoSet(data=DataSpec(name="npz:tiny-imagenet-32"), class_names=TINY_IMAGENET_NAMES),
+        ),
+        wrong_captions=0.25,
+        clip=small_clip(
+            size=32, patch=4, width=256, layers=8, embed_dim=256, text_layers=3, captions=PHOTO_CAPTIONS
+        ),
+        pretraining=_pretraining(epochs=30, images_per_epoch=204_800, batch_size=1024, precision="bf16"),
+    ),
+}  # fmt: skip
+"""Worlds by name: a demonstration of a minute on one core, the full size of it, and photos for a GPU."""

@@ -1,0 +1,1 @@
+"""Which units each axis of each parameter of a network carries; activations; cost."""

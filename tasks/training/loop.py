@@ -1,0 +1,218 @@
+"""Train a classifier and keep its best epoch, resumably: a run cut short and resumed ends with the very same weights.
+
+On a GPU that holds up to the order in which some kernels add. Everything random in epoch e is drawn from (seed, e)
+alone, and the state saved after an epoch is all that the next one reads. The best epoch is chosen on held-out examples;
+test images are never seen here.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from amalgam.tasks.data.images import Images
+from amalgam.tasks.data.loading import Batch, Indices, num_batches, shuffled_batches
+from amalgam.tasks.data.splits import require_classes
+from amalgam.tasks.scoring.logits import predict
+from amalgam.tasks.training.config import TrainConfig
+from amalgam.tasks.training.distributed import ALONE, World
+from amalgam.tasks.training.diverged import Diverged
+from amalgam.tasks.training.objective import Objective
+from amalgam.tasks.training.seeding import seeded
+from amalgam.tasks.training.step import Stepper, Watch, augmentation
+
+Log = Callable[[dict[str, float], int], None]
+State = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training gives."""
+
+    module: nn.Module
+    """The network with the weights of its best epoch, on the device it was trained on."""
+    best_epoch: int
+    """The epoch, counted from 1, of highest validation accuracy; of equals, that of lower validation NLL."""
+    epochs_trained: int
+    """Epochs run in all, those before a resumption included."""
+
+
+def train(
+    module: nn.Module,
+    images: Images,
+    indices: Indices,
+    validation_indices: Indices,
+    config: TrainConfig,
+    seed: int,
+    *,
+    log: Log,
+    support: Mapping[str, Tensor] | None = None,
+    objective: Objective | None = None,
+    resume: State | None = None,
+    save: Callable[[State], None] | None = None,
+    device: torch.device | str = "cpu",
+    world: World = ALONE,
+    compiler: str | None = None,
+) -> Trained:
+    """Train a copy of `module` on the images at `indices`, choosing the epoch on those at `validation_indices`.
+
+    `log(metrics, epoch)` is called after each epoch, then `save(state)`: a state is tensors and plain values, loadable
+    by torch.load(weights_only=True). With `resume=state` training goes on after the epoch of that state, and the
+    epochs before it are logged again, so that a record is whole. Entries of a parameter that are False in `support`
+    must be 0 and stay exactly 0. `objective` is what steps lower: the cross-entropy where None.
+
+    Of several processes each calls this with the same arguments and its own `world` and device; all are given the
+    network, the first one logs and saves. `compiler` is a backend of torch.compile, such as "inductor", which pays in
+    long runs. Raises ValueError for an empty or single-class split, a batch that the processes cannot share, and as
+    soon as a loss is not finite: what was saved before is sound.
+    """
+    task = _Task(
+        images,
+        torch.as_tensor(indices, dtype=torch.long),
+        torch.as_tensor(validation_indices, dtype=torch.long),
+        config,
+        seed,
+        torch.device(device),
+        world,
+    )
+    task.check()
+    run = _Run.start(copy.deepcopy(module), task, support or {}, objective or Objective(config.label_smoothing))
+    if compiler is not None:
+        run.compile(compiler)
+    if resume is not None:
+        run.restore(resume)
+    leads = world.rank == 0
+    for epoch, metrics in enumerate(run.history if leads else [], start=1):
+        log(metrics, epoch)
+    while len(run.history) < config.epochs:
+        run.advance()
+        if leads:
+            log(run.history[-1], len(run.history))
+        if leads and save is not None:
+            save(copy.deepcopy(run.state()))
+    return run.trained()
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is trained on, and how."""
+
+    images: Images
+    indices: Tensor
+    validation_indices: Tensor
+    config: TrainConfig
+    seed: int
+    device: torch.device
+    world: World
+
+    def check(self) -> None:
+        """Raise ValueError for splits that nothing can be learnt from or judged on, and batches that do not divide."""
+        require_classes(self.images.labels[self.indices].numpy(), "the training split")
+        if len(self.validation_indices) == 0:
+            raise ValueError("the validation split is empty: hold out some examples to choose the epoch on")
+        self.world.check(self.config.batch_size)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return num_batches(len(self.indices), self.config.batch_size)
+
+    def batch_count(self, step: int) -> int:
+        """Images of the batch of a step of an epoch, counted from 0, in all processes."""
+        return min(self.config.batch_size, len(self.indices) - step * self.config.batch_size)
+
+
+@dataclass
+class _Run:
+    """A training run after `len(history)` epochs."""
+
+    task: _Task
+    stepper: Stepper
+    best: dict[str, Tensor]
+    """The state dict of the best epoch."""
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    @classmethod
+    def start(cls, module: nn.Module, task: _Task, support: Mapping[str, Tensor], objective: Objective) -> "_Run":
+        # Convolutions are faster with channels last, most so in half precision; other layers do not notice.
+        module.to(task.device).to(memory_format=torch.channels_last)
+        return cls(task, Stepper.of(module, support, objective, task.config, task.world, task.device), best={})
+
+    @property
+    def module(self) -> nn.Module:
+        return self.stepper.module
+
+    def compile(self, backend: str) -> None:
+        """Compile the network, and its parts for an objective that calls them one by one, when first called."""
+        for part in (self.module, *self.module.children()):
+            part.compile(backend=backend)
+
+    def state(self) -> State:
+        """All that the next epoch reads."""
+        return self.stepper.state() | {"best": self.best, "history": self.history}
+
+    def restore(self, state: State) -> None:
+        """Take the place of the run that gave `state`."""
+        self.stepper.restore(state)
+        self.best, self.history = dict(state["best"]), list(state["history"])
+
+    def advance(self) -> None:
+        """One epoch of training and its validation."""
+        epoch = len(self.history) + 1
+        with seeded(self.task.seed, epoch, self.task.device, self.task.world.rank) as generator:
+            metrics = self._train_epoch(epoch, generator)
+        self.task.world.mean_statistics(self.module)
+        metrics |= self.stepper.objective.metrics() | self._validate(epoch)
+        self.history.append(metrics)
+        if self.best_epoch == epoch:
+            self.best = copy.deepcopy(self.module.state_dict())
+
+    @property
+    def best_epoch(self) -> int:
+        ranks = [(-m["validation/accuracy"], m["validation/nll"]) for m in self.history]
+        return 1 + ranks.index(min(ranks))
+
+    def trained(self) -> Trained:
+        """The network with the weights of its best epoch."""
+        self.module.load_state_dict(self.best)
+        self.module.to(memory_format=torch.contiguous_format)
+        return Trained(copy.deepcopy(self.module).eval(), self.best_epoch, len(self.history))  # a copy is not compiled
+
+    def _train_epoch(self, epoch: int, generator: torch.Generator) -> dict[str, float]:
+        task, config, watch = self.task, self.task.config, Watch()
+        self.module.train()
+        totals, seen = torch.zeros(2, device=task.device), 0
+        for step, batch in enumerate(self._batches(epoch, generator)):
+            count, place = task.batch_count(step), (epoch - 1) * task.steps_per_epoch + step
+            means = self.stepper(batch, count, epoch, config.learning_rate_at(place, task.steps_per_epoch))
+            watch(means[0], epoch, step + 1, batch.ids)
+            totals += means * count
+            seen += count
+        watch.look()
+        loss, accuracy = (totals / seen).tolist()
+        rate = self.stepper.optimizer.param_groups[0]["lr"]
+        return {"train/loss": loss, "train/accuracy": accuracy, "train/learning_rate": rate}
+
+    def _batches(self, epoch: int, generator: torch.Generator) -> Iterator[Batch]:
+        task = self.task
+        return shuffled_batches(
+            task.images, task.indices, task.config.batch_size,
+            generator=generator, augment=augmentation(task.config, epoch), device=task.device, world=task.world,
+        )  # fmt: skip
+
+    def _validate(self, epoch: int) -> dict[str, float]:
+        task, count = self.task, len(self.task.validation_indices)
+        indices = task.validation_indices[task.world.part(count)]
+        with self.stepper.autocast():
+            logits = predict(self.module, task.images, indices, device=task.device)
+        labels = task.images.labels[indices]
+        hits = (logits.argmax(1) == labels).double().mean()
+        means = torch.stack([hits, cross_entropy(logits, labels).double()]) * task.world.weight(count)
+        accuracy, nll = task.world.sum(means.to(task.device)).tolist()
+        if not math.isfinite(nll):
+            raise Diverged(f"the validation loss is {nll} after epoch {epoch}: lower learning_rate or set clip_norm")
+        return {"validation/accuracy": accuracy, "validation/nll": nll}
