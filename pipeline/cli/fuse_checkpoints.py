@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from amalgam.pipeline.engine.host import require_device
-from amalgam.pipeline.engine.step import canonical
 from amalgam.pipeline.store.artifact import new_folder
+from amalgam.pipeline.store.canonical import canonical
 from amalgam.pipeline.store.checkpoints import fill, load_model, read_state, save_model
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.images import Images, load

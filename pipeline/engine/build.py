@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from amalgam.pipeline.engine.host import device_of, host_facts, threads
-from amalgam.pipeline.engine.step import Step, canonical
+from amalgam.pipeline.engine.step import Step
+from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.store.artifact import (
     CURVES,
     RECORD,
@@ -29,6 +30,7 @@ from amalgam.pipeline.store.artifact import (
     publish,
     read_record,
 )
+from amalgam.pipeline.store.canonical import canonical
 from amalgam.tasks.training.diverged import Diverged
 
 STARTED = "started"  # Its time of change is when the attempt at hand began.
@@ -54,38 +56,6 @@ class Place:
     def lock(self, step: Step) -> Path:
         """The file whose lock the builder of a step holds."""
         return self.root / ".locks" / step.key
-
-
-@dataclass(frozen=True)
-class Workspace:
-    """What a step function may touch besides its config and inputs."""
-
-    out: Path
-    """Write the output here; it becomes the artifact."""
-    scratch: Path
-    """Resume checkpoints: kept when the step is retried, removed when it completes."""
-    data_root: Path | None
-    """Folder of data sets, if the user gave one."""
-    device: str
-    """`cuda` where the step asked for a GPU, else `cpu`."""
-    curves: Path
-    """File that `log` appends to."""
-    num_workers: int = 1
-    """Processes that are to train together, through Ray Train."""
-    gpus_each: float = 0
-    """GPUs for each of them."""
-    cpus_each: float = 1
-    """CPU cores for each of them."""
-
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Add one value to each named curve; the curves are kept in the artifact and shown in MLflow."""
-        row = {
-            "step": step,
-            "time": time.time(),
-            "metrics": {name: float(value) for name, value in metrics.items()},
-        }
-        with self.curves.open("a") as file:
-            file.write(json.dumps(row) + "\n")
 
 
 def build(step: Step, place: Place) -> Record:

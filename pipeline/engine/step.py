@@ -5,15 +5,16 @@ This module imports nothing heavy, so a plan is printed without torch or Ray.
 """
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from pydantic import BaseModel
+
+from amalgam.pipeline.store.canonical import canonical_json
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*")
 REFERENCE = re.compile(r"[\w.]+:\w+")
@@ -119,33 +120,6 @@ class Step:
             yield from (value,) if isinstance(value, Step) else value
 
 
-def canonical(value: Any, where: str = "config") -> Any:
-    """Plain JSON values that stand for `value`; models and dataclasses carry their class name as `class`.
-
-    Raises TypeError, naming the field, for anything without a stable text form.
-    """
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError(f"{where} must be a finite number, got {value}")
-        return value
-    if isinstance(value, BaseModel):
-        return _with_class(value, dict(value), where)
-    if is_dataclass(value) and not isinstance(value, type):
-        return _with_class(value, {f.name: getattr(value, f.name) for f in fields(value)}, where)
-    if isinstance(value, Mapping):
-        return {_text_key(key, where): canonical(item, f"{where}.{key}") for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
-        return [canonical(item, f"{where}[{i}]") for i, item in enumerate(value)]
-    raise TypeError(f"{where} has no stable text form: {type(value).__name__} (use numbers, text, lists or models)")
-
-
-def canonical_json(value: Any, where: str = "") -> str:
-    """One text per meaning: keys sorted, no spaces, floats by `repr`."""
-    return json.dumps(canonical(value, where), sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
 def ancestors(targets: Sequence[Step]) -> list[Step]:
     """Every step the targets need, themselves included, inputs first, one per fingerprint."""
     ordered: dict[str, Step] = {}
@@ -182,13 +156,3 @@ def _visit(step: Step, ordered: dict[str, Step]) -> None:
         raise ValueError(
             f"two steps are both {step.key}, but run {known.function} and {step.function}: name them differently"
         )
-
-
-def _with_class(value: Any, items: Mapping[str, Any], where: str) -> dict[str, Any]:
-    return {"class": type(value).__qualname__} | {k: canonical(v, f"{where}.{k}") for k, v in items.items()}
-
-
-def _text_key(key: Any, where: str) -> str:
-    if not isinstance(key, str) or key == "class":
-        raise TypeError(f"{where} needs text keys other than 'class', got {key!r}")
-    return key

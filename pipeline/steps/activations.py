@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.steps.configs import ActivationsConfig
 from amalgam.pipeline.steps.measures import Metrics
 from amalgam.pipeline.steps.samples import Repeatable, example, open_pool, probe_indices

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.engine.resuming import resume_state, saver
+from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.steps.clip_configs import OpenedConfig, ZeroShotConfig
 from amalgam.pipeline.steps.measures import Metrics
 from amalgam.pipeline.steps.pretrained_config import PretrainedConfig
-from amalgam.pipeline.steps.resuming import resume_state, saver
 from amalgam.pipeline.store.clip_checkpoints import ClassifierInfo, key_of, load_clip, save_classifier, save_clip
 from amalgam.tasks.clip.zero_shot import Classifier, templates_of, zero_shot_head
 from amalgam.tasks.models.clip import build_clip

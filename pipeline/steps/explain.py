@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.reports.explanation import build
 from amalgam.pipeline.reports.explanation.build import Looked, Request
 from amalgam.pipeline.reports.explanation.tables import summary

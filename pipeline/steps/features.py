@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.steps.features_config import FeaturesConfig
 from amalgam.pipeline.steps.measures import Metrics
 from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_about

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.steps.activations import ROWS
 from amalgam.pipeline.steps.configs import FinetunedConfig, FusedConfig, MatchingConfig
 from amalgam.pipeline.steps.measures import Metrics, cost_metrics, test_metrics

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.engine.resuming import resume_state, saver
+from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.steps.configs import EvaluationConfig, MemberConfig
 from amalgam.pipeline.steps.measures import Metrics, cost_metrics, test_metrics
-from amalgam.pipeline.steps.resuming import resume_state, saver
 from amalgam.pipeline.steps.samples import example, member_indices, open_pool
 from amalgam.pipeline.store.checkpoints import load_model, save_model
 from amalgam.tasks.data.images import load

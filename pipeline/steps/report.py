@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.reports.files import Row, made_from
 from amalgam.pipeline.reports.frontier import page
 from amalgam.pipeline.steps.configs import ReportConfig

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.reports.path_scores import path_scores, summary
 from amalgam.pipeline.steps.backbones import weights_root
 from amalgam.pipeline.steps.measures import Metrics

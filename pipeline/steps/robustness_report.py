@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.reports.files import made_from
 from amalgam.pipeline.reports.robustness import page
 from amalgam.pipeline.reports.robustness.saes import quality_rows

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.steps.clip_configs import SAEQualityConfig, SAEsConfig
 from amalgam.pipeline.steps.measures import Metrics
 from amalgam.pipeline.steps.saes import QUALITY, agreement, numbers

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.engine.resuming import resume_state, saver
+from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.steps.clip_configs import SAEsConfig
 from amalgam.pipeline.steps.measures import Metrics
-from amalgam.pipeline.steps.resuming import resume_state, saver
 from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_about, save_sae
 from amalgam.pipeline.store.features import FeatureTable, as_wanted, read_features
 from amalgam.tasks.sae.autoencoder import SparseAutoencoder

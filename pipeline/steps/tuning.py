@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.engine.resuming import resume_state, saver
 from amalgam.pipeline.engine.step import Resources
+from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.steps.backbones import weights_root
 from amalgam.pipeline.steps.clip_configs import ContrastiveConfig, LabelledConfig, TunedConfig
 from amalgam.pipeline.steps.measures import Metrics
-from amalgam.pipeline.steps.resuming import resume_state, saver
 from amalgam.pipeline.store.clip_checkpoints import load_classifier, load_clip, read_about, read_sae, save_classifier
 from amalgam.pipeline.store.features import anchors, read_features
 from amalgam.tasks.clip.finetuning.anchors import CachedAnchors, Unlabelled

@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from amalgam.pipeline.engine.step import canonical
+from amalgam.pipeline.store.canonical import canonical
 from amalgam.tasks.fusion import Method
 from amalgam.tasks.fusion.cost import Universe
 from amalgam.tasks.fusion.matching import Matching

@@ -13,8 +13,9 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from amalgam.pipeline.engine.execute import Event
-from amalgam.pipeline.engine.step import Step, canonical
+from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.store.artifact import written_whole
+from amalgam.pipeline.store.canonical import canonical
 
 FOLDER = ".runs"
 

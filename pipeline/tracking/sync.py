@@ -23,9 +23,9 @@ from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID  # noqa: E402
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
-from amalgam.pipeline.tracking import view  # noqa: E402
 from amalgam.pipeline.store.artifact import CURVES, RECORD, Record, is_complete, read_curves, read_record  # noqa: E402
 from amalgam.pipeline.store.record_text import parents, titles  # noqa: E402
+from amalgam.pipeline.tracking import view  # noqa: E402
 from amalgam.pipeline.tracking.run_record import RunRecord, read_runs  # noqa: E402
 
 BATCH = 1000  # most metrics, params and tags together that MLflow takes in one call

@@ -10,8 +10,8 @@ from typing import Annotated
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from amalgam.pipeline.engine.build import Workspace
 from amalgam.pipeline.engine.step import Expect, Resources, Step
+from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.tasks.training.diverged import Diverged
 
 

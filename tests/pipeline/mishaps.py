@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.steps.configs import MemberConfig
 from amalgam.pipeline.steps.members import train_member
 

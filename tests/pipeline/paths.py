@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from amalgam.pipeline.engine.build import Workspace
 from amalgam.pipeline.engine.step import Step
+from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.reports.path_scores import path_scores, summary
 from amalgam.pipeline.steps.robustness_report_config import ResultLabel, RobustnessReportConfig
 from amalgam.pipeline.store.predictions import PREDICTIONS, Answers, write_predictions

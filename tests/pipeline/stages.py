@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from amalgam.pipeline.engine.build import Workspace
 from amalgam.pipeline.engine.step import Step
+from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.store.rows import RowsSchema, RowsWriter
 
 SITES = {"layers.0": (6, 1), "layers.1": (4, 2)}

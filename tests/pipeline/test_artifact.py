@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from amalgam.pipeline.cli.plan import forecast
-from amalgam.pipeline.engine.build import Workspace
 from amalgam.pipeline.engine.execute import Local, run
 from amalgam.pipeline.engine.step import Step
+from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.store.artifact import (
     check_writable,
     file_facts,

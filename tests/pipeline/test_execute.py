@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from amalgam.pipeline.engine.build import Place, Workspace, alone, build
+from amalgam.pipeline.engine.build import Place, alone, build
 from amalgam.pipeline.engine.execute import Local, Ray, Run, StepsFailed, run
 from amalgam.pipeline.engine.ray_cluster import connected
 from amalgam.pipeline.engine.step import Resources, Step, ancestors, with_resources
+from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.store.artifact import is_complete, read_curves
 from tests.pipeline.example import Walk, total_step, walk_step, walks
 

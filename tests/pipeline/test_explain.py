@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.steps.explain import explain
 from amalgam.pipeline.steps.explain_config import ExplainConfig, check_explanation
 from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_sae

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.steps.features import stage_features
 from amalgam.pipeline.steps.features_config import FeaturesConfig
 from amalgam.pipeline.store.clip_checkpoints import ClassifierInfo, key_of, load_classifier, save_classifier

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.steps.clip_configs import ChosenSAE, LabelledConfig
 from amalgam.pipeline.steps.robustness import SCORES, evaluate_path
 from amalgam.pipeline.steps.robustness_config import PathConfig, check_path

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from amalgam.pipeline.engine.step import Resources, Step, ancestors, canonical, canonical_json, with_resources
+from amalgam.pipeline.engine.step import Resources, Step, ancestors, with_resources
+from amalgam.pipeline.store.canonical import canonical, canonical_json
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 KEYS = st.text(max_size=8).filter(lambda key: key != "class")

@@ -18,9 +18,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
-from amalgam.pipeline.engine.build import Workspace
 from amalgam.pipeline.engine.execute import Event, Local, run
 from amalgam.pipeline.engine.step import Step, ancestors
+from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.store.artifact import read_record
 from amalgam.pipeline.tracking.run_log import logged
 from amalgam.pipeline.tracking.run_record import RunRecord, read_runs

@@ -10,10 +10,10 @@ import ray
 import torch
 import torch.distributed as dist
 
-from amalgam.pipeline.engine.build import Workspace
 from amalgam.pipeline.engine.ray_train import run_distributed
+from amalgam.pipeline.engine.resuming import resume_state, saver
 from amalgam.pipeline.engine.step import Resources
-from amalgam.pipeline.steps.resuming import resume_state, saver
+from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.tasks.training.distributed import World
 from tests.tasks.together import outcome
 

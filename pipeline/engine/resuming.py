@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from amalgam.pipeline.engine.build import Workspace
+from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.store.artifact import written_whole
 
 STATE = "resume.pt"

@@ -1,0 +1,39 @@
+"""What a step function may touch: its output, its scratch folder, its device, its curves."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """What a step function may touch besides its config and inputs."""
+
+    out: Path
+    """Write the output here; it becomes the artifact."""
+    scratch: Path
+    """Resume checkpoints: kept when the step is retried, removed when it completes."""
+    data_root: Path | None
+    """Folder of data sets, if the user gave one."""
+    device: str
+    """`cuda` where the step asked for a GPU, else `cpu`."""
+    curves: Path
+    """File that `log` appends to."""
+    num_workers: int = 1
+    """Processes that are to train together, through Ray Train."""
+    gpus_each: float = 0
+    """GPUs for each of them."""
+    cpus_each: float = 1
+    """CPU cores for each of them."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Add one value to each named curve; the curves are kept in the artifact and shown in MLflow."""
+        row = {
+            "step": step,
+            "time": time.time(),
+            "metrics": {name: float(value) for name, value in metrics.items()},
+        }
+        with self.curves.open("a") as file:
+            file.write(json.dumps(row) + "\n")
