@@ -12,6 +12,7 @@ from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.steps.activations import ROWS
 from amalgam.pipeline.steps.configs import FinetunedConfig, FusedConfig, MatchingConfig
 from amalgam.pipeline.steps.measures import Metrics, cost_metrics, test_metrics
+from amalgam.pipeline.steps.resuming import resume_state, saver
 from amalgam.pipeline.steps.samples import Repeatable, example, open_pool, probe_indices
 from amalgam.pipeline.store.checkpoints import load_model, read_spec, save_model
 from amalgam.pipeline.store.matchings import load_matching, save_matchings
@@ -67,7 +68,10 @@ def fuse_members(config: FusedConfig, inputs: Mapping[str, Any], work: Workspace
 
 
 def finetune(config: FinetunedConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
-    """Train a network on a few labelled images, structural zeros held, and evaluate it on the test split."""
+    """Train a network on a few labelled images, structural zeros kept, and evaluate it on the test split.
+
+    After a retry, go on from the last finished epoch.
+    """
     images, pool, validation = open_pool(config.sample, work.data_root)
     network = load_model(inputs["network"]).to(work.device)
     allowed: Mapping[str, Tensor] = {}
@@ -77,7 +81,7 @@ def finetune(config: FinetunedConfig, inputs: Mapping[str, Any], work: Workspace
     _, chosen = hold_out(images.labels.numpy()[pool], config.share, config.seed)
     tuned = train(
         network, images, pool[chosen], validation, config.training, config.seed,
-        log=work.log, support=allowed, device=work.device,
+        log=work.log, support=allowed, resume=resume_state(work), save=saver(work), device=work.device,
     ).module  # fmt: skip
     save_model(tuned, read_spec(inputs["network"]), work.out)
     return _evaluated(tuned, config.sample.data, allowed, work)

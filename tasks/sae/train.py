@@ -4,8 +4,7 @@ Batches of epoch e are drawn from (seed, e) alone and are the same for every aut
 ended on its own. Autoencoders of one rule and size are trained as one stack of tensors.
 """
 
-import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,10 +16,9 @@ from amalgam.tasks.sae.autoencoder import SparseAutoencoder, initial, require_ro
 from amalgam.tasks.sae.config import FeatureInfo, JumpReLU, SAEInfo, SAESpec, SAETrainConfig, family
 from amalgam.tasks.sae.stack import Stack, StackLoss
 from amalgam.tasks.training.diverged import Diverged
+from amalgam.tasks.training.epochs import Log, Save, State, run_epochs
 from amalgam.tasks.training.seeding import seeded
 
-Log = Callable[[dict[str, float], int], None]
-State = dict[str, Any]
 SHARE = 1 << 16  # rows whose moments are summed at once
 CACHED = 1 << 22  # pre-activations of a batch that a CPU's stack may have: beyond its caches, stacking costs time
 
@@ -33,26 +31,16 @@ def train(
     *,
     log: Log,
     resume: State | None = None,
-    save: Callable[[State], None] | None = None,
+    save: Save | None = None,
 ) -> list[SparseAutoencoder]:
     """The autoencoders of `specs`, trained on features (num_examples, width) on the device where those are.
 
-    `log(metrics, epoch)` is called after each epoch with `{name}/fvu`, `/l0`, `/dead_share` and `/auxk` of every spec,
-    then `save(state)`: a state is tensors and plain values, loadable by torch.load(weights_only=True). With
-    `resume=state` training goes on after the epoch of that state, earlier epochs are logged again, and the result is
-    that of an uninterrupted run, on a GPU up to the order of sums. Raises ValueError for features that do not fit
-    `about`, are not finite or all alike, and for a loss that is not finite.
+    Every epoch logs `{name}/fvu`, `/l0`, `/dead_share` and `/auxk` of every spec; `log`, `resume` and `save` are those
+    of `tasks.training.epochs.run_epochs`. Raises ValueError for features that do not fit `about`, are not finite or
+    all alike, and for a loss that is not finite.
     """
     run = _Run.start(features, about, specs, config)
-    if resume is not None:
-        run.restore(resume)
-    for epoch, metrics in enumerate(run.history, start=1):
-        log(metrics, epoch)
-    while run.step < run.num_steps:
-        run.advance()
-        log(run.history[-1], len(run.history))
-        if save is not None:
-            save(copy.deepcopy(run.state()))
+    run_epochs(run, log=log, resume=resume, save=save)
     return run.trained()
 
 
@@ -101,6 +89,10 @@ class _Run:
     @property
     def num_steps(self) -> int:
         return self.config.num_steps(self.steps_per_epoch)
+
+    @property
+    def is_finished(self) -> bool:
+        return self.step == self.num_steps
 
     @property
     def dead_after(self) -> int:

@@ -5,7 +5,7 @@ alone, and no picture is seen twice.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from amalgam.tasks.models.clip import Clip
 from amalgam.tasks.toy_clip.captioned import Captioned
 from amalgam.tasks.toy_clip.config import PretrainConfig
 from amalgam.tasks.training.diverged import Diverged
-from amalgam.tasks.training.loop import Log, State
+from amalgam.tasks.training.epochs import Log, Save, State, run_epochs
 from amalgam.tasks.training.optimizers import optimizer
 from amalgam.tasks.training.seeding import seeded
 
@@ -34,24 +34,16 @@ def pretrain(
     *,
     log: Log,
     resume: State | None = None,
-    save: Callable[[State], None] | None = None,
+    save: Save | None = None,
     device: torch.device | str = "cpu",
 ) -> Clip:
     """Train a copy of `clip`, both towers and the logit scale, on the world's pictures, whose captions may repeat.
 
-    `seed` draws the order of each epoch; `log`, `save` and `resume` are those of `tasks.training.loop.train`. Raises
+    `seed` draws the order of each epoch; `log`, `save` and `resume` are those of `run_epochs`. Raises
     ValueError for a loss that is not finite.
     """
     run = _Run.start(clip, world, config, seed, torch.device(device))
-    if resume is not None:
-        run.restore(resume)
-    for epoch, metrics in enumerate(run.history, start=1):
-        log(metrics, epoch)
-    while len(run.history) < config.train.epochs:
-        run.advance()
-        log(run.history[-1], len(run.history))
-        if save is not None:
-            save(copy.deepcopy(run.state()))
+    run_epochs(run, log=log, resume=resume, save=save)
     return replace(clip, model=run.model.eval())
 
 
@@ -72,6 +64,10 @@ class _Run:
     def start(cls, clip: Clip, world: Captioned, config: PretrainConfig, seed: int, device: torch.device) -> "_Run":
         model: nn.Module = copy.deepcopy(clip.model).to(device)
         return cls(clip, model, optimizer(model, config.train), world, config, seed, device)
+
+    @property
+    def is_finished(self) -> bool:
+        return len(self.history) == self.config.train.epochs
 
     def state(self) -> State:
         """All that the next epoch reads."""

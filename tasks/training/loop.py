@@ -7,9 +7,8 @@ test images are never seen here.
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +21,10 @@ from amalgam.tasks.scoring.logits import predict
 from amalgam.tasks.training.config import TrainConfig
 from amalgam.tasks.training.distributed import ALONE, World
 from amalgam.tasks.training.diverged import Diverged
+from amalgam.tasks.training.epochs import Log, Save, State, run_epochs, silent
 from amalgam.tasks.training.objective import Objective
 from amalgam.tasks.training.seeding import seeded
 from amalgam.tasks.training.step import Stepper, Watch, augmentation
-
-Log = Callable[[dict[str, float], int], None]
-State = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -54,17 +51,15 @@ def train(
     support: Mapping[str, Tensor] | None = None,
     objective: Objective | None = None,
     resume: State | None = None,
-    save: Callable[[State], None] | None = None,
+    save: Save | None = None,
     device: torch.device | str = "cpu",
     world: World = ALONE,
     compiler: str | None = None,
 ) -> Trained:
     """Train a copy of `module` on the images at `indices`, choosing the epoch on those at `validation_indices`.
 
-    `log(metrics, epoch)` is called after each epoch, then `save(state)`: a state is tensors and plain values, loadable
-    by torch.load(weights_only=True). With `resume=state` training goes on after the epoch of that state, and the
-    epochs before it are logged again, so that a record is whole. Entries of a parameter that are False in `support`
-    must be 0 and stay exactly 0. `objective` is what steps lower: the cross-entropy where None.
+    `log`, `resume` and `save` are those of `tasks.training.epochs.run_epochs`. Entries of a parameter that are False in
+    `support` must be 0 and stay exactly 0. `objective` is what steps lower: the cross-entropy where None.
 
     Of several processes each calls this with the same arguments and its own `world` and device; all are given the
     network, the first one logs and saves. `compiler` is a backend of torch.compile, such as "inductor", which pays in
@@ -84,17 +79,8 @@ def train(
     run = _Run.start(copy.deepcopy(module), task, support or {}, objective or Objective(config.label_smoothing))
     if compiler is not None:
         run.compile(compiler)
-    if resume is not None:
-        run.restore(resume)
     leads = world.rank == 0
-    for epoch, metrics in enumerate(run.history if leads else [], start=1):
-        log(metrics, epoch)
-    while len(run.history) < config.epochs:
-        run.advance()
-        if leads:
-            log(run.history[-1], len(run.history))
-        if leads and save is not None:
-            save(copy.deepcopy(run.state()))
+    run_epochs(run, log=log if leads else silent, resume=resume, save=save if leads else None)
     return run.trained()
 
 
@@ -145,6 +131,10 @@ class _Run:
     @property
     def module(self) -> nn.Module:
         return self.stepper.module
+
+    @property
+    def is_finished(self) -> bool:
+        return len(self.history) == self.task.config.epochs
 
     def compile(self, backend: str) -> None:
         """Compile the network, and its parts for an objective that calls them one by one, when first called."""

@@ -1,5 +1,6 @@
 """The whole chain of a partial-fusion experiment, built for real on the digits: what its records must say."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,9 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from amalgam.pipeline.engine.build import Workspace
 from amalgam.pipeline.engine.execute import Local, Ray, run
 from amalgam.pipeline.engine.step import Step, ancestors
 from amalgam.pipeline.experiments import EXPERIMENTS
+from amalgam.pipeline.steps.configs import FusedConfig
+from amalgam.pipeline.steps.fusion import finetune
+from amalgam.pipeline.steps.resuming import resume_state, saver
 from amalgam.pipeline.store.artifact import Record, read_curves, read_record, read_records
 from amalgam.pipeline.store.checkpoints import load_model
 from amalgam.pipeline.store.rows import describe, read_rows
@@ -142,6 +147,41 @@ def test_a_killed_training_goes_on_from_its_last_epoch_to_the_same_weights(built
     weights = [read_record(path).files["model.safetensors"] for path in (whole.path(root), killed.path(tmp_path))]
     assert weights[0] == weights[1]
     assert outcome.built == (killed.fingerprint,)
+
+
+class Interrupted(Exception):
+    """Stands for the end of a worker."""
+
+
+class Short(Workspace):
+    """A workspace whose user is interrupted when it logs its third epoch."""
+
+    def log(self, metrics, step):
+        if step == 3:
+            raise Interrupted
+        super().log(metrics, step)
+
+
+def test_an_interrupted_fine_tuning_goes_on_from_its_last_epoch_to_the_same_weights(built, tmp_path):
+    root, _ = built
+    step = next(s for s, _ in of_kind(built, "finetuned") if isinstance(s.config.network, FusedConfig))
+    inputs = {
+        role: value.path(root) if isinstance(value, Step) else tuple(each.path(root) for each in value)
+        for role, value in step.inputs.items()
+    }
+    places = {"out": tmp_path, "scratch": tmp_path, "data_root": None, "device": "cpu", "curves": tmp_path / "curves"}
+    with pytest.raises(Interrupted):
+        finetune(step.config, inputs, Short(**places))
+    work = Workspace(**places)
+    state = resume_state(work)
+    assert len(state["history"]) == 2
+    state["history"][0]["train/loss"] = 123.0  # logged again, unless the first epoch is trained again
+    saver(work)(state)
+    finetune(step.config, inputs, work)
+    losses = [json.loads(line)["metrics"]["train/loss"] for line in work.curves.read_text().splitlines()]
+    assert losses[2] == 123.0 and len(losses) == 2 + step.config.training.epochs
+    whole, resumed = (load_model(folder).state_dict() for folder in (step.path(root), tmp_path))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_matchings_do_not_depend_on_the_members_weights():

@@ -5,7 +5,7 @@ towers. Each image gets one of its class's prompts, drawn anew in every epoch. I
 evenly, as in the label-aware form of the authors' code: in a batch of few classes nothing tells their prompts apart.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,8 @@ from amalgam.tasks.data.images import Images
 from amalgam.tasks.data.loading import Batch, Indices
 from amalgam.tasks.models.clip import Clip
 from amalgam.tasks.training.config import TrainConfig
-from amalgam.tasks.training.loop import Log, State, Trained, train
+from amalgam.tasks.training.epochs import Log, Save, State
+from amalgam.tasks.training.loop import Trained, train
 from amalgam.tasks.training.objective import Objective
 
 STREAM = 1 << 32  # of the numbers that choose prompts; epochs are added to it
@@ -47,7 +48,7 @@ def finetune_contrastive(
     *,
     log: Log,
     resume: State | None = None,
-    save: Callable[[State], None] | None = None,
+    save: Save | None = None,
     device: torch.device | str = "cpu",
 ) -> TunedClip:
     """Train copies of both towers and of the logit scale; the rest is as in `tasks.training.loop.train`.

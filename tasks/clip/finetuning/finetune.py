@@ -6,7 +6,6 @@
 on held-out examples of the training distribution. LP-FT (Kumar et al. 2022) is two runs: the head, then everything.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,7 +19,8 @@ from amalgam.tasks.clip.zero_shot import Classifier
 from amalgam.tasks.data.images import Images
 from amalgam.tasks.data.loading import Indices
 from amalgam.tasks.training.distributed import ALONE, World
-from amalgam.tasks.training.loop import Log, State, Trained, train
+from amalgam.tasks.training.epochs import Log, Save, State
+from amalgam.tasks.training.loop import Trained, train
 
 
 def finetune(
@@ -37,7 +37,7 @@ def finetune(
     anchors: Anchors | None = None,
     unlabelled: Unlabelled | None = None,
     resume: State | None = None,
-    save: Callable[[State], None] | None = None,
+    save: Save | None = None,
     device: torch.device | str = "cpu",
     world: World = ALONE,
     compiler: str | None = None,
