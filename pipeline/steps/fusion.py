@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from amalgam.pipeline.steps.resuming import resume_state, saver
 from torch import Tensor, nn
 
 from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.steps.activations import ROWS
 from amalgam.pipeline.steps.configs import FinetunedConfig, FusedConfig, MatchingConfig
 from amalgam.pipeline.steps.measures import Metrics, cost_metrics, test_metrics
-from amalgam.pipeline.steps.resuming import resume_state, saver
 from amalgam.pipeline.steps.samples import Repeatable, example, open_pool, probe_indices
 from amalgam.pipeline.store.checkpoints import load_model, read_spec, save_model
 from amalgam.pipeline.store.matchings import load_matching, save_matchings
