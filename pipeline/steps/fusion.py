@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from amalgam.pipeline.steps.resuming import resume_state, saver
 from torch import Tensor, nn
 
+from amalgam.pipeline.engine.resuming import resume_state, saver
 from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.steps.activations import ROWS
 from amalgam.pipeline.steps.configs import FinetunedConfig, FusedConfig, MatchingConfig

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from amalgam.pipeline.steps.resuming import resume_state, saver
 
-from amalgam.pipeline.engine.build import Workspace
 from amalgam.pipeline.engine.execute import Local, Ray, run
+from amalgam.pipeline.engine.resuming import resume_state, saver
 from amalgam.pipeline.engine.step import Step, ancestors
+from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.experiments import EXPERIMENTS
 from amalgam.pipeline.steps.configs import FusedConfig
 from amalgam.pipeline.steps.fusion import finetune
