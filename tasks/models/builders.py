@@ -10,9 +10,15 @@ from amalgam.tasks.models.mlp import mlp
 from amalgam.tasks.models.resnet import resnet18
 from amalgam.tasks.models.spec import ModelSpec
 from amalgam.tasks.models.vgg import vgg11
+from amalgam.tasks.models.vim2.networks import vim2_tiny
 from amalgam.tasks.near_names import unknown_name
 
-BUILDERS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "vgg11": vgg11, "resnet18": resnet18}
+BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": mlp,
+    "vgg11": vgg11,
+    "resnet18": resnet18,
+    "vim2_tiny": vim2_tiny,
+}
 
 
 def build(spec: ModelSpec, seed: int) -> nn.Module:

@@ -50,7 +50,27 @@ class ResNetOptions(Options):
     """Whether the classifier has a bias."""
 
 
-OPTIONS: dict[str, type[Options]] = {"mlp": MLPOptions, "vgg11": VGGOptions, "resnet18": ResNetOptions}
+class ViM2Options(Options):
+    """Options of "vim2_tiny"."""
+
+    width: PositiveInt = 96
+    """Channels of the first stage; each later one has twice as many."""
+    depths: tuple[PositiveInt, ...] = (2, 6)
+    """Pairs of a token and a channel mixer in each stage."""
+    states: PositiveInt = 8
+    """States that a selective layer keeps for each channel."""
+    channel_mixer: Literal["selective", "mlp"] = "selective"
+    """Mixer of channels; "mlp" is that of MLP-Mixer."""
+    weighted_skips: bool = True
+    """Whether the averages of earlier features are learned; otherwise they stay those of a residual network."""
+
+
+OPTIONS: dict[str, type[Options]] = {
+    "mlp": MLPOptions,
+    "vgg11": VGGOptions,
+    "resnet18": ResNetOptions,
+    "vim2_tiny": ViM2Options,
+}
 LIBRARIES = ("timm", "torchvision")
 
 

@@ -1,0 +1,97 @@
+"""ViM2 for images and TSM2 for time series: stacks of selective token and channel mixers with weighted skips."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from amalgam.tasks.models.vim2.mixers import CHANNEL_MIXERS, BothWays, Causal, CrossScan, Gated, Transposed
+from amalgam.tasks.models.vim2.skips import WeightedStack
+
+PATCH = 4
+"""Side of the square of pixels that the first convolution makes a token of, as in the paper."""
+
+
+class ViM2(nn.Module):
+    """A small ViM2: patches, stages of mixers at halving resolution and doubling width, a mean, a linear classifier."""
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_shape: tuple[int, int, int],
+        width: int,
+        depths: tuple[int, ...],
+        states: int,
+        channel_mixer: Literal["selective", "mlp"],
+        weighted_skips: bool,
+    ) -> None:
+        super().__init__()
+        channels, height, breadth = in_shape
+        self.stem = nn.Conv2d(channels, width, PATCH, stride=PATCH)
+        self.stages, self.reductions = nn.ModuleList(), nn.ModuleList()
+        sides = (height // PATCH, breadth // PATCH)
+        for depth in depths:
+            tokens = [Gated(width, CrossScan(width, states, sides)) for _ in range(depth)]
+            mix = CHANNEL_MIXERS[channel_mixer]
+            mixers = [mix(width, sides[0] * sides[1], states) for _ in range(depth)]
+            self.stages.append(WeightedStack(tokens, mixers, learned=weighted_skips))
+            if len(self.stages) < len(depths):
+                self.reductions.append(nn.Conv2d(width, 2 * width, 2, stride=2))
+                width, sides = 2 * width, (sides[0] // 2, sides[1] // 2)
+        self.norm = nn.LayerNorm(width)
+        self.classifier = nn.Linear(width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (batch, classes) of images (batch, channels, height, width)."""
+        image = self.stem(x)
+        for index, stage in enumerate(self.stages):
+            if index:
+                image = self.reductions[index - 1](image)
+            sides = image.shape[2:]
+            image = stage(image.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, sides)
+        logits: Tensor = self.classifier(self.norm(image.flatten(2).mean(2)))
+        return logits
+
+
+def vim2_tiny(
+    num_classes: int,
+    in_shape: tuple[int, int, int],
+    *,
+    width: int,
+    depths: tuple[int, ...],
+    states: int,
+    channel_mixer: Literal["selective", "mlp"],
+    weighted_skips: bool,
+) -> ViM2:
+    """A ViM2 of 1 to 5 million parameters at its defaults.
+
+    Raises ValueError if patches do not halve to the last stage.
+    """
+    unit = PATCH * 2 ** (len(depths) - 1)
+    if any(side % unit for side in in_shape[1:]):
+        raise ValueError(
+            f"vim2_tiny with {len(depths)} stages needs sides that are multiples of {unit}, got {in_shape}"
+        )
+    return ViM2(num_classes, in_shape, width, depths, states, channel_mixer, weighted_skips)
+
+
+class TSM2(nn.Module):
+    """Forecasts of many series at once: causal mixers along time, mixers of both directions across series.
+
+    Each window is normalised by its own mean and deviation, and forecasts are scaled back (Kim et al. 2022).
+    """
+
+    def __init__(self, num_series: int, length: int, horizon: int, depth: int = 2, states: int = 8) -> None:
+        super().__init__()
+        times = [Gated(num_series, Causal(num_series, states)) for _ in range(depth)]
+        across = [Transposed(Gated(length, BothWays(length, states))) for _ in range(depth)]
+        self.stack = WeightedStack(times, across)
+        self.head = nn.Linear(length, horizon)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Forecasts (batch, horizon, series) of windows (batch, length, series)."""
+        mean = x.mean(1, keepdim=True)
+        deviation = torch.sqrt(x.var(1, keepdim=True, unbiased=False) + 1e-5)
+        scaled = (x - mean) / deviation
+        forecast: Tensor = self.head((scaled + self.stack(scaled)).transpose(1, 2)).transpose(1, 2)
+        return forecast * deviation + mean
