@@ -16,7 +16,6 @@ from amalgam.tasks.clip.prompts import spoken
 from amalgam.tasks.clip.testing.suites import Pictures
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.images import Images, load
-from amalgam.tasks.data.pixels import Decoded, Enlarged, InMemory
 from amalgam.tasks.explain.vocabulary import concepts_of
 from amalgam.tasks.models.clip import build_clip
 from amalgam.tasks.models.clip_spec import Preprocessing
@@ -80,7 +79,4 @@ def in_order(images: Images, class_names: tuple[str, ...]) -> Images:
     if sorted(names) != sorted(wanted) or len(set(wanted)) < len(wanted):
         return images
     labels = torch.tensor([wanted.index(name) for name in names])[images.labels]
-    if isinstance(images, Enlarged):
-        return replace(images, small=replace(images.small, labels=labels, class_names=class_names))
-    assert isinstance(images, InMemory | Decoded)
     return replace(images, labels=labels, class_names=class_names)

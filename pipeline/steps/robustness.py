@@ -117,7 +117,7 @@ class _Session:
             examination = replace(
                 opened(), before=frozen, drift={last: meters[name]}, drift_images=self.config.drift_images
             )
-            self.skipped[name] = getattr(examination.images, "num_skipped", 0)
+            self.skipped[name] = examination.images.num_skipped
             for network, said in self._examine(networks, examination).items():
                 yield Answers(name, role, network, said)
 

@@ -6,7 +6,7 @@ Shapes: (b, c, h, w) = batch, channels, height, width.
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,47 +21,13 @@ from amalgam.tasks.data.catalogue import (
     how_to_fetch,
     path_of,
 )
-from amalgam.tasks.data.pixels import Decoded, Enlarged, InMemory, Scale, digest, resized
-from amalgam.tasks.data.shifts import READERS, prepared, read_listing
+from amalgam.tasks.data.pixels import Images, decoded, digest, enlarged, in_memory, resized
+from amalgam.tasks.data.shifts import READERS, read_listing
 from amalgam.tasks.data.splits import hold_out, require_classes
 from amalgam.tasks.near_names import unknown_name
 
 PartName = Literal["train", "test"]
 CHANNELS = (1, 3)  # of pictures: grey and colour
-
-
-class Images(Protocol):
-    """Labelled images of one shape; `batch` is the only way to the pixels."""
-
-    @property
-    def labels(self) -> Tensor:
-        """Classes as int64, (n,)."""
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """What each class is called."""
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
-
-    @property
-    def mean(self) -> Scale:
-        """What is subtracted from pixels in [0, 1]; see `DataSpec.mean`."""
-
-    @property
-    def std(self) -> Scale:
-        """What the difference is divided by; see `DataSpec.std`."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Hexadecimal digest of the content."""
-
-    def __len__(self) -> int:
-        """Number of images."""
-
-    def batch(self, indices: Tensor) -> Tensor:
-        """The images at `indices`, uint8 (b, c, h, w)."""
 
 
 def load(spec: DataSpec, split: PartName, root: Path | None = None) -> Images:
@@ -226,17 +192,17 @@ def _in_memory(spec: DataSpec, pixels: np.ndarray, labels: np.ndarray, class_nam
     shrinks = size is not None and size * size <= tensor.shape[2] * tensor.shape[3]
     if size is not None and shrinks and len(tensor):
         tensor = resized(tensor, size, spec.interpolation)
-    images = InMemory(tensor, torch.from_numpy(labels.astype(np.int64)), class_names, spec.mean, spec.std)
-    return images if size is None or shrinks else Enlarged(images, size, spec.interpolation)
+    images = in_memory(tensor, torch.from_numpy(labels.astype(np.int64)), class_names, spec.mean, spec.std)
+    return images if size is None or shrinks else enlarged(images, size, spec.interpolation)
 
 
-def _decoded(spec: DataSpec, dataset: Any, places: np.ndarray) -> Decoded:
+def _decoded(spec: DataSpec, dataset: Any, places: np.ndarray) -> Images:
     """Pictures of torchvision's, at some places."""
     labels, names = np.asarray(_labels(dataset), np.int64)[places], _class_names(dataset)
     root, samples = Path(dataset.root), getattr(dataset, "samples", [])
     files = [Path(samples[place][0]) for place in places] if samples else []
     listing = [(path.relative_to(root).as_posix(), path.stat().st_size) for path in files]
     content = digest(repr((names, listing)).encode(), labels.tobytes(), places.tobytes())
-    return prepared(
+    return decoded(
         spec, lambda index: dataset[places[index]][0], labels.tolist(), names, content, names=tuple(map(str, files))
     )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from amalgam.tasks.data.images import Images
-from amalgam.tasks.data.pixels import Decoded, Scale
+from amalgam.tasks.data.pixels import Scale
 from amalgam.tasks.data.views import View, margin_of, shifted
 from amalgam.tasks.training.distributed import ALONE, World
 
@@ -117,7 +117,7 @@ def crop_flip(
 
 def _read(images: Images, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
     """Indices and their pixels; pictures in files are decoded one batch ahead, while the last one is computed on."""
-    if not isinstance(images, Decoded):
+    if not images.is_decoded:
         yield from ((ids, images.batch(ids)) for ids in parts)
         return
     with ThreadPoolExecutor(1) as reader:

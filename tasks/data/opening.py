@@ -4,7 +4,7 @@ from pathlib import Path
 
 from amalgam.tasks.data.images import Images, load
 from amalgam.tasks.data.sources import AnySource, Corrupted, MixedStyles, Stored, StyledPairs, StyledPhotos
-from amalgam.tasks.data.synthetic.corruptions import CorruptedImages
+from amalgam.tasks.data.synthetic.corruptions import corrupted_images
 from amalgam.tasks.data.synthetic.pairs import open_pairs
 from amalgam.tasks.data.synthetic.photos import open_photos
 from amalgam.tasks.data.synthetic.studio import Studio, draw, draw_mixed
@@ -13,7 +13,7 @@ from amalgam.tasks.data.synthetic.studio import Studio, draw, draw_mixed
 def open_source(source: AnySource, root: Path | None = None) -> Images:
     """The images of a source; nothing is downloaded. Raises ValueError as `tasks.data.images.load` does."""
     if isinstance(source, Corrupted):
-        return CorruptedImages(open_source(source.source, root), source.corruption, source.severity, source.seed)
+        return corrupted_images(open_source(source.source, root), source.corruption, source.severity, source.seed)
     if isinstance(source, Stored):
         return load(source.data, source.split, root)
     if isinstance(source, MixedStyles):

@@ -1,105 +1,107 @@
-"""Where the pixels of labelled images are kept: in memory as one tensor, or in files that are decoded when asked for.
+"""Labelled images as one value, and where their pixels come from: a tensor in memory, or files that are decoded.
 
 Shapes: (b, c, h, w) = batch, channels, height, width.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from amalgam.tasks.data.catalogue import Interpolation
+from amalgam.tasks.data.catalogue import FOLDER_IMAGE_SIZE, DataSpec, Interpolation
 
 Scale = float | tuple[float, ...]
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class InMemory:
-    """A whole set as one uint8 tensor (n, c, h, w)."""
+class Images:
+    """Labelled images of one shape; pixels are read when asked for."""
 
-    pixels: Tensor
+    read: Callable[[Tensor], Tensor]
+    """The images at indices (b,), uint8 (b, c, h, w)."""
     labels: Tensor
+    """Classes as int64, (n,)."""
     class_names: tuple[str, ...]
+    """What each class is called."""
+    shape: tuple[int, int, int]
+    """Channels, height, width."""
+    digest: Callable[[], str]
+    """Computes the fingerprint."""
     mean: Scale = 0.5
+    """What is subtracted from pixels in [0, 1]; see `DataSpec.mean`."""
     std: Scale = 0.5
-
-    def __post_init__(self) -> None:
-        assert self.pixels.dtype == torch.uint8 and self.pixels.dim() == 4 and self.labels.dtype == torch.int64
-        if len(self.pixels) != len(self.labels):
-            raise ValueError(f"a data set needs a label for each image: got {len(self.pixels)} and {len(self.labels)}")
+    """What the difference is divided by; see `DataSpec.std`."""
+    groups: Tensor | None = None
+    """Group, such as the region, of each image, int64, (n,); -1 of none."""
+    group_names: tuple[str, ...] = ()
+    """What each group is called."""
+    num_skipped: int = 0
+    """Images that were left out because they cannot be decoded."""
+    is_decoded: bool = False
+    """Whether reading takes so long, as from files, that the next batch is best read while one computes."""
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
-        _, channels, height, width = self.pixels.shape
-        return channels, height, width
-
-    @cached_property
     def fingerprint(self) -> str:
-        """Hexadecimal digest of pixels, labels and class names."""
-        header = repr((tuple(self.pixels.shape), self.class_names)).encode()
-        return digest(header, self.pixels.numpy().reshape(-1).data, self.labels.numpy().tobytes())
+        """Hexadecimal digest of the content as it was read, computed when first needed."""
+        return self.digest()
 
     def __len__(self) -> int:
+        """Number of images."""
         return len(self.labels)
 
     def batch(self, indices: Tensor) -> Tensor:
         """The images at `indices`, uint8 (b, c, h, w)."""
-        return self.pixels.index_select(0, indices)
-
-
-@dataclass(frozen=True)
-class Enlarged:
-    """Images in memory that are made larger whenever they are asked for: kept large they would not fit."""
-
-    small: InMemory
-    size: int
-    """Side of the squares they are made, in pixels."""
-    interpolation: Interpolation = "bilinear"
+        return self.read(indices)
 
     @property
-    def labels(self) -> Tensor:
-        """Classes as int64, (n,)."""
-        return self.small.labels
+    def pixels(self) -> Tensor:
+        """All images, uint8 (n, c, h, w), read anew: for sets that are small enough."""
+        return self.read(torch.arange(len(self)))
 
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """What each class is called."""
-        return self.small.class_names
 
-    @property
-    def mean(self) -> Scale:
-        """What is subtracted from pixels in [0, 1]."""
-        return self.small.mean
+def in_memory(
+    pixels: Tensor, labels: Tensor, class_names: tuple[str, ...], mean: Scale = 0.5, std: Scale = 0.5
+) -> Images:
+    """A whole set as one uint8 tensor (n, c, h, w). Raises ValueError unless there is a label for each image."""
+    assert pixels.dtype == torch.uint8 and pixels.dim() == 4 and labels.dtype == torch.int64
+    if len(pixels) != len(labels):
+        raise ValueError(f"a data set needs a label for each image: got {len(pixels)} and {len(labels)}")
 
-    @property
-    def std(self) -> Scale:
-        """What the difference is divided by."""
-        return self.small.std
+    @cache
+    def fingerprint() -> str:
+        header = repr((tuple(pixels.shape), class_names)).encode()
+        return digest(header, pixels.numpy().reshape(-1).data, labels.numpy().tobytes())
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
-        return self.small.shape[0], self.size, self.size
+    _, channels, height, width = pixels.shape
+    shape = channels, height, width
+    return Images(lambda ids: pixels.index_select(0, ids), labels, class_names, shape, fingerprint, mean, std)
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """Hexadecimal digest of the small images and of what they are made."""
-        return digest(repr((self.small.fingerprint, self.size, self.interpolation)).encode())
 
-    def __len__(self) -> int:
-        return len(self.small)
+def changed(
+    images: Images, change: Callable[[Tensor, Tensor], Tensor], settings: Sequence[Any], side: int | None = None
+) -> Images:
+    """The images, each `change(pixels, indices)` whenever it is read; nothing is kept.
 
-    def batch(self, indices: Tensor) -> Tensor:
-        """The images at `indices`, uint8 (b, c, size, size)."""
-        return resized(self.small.batch(indices), self.size, self.interpolation)
+    `settings` say in the fingerprint what the change is; `side` is that of the squares it makes, in pixels, if it does.
+    """
+    return replace(
+        images,
+        read=lambda ids: change(images.read(ids), ids),
+        shape=images.shape if side is None else (images.shape[0], side, side),
+        digest=lambda: digest(repr((images.fingerprint, *settings)).encode()),
+    )
+
+
+def enlarged(images: Images, size: int, interpolation: Interpolation = "bilinear") -> Images:
+    """Squares of a side in pixels, made whenever they are read: kept so large they might not fit in memory."""
+    return changed(images, lambda pixels, _: resized(pixels, size, interpolation), (size, interpolation), size)
 
 
 def resized(pixels: Tensor, size: int, interpolation: Interpolation) -> Tensor:
@@ -108,101 +110,103 @@ def resized(pixels: Tensor, size: int, interpolation: Interpolation) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """Pictures decoded on demand, by threads: made RGB, short side resized to `size`, centre cropped to a square."""
+class PictureFiles:
+    """Pictures decoded when read, by threads: made RGB, short side resized to `size`, centre cropped to a square."""
 
     open: Callable[[int], Any]
     """The PIL image at a position."""
-    labels: Tensor
-    class_names: tuple[str, ...]
     size: int
-    content: str
-    """Hexadecimal digest of class names, labels and, where they are known, file names and sizes in bytes."""
-    mean: Scale = 0.5
-    std: Scale = 0.5
     interpolation: Interpolation = "bilinear"
     border: int = 0
     """Pixels cut off every side before anything else."""
     names: tuple[str, ...] = ()
     """Files, as messages name them; empty where they are not known."""
-    groups: Tensor | None = None
-    """Group, such as the region, of each picture, int64, (n,); -1 of none."""
-    group_names: tuple[str, ...] = ()
-    """What each group is called."""
-    num_skipped: int = 0
-    """Pictures that were left out because they cannot be decoded."""
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
-        return 3, self.size, self.size
-
-    @property
-    def fingerprint(self) -> str:
-        """Hexadecimal digest of the content and of what is made of it."""
-        return digest(repr((self.content, self.size, self.interpolation, self.border)).encode())
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def batch(self, indices: Tensor) -> Tensor:
-        """The images at `indices`, uint8 (b, 3, size, size); as many threads decode as torch computes with.
+    def squares(self, positions: Sequence[int]) -> Tensor:
+        """Those at some positions, uint8 (b, 3, size, size); as many threads decode as torch computes with.
 
         Raises ValueError, with the name of the picture, if one cannot be decoded.
         """
-        return torch.stack(self._each(self._square, indices.tolist()))
+        return torch.stack(self._each(self._square, positions))
 
-    def without_damaged(self) -> "Decoded":
-        """Only the pictures that can be decoded, each of which is decoded to know."""
-        kept = torch.tensor([i for i, fine in enumerate(self._each(self._is_whole, range(len(self)))) if fine])
-        if len(kept) == len(self):
-            return self
-        if not len(kept):
-            raise ValueError(f"none of {len(self)} pictures can be decoded, the first of them {self._name(0)}")
-        places = kept.tolist()
-        return replace(
-            self,
-            open=lambda index: self.open(places[index]),
-            labels=self.labels[kept],
-            content=digest(repr((self.content, places)).encode()),
-            names=tuple(self.names[place] for place in places) if self.names else (),
-            groups=None if self.groups is None else self.groups[kept],
-            num_skipped=len(self) - len(kept),
-        )
+    def undamaged(self, count: int) -> list[int]:
+        """Which of the first `count` pictures can be decoded, each of which is decoded to know.
 
-    def _each(self, function: Callable[[int], Result], indices: Iterable[int]) -> list[Result]:
+        Raises ValueError if none can.
+        """
+        whole = [position for position, fine in enumerate(self._each(self._is_whole, range(count))) if fine]
+        if not whole and count:
+            raise ValueError(f"none of {count} pictures can be decoded, the first of them {self._name(0)}")
+        return whole
+
+    def _each(self, function: Callable[[int], Result], positions: Iterable[int]) -> list[Result]:
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            return list(pool.map(function, indices))
+            return list(pool.map(function, positions))
 
-    def _is_whole(self, index: int) -> bool:
+    def _is_whole(self, position: int) -> bool:
         try:
-            self._picture(index)
+            self._picture(position)
         except ValueError:
             return False
         return True
 
-    def _picture(self, index: int) -> Any:
+    def _picture(self, position: int) -> Any:
         try:
-            return self.open(index).convert("RGB")
+            return self.open(position).convert("RGB")
         except (OSError, SyntaxError) as error:  # Pillow's words for a file that is absent, cut short or no picture
             raise ValueError(
-                f"{self._name(index)} cannot be decoded: mend it, or skip damaged pictures ({error})"
+                f"{self._name(position)} cannot be decoded: mend it, or skip damaged pictures ({error})"
             ) from error
 
-    def _square(self, index: int) -> Tensor:
+    def _square(self, position: int) -> Tensor:
         from torchvision.transforms import InterpolationMode, functional  # takes a second to import
 
-        picture = self._picture(index)
+        picture, name = self._picture(position), self._name(position)
         width, height = picture.size
         if min(width, height) <= 2 * self.border:
-            raise ValueError(f"{self._name(index)} is {width} x {height}: no border of {self.border} can be cut off it")
+            raise ValueError(f"{name} is {width} x {height}: no border of {self.border} can be cut off it")
         inner = picture.crop((self.border, self.border, width - self.border, height - self.border))
         scaled = functional.resize(inner, self.size, InterpolationMode(self.interpolation))
         pixels: Tensor = functional.pil_to_tensor(functional.center_crop(scaled, [self.size, self.size]))
         return pixels
 
-    def _name(self, index: int) -> str:
-        return f"picture {self.names[index] if self.names else index}"
+    def _name(self, position: int) -> str:
+        return f"picture {self.names[position] if self.names else position}"
+
+
+def decoded(
+    spec: DataSpec,
+    open_picture: Callable[[int], Any],
+    labels: Sequence[int],
+    class_names: tuple[str, ...],
+    content: str,
+    *,
+    names: tuple[str, ...] = (),
+    groups: Sequence[int] | None = None,
+    group_names: tuple[str, ...] = (),
+) -> Images:
+    """Pictures made into squares as `spec` says, the damaged ones left out if it says so.
+
+    `content` is the hexadecimal digest of class names, labels and, where they are known, file names and sizes.
+    """
+    size, count = spec.image_size or FOLDER_IMAGE_SIZE, len(labels)
+    pictures = PictureFiles(open_picture, size, spec.interpolation, spec.border, names)
+    kept = pictures.undamaged(count) if spec.skip_damaged else range(count)
+    if len(kept) < count:
+        content = digest(repr((content, list(kept))).encode())
+    return Images(
+        lambda ids: pictures.squares([kept[place] for place in ids.tolist()]),
+        torch.tensor([labels[place] for place in kept], dtype=torch.int64),
+        class_names,
+        (3, size, size),
+        lambda: digest(repr((content, size, spec.interpolation, spec.border)).encode()),
+        spec.mean,
+        spec.std,
+        None if groups is None else torch.tensor([groups[place] for place in kept], dtype=torch.int64),
+        group_names,
+        num_skipped=count - len(kept),
+        is_decoded=True,
+    )
 
 
 def digest(*parts: bytes | memoryview) -> str:

@@ -3,16 +3,14 @@
 Every reader lists files, labels and groups; nothing is decoded before it is asked for.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from amalgam.tasks.data.catalogue import FOLDER_IMAGE_SIZE, DataSpec, path_of
+from amalgam.tasks.data.catalogue import DataSpec, path_of
 from amalgam.tasks.data.layouts import class_folders, iwildcam_class_names, pictures, read_table
-from amalgam.tasks.data.pixels import Decoded, digest
+from amalgam.tasks.data.pixels import Images, decoded, digest
 
 FIRST_SHIFTED_YEARS = (2013, 2016)  # of FMoW: validation of the shift begins in the first, its test in the second
 OTHER = "Other"  # what WILDS calls the region of a country that its table does not have
@@ -31,27 +29,22 @@ class Listing:
     group_names: tuple[str, ...] = ()
 
 
-def read_listing(spec: DataSpec, split: str, root: Path | None) -> Decoded:
+def read_listing(spec: DataSpec, split: str, root: Path | None) -> Images:
     """The pictures of a set that is stored in one of the layouts here. Raises ValueError if there are none."""
     kind, path = spec.name.partition(":")[0], path_of(spec, root)
     listing = READERS[kind](spec, split, path)
     if not listing.files:
         raise ValueError(f"{path} holds no pictures of {spec.part or 'any class'}")
-    return decoded(spec, listing)
-
-
-def decoded(spec: DataSpec, listing: Listing) -> Decoded:
-    """The pictures of a listing, prepared as `spec` says."""
     sizes = [_size(listing.root / file) for file in listing.files] if not spec.skip_damaged else []
     content = repr((listing.class_names, listing.files, sizes, listing.labels, listing.groups)).encode()
-    return prepared(
+    return decoded(
         spec,
         lambda index: _open(listing.root / listing.files[index]),
         listing.labels,
         listing.class_names,
         digest(content),
         names=tuple(str(listing.root / file) for file in listing.files),
-        groups=None if listing.groups is None else torch.tensor(listing.groups),
+        groups=listing.groups,
         group_names=listing.group_names,
     )
 
@@ -61,22 +54,6 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError as error:
         raise ValueError(f"{path} is listed, but not there: fetch it, or skip damaged pictures") from error
-
-
-def prepared(
-    spec: DataSpec,
-    open_picture: Callable[[int], Any],
-    labels: Sequence[int],
-    class_names: tuple[str, ...],
-    content: str,
-    **known: Any,
-) -> Decoded:
-    """Pictures made into squares as `spec` says, the damaged ones left out if it says so."""
-    every = Decoded(
-        open_picture, torch.tensor(list(labels)), class_names, spec.image_size or FOLDER_IMAGE_SIZE, content,
-        spec.mean, spec.std, spec.interpolation, spec.border, **known,
-    )  # fmt: skip
-    return every.without_damaged() if spec.skip_damaged else every
 
 
 def _classes(spec: DataSpec, split: str, path: Path) -> Listing:

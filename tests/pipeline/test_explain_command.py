@@ -12,7 +12,7 @@ from amalgam.pipeline.cli.explain_folders import as_prepared, in_order
 from amalgam.pipeline.store.clip_checkpoints import read_about, save_classifier
 from amalgam.tasks.clip.testing.suites import Pictures
 from amalgam.tasks.clip.zero_shot import Classifier, zero_shot_head
-from amalgam.tasks.data.pixels import Enlarged, InMemory
+from amalgam.tasks.data.pixels import enlarged, in_memory
 from amalgam.tasks.models.clip_spec import Preprocessing
 from tests.pipeline.explained import write_folders
 from tests.pipeline.test_command_line import amalgam
@@ -104,11 +104,11 @@ def test_domains_are_told_apart_by_name(place, capsys):
 
 
 def test_classes_of_the_same_names_are_put_in_the_classifiers_order():
-    pictures = InMemory(torch.zeros(3, 3, 4, 4, dtype=torch.uint8), torch.tensor([0, 1, 2]), ("b", "c", "a"))
-    for stored in (pictures, Enlarged(pictures, 8)):
+    pictures = in_memory(torch.zeros(3, 3, 4, 4, dtype=torch.uint8), torch.tensor([0, 1, 2]), ("b", "c", "a"))
+    for stored in (pictures, enlarged(pictures, 8)):
         assert in_order(stored, ("a", "b", "c")).labels.tolist() == [1, 2, 0]
     assert in_order(pictures, ("x", "y", "z")) is pictures
-    written = InMemory(pictures.pixels, pictures.labels, ("b_b", "c", "a"))
+    written = in_memory(pictures.pixels, pictures.labels, ("b_b", "c", "a"))
     assert in_order(written, ("a", "b b", "c")).labels.tolist() == [1, 2, 0]
 
 

@@ -80,8 +80,7 @@ def examine(
                 examination.drift[name].update(before, features[:left])
         left = max(0, left - len(batch.ids))
     classifier.train(was_training)
-    groups = getattr(images, "groups", None)
-    return {name: _joined(parts, groups, tuple(getattr(images, "group_names", ()))) for name, parts in said.items()}
+    return {name: _joined(parts, images) for name, parts in said.items()}
 
 
 def path_networks(before: State, after: State, alphas: tuple[float, ...]) -> dict[str, Callable[[], State]]:
@@ -133,8 +132,8 @@ def _require_classes(images: Images, logits: Tensor) -> None:
         )
 
 
-def _joined(parts: list[Predictions], groups: Tensor | None, names: tuple[str, ...]) -> Predictions:
+def _joined(parts: list[Predictions], images: Images) -> Predictions:
     columns = {name: torch.cat([part.columns[name] for part in parts]) for name in parts[0].columns}
     ids = columns["ids"]
-    columns["groups"] = torch.full_like(ids, NO_GROUP) if groups is None else groups[ids]
-    return Predictions(**columns, group_names=names)
+    columns["groups"] = torch.full_like(ids, NO_GROUP) if images.groups is None else images.groups[ids]
+    return Predictions(**columns, group_names=images.group_names)

@@ -15,14 +15,12 @@ from elsewhere, and worse at every severity:
 So numbers are comparable within this project, not with published ones on the distributed files.
 """
 
-from dataclasses import dataclass
+from functools import partial
 
-import torch
 from torch import Tensor
 
 from amalgam.tasks.data.chance import Chance
-from amalgam.tasks.data.images import Images
-from amalgam.tasks.data.pixels import Scale, digest
+from amalgam.tasks.data.pixels import Images, changed
 from amalgam.tasks.data.sources import CORRUPTIONS, MIN_SIDE
 from amalgam.tasks.data.synthetic.distortions import DISTORTIONS
 from amalgam.tasks.data.synthetic.styles import as_bytes
@@ -98,63 +96,16 @@ def settings_of(corruption: str, severity: int, side: int) -> tuple[float, ...]:
     return tuple(value * scale if place in lengths else value for place, value in values)
 
 
-@dataclass(frozen=True)
-class CorruptedImages:
-    """Images that are corrupted whenever they are read; nothing is kept."""
+def corrupted_images(images: Images, corruption: str, severity: int, seed: int) -> Images:
+    """Images that are corrupted whenever they are read; nothing is kept.
 
-    images: Images
-    corruption: str
-    severity: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        channels, height, width = self.images.shape
-        if min(height, width) < MIN_SIDE or channels not in (1, 3):
-            raise ValueError(
-                f"corruptions are of grey or colour pictures of at least {MIN_SIDE} pixels, "
-                f"got {channels} channels of {height} x {width}"
-            )
-
-    @property
-    def labels(self) -> Tensor:
-        """See `Images`, as for all that follow."""
-        return self.images.labels
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.images.class_names
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return self.images.shape
-
-    @property
-    def mean(self) -> Scale:
-        return self.images.mean
-
-    @property
-    def std(self) -> Scale:
-        return self.images.std
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the images and of what is done to them."""
-        return digest(repr((self.images.fingerprint, self.corruption, self.severity, self.seed)).encode())
-
-    @property
-    def groups(self) -> Tensor | None:
-        """Group of each image, where the set has groups; see `tasks.data.pixels.Decoded`."""
-        return getattr(self.images, "groups", None)
-
-    @property
-    def group_names(self) -> tuple[str, ...]:
-        """What each group is called."""
-        return tuple(getattr(self.images, "group_names", ()))
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def batch(self, indices: Tensor) -> Tensor:
-        """The images at `indices`, uint8 (b, c, h, w)."""
-        pixels = self.images.batch(indices)
-        return corrupted(pixels, torch.as_tensor(indices), self.corruption, self.severity, self.seed)
+    Raises ValueError for images that are neither grey nor of three colours, or too small.
+    """
+    channels, height, width = images.shape
+    if min(height, width) < MIN_SIDE or channels not in (1, 3):
+        raise ValueError(
+            f"corruptions are of grey or colour pictures of at least {MIN_SIDE} pixels, "
+            f"got {channels} channels of {height} x {width}"
+        )
+    change = partial(corrupted, corruption=corruption, severity=severity, seed=seed)
+    return changed(images, change, (corruption, severity, seed))

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from amalgam.tasks.data.pixels import InMemory
+from amalgam.tasks.data.pixels import Images, in_memory
 from amalgam.tasks.data.sources import MixedStyles, Styled
 
 CHUNK = 2048  # pictures drawn at once; more would not fit the cache
@@ -32,19 +32,19 @@ class Studio(Protocol):
         """One that keeps what it needs on a device and draws there; `ids` must be there too."""
 
 
-def draw(studio: Studio, source: Styled) -> InMemory:
+def draw(studio: Studio, source: Styled) -> Images:
     """All images of a source."""
     parts = [draw_in(studio, ids, [source.style], 0 * ids) for ids in torch.arange(source.num_images).split(CHUNK)]
-    return InMemory(*_joined(parts), studio.class_names)
+    return in_memory(*_joined(parts), studio.class_names)
 
 
-def draw_mixed(studio: Studio, source: MixedStyles) -> InMemory:
+def draw_mixed(studio: Studio, source: MixedStyles) -> Images:
     """All images of a mixture: image i has style i modulo the number of styles, and is as in that style's own set."""
     ids, number = torch.arange(source.pictures.num_images), len(source.styles)
     parts = [draw_in(studio, part, source.styles, part % number) for part in ids.split(CHUNK)]
     pixels, labels = _joined(parts)
     by_class = source.label == "class"
-    return InMemory(pixels, labels if by_class else ids % number, studio.class_names if by_class else source.styles)
+    return in_memory(pixels, labels if by_class else ids % number, studio.class_names if by_class else source.styles)
 
 
 def draw_in(studio: Studio, ids: Tensor, styles: Sequence[str], which: Tensor) -> tuple[Tensor, Tensor]:

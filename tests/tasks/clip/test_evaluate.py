@@ -1,6 +1,7 @@
 """One pass over the images says of every network what the network itself would say."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from amalgam.tasks.clip.finetuning.drift import frozen
 from amalgam.tasks.clip.finetuning.similarity import DriftMeter
 from amalgam.tasks.clip.testing.evaluate import Examination, examine, kept, path_networks
 from amalgam.tasks.clip.zero_shot import Classifier, Projection, zero_shot_head
-from amalgam.tasks.data.pixels import InMemory
+from amalgam.tasks.data.pixels import Images, changed, in_memory
 from amalgam.tasks.scoring.logits import predict, score
 from amalgam.tasks.scoring.metrics import METRICS, value
 from tests.tasks.clip.worlds import CLASSES, tiny_clip
@@ -18,19 +19,17 @@ TEMPLATES = ("a photo of the digit {}",)
 ALPHAS = (0.0, 0.3, 1.0)
 
 
-class Counted(InMemory):
-    """Images that know how many of them were read."""
-
-    def batch(self, indices):
-        object.__setattr__(self, "read", getattr(self, "read", 0) + len(indices))
-        return super().batch(indices)
-
-
-def some_images(count: int = 40, num_classes: int = 4, kind=InMemory) -> InMemory:
+def some_images(count: int = 40, num_classes: int = 4) -> Images:
     draw = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (count, 3, 16, 16), generator=draw, dtype=torch.uint8)
     names = tuple(f"class {i}" for i in range(num_classes))
-    return kind(pixels, torch.randint(num_classes, (count,), generator=draw), names)
+    return in_memory(pixels, torch.randint(num_classes, (count,), generator=draw), names)
+
+
+def counted(images: Images) -> tuple[Images, list[int]]:
+    """The images, and the numbers of those that were read."""
+    read: list[int] = []
+    return changed(images, lambda pixels, ids: read.extend(ids.tolist()) or pixels, ()), read
 
 
 def classifier(seed: int = 0) -> Classifier:
@@ -71,10 +70,10 @@ def test_end_points_are_the_networks_themselves_to_the_bit(ends):
 
 
 def test_images_are_read_once_however_many_networks(ends):
-    images = some_images(kind=Counted)
+    images, read = counted(some_images())
     networks = path_networks(*(end.state_dict() for end in ends), tuple(i / 10 for i in range(11)))
     examine(ends[0], networks, Examination(images), batch_size=7)
-    assert images.read == 40
+    assert len(read) == 40
 
 
 def test_kept_networks_are_made_once_and_all_answers_stay(ends):
@@ -113,13 +112,12 @@ def test_classes_of_the_head_stand_for_those_of_the_images(ends):
 
 
 def test_only_the_images_asked_are_read_and_groups_follow_them(ends):
-    images = some_images(kind=Counted)
-    object.__setattr__(images, "groups", torch.arange(40) % 2)
-    object.__setattr__(images, "group_names", ("day", "night"))
+    plain, read = counted(some_images())
+    images = replace(plain, groups=torch.arange(40) % 2, group_names=("day", "night"))
     order = torch.tensor([9, 4, 30])
     said = examine(ends[0], {"it": ends[0].state_dict}, Examination(images, order))["it"]
     assert torch.equal(said.ids, order) and torch.equal(said.labels, images.labels[order])
-    assert said.groups.tolist() == [1, 0, 0] and said.group_names == ("day", "night") and images.read == 3
+    assert said.groups.tolist() == [1, 0, 0] and said.group_names == ("day", "night") and read == [9, 4, 30]
 
 
 def test_drift_is_measured_against_the_first_network(ends):

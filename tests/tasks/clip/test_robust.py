@@ -13,7 +13,7 @@ from amalgam.tasks.clip.finetuning.finetune import finetune
 from amalgam.tasks.clip.finetuning.regularisers import L2, L2SP, LDIFS, NoPenalty, SAEMask, SparseChange
 from amalgam.tasks.clip.zero_shot import Classifier, zero_shot_head
 from amalgam.tasks.data.loading import Batch, normalise
-from amalgam.tasks.data.pixels import InMemory
+from amalgam.tasks.data.pixels import in_memory
 from amalgam.tasks.data.views import View
 from amalgam.tasks.sae.autoencoder import unit
 from amalgam.tasks.sae.config import FeatureInfo, SAESpec, SAETrainConfig, TopK
@@ -34,7 +34,7 @@ def digits():
 def negatives(digits):
     """The pictures of another domain, in another order."""
     order = torch.randperm(len(digits), generator=torch.Generator().manual_seed(0))[:100]
-    return InMemory(255 - digits.pixels[order], digits.labels[order], CLASSES)
+    return in_memory(255 - digits.pixels[order], digits.labels[order], CLASSES)
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_the_first_step_is_that_of_plain_training(classifier, digits, negatives,
 def test_cached_anchors_of_unlabelled_images_train_as_live_ones_to_the_bit(classifier, digits, negatives, augment):
     """Staged in batches as large as those of training: what an image gives may depend on their size."""
     config, count = TRAIN.model_copy(update={"augment": augment}), 96
-    negatives = InMemory(negatives.pixels[:count], negatives.labels[:count], CLASSES)
+    negatives = in_memory(negatives.pixels[:count], negatives.labels[:count], CLASSES)
     views = [View(augment, number)(torch.arange(count), negatives.pixels) for number in range(config.num_views)]
     encoder = classifier.encoder.train()
     with torch.no_grad():

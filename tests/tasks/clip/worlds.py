@@ -7,7 +7,7 @@ from torch import Tensor
 
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.images import load
-from amalgam.tasks.data.pixels import InMemory
+from amalgam.tasks.data.pixels import Images, in_memory
 from amalgam.tasks.models.clip import Clip, build_clip
 from amalgam.tasks.models.clip_spec import ClipSpec
 from amalgam.tasks.sae.codes import Codes
@@ -33,12 +33,12 @@ def images(count: int = 6, seed: int = 0) -> Tensor:
     return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
 
 
-def four_digits() -> InMemory:
+def four_digits() -> Images:
     """The first four digits of scikit-learn's as colour pictures of 16 x 16."""
     small = load(DataSpec(name="digits"), "train")
     keep = small.labels < len(CLASSES)
     pixels = small.batch(keep.nonzero()[:, 0]).repeat_interleave(2, 2).repeat_interleave(2, 3).repeat(1, 3, 1, 1)
-    return InMemory(pixels, small.labels[keep], CLASSES)
+    return in_memory(pixels, small.labels[keep], CLASSES)
 
 
 class SmallTopK(torch.nn.Module):

@@ -1,14 +1,16 @@
 """Fifteen corruptions, each stronger with its severity, the same for an image in any batch and at any time."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.chance import Chance
 from amalgam.tasks.data.opening import open_source
-from amalgam.tasks.data.pixels import Decoded, InMemory
+from amalgam.tasks.data.pixels import in_memory
 from amalgam.tasks.data.sources import CORRUPTIONS, SEVERITIES, Corrupted, Stored, StyledPairs
-from amalgam.tasks.data.synthetic.corruptions import OF_32, OF_224, CorruptedImages, corrupted, settings_of
+from amalgam.tasks.data.synthetic.corruptions import OF_32, OF_224, corrupted, corrupted_images, settings_of
 from amalgam.tasks.data.synthetic.distortions import DISTORTIONS
 from amalgam.tasks.data.synthetic.filters import blurred, clouds, defocused
 
@@ -109,17 +111,16 @@ def test_corrupted_sources_are_read_lazily_and_know_what_they_are():
 def test_stored_sets_are_corrupted_and_what_is_no_picture_is_refused():
     stored = Corrupted(source=Stored(data=DataSpec(name="digits")), corruption="pixelate", severity=5)
     assert open_source(stored).batch(torch.arange(3)).shape == (3, 1, 8, 8)
-    short = InMemory(torch.zeros(2, 3, 4, 16, dtype=torch.uint8), torch.arange(2), ("a", "b"))
+    short = in_memory(torch.zeros(2, 3, 4, 16, dtype=torch.uint8), torch.arange(2), ("a", "b"))
     with pytest.raises(ValueError, match="at least 8 pixels, got 3 channels of 4 x 16"):
-        CorruptedImages(short, "fog", 1, 0)
+        corrupted_images(short, "fog", 1, 0)
 
 
 def test_groups_are_those_of_the_images():
     groups = torch.tensor([1, 0, -1])
-    grouped = Decoded(
-        lambda index: None, torch.arange(3), ("a", "b", "c"), 32, "", groups=groups, group_names=("x", "y")
-    )
-    foggy = CorruptedImages(grouped, "fog", 1, 0)
+    plain = in_memory(SMALL[:3], torch.arange(3), ("a", "b", "c"))
+    grouped = replace(plain, groups=groups, group_names=("x", "y"))
+    foggy = corrupted_images(grouped, "fog", 1, 0)
     assert torch.equal(foggy.groups, groups) and foggy.group_names == ("x", "y")
-    alone = CorruptedImages(InMemory(SMALL, torch.zeros(len(SMALL)).long(), ("a",)), "fog", 1, 0)
+    alone = corrupted_images(in_memory(SMALL, torch.zeros(len(SMALL)).long(), ("a",)), "fog", 1, 0)
     assert alone.groups is None and alone.group_names == ()

@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.images import load
-from amalgam.tasks.data.pixels import InMemory
+from amalgam.tasks.data.pixels import in_memory
 
 COLOURS = {"blue": (0, 0, 255), "red": (255, 0, 0)}
 
@@ -46,10 +46,10 @@ def test_a_batch_follows_its_indices_and_labels():
 def test_the_fingerprint_follows_the_content():
     images = load(DataSpec(name="digits"), "train")
     assert images.fingerprint == load(DataSpec(name="digits"), "train").fingerprint
-    changed = InMemory(images.batch(torch.arange(900)).clone(), images.labels, images.class_names)
-    assert changed.fingerprint == images.fingerprint
-    changed.pixels[7, 0, 3, 3] += 1
-    assert InMemory(changed.pixels, images.labels, images.class_names).fingerprint != images.fingerprint
+    pixels = images.pixels.clone()
+    assert in_memory(pixels, images.labels, images.class_names).fingerprint == images.fingerprint
+    pixels[7, 0, 3, 3] += 1
+    assert in_memory(pixels, images.labels, images.class_names).fingerprint != images.fingerprint
 
 
 def test_images_are_resized_on_request():

@@ -1,5 +1,7 @@
 """What reaches the network: every image once, scaled, and augmented as told."""
 
+from threading import Event
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,8 @@ from torch.nn.functional import pad
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.images import load
 from amalgam.tasks.data.loading import batches, crop_flip, normalise, num_batches, shuffled_batches
-from amalgam.tasks.data.pixels import InMemory
+from amalgam.tasks.data.pixels import decoded, in_memory
+from amalgam.tasks.data.synthetic.corruptions import corrupted_images
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,7 @@ def test_batches_keep_the_order_of_their_indices(digits, as_type):
 
 
 def test_images_are_scaled_by_the_numbers_of_their_set(digits):
-    images = InMemory(digits.pixels, digits.labels, digits.class_names, mean=0.0, std=1.0)
+    images = in_memory(digits.pixels, digits.labels, digits.class_names, mean=0.0, std=1.0)
     assert next(batches(images, range(9), 9)).images.min() == 0
 
 
@@ -85,9 +88,24 @@ def test_pictures_in_files_are_batched_as_tensors_are(digits, tmp_path):
             grey = digits.pixels[i].expand(3, 8, 8).movedim(0, -1).numpy()
             Image.fromarray(grey).save(tmp_path / split / str(i % 2) / f"{i}.png")
     pictures = load(DataSpec(name="imagefolder:.", image_size=8), "train", tmp_path)
-    tensors = InMemory(pictures.batch(torch.arange(10)), pictures.labels, pictures.class_names)
+    tensors = in_memory(pictures.batch(torch.arange(10)), pictures.labels, pictures.class_names)
     for shown, expected in zip(batches(pictures, range(10), 4), batches(tensors, range(10), 4), strict=True):
         assert all(torch.equal(mine, its) for mine, its in zip(shown, expected, strict=True))
     (tmp_path / "train" / "1" / "9.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"picture .*9.png cannot be decoded: mend it"):
         list(batches(pictures, range(10), 4))
+
+
+@pytest.mark.parametrize("is_corrupted", [False, True])
+def test_the_next_batch_of_files_is_read_while_one_is_used(is_corrupted):
+    reads = Event()
+
+    def picture(position):
+        if position == 2:
+            reads.set()
+        return Image.new("RGB", (16, 16))
+
+    files = decoded(DataSpec(name="imagefolder:.", image_size=16), picture, [0, 1, 0, 1], ("a", "b"), "")
+    images = corrupted_images(files, "fog", 1, 0) if is_corrupted else files
+    next(batches(images, range(4), 2))
+    assert reads.wait(10)

@@ -7,7 +7,7 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2.functional import resized_crop
 
 from amalgam.tasks.data.loading import normalise, shuffled_batches, view_batches
-from amalgam.tasks.data.pixels import InMemory
+from amalgam.tasks.data.pixels import in_memory
 from amalgam.tasks.data.views import View, crops
 from amalgam.tasks.training.config import TrainConfig
 
@@ -18,7 +18,7 @@ SIZE = (24, 28)
 @pytest.fixture(scope="module")
 def pictures():
     pixels = torch.randint(1, 256, (60, 3, *SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return InMemory(pixels, torch.arange(60) % 2, ("even", "odd"))
+    return in_memory(pixels, torch.arange(60) % 2, ("even", "odd"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
