@@ -10,11 +10,83 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from amalgam.tasks.fusion import Assignment, Identity, Method, PartialOT
     from amalgam.tasks.fusion.fusing import fuse
+    from amalgam.tasks.merging.merging import merge
+    from amalgam.tasks.merging.registry import (
+        TSVM,
+        Average,
+        Breadcrumbs,
+        Dare,
+        EpiMer,
+        Fisher,
+        GreedySoup,
+        IsoC,
+        IsoCTS,
+        Karcher,
+        KnOTS,
+        ModelStock,
+        RegMean,
+        RegMeanPlusPlus,
+        Slerp,
+        TaskArithmetic,
+        Ties,
+        WiSE,
+        Wudi,
+    )
+    from amalgam.tasks.merging.staged import Statistics
 
-__all__ = ["Assignment", "Identity", "Method", "PartialOT", "fuse"]
+__all__ = [
+    "TSVM",
+    "Assignment",
+    "Average",
+    "Breadcrumbs",
+    "Dare",
+    "EpiMer",
+    "Fisher",
+    "GreedySoup",
+    "Identity",
+    "IsoC",
+    "IsoCTS",
+    "Karcher",
+    "KnOTS",
+    "Method",
+    "ModelStock",
+    "PartialOT",
+    "RegMean",
+    "RegMeanPlusPlus",
+    "Slerp",
+    "Statistics",
+    "TaskArithmetic",
+    "Ties",
+    "WiSE",
+    "Wudi",
+    "fuse",
+    "merge",
+]
 
 HOMES = {
     "amalgam.tasks.fusion": ("Assignment", "Identity", "Method", "PartialOT", "fuse"),
+    "amalgam.tasks.merging": ("Statistics", "merge"),
+    "amalgam.tasks.merging.registry": (
+        "Average",
+        "Breadcrumbs",
+        "Dare",
+        "EpiMer",
+        "Fisher",
+        "GreedySoup",
+        "IsoC",
+        "IsoCTS",
+        "Karcher",
+        "KnOTS",
+        "ModelStock",
+        "RegMean",
+        "RegMeanPlusPlus",
+        "Slerp",
+        "TSVM",
+        "TaskArithmetic",
+        "Ties",
+        "WiSE",
+        "Wudi",
+    ),
 }
 """The module that each public name comes from."""
 

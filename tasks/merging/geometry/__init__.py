@@ -1,0 +1,1 @@
+"""The algebra of merging: metrics, bases, the solver, signs and spheres."""

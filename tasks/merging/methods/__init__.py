@@ -1,0 +1,1 @@
+"""One merge method per file, each with its paper."""

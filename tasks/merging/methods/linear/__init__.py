@@ -1,0 +1,1 @@
+"""Means of weights and sums of task vectors."""

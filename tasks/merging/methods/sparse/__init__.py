@@ -1,0 +1,1 @@
+"""Task vectors with few entries."""

@@ -1,0 +1,1 @@
+"""Methods that average directions and lengths apart."""

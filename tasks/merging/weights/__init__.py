@@ -1,0 +1,1 @@
+"""Weights of members, for any linear merge."""
