@@ -17,6 +17,7 @@ import pytest
         "amalgam.tasks.models.clip_spec",
         "amalgam.tasks.training.config",
         "amalgam.tasks.fusion",
+        "amalgam.tasks.merging",
         "amalgam.tasks.clip.finetuning.config",
         "amalgam.tasks.toy_clip.worlds",
         "amalgam.pipeline.steps.robustness_config",

@@ -71,9 +71,8 @@ def test_slerp_depends_on_the_order():
 def test_copies_of_one_network_give_it_back_but_for_named_methods(kind):
     base, members = family(1)
     copies = [members[0]] * count_of(kind)
-    merged = merge(
-        base, copies, kind(**({"density": 1.0} if "density" in kind.model_fields else {})), statistics_of(copies)
-    )
+    keeping_all = {name: value for name, value in (("density", 1.0), ("gamma", 0.0)) if name in kind.model_fields}
+    merged = merge(base, copies, kind(**keeping_all), statistics_of(copies))
     same = all(torch.allclose(merged[n], members[0][n], **CLOSE) for n in merged if merged[n].is_floating_point())
     assert same == kind.returns_equal
 
