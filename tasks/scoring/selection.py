@@ -41,6 +41,21 @@ def matched_strength(validation: Mapping[float, float], accuracy: float) -> floa
     return max(validation, key=lambda strength: (-round(abs(validation[strength] - accuracy), 9), strength))
 
 
+def penalised_strength(validation: Mapping[float, float], tolerance: float) -> tuple[float, bool]:
+    """The strength to show of a penalised method, and whether it is within the tolerance.
+
+    Where plain fine-tuning alone (strength 0) is, the best of the penalties is shown all the same.
+    """
+    chosen = chosen_strength(validation, tolerance)
+    penalised = {strength: accuracy for strength, accuracy in validation.items() if strength > 0}
+    return (chosen, True) if chosen > 0 or not penalised else (chosen_strength(penalised, 0.0), False)
+
+
+def recovered_fraction(accuracy: float, zero_shot: float, plain: float) -> float | None:
+    """Which share of what plain fine-tuning loses against zero-shot is kept; None if it loses nothing."""
+    return (accuracy - plain) / (zero_shot - plain) if zero_shot > plain else None
+
+
 def _within(validation: Mapping[float, float], tolerance: float) -> list[float]:
     _check(validation)
     if tolerance < 0:

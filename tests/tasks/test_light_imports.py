@@ -25,6 +25,7 @@ import pytest
         "amalgam.pipeline.steps.features_config",
         "amalgam.pipeline.steps.robustness_report_config",
         "amalgam.tasks.scoring.selection",
+        "amalgam.tasks.scoring.results",
     ],
 )
 def test_values_are_read_without_torch(module):
