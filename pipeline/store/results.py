@@ -70,4 +70,4 @@ def read_all(folders: Iterable[Path]) -> list[Result]:
 def _result(row: dict[str, Any]) -> Result:
     settings = {name: value for name, value in (row[SETTINGS] or {}).items() if value is not None}
     identity = {name: row[name] for name in IDENTITY.names}
-    return Result(Network(**identity, settings=settings), **{name: row[name] for name in MEASURED.names})  # type: ignore[arg-type]
+    return Result(Network(**identity, settings=settings), **{name: row[name] for name in MEASURED.names})
