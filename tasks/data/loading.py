@@ -4,7 +4,7 @@ Batches are gathered as tensors, so a set in memory costs one index operation a 
 Shapes: (b, c, h, w) = batch, channels, height, width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
 from typing import Literal, NamedTuple
@@ -16,7 +16,6 @@ from torch import Tensor
 from amalgam.tasks.data.images import Images
 from amalgam.tasks.data.pixels import Scale
 from amalgam.tasks.data.views import View, margin_of, shifted
-from amalgam.tasks.training.distributed import ALONE, World
 
 Augmentation = Literal["crop_flip"] | View
 """Pictures shifted and mirrored at random, or one of the views that can be made again."""
@@ -68,22 +67,22 @@ def shuffled_batches(
     generator: torch.Generator,
     augment: Augmentation = PLAIN,
     device: torch.device | str = "cpu",
-    world: World = ALONE,
+    part: Callable[[int], slice] = slice,
 ) -> Iterator[Batch]:
     """One epoch: every index once, in an order drawn from `generator`, which also draws "crop_flip".
 
-    A last batch of a single image is left out: batch norm has no variance over one example. Of every batch only the
-    part of this process in the `world` is read.
+    A last batch of a single image is left out: batch norm has no variance over one example. Of every batch of
+    `count` images only those at `part(count)` are read: by default all.
     """
     order = torch.as_tensor(indices, dtype=torch.long)
     order = order[torch.randperm(len(order), generator=generator)]
     whole = order.split(batch_size)[: num_batches(len(order), batch_size)]
-    parts = [ids[world.part(len(ids))] for ids in whole]
+    parts = [ids[part(len(ids))] for ids in whole]
     for every, (ids, pixels) in zip(whole, _read(images, parts), strict=True):
         if isinstance(augment, View):
             shown = augment(ids, pixels)
         else:
-            shown = crop_flip(pixels, generator, len(every), world.part(len(every)))
+            shown = crop_flip(pixels, generator, len(every), part(len(every)))
         yield _batch(images, ids, torch.device(device), shown)
 
 

@@ -191,7 +191,7 @@ class _Run:
         task = self.task
         return shuffled_batches(
             task.images, task.indices, task.config.batch_size,
-            generator=generator, augment=augmentation(task.config, epoch), device=task.device, world=task.world,
+            generator=generator, augment=augmentation(task.config, epoch), device=task.device, part=task.world.part,
         )  # fmt: skip
 
     def _validate(self, epoch: int) -> dict[str, float]:

@@ -13,7 +13,6 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from amalgam.tasks.clip.finetuning.regulariser import Sizes
 from amalgam.tasks.sae.autoencoder import unit
 from amalgam.tasks.sae.codes import Codes
 
@@ -141,16 +140,6 @@ class Drift:
         with torch.no_grad():
             theirs = self._sae.pre_activations(self.frozen)
         return self._sae.pre_activations(self.current), theirs
-
-    @property
-    def sizes(self) -> Sizes:
-        """What the means of the reference divide by."""
-        return Sizes(
-            features=self.current.shape[1],
-            latents=0 if self.sae is None else len(self.sae.decoder),
-            components=0 if self.basis is None else self.basis.shape[1],
-            channels=self.levels[0][0].shape[-1] if self.levels else 0,
-        )
 
     @property
     def _sae(self) -> Autoencoder:

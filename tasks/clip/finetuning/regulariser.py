@@ -46,6 +46,16 @@ class Sizes:
     one: int = 1
     """Of a term that the reference does not average."""
 
+    @classmethod
+    def of(cls, drift: Drift) -> Sizes:
+        """Those of a drift."""
+        return cls(
+            features=drift.current.shape[1],
+            latents=0 if drift.sae is None else len(drift.sae.decoder),
+            components=0 if drift.basis is None else drift.basis.shape[1],
+            channels=drift.levels[0][0].shape[-1] if drift.levels else 0,
+        )
+
 
 class Term(NamedTuple):
     """One term of a regulariser."""
@@ -89,11 +99,11 @@ class Regulariser(BaseModel):
         for name in sorted(self.needs):
             if getattr(drift, name) in (None, ()):
                 raise ValueError(f"{type(self).__name__} needs {name} in the drift: {REMEDIES[name]}")
-        parts = {}
+        parts, sizes = {}, Sizes.of(drift)
         with torch.autocast(drift.current.device.type, enabled=False):
             for term in self._active:
                 settings = {name: getattr(self, name) for name in term.settings}
-                parts[term.value] = self._scale(term, drift.sizes) * getattr(terms, term.value)(drift, **settings)
+                parts[term.value] = self._scale(term, sizes) * getattr(terms, term.value)(drift, **settings)
         return parts
 
     def in_form(self, reduction: Reduction, sizes: Sizes) -> Self:

@@ -6,6 +6,7 @@ else.
 """
 
 import torch
+from ot.batch import solve_batch
 from torch import Tensor
 
 from amalgam.tasks.clip.finetuning.drift import Drift
@@ -119,25 +120,19 @@ def transport_cost(drift: Drift, epsilon: float, iterations: int) -> Tensor:
     """What it costs to carry the activations of s_0 to s, an atom to another at 1 - their cosine, at least 0.
 
     Entropic optimal transport (Cuturi 2013) in the logarithmic domain, between active latents alone: memory is
-    batch x K x K_0. Entropy blurs the plan, so that equal codes cost a little if their atoms are close, and the
-    gradient is not exactly 0 there. Without any positive activation before or now, an image costs nothing.
+    batch x K x K_0 in every iteration, as the gradient goes through all of them. Entropy blurs the plan, so that equal
+    codes cost a little if their atoms are close, and the gradient is not exactly 0 there. Without any positive
+    activation before or now, an image costs nothing.
     """
     before, now = _shares(drift.frozen_codes.values), _shares(drift.codes.values)
     atoms = torch.nn.functional.normalize(drift.atoms, dim=1)
     cosines = atoms[drift.frozen_codes.indices] @ atoms[drift.codes.indices].transpose(1, 2)
     cost = (1 - cosines).relu()
     present = (before.sum(1) > 0) & (now.sum(1) > 0)
-    plan = _entropic_plan(cost / epsilon, before.clamp_min(TINY).log(), now.clamp_min(TINY).log(), iterations)
-    return ((plan * cost).sum((1, 2)) * present).mean()
-
-
-def _entropic_plan(cost: Tensor, log_before: Tensor, log_now: Tensor, iterations: int) -> Tensor:
-    """The plan (batch, K_0, K) after some iterations of Sinkhorn; its columns add up to the second masses exactly."""
-    to_now = torch.zeros_like(log_now)
-    for _ in range(iterations):
-        to_before = log_before - (to_now[:, None, :] - cost).logsumexp(2)
-        to_now = log_now - (to_before[:, :, None] - cost).logsumexp(1)
-    return (to_before[:, :, None] + to_now[:, None, :] - cost).exp()
+    masses = before.clamp_min(TINY), now.clamp_min(TINY)
+    # Always all iterations (tol=0): a batch that stopped early would make its gradient depend on the other images.
+    plans = solve_batch(cost, epsilon, *masses, iterations, tol=0, method="log_sinkhorn", grad="autodiff")
+    return (plans.value_linear * present).mean()
 
 
 def parameter_change(drift: Drift) -> Tensor:

@@ -1,7 +1,9 @@
 """Laws of every regulariser (method page, section 12), in float64, where an exact law differs from a close one."""
 
+import math
 from dataclasses import replace
 
+import ot
 import pytest
 import torch
 from pydantic import ValidationError
@@ -263,10 +265,10 @@ def _dense(sae: SmallTopK, z: Tensor) -> Tensor:
 def test_both_forms_are_one_penalty_with_other_weights(kind):
     d = drift(*moved())
     mean = kind()
-    total = mean.in_form("sum", d.sizes)
+    total = mean.in_form("sum", Sizes.of(d))
     assert total.reduction == "sum"
     torch.testing.assert_close(total(d), mean(d), rtol=1e-12, atol=0)
-    torch.testing.assert_close(total.in_form("reference_mean", d.sizes)(d), mean(d), rtol=1e-12, atol=0)
+    torch.testing.assert_close(total.in_form("reference_mean", Sizes.of(d))(d), mean(d), rtol=1e-12, atol=0)
 
 
 def test_the_papers_weights_in_the_form_of_sums_are_those_of_the_method_page():
@@ -285,6 +287,20 @@ def test_divergence_and_transport_are_never_negative_and_transport_has_a_ceiling
     atoms = torch.nn.functional.normalize(d.atoms, dim=1)
     assert terms.divergence(d) >= 0
     assert 0 <= terms.transport_cost(d, 0.05, 50) <= (1 - atoms @ atoms.T).max()
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 0.01])
+def test_transport_exceeds_the_exact_optimum_by_no_more_than_entropy_can_gain(epsilon):
+    """A plan between K and K active latents has an entropy of at most 2 log K."""
+    d = drift(draw(2, WIDTH), draw(2, WIDTH, seed=1))
+    cosines = torch.nn.functional.normalize(d.atoms, dim=1)
+    cosines = cosines @ cosines.T
+    exact = [
+        ot.emd2(*(mass / mass.sum() for mass in (before, now)), (1 - cosines).clamp(min=0))
+        for before, now in zip(d.frozen_codes.dense().relu(), d.codes.dense().relu(), strict=True)
+    ]
+    excess = terms.transport_cost(d, epsilon, 300) - torch.stack(exact).mean()
+    assert 0 <= excess <= epsilon * 2 * math.log(K)
 
 
 def test_transport_between_far_atoms_costs_what_they_are_apart():
