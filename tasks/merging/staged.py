@@ -3,15 +3,18 @@
 Each kind is a tuple with one mapping per member, from the name of a parameter to its array.
 """
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
-from amalgam.tasks.merging.method import Need
+if TYPE_CHECKING:
+    from amalgam.tasks.merging.method import Need
 
 State = Mapping[str, Tensor]
 PerMember = tuple[Mapping[str, Tensor], ...]
@@ -70,7 +73,7 @@ class Statistics:
         """Euclidean norm of all of a member's arrays together."""
         return sum(float(a.double().square().sum()) for a in self.of(need)[member].values()) ** 0.5
 
-    def checked(self, need: Need, members: Sequence[State]) -> "Statistics":
+    def checked(self, need: Need, members: Sequence[State]) -> Statistics:
         """These statistics in the order of `members`.
 
         Raises ValueError if what is needed is absent, or was computed at other weights.
@@ -86,7 +89,7 @@ class Statistics:
             )
         return self._ordered(members) if self.models else self
 
-    def _ordered(self, members: Sequence[State]) -> "Statistics":
+    def _ordered(self, members: Sequence[State]) -> Statistics:
         places = []
         for number, member in enumerate(members):
             if (found := digest(member)) not in self.models:

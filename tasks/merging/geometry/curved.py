@@ -1,18 +1,22 @@
 """The solve of EpiMer (Lu et al. 2026) for one matrix: basis, curvature in it, normalisation, damping, facts."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from amalgam.tasks.merging.geometry.bases import Atoms, task_atoms
 from amalgam.tasks.merging.geometry.metrics import Dense, project_diagonal, project_factored, project_samples
 from amalgam.tasks.merging.geometry.solver import Solution, average, solve
-from amalgam.tasks.merging.methods.curvature.epimer import EpiMer
 from amalgam.tasks.merging.parameter import Parameter
+
+if TYPE_CHECKING:
+    from amalgam.tasks.merging.methods.curvature.epimer import EpiMer
 
 SMALLEST = 1e-12  # absolute damping: where no task's curvature says anything the result is that of TSV-M
 
 
-def curved_task_vector(parameter: Parameter, method: EpiMer) -> Tensor:
+def curved_task_vector(parameter: Parameter, method: "EpiMer") -> Tensor:
     """The merged matrix; the mean of the tasks where they have no orthogonal directions or no curvature is known."""
     atoms = task_atoms(parameter.deltas, method.rank)
     metrics = None if atoms is None else task_metrics(parameter, atoms, method)
@@ -28,7 +32,7 @@ def curved_task_vector(parameter: Parameter, method: EpiMer) -> Tensor:
     return atoms.lift(solution.point * (len(points) if method.aggregate == "sum" else 1))
 
 
-def task_metrics(parameter: Parameter, atoms: Atoms, method: EpiMer) -> list[Dense] | None:
+def task_metrics(parameter: Parameter, atoms: Atoms, method: "EpiMer") -> list[Dense] | None:
     """Each task's curvature on the atoms, normalised and damped; None if one is not known."""
     metrics = []
     for member in range(len(parameter.members)):
@@ -53,7 +57,7 @@ def _projected(found: Tensor, atoms: Atoms, curvature: str) -> Dense:
     return project(found, atoms.left, atoms.right)
 
 
-def _size(metric: Dense, parameter: Parameter, member: int, method: EpiMer) -> float:
+def _size(metric: Dense, parameter: Parameter, member: int, method: "EpiMer") -> float:
     if method.normalize == "none":
         return 1.0
     if method.normalize == "trace" or method.curvature == "projected":  # of projections only their own mean is known
