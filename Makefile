@@ -1,4 +1,5 @@
 # make demo: install, then run the whole pipeline on scikit-learn's digits.  make test, make check: what .ci/run calls.
+# make test-fast: all tests but the slow ones, in less than half of the time.
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -7,7 +8,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: venv demo test check format bench
+.PHONY: venv demo test test-fast check format bench
 
 venv: $(VENV)/.installed
 
@@ -27,6 +28,9 @@ demo: venv
 
 test: venv
 	$(BIN)/python -m pytest
+
+test-fast: venv
+	$(BIN)/python -m pytest -m "not slow"
 
 check: venv
 	$(BIN)/ruff format --check .

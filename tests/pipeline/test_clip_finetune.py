@@ -50,6 +50,7 @@ def amalgam(*arguments) -> int:
     return int(ended.value.code or 0)
 
 
+@pytest.mark.slow
 def test_pictures_of_ones_own_are_fine_tuned_on_and_reported(data, capsys):
     places = ("--data-root", data, "--checkpoint", data / "weights.safetensors", "--root", data / "runs")
     flags = (*FLAGS, "--corruptions", "fog,snow", "--severities", "3")

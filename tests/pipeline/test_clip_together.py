@@ -15,6 +15,7 @@ from tests.pipeline.clip_sweep import sweep
 pytestmark = pytest.mark.filterwarnings("ignore:`use_.*` is deprecated:DeprecationWarning")
 
 
+@pytest.mark.slow
 def test_two_processes_fine_tune_as_one(tmp_path):
     step = OfSeed(sweep(), 0).tuned(variant("sae-mask"), 30.0)
     together = Settings(num_workers=["tuned=2"]).equipped(step)

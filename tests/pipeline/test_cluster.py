@@ -10,6 +10,8 @@ from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 from amalgam.pipeline.engine.ray_cluster import check_room, connected
 from amalgam.pipeline.engine.step import Resources, Step
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def machine():

@@ -139,6 +139,7 @@ def test_a_server_that_is_down_costs_nothing_and_sync_catches_up(tmp_path, capsy
     assert sorted(steps) == ["experiment", "total", "walk", "walk"]
 
 
+@pytest.mark.slow
 def test_a_users_own_file_runs_on_ray_with_functions_of_its_own(tmp_path):
     (tmp_path / "mine.py").write_text(
         "from pydantic import BaseModel\n"

@@ -28,7 +28,7 @@ def ray_here() -> Iterator[Ray]:
         yield Ray()
 
 
-@pytest.fixture(params=["local", "ray"])
+@pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.slow)])
 def runner(request) -> Local | Ray:
     return Local() if request.param == "local" else request.getfixturevalue("ray_here")
 
@@ -46,6 +46,7 @@ def folders(root: Path) -> set[str]:
     return {path.name for path in [*root.glob("[!.]*"), *root.glob(".building/*")]}
 
 
+@pytest.mark.slow
 def test_local_and_ray_give_the_same_bytes(tmp_path, ray_here):
     local, distributed = (
         run([walks(seeds=(0, 1, 2))], tmp_path / name, runner)
@@ -80,6 +81,7 @@ def test_a_wider_graph_builds_only_what_is_new(tmp_path):
     assert run([wider], tmp_path, Local()).built == (list(wider.parents)[2].fingerprint, wider.fingerprint)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_goes_on_where_it_was(tmp_path, ray_here):
     step = walk_step(Walk(seed=5, length=6, dies_at=3))
     undisturbed = walk_step(Walk(seed=5, length=6))

@@ -122,6 +122,7 @@ def test_staged_rows_are_the_activations_of_the_member_that_they_name(built):
     np.testing.assert_array_equal(rows.labels, images.labels[torch.from_numpy(rows.ids)])
 
 
+@pytest.mark.slow
 def test_ray_and_local_give_the_same_numbers(built, tmp_path):
     report = EXPERIMENTS["digits_partial_fusion"](**SMALL, alphas=(0.0, 0.5, 1.0), first_weight=(0.0, 0.3, 1.0))
     outcome = run(list(report.parents), tmp_path, Ray())
@@ -134,6 +135,7 @@ def test_ray_and_local_give_the_same_numbers(built, tmp_path):
         assert timeless[0] == timeless[1]
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_from_its_last_epoch_to_the_same_weights(built, tmp_path):
     root, _ = built
     step, _ = of_kind(built, "member")[0]
@@ -233,6 +235,7 @@ def test_pictures_that_do_not_fit_the_network_are_refused_before_anything_runs(t
     assert run([fitting], tmp_path / "runs", Local()).records[fitting.fingerprint]
 
 
+@pytest.mark.slow
 def test_networks_with_batch_norm_go_through_the_whole_chain(tmp_path):
     report = EXPERIMENTS["partial_fusion"](
         data="digits", model="resnet18", width=0.0625, epochs=1, seeds=1, alphas=(0.5, 1.0), probe_rows=100, cost="both"
@@ -250,6 +253,7 @@ def test_networks_with_batch_norm_go_through_the_whole_chain(tmp_path):
     assert {".png", ".html", ".csv", ".parquet", ".json"} <= files
 
 
+@pytest.mark.slow
 def test_the_installed_command_on_ray_keeps_the_structural_zeros(tmp_path):
     """Run from elsewhere, where the package is found by its installation alone, as users do."""
     flags = "--members 2 --seeds 1 --epochs 1 --widths 20,10 --alphas 0.5 --probe-rows 100 --finetune-share 0.2"

@@ -19,6 +19,7 @@ from amalgam.pipeline.engine.execute import Local, Ray, run
 from amalgam.pipeline.store.artifact import read_records
 from tests.pipeline.example import walks
 
+pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parents[2]
 SCRIPTS = Path(sys.executable).parent
 

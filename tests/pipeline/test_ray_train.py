@@ -12,7 +12,7 @@ from tests.pipeline.together import place
 from tests.tasks.together import outcome
 
 # Ray Data, which Ray Train imports, warns of settings of its own.
-pytestmark = pytest.mark.filterwarnings("ignore:`use_.*` is deprecated:DeprecationWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:`use_.*` is deprecated:DeprecationWarning")]
 
 
 @pytest.fixture(scope="module", autouse=True)

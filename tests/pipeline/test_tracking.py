@@ -310,6 +310,7 @@ def test_a_run_with_failures_is_marked_and_named(root):
     assert "NaN loss in epoch 3" in parent.data.tags[MLFLOW_RUN_NOTE]
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_costs_a_sentence_and_nothing_is_lost(root, tmp_path, empty_database):
     port = free_port()
     store = Store(f"http://127.0.0.1:{port}")

@@ -18,6 +18,7 @@ def of_two(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_two_processes_train_as_one_does(of_two, name):
     alone, (first, second) = outcome(name, ALONE), (found[name] for found in of_two)

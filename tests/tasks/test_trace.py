@@ -37,6 +37,7 @@ def test_a_residual_stream_is_one_group():
     } <= stem
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "vgg11_bn", "alexnet"])
 def test_torchvision_classifiers_are_carried(name):
     torch.manual_seed(0)

@@ -123,6 +123,7 @@ def test_the_best_epoch_is_that_of_highest_validation_accuracy_then_lowest_nll(n
     assert hits.double().mean().item() == max(m["validation/accuracy"] for m in history)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_every_recipe_learns_digits(config, digits, parts):
     network = build(ModelSpec(name="resnet18", num_classes=10, in_shape=(1, 8, 8), options={"width": 0.125}), 0)

@@ -160,6 +160,7 @@ def test_an_absent_torchvision_set_brings_the_command_that_fetches_it(tmp_path):
         load(DataSpec(name="torchvision:DTD"), "train", tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, sizes, shape, mean",
     [
