@@ -2,8 +2,8 @@
 
 *Writing*: the same random 32x32 images pass through a vision transformer of width 192 with 4 blocks, bare and staged in
 turn. Bare is the tower in eval mode, without gradients, on inputs that are ready; staged is what
-`pipeline.steps.features` does: pictures shifted by a view, scaled, encoded by the kernels of fine-tuning, written as
-float32 rows. Of several rounds the best counts.
+`pipeline.steps.clip.features` does: pictures shifted by a view, scaled, encoded by the kernels of fine-tuning, written
+as float32 rows. Of several rounds the best counts.
 *Memory*: the peak of this process while it stages features of a shallow tower, and what four times the images add.
 """
 
@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from amalgam.pipeline.engine.host import threads
-from amalgam.pipeline.steps.features import write_features
-from amalgam.pipeline.steps.features_config import FeaturesConfig
+from amalgam.pipeline.steps.clip.features import FeaturesConfig, write_features
 from amalgam.pipeline.store.features import Staged
 from amalgam.pipeline.store.rows import MEBIBYTE
 from amalgam.tasks.clip.finetuning.finetune import anchor

@@ -1,8 +1,8 @@
 """Staging activations of a CNN beside its bare forward pass, and reading them back beside plain reads of the file.
 
 *Writing*: the same random 32x32 images pass through a CIFAR ResNet18 of half width, bare and staged in turn; staged
-means what `pipeline.steps.activations` does: capture, summaries per unit, float32 rows in Parquet. Medians over rounds,
-the ratio of those within a round: this host's speed comes in bursts.
+means what `pipeline.steps.fusion.activations` does: capture, summaries per unit, float32 rows in Parquet. Medians over
+rounds, the ratio of those within a round: this host's speed comes in bursts.
 *Reading*: all rows through `read_rows`, and the file's bytes through plain reads, with the file dropped from the page
 cache (the disk's own speed, or that of a cache below it). Then, from the page cache, what decoding alone allows: rows
 on one thread and on all, beside pyarrow's own decoder with nothing done to its values.

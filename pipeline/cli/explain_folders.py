@@ -9,9 +9,8 @@ import torch
 from amalgam.pipeline.engine.host import require_device
 from amalgam.pipeline.reports.explanation.build import Looked, Request, explain
 from amalgam.pipeline.reports.explanation.sentences import headline, warnings
-from amalgam.pipeline.steps.backbones import weights_root
 from amalgam.pipeline.store.artifact import new_folder
-from amalgam.pipeline.store.clip_checkpoints import load_clip, read_about
+from amalgam.pipeline.store.clip_checkpoints import load_clip, read_about, weights_root
 from amalgam.tasks.clip.prompts import spoken
 from amalgam.tasks.clip.testing.suites import Pictures
 from amalgam.tasks.data.catalogue import DataSpec

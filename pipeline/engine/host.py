@@ -45,6 +45,15 @@ def device_of(resources: Resources) -> str:
     return "cuda"
 
 
+def free_bytes(device: str) -> int:
+    """Memory that nobody uses on a device, in bytes."""
+    import torch  # here, not above: plans need none
+
+    if torch.device(device).type == "cuda":
+        return int(torch.cuda.mem_get_info()[0])
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def require_device(name: str) -> None:
     """Raise ValueError unless torch can compute on the device of that name."""
     import torch  # here, not above: every plan needs none

@@ -19,7 +19,10 @@ from amalgam.pipeline.store.canonical import canonical_json
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*")
 REFERENCE = re.compile(r"[\w.]+:\w+")
 
-StepFunction: TypeAlias = Callable[..., Mapping[str, float | int | str]]
+Metrics: TypeAlias = Mapping[str, float | int | str]
+"""What a step function gives for its record: its summary."""
+StepFunction: TypeAlias = Callable[..., Metrics]
+Check: TypeAlias = Callable[[Any, Path | None], None]
 Inputs: TypeAlias = "Mapping[str, Step | tuple[Step, ...]]"
 
 
@@ -75,12 +78,12 @@ class Step:
     is_distributed: bool = False
     """Whether several processes can build it together: its function looks at `Workspace.num_workers`."""
     expect: Expect | None = None
-    check: str | None = None
-    """`module:function`, called as `check(config, data_root)` by plans and before anything runs; may raise ValueError.
+    check: str | Check | None = None
+    """`module:function`, or a callable, called as `check(config, data_root)` by plans and before anything runs.
 
-    Instant and light: it looks whether files are there, not into them.
+    It may raise ValueError. Instant and light: it looks whether files are there, not into them.
     """
-    slow_check: str | None = None
+    slow_check: str | Check | None = None
     """The same for what takes seconds or torch: plans leave it out."""
     fingerprint: str = field(init=False)
     """16 hex digits of the SHA-256 of `identity`."""

@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from amalgam.pipeline.engine.step import Expect, Step
+from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.experiments.clip_variants import WAYS
 from amalgam.pipeline.experiments.flags import Floats, Ints, Texts
 from amalgam.pipeline.experiments.robust_graph import robust_graph
-from amalgam.pipeline.experiments.robust_recipe import Prices, RobustRecipe, Seeded
-from amalgam.pipeline.steps.clip_configs import Anchoring, LabelledConfig, OpenedConfig, SAEsConfig
+from amalgam.pipeline.experiments.robust_recipe import Anchoring, Prices, RobustRecipe, Seeded
+from amalgam.pipeline.steps.clip.backbones import OPENED, OpenedConfig
+from amalgam.pipeline.steps.clip.saes import SAEsConfig
 from amalgam.tasks.clip.testing.suites import SUITES, Pictures, Suite, domain_folders, image_folder
 from amalgam.tasks.clip.testing.test_sets import corrupted_sets
-from amalgam.tasks.data.sources import CORRUPTIONS, Source
+from amalgam.tasks.data.sources import CORRUPTIONS, LabelledConfig, Source
 from amalgam.tasks.models.clip_spec import ClipSpec, Preprocessing
 from amalgam.tasks.near_names import unknown_name
 from amalgam.tasks.sae.config import SAESpec, SAETrainConfig, TopK
@@ -114,13 +115,9 @@ class _Opened:
     unlabelled: Source | None
 
     def __call__(self, seed: int) -> Seeded:
-        backbone = Step(
-            "opened", "amalgam.pipeline.steps.backbones:open_clip", _opened(self.spec),
-            check="amalgam.pipeline.steps.clip_checks:check_weights", expect=Expect(20, 1_000),
-        )  # fmt: skip
         assert self.suite.labelled is not None
         labelled = LabelledConfig(source=self.suite.labelled, validation_share=self.validation_share, seed=seed)
-        return Seeded(backbone, labelled, self.suite.test_sets, self.unlabelled)
+        return Seeded(OPENED(_opened(self.spec)), labelled, self.suite.test_sets, self.unlabelled)
 
 
 def _opened(spec: ClipSpec) -> OpenedConfig:

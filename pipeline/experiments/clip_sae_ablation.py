@@ -27,7 +27,7 @@ from amalgam.pipeline.experiments.styled_world import (
     finetuning,
     sized_world,
 )
-from amalgam.pipeline.steps.robustness_report_config import PLAIN
+from amalgam.pipeline.reports.robustness.config import PLAIN
 from amalgam.tasks.toy_clip.worlds import WORLDS
 
 BASE = "sae-mask"

@@ -15,10 +15,9 @@ from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.experiments.clip_variants import WAYS
 from amalgam.pipeline.experiments.flags import Floats, Ints, Texts
 from amalgam.pipeline.experiments.robust_graph import robust_graph
-from amalgam.pipeline.experiments.robust_recipe import RobustRecipe
+from amalgam.pipeline.experiments.robust_recipe import Anchoring, RobustRecipe
 from amalgam.pipeline.experiments.styled_world import STYLE_ROLES, SAESetting, StyledImages, finetuning, sized_world
-from amalgam.pipeline.steps.clip_configs import Anchoring
-from amalgam.pipeline.steps.explain_config import ExplainConfig
+from amalgam.pipeline.steps.clip.explanation import ExplainConfig
 from amalgam.tasks.data.sources import CORRUPTIONS
 from amalgam.tasks.explain.vocabulary import Truth, concepts_in
 from amalgam.tasks.toy_clip.worlds import WORLDS, World

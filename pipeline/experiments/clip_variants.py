@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from amalgam.pipeline.steps.clip_configs import SAEsConfig
+from amalgam.pipeline.steps.clip.saes import SAEsConfig
 from amalgam.tasks.clip.finetuning.regulariser import Regulariser
 from amalgam.tasks.clip.finetuning.regularisers import (
     L1,

@@ -3,22 +3,21 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
-from amalgam.pipeline.engine.step import Expect, Inputs, Step
-from amalgam.pipeline.steps.configs import (
-    ActivationsConfig,
+from amalgam.pipeline.engine.step import Inputs, Step
+from amalgam.pipeline.steps.fusion.activations import ACTIVATIONS, ActivationsConfig, StageDtype
+from amalgam.pipeline.steps.fusion.fused import FINETUNED, FUSED, FinetunedConfig, FusedConfig
+from amalgam.pipeline.steps.fusion.matching import MATCHING, MatchingConfig
+from amalgam.pipeline.steps.fusion.members import (
+    ENSEMBLE,
+    EVALUATION,
+    MEMBER,
     EvaluationConfig,
     EvaluationKind,
-    FinetunedConfig,
-    FusedConfig,
-    MatchingConfig,
     MemberConfig,
-    ProbeConfig,
-    ReportConfig,
-    SampleConfig,
-    StageDtype,
 )
+from amalgam.pipeline.steps.fusion.report import REPORT, ReportConfig
 from amalgam.tasks.data.catalogue import DataSpec
-from amalgam.tasks.data.splits import Split
+from amalgam.tasks.data.splits import ProbeConfig, SampleConfig, Split
 from amalgam.tasks.fusion import Assignment, Identity, Method, PartialOT
 from amalgam.tasks.fusion.methods import Cost
 from amalgam.tasks.models.spec import ModelSpec
@@ -82,13 +81,7 @@ def fusion_graph(recipe: Recipe) -> Step:
     config = ReportConfig(
         title=f"Partial fusion of {recipe.members} {recipe.model.name} on {recipe.data.name}", settings=recipe.settings
     )
-    return Step(
-        "report",
-        "amalgam.pipeline.steps.report:write_report",
-        config,
-        {"results": tuple(results)},
-        expect=Expect(3, 500_000),
-    )
+    return REPORT(config, results=tuple(results))
 
 
 def _of_seed(recipe: Recipe, seed: int) -> Iterator[Step]:
@@ -116,36 +109,22 @@ def _member(recipe: Recipe, sample: SampleConfig, member: int) -> Step:
         sample=sample, model=recipe.model, split=recipe.split, training=recipe.training,
         num_members=recipe.members, member=member, seed=sample.seed * recipe.members + member,
     )  # fmt: skip
-    return Step(
-        "member", "amalgam.pipeline.steps.members:train_member", config,
-        check="amalgam.pipeline.steps.checks:check_member", slow_check="amalgam.pipeline.steps.checks:check_pictures",
-        expect=Expect(30, 1_000_000),
-    )  # fmt: skip
+    return MEMBER(config)
 
 
 def _evaluation(config: EvaluationConfig, members: tuple[Step, ...]) -> Step:
-    name = "evaluation" if config.kind == "member" else "ensemble"
-    return Step(name, "amalgam.pipeline.steps.members:evaluate", config, {"members": members}, expect=Expect(1, 3_000))
+    return (EVALUATION if config.kind == "member" else ENSEMBLE)(config, members=members)
 
 
 def _matching(recipe: Recipe, probe: ProbeConfig, members: tuple[Step, ...]) -> Step:
     config = ActivationsConfig(probe=probe, grid=recipe.grid, dtype=recipe.stage_dtype)
-    activations = [
-        Step(
-            "activations", "amalgam.pipeline.steps.activations:stage_activations", config, {"member": member},
-            slow_check="amalgam.pipeline.steps.checks:check_probe", expect=Expect(2, 4_000_000), version=2,
-        )
-        for member in members
-    ]  # fmt: skip
-    return Step(
-        "matching", "amalgam.pipeline.steps.fusion:match_members", MatchingConfig(methods=recipe.methods),
-        {"members": members, "activations": tuple(activations)}, expect=Expect(5, 500_000),
-    )  # fmt: skip
+    activations = tuple(ACTIVATIONS(config, member=member) for member in members)
+    return MATCHING(MatchingConfig(methods=recipe.methods), members=members, activations=activations)
 
 
 def _fused(recipe: Recipe, config: FusedConfig, members: tuple[Step, ...], matching: Step) -> Iterator[Step]:
     inputs: dict[str, Step | tuple[Step, ...]] = {"members": members, "matching": matching}
-    fused = Step("fused", "amalgam.pipeline.steps.fusion:fuse_members", config, inputs, expect=Expect(2, 1_000_000))
+    fused = FUSED(config, **inputs)
     yield fused
     yield from _finetuned(recipe, config.probe.sample, config, {**inputs, "network": fused})
 
@@ -157,4 +136,4 @@ def _finetuned(
         config = FinetunedConfig(
             network=network, sample=sample, share=recipe.finetune_share, training=recipe.finetuning, seed=sample.seed
         )
-        yield Step("finetuned", "amalgam.pipeline.steps.fusion:finetune", config, inputs, expect=Expect(5, 1_000_000))
+        yield FINETUNED(config, **inputs)

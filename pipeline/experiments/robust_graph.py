@@ -11,19 +11,19 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
-from amalgam.pipeline.engine.step import Expect, Inputs, Step
+from amalgam.pipeline.engine.kinds import C, Kind
+from amalgam.pipeline.engine.step import Inputs, Step
 from amalgam.pipeline.experiments.clip_variants import Variant
 from amalgam.pipeline.experiments.robust_recipe import MEGA, RobustRecipe, Seeded
-from amalgam.pipeline.steps.clip_configs import (
-    ContrastiveConfig,
-    SAEQualityConfig,
-    SAEsConfig,
-    TunedConfig,
-    ZeroShotConfig,
-)
-from amalgam.pipeline.steps.features_config import FeaturesConfig
-from amalgam.pipeline.steps.robustness_config import PathConfig
-from amalgam.pipeline.steps.robustness_report_config import ResultLabel, RobustnessReportConfig
+from amalgam.pipeline.reports.robustness.config import ResultLabel, RobustnessReportConfig
+from amalgam.pipeline.steps.clip.backbones import ZERO_SHOT, ZeroShotConfig
+from amalgam.pipeline.steps.clip.explanation import EXPLANATION
+from amalgam.pipeline.steps.clip.features import FEATURES, FeaturesConfig
+from amalgam.pipeline.steps.clip.path import PATH, PathConfig
+from amalgam.pipeline.steps.clip.report import ROBUSTNESS
+from amalgam.pipeline.steps.clip.sae_quality import SAE_QUALITY, SAEQualityConfig
+from amalgam.pipeline.steps.clip.saes import SAES, SAEsConfig
+from amalgam.pipeline.steps.clip.tuning import CONTRASTIVE, TUNED, ContrastiveConfig, TunedConfig
 from amalgam.tasks.clip.finetuning.config import FinetuneConfig
 from amalgam.tasks.data.sources import Source
 
@@ -39,13 +39,11 @@ def robust_graph(recipe: RobustRecipe) -> Step:
         title=recipe.title, settings=recipe.settings, results=tuple(label for label, _ in results),
         tolerance=recipe.tolerance, about={name: recipe.way(name).about for name in recipe.methods},
     )  # fmt: skip
-    inputs: Inputs = {
-        "paths": tuple(path for _, path in results),
-        "qualities": tuple(step for seed in seeds for step in seed.qualities()),
-        "explanations": tuple(seeds[0].explanation(name) for name in recipe.explained),
-    }
-    return Step(
-        "robustness", "amalgam.pipeline.steps.robustness_report:write_report", config, inputs, expect=Expect(5, MEGA)
+    return ROBUSTNESS(
+        config,
+        paths=tuple(path for _, path in results),
+        qualities=tuple(step for seed in seeds for step in seed.qualities()),
+        explanations=tuple(seeds[0].explanation(name) for name in recipe.explained),
     )
 
 
@@ -63,16 +61,13 @@ class OfSeed:
     @cached_property
     def zero_shot(self) -> Step:
         config = ZeroShotConfig(class_names=self.recipe.class_names, templates=self.recipe.templates)
-        return Step(
-            "zero_shot", "amalgam.pipeline.steps.backbones:make_zero_shot", config, {"backbone": self.seeded.backbone},
-            expect=Expect(5, self.recipe.prices.classifier_bytes),
-        )  # fmt: skip
+        prices = self.recipe.prices
+        return ZERO_SHOT.expecting(5, prices.classifier_bytes)(config, backbone=self.seeded.backbone)
 
     def saes(self, config: SAEsConfig, mixed: bool = False) -> Step:
         """Autoencoders of the frozen features of labelled images; mixed, of unlabelled ones of other domains too."""
         features = self.clean(self.seeded.labelled.source) + (self.clean(self._unlabelled()) if mixed else ())
-        inputs: Inputs = {"classifier": self.zero_shot, "features": features}
-        return Step("saes", "amalgam.pipeline.steps.saes:train_saes", config, inputs, expect=Expect(10, MEGA))
+        return SAES(config, classifier=self.zero_shot, features=features)
 
     def qualities(self) -> tuple[Step, ...]:
         """How good all autoencoders are on test sets, in one step; none if none is used, or there is no such set."""
@@ -82,9 +77,7 @@ class OfSeed:
             return ()
         named = tuple((name, self._saes_config(way)) for name, way in users.items())
         config = SAEQualityConfig(saes=named, test_sets=test_sets)
-        inputs: Inputs = {"classifier": self.zero_shot, "saes": tuple(map(self._saes_of, users.values()))}
-        measure = "amalgam.pipeline.steps.sae_quality:measure_saes"
-        return (Step("sae_quality", measure, config, inputs, version=2, expect=Expect(5, MEGA)),)
+        return (SAE_QUALITY(config, classifier=self.zero_shot, saes=tuple(map(self._saes_of, users.values()))),)
 
     def clean(self, source: Source) -> tuple[Step, ...]:
         """Frozen features of images as they are."""
@@ -127,17 +120,15 @@ class OfSeed:
         way, factors, config = self.recipe.way(name), sorted(self.recipe.factors), self.recipe.explanation
         assert config is not None, "the recipe has checked this"
         factor = factors[len(factors) // 2] if way.is_swept else 1.0
-        inputs: Inputs = {
-            "before": self.zero_shot, "after": self.tuned(way, factor),
-            # Codes of images unlike those that an autoencoder was trained on explain nothing.
-            "sae": self.saes(self.recipe.saes, mixed=self.seeded.unlabelled is not None),
-            "backbone": self.seeded.backbone,
-        }  # fmt: skip
         config = config.model_copy(update={"sae": self.recipe.saes.first.name, "title": f"What {name} changed"})
-        return Step(
-            "explanation", "amalgam.pipeline.steps.explain:explain", config, inputs,
-            check="amalgam.pipeline.steps.explain_config:check_explanation", expect=Expect(10, MEGA),
-        )  # fmt: skip
+        return EXPLANATION(
+            config,
+            before=self.zero_shot,
+            after=self.tuned(way, factor),
+            # Codes of images unlike those that an autoencoder was trained on explain nothing.
+            sae=self.saes(self.recipe.saes, mixed=self.seeded.unlabelled is not None),
+            backbone=self.seeded.backbone,
+        )
 
     def tuned(self, way: Variant, factor: float = 1.0) -> Step:
         """A classifier after fine-tuning."""
@@ -155,7 +146,7 @@ class OfSeed:
             unlabelled=self.seeded.unlabelled if way.anchor_on != "labelled" else None,
             clean_anchors=self.recipe.anchoring == "clean" and self.recipe.training.augment != "none",
         )  # fmt: skip
-        return self._tuning("tune", config, self._read_by(way))
+        return self._priced(TUNED)(config, **self._read_by(way))
 
     def _read_by(self, way: Variant) -> Inputs:
         """What fine-tuning in this way starts from and is held to."""
@@ -197,31 +188,22 @@ class OfSeed:
             labelled=self.seeded.labelled, training=self.recipe.training, seed=self.seed,
             class_names=self.recipe.class_names, templates=self.recipe.templates,
         )  # fmt: skip
-        return self._tuning(
-            "tune_contrastive", config, {"backbone": self.seeded.backbone, "classifier": self.zero_shot}
-        )
+        return self._priced(CONTRASTIVE)(config, backbone=self.seeded.backbone, classifier=self.zero_shot)
 
-    def _tuning(self, function: str, config: TunedConfig | ContrastiveConfig, inputs: Inputs) -> Step:
-        return Step(
-            "tuned", f"amalgam.pipeline.steps.tuning:{function}", config, inputs,
-            check="amalgam.pipeline.steps.clip_checks:check_labelled", is_distributed=isinstance(config, TunedConfig),
-            expect=Expect(self.recipe.prices.tuning_seconds, self.recipe.prices.classifier_bytes),
-        )  # fmt: skip
+    def _priced(self, kind: Kind[C]) -> Kind[C]:
+        """Fine-tuning as a step of this kind, at the prices of the experiment."""
+        return kind.expecting(self.recipe.prices.tuning_seconds, self.recipe.prices.classifier_bytes)
 
     def _features(self, source: Source, augment: Augment, views: tuple[int, ...]) -> tuple[Step, ...]:
         parts, prices = self.recipe.num_parts, self.recipe.prices
-        expect = Expect(prices.features_seconds * len(views) / parts, prices.features_bytes * len(views) // parts)
-        return tuple(
-            Step(
-                "features", "amalgam.pipeline.steps.features:stage_features",
-                FeaturesConfig(
-                    source=source, augment=augment, views=views, part=part, num_parts=parts
-                ),
-                {"encoder": self.zero_shot},
-                check="amalgam.pipeline.steps.features_config:check_features", expect=expect,
-            )
+        features = FEATURES.expecting(
+            prices.features_seconds * len(views) / parts, prices.features_bytes * len(views) // parts
+        )
+        configs = (
+            FeaturesConfig(source=source, augment=augment, views=views, part=part, num_parts=parts)
             for part in range(parts)
-        )  # fmt: skip
+        )
+        return tuple(features(config, encoder=self.zero_shot) for config in configs)
 
     def _path(self, after: tuple[Step, ...], alphas: tuple[float, ...]) -> Step:
         measured = self.recipe.saes if self.recipe.uses_saes else None
@@ -229,13 +211,6 @@ class OfSeed:
             labelled=self.seeded.labelled, test_sets=self.seeded.test_sets, alphas=alphas,
             sae=measured.first if measured else None,
         )  # fmt: skip
-        inputs: dict[str, Step | tuple[Step, ...]] = {
-            "before": self.zero_shot, "after": after, "backbone": self.seeded.backbone,
-        }  # fmt: skip
-        if measured:
-            inputs["sae"] = self.saes(measured)
-        return Step(
-            "path", "amalgam.pipeline.steps.robustness:evaluate_path", config, inputs,
-            check="amalgam.pipeline.steps.robustness_config:check_path",
-            expect=Expect(self.recipe.prices.testing_seconds, MEGA),
-        )  # fmt: skip
+        path = PATH.expecting(self.recipe.prices.testing_seconds, MEGA)
+        sae = {"sae": self.saes(measured)} if measured else {}
+        return path(config, before=self.zero_shot, after=after, backbone=self.seeded.backbone, **sae)

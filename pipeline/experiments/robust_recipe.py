@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.experiments.clip_variants import VARIANTS, Variant, variant
-from amalgam.pipeline.steps.clip_configs import Anchoring, LabelledConfig, SAEsConfig
-from amalgam.pipeline.steps.explain_config import ExplainConfig
+from amalgam.pipeline.steps.clip.explanation import ExplainConfig
+from amalgam.pipeline.steps.clip.saes import SAEsConfig
 from amalgam.tasks.clip.testing.test_sets import Role, TestSet
-from amalgam.tasks.data.sources import Source
+from amalgam.tasks.data.sources import LabelledConfig, Source
 from amalgam.tasks.training.config import TrainConfig
 
 MEGA = 1_000_000
+Anchoring = Literal["live", "views", "clean"]
+"""Where frozen features come from: computed beside training, staged for every view, or staged once unaugmented."""
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Literal
 
-from amalgam.pipeline.engine.step import Expect, Step
 from amalgam.pipeline.experiments.flags import Texts
 from amalgam.pipeline.experiments.robust_recipe import Seeded
-from amalgam.pipeline.steps.clip_configs import LabelledConfig, SAEsConfig
-from amalgam.pipeline.steps.pretrained_config import PretrainedConfig
+from amalgam.pipeline.steps.clip.backbones import PRETRAINED, PretrainedConfig
+from amalgam.pipeline.steps.clip.saes import SAEsConfig
 from amalgam.tasks.clip.testing.test_sets import Role, TestSet, corrupted_sets
 from amalgam.tasks.data.catalogue import DataSpec
-from amalgam.tasks.data.sources import MixedStyles
+from amalgam.tasks.data.sources import LabelledConfig, MixedStyles
 from amalgam.tasks.near_names import unknown_name
 from amalgam.tasks.sae.config import REFERENCE_RECIPE, FeatureInfo, SAESpec, SAETrainConfig, TopK
 from amalgam.tasks.toy_clip.worlds import WORLDS, World
@@ -90,16 +89,12 @@ class StyledImages:
     def __call__(self, seed: int) -> Seeded:
         """What a seed changes: everything."""
         world = self.world
-        backbone = Step(
-            "pretrained", "amalgam.pipeline.steps.backbones:pretrain_clip", PretrainedConfig(world=world, seed=seed),
-            check="amalgam.pipeline.steps.clip_checks:check_world", expect=Expect(45, 1_000_000),
-        )  # fmt: skip
         plain, styles = world.source("finetuning", self.images, seed=seed), self._styles(seed)
         other = MixedStyles(
             pictures=world.source("finetuning", self.images, seed=seed + 1000), styles=world.seen_styles
         )
         return Seeded(
-            backbone=backbone,
+            backbone=PRETRAINED(PretrainedConfig(world=world, seed=seed)),
             labelled=LabelledConfig(source=plain, validation_share=self.validation_share, seed=seed),
             test_sets=(
                 *styles,

@@ -22,6 +22,7 @@ from amalgam.tasks.sae.autoencoder import SparseAutoencoder
 from amalgam.tasks.sae.config import FeatureInfo
 from amalgam.tasks.sae.saelens import from_saelens, to_saelens
 
+WEIGHTS = "open_clip"  # folder of fetched weights under the data root
 SAE_CONFIG, SAE_WEIGHTS = "cfg.json", "sae_weights.safetensors"
 
 
@@ -48,13 +49,18 @@ def save_clip(clip: Clip, spec: ClipSpec, folder: Path) -> None:
 
 def load_clip(folder: Path, root: Path | None = None) -> Clip:
     """The encoders of a backbone folder, in eval mode; `root` is as in `build_clip`."""
-    try:
-        spec = ClipSpec.model_validate_json((folder / "clip.json").read_bytes())
-    except FileNotFoundError:
-        raise ValueError(f"{folder} is no CLIP backbone: it has no clip.json") from None
+    spec = read_clip_spec(folder)
     if spec.pretrained is None:
         spec = spec.model_copy(update={"checkpoint": str(folder / "clip.safetensors")})
     return build_clip(spec, root)
+
+
+def read_clip_spec(folder: Path) -> ClipSpec:
+    """What the encoders of a backbone folder are; of weights under no tag it does not say where they lie."""
+    try:
+        return ClipSpec.model_validate_json((folder / "clip.json").read_bytes())
+    except FileNotFoundError:
+        raise ValueError(f"{folder} is no CLIP backbone: it has no clip.json") from None
 
 
 def save_classifier(classifier: nn.Module, about: ClassifierInfo, folder: Path) -> None:
@@ -88,6 +94,12 @@ def read_about(folder: Path) -> ClassifierInfo:
 
 
 @torch.no_grad()
+def weights_root(data_root: Path | None) -> Path | None:
+    """Where fetched weights lie: under the data root if there are any, else where open_clip puts them."""
+    place = data_root / WEIGHTS if data_root else None
+    return place if place and place.is_dir() else None
+
+
 def key_of(clip: Clip) -> str:
     """16 hex digits that stand for an image tower, its weights and its preprocessing."""
     whole = hashlib.sha256(clip.preprocessing.model_dump_json().encode())

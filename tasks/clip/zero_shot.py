@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from amalgam.tasks.clip.prompts import checked_names, prompt, templates_of
+from amalgam.tasks.data.images import Images
 
 
 class TextEncoder(Protocol):
@@ -119,3 +120,10 @@ class Projection:
         # Groups are filled up with a member of their own, which leaves the maximum as it is.
         columns = torch.tensor([group + group[:1] * (longest - len(group)) for group in self.groups])
         return logits[:, columns.to(logits.device)].amax(-1)
+
+
+def require_head_classes(class_names: Sequence[str], images: Images) -> None:
+    """Raise ValueError if a label has no class in the head."""
+    most = int(images.labels.max())
+    if most >= len(class_names):
+        raise ValueError(f"there is an image of class {most}, but the head has {len(class_names)} classes")

@@ -134,3 +134,22 @@ def _batch(images: Images, ids: Tensor, device: torch.device, pixels: Tensor) ->
         pixels, labels = pixels.pin_memory(), labels.pin_memory()
     moved = pixels.to(device, non_blocking=True)
     return Batch(ids, normalise(moved, images.mean, images.std), labels.to(device, non_blocking=True))
+
+
+class Repeatable:
+    """Input batches of some images that can be streamed again and again."""
+
+    def __init__(self, images: Images, indices: Indices, batch_size: int, device: str) -> None:
+        self.images, self.indices, self.batch_size, self.device = images, indices, batch_size, device
+
+    def batches(self) -> Iterator[Batch]:
+        """Ids, inputs and labels, batch by batch."""
+        return batches(self.images, self.indices, self.batch_size, device=self.device)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (batch.images for batch in self.batches())
+
+
+def example(images: Images, device: str) -> Tensor:
+    """Two images as the network sees them, to trace and time it with."""
+    return next(iter(Repeatable(images, np.arange(2), 2, device)))

@@ -3,7 +3,16 @@
 from pathlib import Path
 
 from amalgam.tasks.data.images import Images, load
-from amalgam.tasks.data.sources import AnySource, Corrupted, MixedStyles, Stored, StyledPairs, StyledPhotos
+from amalgam.tasks.data.sources import (
+    AnySource,
+    Corrupted,
+    LabelledConfig,
+    MixedStyles,
+    Stored,
+    StyledPairs,
+    StyledPhotos,
+)
+from amalgam.tasks.data.splits import Indices, SampleConfig, hold_out
 from amalgam.tasks.data.synthetic.corruptions import corrupted_images
 from amalgam.tasks.data.synthetic.pairs import open_pairs
 from amalgam.tasks.data.synthetic.photos import open_photos
@@ -24,3 +33,17 @@ def open_source(source: AnySource, root: Path | None = None) -> Images:
 def open_studio(source: StyledPairs | StyledPhotos, root: Path | None = None) -> Studio:
     """What draws the pictures of a source, as many as are asked for; `num_images` and `style` play no part."""
     return open_pairs(source, root) if isinstance(source, StyledPairs) else open_photos(source, root)
+
+
+def open_pool(config: SampleConfig, root: Path | None = None) -> tuple[Images, Indices, Indices]:
+    """The training images, the positions members may be trained on, and those held out for validation."""
+    images = load(config.data, "train", root)
+    pool, validation = hold_out(images.labels.numpy(), config.validation_share, config.seed)
+    return images, pool, validation
+
+
+def open_labelled(config: LabelledConfig, root: Path | None = None) -> tuple[Images, Indices, Indices]:
+    """The labelled images, the positions that are trained on, and those held out."""
+    images = open_source(config.source, root)
+    kept, held_out = hold_out(images.labels.numpy(), config.validation_share, config.seed)
+    return images, kept, held_out

@@ -162,6 +162,16 @@ AnySource = Stored | StyledPairs | StyledPhotos | MixedStyles | Corrupted
 Source = Annotated[AnySource, Field(discriminator="kind")]
 
 
+class LabelledConfig(Value):
+    """Images with labels to fine-tune on, some of them held out."""
+
+    source: Source
+    validation_share: float = Field(default=0.2, gt=0, lt=1)
+    """Share held out to choose epochs, strengths and alphas by; stratified by class."""
+    seed: int = 0
+    """Draws which."""
+
+
 def check_source(source: AnySource, root: Path | None) -> None:
     """Raise ValueError, saying what to fetch and where it must lie, unless the files of `source` are there."""
     catalogue.check(data_of(source), root)

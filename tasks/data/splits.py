@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from amalgam.tasks.data.catalogue import DataSpec
+
 Labels = NDArray[np.integer]
 Indices = NDArray[np.int64]
 
@@ -24,6 +26,37 @@ def require_classes(labels: Labels, what: str) -> None:
             f"{what} holds only class {classes[0]} ({len(labels)} examples): "
             f"a classifier needs examples of at least two classes"
         )
+
+
+class SampleConfig(BaseModel):
+    """Who may see which images of the training split; the test split is read by evaluations alone."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: DataSpec
+    seed: int
+    """Draws the validation images, the members' shares and the probe."""
+    validation_share: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the training split held out from all members, to choose epochs by."""
+
+
+class ProbeConfig(BaseModel):
+    """Unlabelled, unaugmented training images: activations and calibration are measured on them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sample: SampleConfig
+    num_rows: int = Field(default=1000, ge=2)
+    """Images drawn from those that members may be trained on."""
+
+    def indices(self, pool: Indices) -> Indices:
+        """The positions of the probe, drawn from `pool`. Raises ValueError if there are fewer images than asked for."""
+        if self.num_rows > len(pool):
+            raise ValueError(
+                f"the probe needs {self.num_rows} images, but only {len(pool)} may be used: lower --probe-rows"
+            )
+        order = np.random.default_rng((self.sample.seed, 1)).permutation(len(pool))
+        return np.sort(pool[order[: self.num_rows]])
 
 
 class Split(BaseModel, ABC):

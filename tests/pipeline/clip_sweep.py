@@ -1,11 +1,10 @@
 """A whole sweep of fine-tuning on a CLIP that learns nothing: real steps that take no time."""
 
-from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.experiments.robust_recipe import RobustRecipe, Seeded
-from amalgam.pipeline.steps.clip_configs import LabelledConfig, SAEsConfig
-from amalgam.pipeline.steps.pretrained_config import PretrainedConfig
+from amalgam.pipeline.steps.clip.backbones import PRETRAINED, PretrainedConfig
+from amalgam.pipeline.steps.clip.saes import SAEsConfig
 from amalgam.tasks.clip.testing.test_sets import TestSet
-from amalgam.tasks.data.sources import MixedStyles
+from amalgam.tasks.data.sources import LabelledConfig, MixedStyles
 from amalgam.tasks.sae.config import SAESpec, SAETrainConfig, TopK
 from amalgam.tasks.toy_clip.worlds import WORLDS, small_clip
 from amalgam.tasks.training.config import TrainConfig
@@ -43,9 +42,7 @@ def autoencoders(**settings) -> SAEsConfig:
 
 def seeded(seed: int) -> Seeded:
     """One untrained CLIP and a few images."""
-    backbone = Step(
-        "pretrained", "amalgam.pipeline.steps.backbones:pretrain_clip", PretrainedConfig(world=WORLD, seed=seed)
-    )
+    backbone = PRETRAINED(PretrainedConfig(world=WORLD, seed=seed))
     labelled = LabelledConfig(source=WORLD.source("finetuning", IMAGES), validation_share=0.25, seed=seed)
     plain = TestSet(name="plain", role="id", source=WORLD.source("test", 20))
     bold = TestSet(name="bold", role="seen", source=WORLD.source("test", 20, "bold"))

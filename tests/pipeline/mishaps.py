@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from amalgam.pipeline.engine.workspace import Workspace
-from amalgam.pipeline.steps.configs import MemberConfig
-from amalgam.pipeline.steps.members import train_member
+from amalgam.pipeline.steps.fusion.members import MemberConfig, train_member
 
 
 class Deadly(Workspace):

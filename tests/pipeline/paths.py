@@ -8,7 +8,7 @@ import torch
 from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.reports.path_scores import path_scores, summary
-from amalgam.pipeline.steps.robustness_report_config import ResultLabel, RobustnessReportConfig
+from amalgam.pipeline.reports.robustness.config import ResultLabel, RobustnessReportConfig
 from amalgam.pipeline.store.predictions import PREDICTIONS, Answers, write_predictions
 from amalgam.tasks.scoring.metrics import Predictions
 
@@ -49,7 +49,7 @@ def robustness(
         results=tuple(ResultLabel(variant=v, strength=s, seed=seed) for v, s, _, seed in labels),
         about={"ft": "plain fine-tuning of everything", "sae-mask": "SAE-FT: no new latents, and the residual stays"},
     )  # fmt: skip
-    return Step("robustness", "amalgam.pipeline.steps.robustness_report:write_report", config, {"paths": paths})
+    return Step("robustness", "amalgam.pipeline.steps.clip.report:write_report", config, {"paths": paths})
 
 
 def _answers(config: Mapping[str, Any]) -> Iterator[Answers]:

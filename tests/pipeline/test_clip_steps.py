@@ -11,7 +11,7 @@ from amalgam.pipeline.engine.step import ancestors
 from amalgam.pipeline.experiments.clip_styles import clip_styles
 from amalgam.pipeline.experiments.clip_variants import VARIANTS, variant
 from amalgam.pipeline.experiments.robust_graph import OfSeed, robust_graph
-from amalgam.pipeline.steps.explain_config import ExplainConfig
+from amalgam.pipeline.steps.clip.explanation import ExplainConfig
 from amalgam.pipeline.store.clip_checkpoints import key_of, load_classifier, load_clip, read_about, read_sae
 from amalgam.pipeline.store.features import read_features
 from amalgam.tasks.clip.zero_shot import zero_shot_head

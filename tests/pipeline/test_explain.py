@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from amalgam.pipeline.engine.workspace import Workspace
-from amalgam.pipeline.steps.explain import explain
-from amalgam.pipeline.steps.explain_config import ExplainConfig, check_explanation
+from amalgam.pipeline.steps.clip.explanation import ExplainConfig, check_explanation, explain
 from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_sae
 from amalgam.tasks.data.loading import batches
 from amalgam.tasks.data.opening import open_source

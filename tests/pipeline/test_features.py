@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from amalgam.pipeline.engine.workspace import Workspace
-from amalgam.pipeline.steps.features import stage_features
-from amalgam.pipeline.steps.features_config import FeaturesConfig
+from amalgam.pipeline.steps.clip.features import FeaturesConfig, stage_features
 from amalgam.pipeline.store.clip_checkpoints import ClassifierInfo, key_of, load_classifier, save_classifier
 from amalgam.pipeline.store.features import FEATURES, SITE, anchors, read_features
 from amalgam.pipeline.store.rows import RowsWriter, describe

@@ -9,9 +9,8 @@ import torch
 from PIL import Image
 
 from amalgam.pipeline.engine.workspace import Workspace
-from amalgam.pipeline.steps.clip_configs import ChosenSAE, LabelledConfig
-from amalgam.pipeline.steps.robustness import SCORES, evaluate_path
-from amalgam.pipeline.steps.robustness_config import PathConfig, check_path
+from amalgam.pipeline.steps.clip.path import SCORES, PathConfig, check_path, evaluate_path
+from amalgam.pipeline.steps.clip.saes import ChosenSAE
 from amalgam.pipeline.store.clip_checkpoints import ClassifierInfo, key_of, save_classifier, save_clip, save_sae
 from amalgam.pipeline.store.predictions import PREDICTIONS, read_predictions
 from amalgam.tasks.clip.finetuning.drift import frozen
@@ -19,7 +18,7 @@ from amalgam.tasks.clip.testing.test_sets import TestSet
 from amalgam.tasks.clip.zero_shot import Classifier, zero_shot_head
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.opening import open_source
-from amalgam.tasks.data.sources import DIGIT_NAMES, PAIR_NAMES, Stored, StyledPairs
+from amalgam.tasks.data.sources import DIGIT_NAMES, PAIR_NAMES, LabelledConfig, Stored, StyledPairs
 from amalgam.tasks.data.splits import hold_out
 from amalgam.tasks.models.clip import build_clip
 from amalgam.tasks.sae.autoencoder import initial

@@ -11,6 +11,7 @@ from rich.console import Console
 from amalgam.pipeline.cli.show import find_report, print_result
 from amalgam.pipeline.engine.execute import Local, run
 from amalgam.pipeline.reports.files import MINUS, read_rows
+from amalgam.pipeline.reports.robustness.config import ResultLabel, RobustnessReportConfig
 from amalgam.pipeline.reports.robustness.findings import share_bought_back
 from amalgam.pipeline.reports.robustness.page import terminal_table
 from amalgam.pipeline.reports.robustness.pooling import network_of, pooled
@@ -24,7 +25,6 @@ from amalgam.pipeline.reports.robustness.table import (
     strength_rows,
     whole_paths,
 )
-from amalgam.pipeline.steps.robustness_report_config import ResultLabel, RobustnessReportConfig
 from amalgam.pipeline.store.artifact import read_record
 from tests.pipeline.paths import ALPHAS, ENDS, robustness
 

@@ -16,8 +16,8 @@ from matplotlib.ticker import MaxNLocator
 
 from amalgam.pipeline.reports.files import DEVIATION, Row
 from amalgam.pipeline.reports.frontier.figure import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
+from amalgam.pipeline.reports.robustness.config import PLAIN, ZERO_SHOT
 from amalgam.pipeline.reports.robustness.table import SHIFTS, VALIDATION, home_measure, is_averaged, roles_of
-from amalgam.pipeline.steps.robustness_report_config import PLAIN, ZERO_SHOT
 
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, "#777777")
 MARKERS = "sDv^P<X>pdh"

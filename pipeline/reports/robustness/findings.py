@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from amalgam.pipeline.reports.files import Row, points
+from amalgam.pipeline.reports.robustness.config import PLAIN, ZERO_SHOT
 from amalgam.pipeline.reports.robustness.pooling import Difference, Network, PooledAccuracies, network_of
 from amalgam.pipeline.reports.robustness.table import (
     SHIFTS,
@@ -15,7 +16,6 @@ from amalgam.pipeline.reports.robustness.table import (
     row_of,
     strength_rows,
 )
-from amalgam.pipeline.steps.robustness_report_config import PLAIN, ZERO_SHOT
 from amalgam.tasks.scoring.selection import matched_strength
 
 ROLE_NAMES = {

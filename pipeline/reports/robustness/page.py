@@ -25,6 +25,7 @@ from amalgam.pipeline.reports.files import (
     write_picture,
     write_rows,
 )
+from amalgam.pipeline.reports.robustness.config import ZERO_SHOT, RobustnessReportConfig
 from amalgam.pipeline.reports.robustness.figure import robustness_figure
 from amalgam.pipeline.reports.robustness.findings import (
     ROLE_NAMES,
@@ -55,7 +56,6 @@ from amalgam.pipeline.reports.robustness.table import (
     strength_rows,
     whole_paths,
 )
-from amalgam.pipeline.steps.robustness_report_config import ZERO_SHOT, RobustnessReportConfig
 
 STEM = "robustness"
 SETTINGS = (Column("strength", "strength", "{:g}".format), Column("alpha", "alpha", "{:g}".format))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from amalgam.pipeline.reports.files import MINUS, Row, percent, points
+from amalgam.pipeline.reports.robustness.config import PLAIN, ZERO_SHOT
 from amalgam.pipeline.reports.robustness.findings import (
     METHOD,
     PEER,
@@ -21,7 +22,6 @@ from amalgam.pipeline.reports.robustness.table import (
     roles_of,
     row_of,
 )
-from amalgam.pipeline.steps.robustness_report_config import PLAIN, ZERO_SHOT
 
 NUM_NAMED = 3  # ways to fine-tune that one sentence names
 MEASURE = "the mean of in-distribution and shifted accuracy"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 from amalgam.pipeline.reports.files import DEVIATION, Row, mean_and_deviation
-from amalgam.pipeline.steps.robustness_report_config import PLAIN, ZERO_SHOT
+from amalgam.pipeline.reports.robustness.config import PLAIN, ZERO_SHOT
 from amalgam.tasks.clip.testing.test_sets import ROLES, MetricName, Role
 from amalgam.tasks.scoring.selection import chosen_alpha, chosen_strength, mean_over_seeds
 

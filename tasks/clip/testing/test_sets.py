@@ -14,6 +14,8 @@ from amalgam.tasks.data.sources import CORRUPTIONS, Corrupted, Source
 Role = Literal["id", "seen", "unseen", "natural", "forgetting"]
 """As the fine-tuning images; shifts that pre-training saw, never saw, or found in nature; classes never tuned on."""
 MetricName = Literal["accuracy", "macro_f1", "worst_group"]
+VALIDATION = "validation"
+"""What the held-out images of the labelled ones are called among test sets."""
 ROLES: tuple[Role, ...] = ("id", "seen", "unseen", "natural", "forgetting")
 
 

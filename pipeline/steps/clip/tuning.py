@@ -1,38 +1,66 @@
 """Fine-tune a classifier: plainly, by its head, or with its features held to those of the frozen encoder."""
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
+
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from pydantic import Field, field_validator
 
-from amalgam.pipeline.engine.resuming import resume_state, saver
-from amalgam.pipeline.engine.step import Resources
+from amalgam.pipeline.engine.kinds import Config, Kind
+from amalgam.pipeline.engine.step import Metrics, Resources
 from amalgam.pipeline.engine.workspace import Workspace
-from amalgam.pipeline.steps.backbones import weights_root
-from amalgam.pipeline.steps.clip_configs import ContrastiveConfig, LabelledConfig, TunedConfig
-from amalgam.pipeline.steps.measures import Metrics
-from amalgam.pipeline.store.clip_checkpoints import load_classifier, load_clip, read_about, read_sae, save_classifier
-from amalgam.pipeline.store.features import anchors, read_features
-from amalgam.tasks.clip.finetuning.anchors import CachedAnchors, Unlabelled
-from amalgam.tasks.clip.finetuning.contrastive import finetune_contrastive
-from amalgam.tasks.clip.finetuning.drift import principal_directions
-from amalgam.tasks.clip.finetuning.finetune import finetune
-from amalgam.tasks.clip.zero_shot import Classifier
-from amalgam.tasks.data.images import Images
-from amalgam.tasks.data.opening import open_source
-from amalgam.tasks.data.splits import Indices, hold_out
-from amalgam.tasks.sae.autoencoder import SparseAutoencoder, unit
+from amalgam.pipeline.steps.clip.saes import ChosenSAE
+from amalgam.tasks.clip.finetuning.config import FinetuneConfig, require_contrastive
+from amalgam.tasks.data.sources import LabelledConfig, Source, check_source
 from amalgam.tasks.sae.config import FeatureInfo
-from amalgam.tasks.training.distributed import ALONE, World
+from amalgam.tasks.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from amalgam.tasks.clip.finetuning.anchors import CachedAnchors, Unlabelled
+    from amalgam.tasks.clip.zero_shot import Classifier
+    from amalgam.tasks.data.images import Images
+    from amalgam.tasks.sae.autoencoder import SparseAutoencoder
+    from amalgam.tasks.training.distributed import World
 
 
-def open_labelled(config: LabelledConfig, data_root: Path | None) -> tuple[Images, Indices, Indices]:
-    """The labelled images, the positions that are trained on, and those held out."""
-    images = open_source(config.source, data_root)
-    kept, held_out = hold_out(images.labels.numpy(), config.validation_share, config.seed)
-    return images, kept, held_out
+class TunedConfig(Config):
+    """A classifier fine-tuned on labelled images."""
+
+    labelled: LabelledConfig
+    finetuning: FinetuneConfig
+    sae: ChosenSAE | None = None
+    """Which of the autoencoders; None where the regulariser needs none."""
+    clean_anchors: bool = False
+    """Whether features are held to those of untouched pictures whatever view is trained on: an approximation."""
+    components: int | None = Field(default=None, ge=1)
+    """Principal directions of the staged features, for PCA."""
+    unlabelled: Source | None = None
+    """Images whose labels are not read, on which features are held too or instead."""
+    compiled: bool = False
+    """Whether torch.compile makes the network faster first; it rounds otherwise."""
+    seed: int
+    """Orders the images."""
+
+
+class ContrastiveConfig(Config):
+    """Both towers fine-tuned on pairs of images and the prompts of their labels (FLYP)."""
+
+    labelled: LabelledConfig
+    training: TrainConfig
+    class_names: tuple[str, ...]
+    templates: tuple[str, ...] | str
+    seed: int
+
+    @field_validator("training")
+    @classmethod
+    def _batches_are_whole(cls, training: TrainConfig) -> TrainConfig:
+        require_contrastive(training)
+        return training
 
 
 def tune(config: TunedConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
@@ -40,9 +68,11 @@ def tune(config: TunedConfig, inputs: Mapping[str, Any], work: Workspace) -> Met
 
     With more than one process all of them train together through Ray Train, to the same result.
     """
+    from amalgam.tasks.training.distributed import ALONE
+
     if work.num_workers == 1:
         return _tune(config, inputs, work, ALONE, work.device)
-    from amalgam.pipeline.engine.ray_train import run_distributed  # here, not above: a run without Ray needs none
+    from amalgam.pipeline.engine.ray_train import run_distributed
 
     resources = Resources(work.cpus_each, work.gpus_each, work.num_workers)
     return dict(run_distributed(partial(_tune, config, inputs, work), resources, work.scratch))
@@ -50,6 +80,11 @@ def tune(config: TunedConfig, inputs: Mapping[str, Any], work: Workspace) -> Met
 
 def tune_contrastive(config: ContrastiveConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
     """Train both towers on prompts of the labels, and keep the classifier they make in their best epoch."""
+    from amalgam.pipeline.engine.resuming import resume_state, saver
+    from amalgam.pipeline.store.clip_checkpoints import load_clip, read_about, save_classifier, weights_root
+    from amalgam.tasks.clip.finetuning.contrastive import finetune_contrastive
+    from amalgam.tasks.data.opening import open_labelled
+
     images, kept, held_out = open_labelled(config.labelled, work.data_root)
     trained = finetune_contrastive(
         load_clip(inputs["backbone"], weights_root(work.data_root)), images, kept, held_out,
@@ -61,9 +96,15 @@ def tune_contrastive(config: ContrastiveConfig, inputs: Mapping[str, Any], work:
 
 
 def _tune(config: TunedConfig, inputs: Mapping[str, Any], work: Workspace, world: World, device: str) -> Metrics:
+    from amalgam.pipeline.engine.resuming import resume_state, saver
+    from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_about, save_classifier
+    from amalgam.tasks.clip.finetuning.finetune import finetune
+    from amalgam.tasks.clip.zero_shot import require_head_classes
+    from amalgam.tasks.data.opening import open_labelled
+
     images, kept, held_out = open_labelled(config.labelled, work.data_root)
     about, classifier = read_about(inputs["classifier"]), load_classifier(inputs["classifier"])
-    require_classes(about.class_names, images)
+    require_head_classes(about.class_names, images)
     is_first = world.rank == 0  # the others compute the same, and one record is enough
     trained = finetune(
         classifier, images, kept, held_out, config.finetuning, config.seed,
@@ -79,18 +120,13 @@ def _tune(config: TunedConfig, inputs: Mapping[str, Any], work: Workspace, world
     return {"best_epoch": trained.best_epoch, "data_fingerprint": images.fingerprint}
 
 
-def require_classes(class_names: Sequence[str], images: Images) -> None:
-    """Raise ValueError if a label has no class in the head."""
-    most = int(images.labels.max())
-    if most >= len(class_names):
-        raise ValueError(f"there is an image of class {most}, but the head has {len(class_names)} classes")
-
-
 def _sae(
     config: TunedConfig, inputs: Mapping[str, Any], classifier: Classifier, backbone: str
 ) -> SparseAutoencoder | None:
     if config.sae is None:
         return None
+    from amalgam.pipeline.store.clip_checkpoints import read_sae
+
     width = classifier.head.get_parameter("weight").shape[1]
     features = FeatureInfo(width=width, normalised=config.sae.normalised, backbone=backbone)
     return read_sae(inputs["saes"], config.sae.name, features)
@@ -99,6 +135,10 @@ def _sae(
 def _basis(config: TunedConfig, inputs: Mapping[str, Any], backbone: str) -> Tensor | None:
     if config.components is None:
         return None
+    from amalgam.pipeline.store.features import read_features
+    from amalgam.tasks.clip.finetuning.drift import principal_directions
+    from amalgam.tasks.sae.autoencoder import unit
+
     table = read_features(inputs["features"], backbone=backbone)
     return principal_directions(unit(table.features.float()), config.components)
 
@@ -108,6 +148,9 @@ def _anchors(
 ) -> CachedAnchors | None:
     if not inputs.get(role):
         return None
+    from amalgam.pipeline.store.features import anchors
+    from amalgam.tasks.clip.finetuning.anchors import CachedAnchors
+
     staged = anchors(inputs[role], len(images), backbone, images.fingerprint)
     return CachedAnchors(staged, clean=config.clean_anchors)
 
@@ -117,9 +160,21 @@ def _unlabelled(
 ) -> Unlabelled | None:
     if config.unlabelled is None:
         return None
+    from amalgam.tasks.clip.finetuning.anchors import Unlabelled
+    from amalgam.tasks.data.opening import open_source
+
     images = open_source(config.unlabelled, data_root)
     return Unlabelled(images, _anchors(config, inputs, "unlabelled_anchors", images, backbone))
 
 
 def _silent(metrics: Mapping[str, float], epoch: int) -> None:
     """What processes other than the first log."""
+
+
+def check_labelled(config: TunedConfig | ContrastiveConfig, data_root: Path | None) -> None:
+    """Raise ValueError unless the images to fine-tune on are there."""
+    check_source(config.labelled.source, data_root)
+
+
+TUNED = Kind("tuned", tune, TunedConfig, check=check_labelled, is_distributed=True)
+CONTRASTIVE = Kind("tuned", tune_contrastive, ContrastiveConfig, check=check_labelled)

@@ -2,7 +2,7 @@
 
 from pydantic import Field, model_validator
 
-from amalgam.pipeline.steps.configs import Config
+from amalgam.pipeline.engine.kinds import Config
 
 ZERO_SHOT = "zero-shot"
 PLAIN = "ft"

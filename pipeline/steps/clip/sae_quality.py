@@ -3,33 +3,51 @@
 A step of its own, so that no autoencoder, and nothing that is fine-tuned with one, depends on a test image.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from pydantic import model_validator
 
+from amalgam.pipeline.engine.kinds import Config, Kind
+from amalgam.pipeline.engine.step import Expect, Metrics
 from amalgam.pipeline.engine.workspace import Workspace
-from amalgam.pipeline.steps.clip_configs import SAEQualityConfig, SAEsConfig
-from amalgam.pipeline.steps.measures import Metrics
-from amalgam.pipeline.steps.saes import QUALITY, agreement, numbers
-from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_about, read_sae
-from amalgam.pipeline.store.features import as_wanted
-from amalgam.tasks.clip.testing.test_sets import TestSet
-from amalgam.tasks.clip.zero_shot import Classifier
-from amalgam.tasks.data.images import Images
-from amalgam.tasks.data.loading import batches
-from amalgam.tasks.data.opening import open_source
-from amalgam.tasks.sae.autoencoder import SparseAutoencoder
+from amalgam.pipeline.steps.clip.saes import QUALITY, SAEsConfig, agreement, numbers
+from amalgam.tasks.clip.testing.test_sets import TestSet, check_test_sets
 from amalgam.tasks.sae.config import FeatureInfo
-from amalgam.tasks.sae.metrics import QualityMeter
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from amalgam.tasks.clip.zero_shot import Classifier
+    from amalgam.tasks.data.images import Images
+    from amalgam.tasks.sae.autoencoder import SparseAutoencoder
 
 BATCH = 512  # images encoded at once
 PLACE = ("saes", "seed", "test_set", "role")  # what of a row is no measure
 Row = dict[str, Any]
+
+
+class SAEQualityConfig(Config):
+    """Autoencoders measured on the images of test sets, as the frozen encoder sees them."""
+
+    saes: tuple[tuple[str, SAEsConfig], ...]
+    """What each step of autoencoders is called, and what it has trained, in the order of the steps."""
+    test_sets: tuple[TestSet, ...]
+
+    @model_validator(mode="after")
+    def _means_make_sense(self) -> SAEQualityConfig:
+        check_test_sets(self.test_sets)
+        for name, saes in self.saes:
+            if "/" in name or [one for one, _ in self.saes].count(name) > 1:
+                raise ValueError(f"steps of autoencoders need names of their own, without '/', got {name!r}")
+            if len({spec.model_copy(update={"seed": 0}) for spec in saes.specs}) > 1:
+                raise ValueError(f"means are over the autoencoders of {name!r}: they may differ in their seed alone")
+        return self
 
 
 def measure_saes(config: SAEQualityConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
@@ -38,6 +56,9 @@ def measure_saes(config: SAEQualityConfig, inputs: Mapping[str, Any], work: Work
     The summary is `NAME/role/measure`, the mean over a step's autoencoders and a role's test sets, and `NAME/stability`
     where a step has several autoencoders.
     """
+    from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_about
+    from amalgam.tasks.data.opening import open_source
+
     classifier = load_classifier(inputs["classifier"]).to(work.device)
     backbone, width = read_about(inputs["classifier"]).backbone, classifier.head.get_parameter("weight").shape[1]
     groups = {
@@ -55,24 +76,32 @@ def measure_saes(config: SAEQualityConfig, inputs: Mapping[str, Any], work: Work
 
 def _read(folder: Path, saes: SAEsConfig, width: int, backbone: str, device: str) -> dict[int, SparseAutoencoder]:
     """The autoencoders of a step by their seeds."""
+    from amalgam.pipeline.store.clip_checkpoints import read_sae
+
     about = FeatureInfo(width=width, normalised=saes.normalised, backbone=backbone)
     return {spec.seed: read_sae(folder, spec.name, about).to(device) for spec in saes.specs}
 
 
-@torch.no_grad()
 def _measured(
     test_set: TestSet, images: Images, classifier: Classifier, groups: Mapping[str, Mapping[int, SparseAutoencoder]],
     device: str,
 ) -> list[Row]:  # fmt: skip
     """A row for each autoencoder; images are encoded once for all."""
+    import torch
+
+    from amalgam.pipeline.store.features import as_wanted
+    from amalgam.tasks.data.loading import batches
+    from amalgam.tasks.sae.metrics import QualityMeter
+
     head = _head(test_set, classifier)
     meters = [(name, seed, QualityMeter(sae, head)) for name, saes in groups.items() for seed, sae in saes.items()]
-    for batch in batches(images, torch.arange(len(images)), BATCH, device=device):
-        features = classifier.encoder(batch.images)
-        for _, _, meter in meters:
-            meter.update(as_wanted(features, meter.sae.info), batch.labels)
-    place = {"test_set": test_set.name, "role": test_set.role}
-    return [{"saes": name, "seed": seed} | place | numbers(meter.result()) for name, seed, meter in meters]
+    with torch.no_grad():
+        for batch in batches(images, torch.arange(len(images)), BATCH, device=device):
+            features = classifier.encoder(batch.images)
+            for _, _, meter in meters:
+                meter.update(as_wanted(features, meter.sae.info), batch.labels)
+        place = {"test_set": test_set.name, "role": test_set.role}
+        return [{"saes": name, "seed": seed} | place | numbers(meter.result()) for name, seed, meter in meters]
 
 
 def _head(test_set: TestSet, classifier: Classifier) -> Tensor | None:
@@ -87,3 +116,6 @@ def _means(rows: Sequence[Row]) -> dict[str, float]:
         for measure in (name for name in row if name not in PLACE):
             values.setdefault(f"{row['saes']}/{row['role']}/{measure}", []).append(row[measure])
     return {name: fmean(of_name) for name, of_name in values.items()}
+
+
+SAE_QUALITY = Kind("sae_quality", measure_saes, SAEQualityConfig, version=2, expect=Expect(5, 1_000_000))

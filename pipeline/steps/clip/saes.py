@@ -1,31 +1,62 @@
 """Train the sparse autoencoders of a sweep on staged features, and measure each on every domain of those."""
 
+from __future__ import annotations
+
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from pydantic import Field
 
-from amalgam.pipeline.engine.resuming import resume_state, saver
+from amalgam.pipeline.engine.kinds import Config, Kind
+from amalgam.pipeline.engine.step import Expect, Metrics
 from amalgam.pipeline.engine.workspace import Workspace
-from amalgam.pipeline.steps.clip_configs import SAEsConfig
-from amalgam.pipeline.steps.measures import Metrics
-from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_about, save_sae
-from amalgam.pipeline.store.features import FeatureTable, as_wanted, read_features
-from amalgam.tasks.sae.autoencoder import SparseAutoencoder
-from amalgam.tasks.sae.config import FeatureInfo, SAESpec
-from amalgam.tasks.sae.metrics import Quality, matched_cosines, quality_by_domain
-from amalgam.tasks.sae.train import train
+from amalgam.tasks.sae.config import FeatureInfo, SAESpec, SAETrainConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from amalgam.pipeline.store.features import FeatureTable
+    from amalgam.tasks.sae.autoencoder import SparseAutoencoder
+    from amalgam.tasks.sae.metrics import Quality
 
 QUALITY = "quality.json"
 BATCH = 4096  # feature vectors measured at once
 
 
+class ChosenSAE(Config):
+    """One of the autoencoders of a step, and which features its reader gives it."""
+
+    name: str
+    """Its folder."""
+    normalised: bool = True
+    """Whether it is given features of norm 1; one that was trained on others is refused."""
+
+
+class SAEsConfig(Config):
+    """Sparse autoencoders trained in one pass over staged features."""
+
+    specs: tuple[SAESpec, ...] = Field(min_length=1)
+    training: SAETrainConfig
+    normalised: bool = True
+    """Whether features are scaled to norm 1 first, as heads read them; else they are as the encoder gave them."""
+
+    @property
+    def first(self) -> ChosenSAE:
+        """The one that fine-tuning uses."""
+        return ChosenSAE(name=self.specs[0].name, normalised=self.normalised)
+
+
 def train_saes(config: SAEsConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
     """Write a folder for each autoencoder and `quality.json`: how good each is on the features of every domain."""
+    from amalgam.pipeline.engine.resuming import resume_state, saver
+    from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_about, save_sae
+    from amalgam.pipeline.store.features import as_wanted, read_features
+    from amalgam.tasks.sae.train import train
+
     backbone = read_about(inputs["classifier"]).backbone
     table = read_features(inputs["features"], backbone=backbone)
     about = FeatureInfo(width=table.features.shape[1], normalised=config.normalised, backbone=backbone)
@@ -51,6 +82,8 @@ def stability(specs: Sequence[SAESpec], saes: Sequence[SparseAutoencoder]) -> di
 
 def agreement(saes: Sequence[SparseAutoencoder]) -> float:
     """Mean cosine of matched atoms, over all pairs of two or more autoencoders of one size."""
+    from amalgam.tasks.sae.metrics import matched_cosines
+
     pairs = combinations([sae.decoder.detach() for sae in saes], 2)
     return fmean(matched_cosines(one, other).mean().item() for one, other in pairs)
 
@@ -71,6 +104,9 @@ def numbers(quality: Quality) -> dict[str, float]:
 
 
 def _by_domain(sae: SparseAutoencoder, table: FeatureTable, head: Tensor) -> dict[str, Quality]:
+    from amalgam.pipeline.store.features import as_wanted
+    from amalgam.tasks.sae.metrics import quality_by_domain
+
     parts = (column.split(BATCH) for column in (table.features, table.labels, table.domain_codes))
     batches = (
         (as_wanted(features.to(sae.decoder.device), sae.info), labels, codes)
@@ -96,3 +132,6 @@ def _summary(qualities: Mapping[str, Mapping[str, Quality]]) -> dict[str, float]
         for domain, quality in domains.items()
         for metric, value in numbers(quality).items()
     }
+
+
+SAES = Kind("saes", train_saes, SAEsConfig, expect=Expect(10, 1_000_000))

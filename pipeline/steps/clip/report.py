@@ -3,14 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from amalgam.pipeline.engine.kinds import Kind
+from amalgam.pipeline.engine.step import Expect, Metrics
 from amalgam.pipeline.engine.workspace import Workspace
-from amalgam.pipeline.reports.files import made_from
-from amalgam.pipeline.reports.robustness import page
-from amalgam.pipeline.reports.robustness.saes import quality_rows
-from amalgam.pipeline.reports.robustness.table import WisePath, scores_by_alpha
-from amalgam.pipeline.steps.measures import Metrics
-from amalgam.pipeline.steps.robustness_report_config import RobustnessReportConfig
-from amalgam.pipeline.store.artifact import read_record
+from amalgam.pipeline.reports.robustness.config import RobustnessReportConfig
 
 
 def write_report(config: RobustnessReportConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
@@ -18,6 +14,12 @@ def write_report(config: RobustnessReportConfig, inputs: Mapping[str, Any], work
 
     Reads the `paths` and, if autoencoders were measured, their `qualities`, a step of each seed.
     """
+    from amalgam.pipeline.reports.files import made_from
+    from amalgam.pipeline.reports.robustness import page
+    from amalgam.pipeline.reports.robustness.saes import quality_rows
+    from amalgam.pipeline.reports.robustness.table import WisePath, scores_by_alpha
+    from amalgam.pipeline.store.artifact import read_record
+
     folders = inputs["paths"]
     if len(folders) != len(config.results):
         raise ValueError(f"a report needs a label per path, got {len(config.results)} labels of {len(folders)} paths")
@@ -30,3 +32,6 @@ def write_report(config: RobustnessReportConfig, inputs: Mapping[str, Any], work
     qualities = quality_rows([record.metrics for record in measured])
     provenance = made_from([*records, *measured])
     return {**page.write_report(paths, qualities, work.out, config, provenance)}
+
+
+ROBUSTNESS = Kind("robustness", write_report, RobustnessReportConfig, expect=Expect(5, 1_000_000))

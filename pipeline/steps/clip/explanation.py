@@ -1,10 +1,14 @@
-"""Configuration of the explanation step, importable without torch."""
+"""Explain what fine-tuning changed in a classifier, on images of several domains."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, model_validator
 
-from amalgam.pipeline.steps.configs import Config
+from amalgam.pipeline.engine.kinds import Config, Kind
+from amalgam.pipeline.engine.step import Expect, Metrics
+from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.tasks.data.sources import Source, check_source
 from amalgam.tasks.explain.vocabulary import Concept, Truth
 
@@ -40,7 +44,32 @@ class ExplainConfig(Config):
         return self
 
 
+def explain(config: ExplainConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
+    """Write `explanation.html`, `explanation.json` and the tables of latents, changes and flips.
+
+    Reads the classifiers `before` and `after`, the autoencoders `sae` and, if latents are to be named, the `backbone`.
+    """
+    from amalgam.pipeline.reports.explanation import build
+    from amalgam.pipeline.reports.explanation.build import Looked, Request
+    from amalgam.pipeline.reports.explanation.tables import summary
+    from amalgam.pipeline.store.clip_checkpoints import load_clip, weights_root
+    from amalgam.tasks.data.opening import open_source
+
+    if config.concepts and "backbone" not in inputs:
+        raise ValueError("words need the text tower: give the backbone as an input, or no concepts")
+    clip = load_clip(inputs["backbone"], weights_root(work.data_root)) if config.concepts else None
+    looked = tuple(Looked(domain, open_source(source, work.data_root)) for domain, source in config.sources)
+    request = Request(
+        inputs["before"], inputs["after"], inputs["sae"], config.sae, looked, clip, config.concepts, config.truth,
+        config.top_n, config.batch_size, config.title, work.device,
+    )  # fmt: skip
+    return {**summary(build.explain(request, work.out))}
+
+
 def check_explanation(config: ExplainConfig, data_root: Path | None) -> None:
     """Raise ValueError unless the images are there."""
     for _, source in config.sources:
         check_source(source, data_root)
+
+
+EXPLANATION = Kind("explanation", explain, ExplainConfig, check=check_explanation, expect=Expect(10, 1_000_000))

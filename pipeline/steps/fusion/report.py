@@ -3,16 +3,27 @@
 from collections.abc import Mapping
 from typing import Any
 
+from amalgam.pipeline.engine.kinds import Config, Kind
+from amalgam.pipeline.engine.step import Expect, Metrics
 from amalgam.pipeline.engine.workspace import Workspace
-from amalgam.pipeline.reports.files import Row, made_from
-from amalgam.pipeline.reports.frontier import page
-from amalgam.pipeline.steps.configs import ReportConfig
-from amalgam.pipeline.steps.measures import Metrics
 from amalgam.pipeline.store.artifact import Record, read_record
+
+Row = dict[str, Any]
+
+
+class ReportConfig(Config):
+    """A report over evaluated networks."""
+
+    title: str
+    settings: dict[str, str]
+    """What the reader of the page should know of the experiment, by name."""
 
 
 def write_report(config: ReportConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
     """Write the frontier's picture, page and tables; the summary is the accuracy of every network but members."""
+    from amalgam.pipeline.reports.files import made_from
+    from amalgam.pipeline.reports.frontier import page
+
     records = [read_record(folder) for folder in inputs["results"]]
     return {**page.write_report(frontier_rows(records), work.out, config.title, config.settings, made_from(records))}
 
@@ -44,3 +55,6 @@ def _numbers(record: Record) -> Row:
     """`test/accuracy` and `cost/flops` as `accuracy` and `flops`."""
     kinds = ("test", "cost")
     return {name.partition("/")[2]: value for name, value in record.metrics.items() if name.partition("/")[0] in kinds}
+
+
+REPORT = Kind("report", write_report, ReportConfig, expect=Expect(3, 500_000))

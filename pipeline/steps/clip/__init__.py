@@ -1,0 +1,1 @@
+"""Steps of robust fine-tuning of CLIP: backbones, features, autoencoders, fine-tuning, tests, reports."""

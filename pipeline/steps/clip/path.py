@@ -1,0 +1,171 @@
+"""Test the networks between a frozen classifier and a fine-tuned one, or a soup of several, on everything in one pass.
+
+No network is written to disk. Every prediction is, and all scores are computed from that file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from amalgam.pipeline.engine.host import free_bytes
+from amalgam.pipeline.engine.kinds import Config, Kind
+from amalgam.pipeline.engine.step import Metrics
+from amalgam.pipeline.engine.workspace import Workspace
+from amalgam.pipeline.steps.clip.saes import ChosenSAE
+from amalgam.tasks.clip.testing.test_sets import VALIDATION, TestSet, check_test_sets
+from amalgam.tasks.data.sources import LabelledConfig, check_source
+from amalgam.tasks.sae.config import FeatureInfo
+
+if TYPE_CHECKING:
+    from amalgam.pipeline.store.predictions import Answers
+    from amalgam.tasks.clip.finetuning.similarity import DriftMeter
+    from amalgam.tasks.clip.testing.evaluate import Networks
+    from amalgam.tasks.clip.testing.session import Session
+    from amalgam.tasks.clip.zero_shot import Classifier
+    from amalgam.tasks.sae.autoencoder import SparseAutoencoder
+
+SCORES = "scores.json"
+MEMORY_SHARE = 0.5  # of what is free, that networks kept from batch to batch may take
+ALPHAS = tuple(step / 10 for step in range(11))  # the sweep of WiSE-FT (Wortsman et al. 2022)
+
+
+class PathConfig(Config):
+    """Networks between a frozen classifier and a fine-tuned one, or a soup of several, tested on everything."""
+
+    labelled: LabelledConfig
+    """What was fine-tuned on; its held-out images are the only ones by which anything is chosen."""
+    test_sets: tuple[TestSet, ...]
+    alphas: tuple[float, ...] = ALPHAS
+    """Shares of the fine-tuned weights: 0 is the network before, 1 the one after; rising."""
+    soup: Literal["uniform", "greedy"] = "greedy"
+    """How several fine-tuned networks become one: all, or best first while held-out accuracy does not fall."""
+    sae: ChosenSAE | None = None
+    """Which of the autoencoders measures drift; None measures it without."""
+    drift_images: int = Field(default=1000, ge=0)
+    """Images of every test set on which drift is measured, the first ones: paths without alpha 0 encode them anew."""
+    batch_size: int = Field(default=512, ge=1)
+    """Images per forward pass; it decides how sums are rounded."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 runs the encoder under autocast."""
+
+    @model_validator(mode="after")
+    def _can_be_walked(self) -> PathConfig:
+        check_test_sets(self.test_sets)
+        if not self.alphas or list(self.alphas) != sorted(set(self.alphas)):
+            raise ValueError(f"alphas must rise, and there must be one, got {self.alphas}")
+        if not (self.alphas[0] >= 0 and self.alphas[-1] <= 1):
+            raise ValueError(f"alphas must be in [0, 1], got {self.alphas}")
+        if any(test_set.name == VALIDATION for test_set in self.test_sets):
+            raise ValueError(f"no test set can be called {VALIDATION!r}: the held-out images are")
+        return self
+
+
+def evaluate_path(config: PathConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
+    """Write predictions, scores with intervals, and a summary of `role/metric@network` and `set/NAME/metric@network`.
+
+    `before` is a classifier. `after` is another, or several that are made a soup of, the greedy one by held-out images;
+    its weights are mixed with those of `before` by every alpha. Test sets with templates need `backbone`; drift
+    through an autoencoder, `sae`. Drift is that of the last network.
+    """
+    from amalgam.pipeline.reports.path_scores import path_scores, summary
+    from amalgam.pipeline.store.clip_checkpoints import load_classifier
+    from amalgam.pipeline.store.predictions import PREDICTIONS, write_predictions
+    from amalgam.tasks.clip.finetuning.similarity import DriftMeter
+
+    session = _session(config, inputs, work)
+    tuned = [load_classifier(folder).to(work.device).state_dict() for folder in _folders(inputs)]
+    networks = session.networks(tuned, config.alphas, config.soup, int(MEMORY_SHARE * free_bytes(work.device)))
+    sae, skipped = _sae(config, inputs, session.before, work.device), dict[str, int]()
+    meters = {name: DriftMeter(sae) for name in (VALIDATION, *(one.name for one in config.test_sets))}
+    write_predictions(work.out / PREDICTIONS, _answers(session, networks, config.test_sets, meters, skipped))
+    official = {test_set.name: test_set.metric for test_set in config.test_sets}
+    rows = path_scores(work.out / PREDICTIONS, official)
+    (work.out / SCORES).write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+    return {
+        **summary(rows),
+        **_drift_metrics(meters, list(networks)[-1]),
+        **{f"set/{name}/skipped": count for name, count in skipped.items() if count},
+        "data_fingerprint": session.validation.images.fingerprint,
+    }
+
+
+def _session(config: PathConfig, inputs: Mapping[str, Any], work: Workspace) -> Session:
+    """What the step was given, opened."""
+    from torch import from_numpy
+
+    from amalgam.pipeline.store.clip_checkpoints import load_classifier, load_clip, read_about, weights_root
+    from amalgam.tasks.clip.testing.evaluate import Examination
+    from amalgam.tasks.clip.testing.session import Session
+    from amalgam.tasks.clip.zero_shot import require_head_classes
+    from amalgam.tasks.data.opening import open_labelled, open_source
+
+    class_names = read_about(inputs["before"]).class_names
+    images, _, held_out = open_labelled(config.labelled, work.data_root)
+    require_head_classes(class_names, images)
+    backbone = inputs.get("backbone")
+    return Session(
+        before=load_classifier(inputs["before"]).to(work.device),
+        class_names=class_names,
+        validation=Examination(images, from_numpy(held_out)),
+        images=lambda test_set: open_source(test_set.source, work.data_root),
+        clip=partial(load_clip, backbone, weights_root(work.data_root)) if backbone else None,
+        batch_size=config.batch_size,
+        precision=config.precision,
+        drift_images=config.drift_images,
+        device=work.device,
+    )
+
+
+def _answers(
+    session: Session, networks: Networks, test_sets: Sequence[TestSet], meters: Mapping[str, DriftMeter],
+    skipped: dict[str, int],
+) -> Iterator[Answers]:  # fmt: skip
+    """What all networks answer, one test set after another; `skipped` is filled with numbers of damaged pictures."""
+    from amalgam.pipeline.store.predictions import Answers
+
+    for name, role, examination in session.examinations(test_sets):
+        skipped[name] = examination.images.num_skipped
+        for network, predictions in session.answers(networks, examination, meters[name]).items():
+            yield Answers(name, role, network, predictions)
+
+
+def _sae(config: PathConfig, inputs: Mapping[str, Any], before: Classifier, device: str) -> SparseAutoencoder | None:
+    if config.sae is None:
+        return None
+    from amalgam.pipeline.store.clip_checkpoints import read_about, read_sae
+
+    backbone = read_about(inputs["before"]).backbone
+    features = FeatureInfo(width=before.head.in_features, normalised=config.sae.normalised, backbone=backbone)
+    return read_sae(inputs["sae"], config.sae.name, features).to(device)
+
+
+def _folders(inputs: Mapping[str, Any]) -> Sequence[Path]:
+    """The fine-tuned classifiers: none, one or several."""
+    after = inputs.get("after", ())
+    return (after,) if isinstance(after, Path) else after
+
+
+def _drift_metrics(meters: Mapping[str, DriftMeter], network: str) -> dict[str, float]:
+    """`drift/cka@alpha=1` of the held-out images, and `set/NAME/drift_cka@alpha=1` of each test set."""
+    found = {name: meter.result() for name, meter in meters.items() if meter.num_examples}
+    own = {f"drift/{name}@{network}": number for name, number in found.pop(VALIDATION, {}).items()}
+    return own | {
+        f"set/{test_set}/drift_{name}@{network}": number
+        for test_set, numbers in found.items()
+        for name, number in numbers.items()
+    }
+
+
+def check_path(config: PathConfig, data_root: Path | None) -> None:
+    """Raise ValueError unless all images are there."""
+    for source in (config.labelled.source, *(test_set.source for test_set in config.test_sets)):
+        check_source(source, data_root)
+
+
+PATH = Kind("path", evaluate_path, PathConfig, check=check_path)

@@ -1,0 +1,128 @@
+"""Fuse matched members, and fine-tune what was fused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, SerializeAsAny
+
+from amalgam.pipeline.engine.kinds import Config, Kind
+from amalgam.pipeline.engine.step import Expect, Metrics
+from amalgam.pipeline.engine.workspace import Workspace
+from amalgam.pipeline.steps.fusion.members import EvaluationConfig
+from amalgam.tasks.data.catalogue import DataSpec
+from amalgam.tasks.data.splits import ProbeConfig, SampleConfig, hold_out
+from amalgam.tasks.fusion import Method
+from amalgam.tasks.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from amalgam.tasks.fusion.coupling import Coupling
+    from amalgam.tasks.tracing.axes import Axes
+
+CALIBRATION_BATCH = 256  # images; batch norm averages the variances of batches, so they should not be small
+
+
+class FusedConfig(Config):
+    """One fused network, evaluated on the test split."""
+
+    method: SerializeAsAny[Method]
+    weights: tuple[float, ...]
+    """One per member; they sum to 1."""
+    probe: ProbeConfig
+    recalibrated: bool = False
+    """Whether batch norms are recalibrated (or, without batch norm, layers repaired) on the probe."""
+
+
+class FinetunedConfig(Config):
+    """A member or a fused network trained a little more, its structural zeros kept."""
+
+    network: EvaluationConfig | FusedConfig
+    """What it is."""
+    sample: SampleConfig
+    share: float = Field(gt=0, lt=1)
+    """Share of the images that members may be trained on, with labels, that it is fine-tuned on."""
+    training: TrainConfig
+    seed: int
+    """Draws those images, their order and their augmentation."""
+
+
+def fuse_members(config: FusedConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
+    """Fuse the members as one method matched them, save the network, and evaluate it on the test split."""
+    from amalgam.pipeline.store.checkpoints import read_spec, save_model
+    from amalgam.tasks.data.loading import Repeatable, example
+    from amalgam.tasks.data.opening import open_pool
+    from amalgam.tasks.fusion import merge, support
+    from amalgam.tasks.fusion.fusing import checked_weights, restored
+
+    train_images, pool, _ = open_pool(config.probe.sample, work.data_root)
+    members, axes, couplings = _matched(config, inputs, example(train_images, work.device), work.device)
+    weights = checked_weights(config.weights, len(members))
+    fused = merge(members, axes, couplings, weights)
+    if config.recalibrated:
+        probe = Repeatable(train_images, config.probe.indices(pool), CALIBRATION_BATCH, work.device)
+        fused = restored(fused, members, axes, couplings, weights, probe)
+    save_model(fused, read_spec(inputs["members"][0]), work.out)
+    return _evaluated(fused, config.probe.sample.data, support(axes, couplings, fused), work)
+
+
+def finetune(config: FinetunedConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
+    """Train a network on a few labelled images, structural zeros kept, and evaluate it on the test split.
+
+    After a retry, go on from the last finished epoch.
+    """
+    from amalgam.pipeline.engine.resuming import resume_state, saver
+    from amalgam.pipeline.store.checkpoints import load_model, read_spec, save_model
+    from amalgam.tasks.data.loading import example
+    from amalgam.tasks.data.opening import open_pool
+    from amalgam.tasks.fusion import support
+    from amalgam.tasks.training.loop import train
+
+    images, pool, validation = open_pool(config.sample, work.data_root)
+    network = load_model(inputs["network"]).to(work.device)
+    allowed: Mapping[str, Tensor] = {}
+    if isinstance(config.network, FusedConfig):
+        _, axes, couplings = _matched(config.network, inputs, example(images, work.device), work.device)
+        allowed = support(axes, couplings, network)
+    _, chosen = hold_out(images.labels.numpy()[pool], config.share, config.seed)
+    tuned = train(
+        network, images, pool[chosen], validation, config.training, config.seed,
+        log=work.log, support=allowed, resume=resume_state(work), save=saver(work), device=work.device,
+    ).module  # fmt: skip
+    save_model(tuned, read_spec(inputs["network"]), work.out)
+    return _evaluated(tuned, config.sample.data, allowed, work)
+
+
+def _matched(
+    config: FusedConfig, inputs: Mapping[str, Any], x: Tensor, device: str
+) -> tuple[list[nn.Module], Axes, dict[str, Coupling]]:
+    from amalgam.pipeline.store.checkpoints import load_model
+    from amalgam.pipeline.store.matchings import load_matching
+    from amalgam.tasks.fusion.fusing import check_members
+    from amalgam.tasks.tracing.trace import trace
+
+    members = [load_model(folder).to(device) for folder in inputs["members"]]
+    axes = trace(members[0], x)
+    check_members(members, axes)
+    return members, axes, load_matching(config.method, inputs["matching"]).couplings()
+
+
+def _evaluated(module: nn.Module, data: DataSpec, allowed: Mapping[str, Tensor], work: Workspace) -> Metrics:
+    import numpy as np
+
+    from amalgam.pipeline.store.measures import cost_metrics, test_metrics
+    from amalgam.tasks.data.images import load
+    from amalgam.tasks.data.loading import example
+    from amalgam.tasks.scoring.logits import predict
+    from amalgam.tasks.tracing.cost import cost_of
+
+    images = load(data, "test", work.data_root)
+    logits = predict(module, images, np.arange(len(images)), device=work.device)
+    cost = cost_of(module, example(images, work.device), allowed)
+    return {**test_metrics(logits, images), **cost_metrics(cost), "data_fingerprint": images.fingerprint}
+
+
+FUSED = Kind("fused", fuse_members, FusedConfig, expect=Expect(2, 1_000_000))
+FINETUNED = Kind("finetuned", finetune, FinetunedConfig, expect=Expect(5, 1_000_000))

@@ -1,0 +1,119 @@
+"""Train one member; evaluate members and their ensembles."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SerializeAsAny
+
+from amalgam.pipeline.engine.kinds import Config, Kind
+from amalgam.pipeline.engine.step import Expect, Metrics
+from amalgam.pipeline.engine.workspace import Workspace
+from amalgam.tasks.data.catalogue import DataSpec, check
+from amalgam.tasks.data.splits import SampleConfig, Split
+from amalgam.tasks.models.spec import ModelSpec
+from amalgam.tasks.training.config import TrainConfig
+
+EvaluationKind = Literal["member", "logit ensemble", "probability ensemble"]
+
+
+class MemberConfig(Config):
+    """One member of an ensemble."""
+
+    sample: SampleConfig
+    model: ModelSpec
+    split: SerializeAsAny[Split]
+    training: TrainConfig
+    num_members: int = Field(ge=1)
+    member: int = Field(ge=0)
+    """Which of the members this is, from 0."""
+    seed: int
+    """Draws the initial weights, the order of images and the augmentation."""
+
+
+class EvaluationConfig(Config):
+    """A network, or an ensemble of members, on the test split."""
+
+    data: DataSpec
+    seed: int
+    """The sample its members come from: what is averaged over in reports."""
+    member: int | None = None
+    weights: tuple[float, ...] = ()
+    """One per member of an ensemble; empty for a single network."""
+    kind: EvaluationKind = "member"
+
+
+def train_member(config: MemberConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
+    """Train the member and keep its best epoch; after a retry, go on from the last finished epoch."""
+    from amalgam.pipeline.engine.resuming import resume_state, saver
+    from amalgam.pipeline.store.checkpoints import save_model
+    from amalgam.tasks.data.opening import open_pool
+    from amalgam.tasks.models import build
+    from amalgam.tasks.training.loop import train
+
+    if config.member >= config.num_members:
+        raise ValueError(f"member must be below {config.num_members}, got {config.member}")
+    images, pool, validation = open_pool(config.sample, work.data_root)
+    shares = config.split(images.labels.numpy()[pool], config.num_members, config.sample.seed)
+    trained = train(
+        build(config.model, config.seed), images, pool[shares[config.member]], validation,
+        config.training, config.seed, log=work.log, device=work.device,
+        resume=resume_state(work), save=saver(work),
+    )  # fmt: skip
+    save_model(trained.module, config.model, work.out)
+    return {"best_epoch": trained.best_epoch, "data_fingerprint": images.fingerprint}
+
+
+def evaluate(config: EvaluationConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
+    """One network, or several as an ensemble, on the test split; the ensemble costs what its members cost together."""
+    from functools import reduce
+    from operator import add
+
+    import numpy as np
+
+    from amalgam.pipeline.store.checkpoints import load_model
+    from amalgam.pipeline.store.measures import cost_metrics, test_metrics
+    from amalgam.tasks.data.images import load
+    from amalgam.tasks.data.loading import example
+    from amalgam.tasks.scoring.logits import logit_ensemble, predict, probability_ensemble
+    from amalgam.tasks.tracing.cost import cost_of
+
+    images = load(config.data, "test", work.data_root)
+    members = [load_model(folder).to(work.device) for folder in inputs["members"]]
+    logits = [predict(member, images, np.arange(len(images)), device=work.device) for member in members]
+    combine = {"member": lambda ls, ws: ls[0], "logit ensemble": logit_ensemble}.get(config.kind, probability_ensemble)
+    cost = reduce(add, (cost_of(member, example(images, work.device)) for member in members))
+    scores = test_metrics(combine(logits, config.weights or None), images)
+    return {**scores, **cost_metrics(cost), "data_fingerprint": images.fingerprint}
+
+
+def check_member(config: MemberConfig, data_root: Path | None) -> None:
+    """Raise ValueError unless the data set's files are there."""
+    check(config.sample.data, data_root)
+
+
+def check_pictures(config: MemberConfig, data_root: Path | None) -> None:
+    """Raise ValueError unless the network fits the data set's pictures and classes."""
+    from amalgam.tasks.data.opening import open_pool
+
+    images, _, _ = open_pool(config.sample, data_root)
+    if images.shape != config.model.in_shape:
+        raise ValueError(
+            f"pictures of {_by(images.shape)} do not fit a network for {_by(config.model.in_shape)}: give --channels "
+            "or --image-size"
+        )
+    if len(images.class_names) > config.model.num_classes:
+        raise ValueError(
+            f"there are {len(images.class_names)} classes, but --num-classes is {config.model.num_classes}"
+        )
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+MEMBER = Kind(
+    "member", train_member, MemberConfig, check=check_member, slow_check=check_pictures, expect=Expect(30, 1_000_000)
+)
+EVALUATION = Kind("evaluation", evaluate, EvaluationConfig, expect=Expect(1, 3_000))
+ENSEMBLE = Kind("ensemble", evaluate, EvaluationConfig, expect=Expect(1, 3_000))
