@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from amalgam.pipeline.steps.configs import FusedConfig
 
 from amalgam.pipeline.engine.execute import Local, Ray, run
 from amalgam.pipeline.engine.resuming import resume_state, saver
 from amalgam.pipeline.engine.step import Step, ancestors
 from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.experiments import EXPERIMENTS
-from amalgam.pipeline.steps.fusion import finetune
+from amalgam.pipeline.steps.fusion.fused import FusedConfig, finetune
 from amalgam.pipeline.store.artifact import Record, read_curves, read_record, read_records
 from amalgam.pipeline.store.checkpoints import load_model
 from amalgam.pipeline.store.rows import describe, read_rows
