@@ -15,13 +15,20 @@ def check_networks(base: State | None, members: Sequence[State], method: MergeMe
     check_number(len(members), method)
     if base is None and method.needs_base:
         raise ValueError(f"{type(method).__name__} merges differences to a common start: give the base, got None")
-    for number, member in enumerate(members[1:], 1):
-        _check_same("member 0", members[0], f"member {number}", member, dtypes=True)
+    first, *others = [described(member) for member in members]
+    for number, member in enumerate(others, 1):
+        _check_same("member 0", first, f"member {number}", member, dtypes=True)
     if base is not None:
-        _check_same("member 0", members[0], "the base", base, dtypes=False)
-    for name, tensor in members[0].items():
+        _check_same("member 0", first, "the base", described(base), dtypes=False)
+    for name, tensor in first.items():
         if tensor.is_complex():
             raise ValueError(f"{name!r} is of {tensor.dtype}: complex tensors cannot be merged")
+
+
+def described(state: State) -> State:
+    """Tensors of the state's shapes and dtypes; from a state that can tell them, `meta(name)`, nothing is read."""
+    meta = getattr(state, "meta", None)
+    return state if meta is None else {name: meta(name) for name in state}
 
 
 def check_number(count: int, method: MergeMethod) -> None:

@@ -1,0 +1,88 @@
+"""The flags of `amalgam merge`: those of every merge method, made of its fields, and where weights come from and go to."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+from typer import Argument, Option
+
+from amalgam.pipeline.console import say
+from amalgam.tasks.merging import MERGE_METHODS, MergeMethod, find_merge_method
+
+Checkpoints = Annotated[
+    list[Path],
+    Argument(help="The common start, then the members: .safetensors, .pt state dicts, or folders as of Hugging Face."),
+]
+OWN_FLAGS: dict[str, tuple[Any, Any]] = {
+    "method": (Annotated[str, Option(help="Name of the merge method.")], ...),
+    "out": (Annotated[Path, Option(help="New folder for the weights and merge.json.")], ...),
+    "statistics": (Annotated[Path | None, Option(help="Folder of staged statistics of the members.")], None),
+    "base": (Annotated[bool, Option(help="Whether the first of the files is the common start.")], True),
+    "space": (Annotated[Literal["product", "factors"] | None, Option(help="Where LoRA adapters are merged.")], None),
+    "adapter_rank": (Annotated[int | None, Option(min=1, help="Rank of a merged LoRA adapter.")], None),
+}
+
+
+def merge_command() -> Callable[..., None]:
+    """The function behind `amalgam merge`, with one flag for every field that any method has."""
+    fields = settings_of_all()
+
+    def merge(checkpoints: list[Path], **given: Any) -> None:
+        settings = {name: value for name in fields if (value := given.pop(name)) is not None}
+        method = method_with(given.pop("method"), settings)
+        from amalgam.pipeline.cli.merge_files import MergeRequest, merge_files  # here, not above: it imports torch
+
+        request = MergeRequest(tuple(checkpoints), method, has_base=given.pop("base"), **given)
+        for line in merge_files(request):
+            say(line)
+        say(f"merged network: {request.out}")
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    flags = {name: (_kind(field, kinds), None) for name, (field, kinds) in fields.items()}
+    merge.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter("checkpoints", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Checkpoints),
+            *(inspect.Parameter(n, keyword, annotation=a, default=d) for n, (a, d) in (OWN_FLAGS | flags).items()),
+        ]
+    )
+    merge.__doc__ = "Merge networks with a common start into one, now.\n\nMethods: " + ", ".join(
+        kind.__name__ for kind in MERGE_METHODS
+    )
+    return merge
+
+
+def settings_of_all() -> dict[str, tuple[FieldInfo, list[str]]]:
+    """Every field of any method, and the names of the methods that have it."""
+    found: dict[str, tuple[FieldInfo, list[str]]] = {}
+    for kind in MERGE_METHODS:
+        for name, field in kind.model_fields.items():
+            found.setdefault(name, (field, []))[1].append(kind.__name__)
+    return found
+
+
+def method_with(name: str, settings: dict[str, Any]) -> MergeMethod:
+    """The method of that name with these settings. Raises ValueError for one that it does not have."""
+    kind = find_merge_method(name)
+    if odd := sorted(settings.keys() - kind.model_fields.keys()):
+        flags = ", ".join("--" + known.replace("_", "-") for known in kind.model_fields) or "none"
+        raise ValueError(f"{kind.__name__} has no setting --{odd[0].replace('_', '-')}: it takes {flags}")
+    return kind(**{key: _parsed(kind.model_fields[key], value) for key, value in settings.items()})
+
+
+def _kind(field: FieldInfo, methods: list[str]) -> Any:
+    """The flag of a field: text where commas separate several values, else its own type."""
+    text = (inspect.cleandoc(field.description or "") or "Setting") + f" of {', '.join(methods)}."
+    option = Option(help=text, show_default=False)
+    if _is_tuple(field):
+        return Annotated[str | None, option]
+    return Annotated[field.annotation | None, option] if field.annotation else Annotated[str | None, option]
+
+
+def _parsed(field: FieldInfo, value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if _is_tuple(field) else value
+
+
+def _is_tuple(field: FieldInfo) -> bool:
+    return any(get_origin(kind) is tuple for kind in (field.annotation, *get_args(field.annotation)))
