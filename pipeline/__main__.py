@@ -11,9 +11,10 @@ from amalgam.pipeline.cli.commands import experiment_commands, fail
 from amalgam.pipeline.cli.explain import explain
 from amalgam.pipeline.cli.fuse import fuse
 from amalgam.pipeline.cli.launch import plan_experiment, run_experiment
+from amalgam.pipeline.cli.merge import merge_command
 from amalgam.pipeline.console import output, say
 
-COMMANDS = ("plan", "run", "show", "report", "fuse", "explain", "ui", "sync")
+COMMANDS = ("plan", "run", "show", "report", "fuse", "merge", "explain", "ui", "sync")
 
 
 class Ordered(TyperGroup):
@@ -35,6 +36,7 @@ app.add_typer(experiment_commands(run_experiment, "Run an experiment; what is bu
 app.add_typer(experiment_commands(plan_experiment, "Say what `run` with the same flags would do."), name="plan")
 
 app.command()(fuse)
+app.command("merge")(merge_command())
 app.command()(explain)
 
 Root = Annotated[Path, typer.Option(help="Folder of all results.")]

@@ -1,4 +1,4 @@
-"""The flags of `amalgam merge`: those of every merge method, made of its fields, and where weights come from and go to."""
+"""The flags of `amalgam merge`: where weights come from and go to, and the fields of every merge method."""
 
 import inspect
 from collections.abc import Callable
@@ -73,7 +73,7 @@ def method_with(name: str, settings: dict[str, Any]) -> MergeMethod:
 
 def _kind(field: FieldInfo, methods: list[str]) -> Any:
     """The flag of a field: text where commas separate several values, else its own type."""
-    text = (inspect.cleandoc(field.description or "") or "Setting") + f" of {', '.join(methods)}."
+    text = f"{inspect.cleandoc(field.description or '')} ({', '.join(methods)})"
     option = Option(help=text, show_default=False)
     if _is_tuple(field):
         return Annotated[str | None, option]

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from amalgam.pipeline.engine.step import canonical
 from amalgam.pipeline.store.artifact import new_folder
+from amalgam.pipeline.store.canonical import canonical
 from amalgam.pipeline.store.state_files import ADAPTER, INDEX, SINGLE, StateFile, open_state, write_safetensors
 from amalgam.pipeline.store.statistics import read_statistics
 from amalgam.tasks.merging import MergeMethod, merged_tensors
@@ -89,10 +89,10 @@ def _write(first: Mapping[str, Tensor], stream: Iterator[tuple[str, Tensor]], fo
 
 
 def _merge_adapters(request: MergeRequest, states: list[Mapping[str, Tensor]]) -> list[str]:
-    """Adapters have no base: they are differences already."""
-    if request.has_base:
-        states = [open_state(request.checkpoints[0]), *states]
-    paths, space = request.checkpoints, request.space or "product"
+    """Adapters are differences to their network already: where it is given as the base it is not read."""
+    paths, space = request.members, request.space or "product"
+    if request.has_base and is_adapter(first := open_state(request.checkpoints[0])):
+        paths, states = request.checkpoints, [first, *states]
     configs = [_adapter_config(path) for path in paths]
     adapters = [Adapter(dict(state), _scaling(config)) for state, config in zip(states, configs, strict=True)]
     merged = merge_adapters(adapters, request.method, space, request.adapter_rank)

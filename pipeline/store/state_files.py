@@ -53,7 +53,7 @@ class StateFile(Mapping[str, Tensor]):
         if tensor.numel():
             with entry.file.open("rb", buffering=0) as file:
                 file.seek(entry.offset)
-                _fill(file.readinto, memoryview(tensor.view(-1).view(torch.uint8).numpy()), entry.file)
+                _fill(file.readinto, tensor.view(-1).view(torch.uint8).numpy().data, entry.file)
         return tensor
 
     def __iter__(self) -> Iterator[str]:
@@ -103,7 +103,7 @@ def write_safetensors(path: Path, meta: Mapping[str, Tensor], tensors: Iterable[
         file.write(len(text).to_bytes(8, "little") + text)
         for expected, (name, tensor) in zip(meta, tensors, strict=True):
             assert name == expected and tensor.dtype == meta[name].dtype and tensor.shape == meta[name].shape, name
-            rest = memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy())
+            rest = tensor.contiguous().view(-1).view(torch.uint8).numpy().data
             while len(rest):
                 rest = rest[file.write(rest) :]
 

@@ -37,7 +37,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 class MergeMethod(BaseModel):
     """How the tensors of one name in several networks become one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     paper: ClassVar[str]
     """Where the method comes from."""
