@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
@@ -131,6 +131,7 @@ def test_members_of_a_family_are_interchangeable():
     torch.testing.assert_close(AwareNet(families=families).fit(swapped, labels)(swapped), first)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000))
 def test_a_mixture_is_no_worse_than_its_parts_on_average(seed):
     logits, labels = drawn(seed)

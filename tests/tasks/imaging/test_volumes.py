@@ -1,0 +1,123 @@
+"""Layered volumes: projections are masked means, windows are stitched whole, the layer loss does what it is for."""
+
+import pytest
+import torch
+
+from amalgam.tasks.imaging.volumes.projection import one_hot_layers, project, projection_errors, projection_loss
+from amalgam.tasks.imaging.volumes.synthetic import make_volumes
+from amalgam.tasks.imaging.volumes.translation import TranslationConfig, measured, train_translator, translator
+from amalgam.tasks.imaging.volumes.unet import UNet3d
+from amalgam.tasks.imaging.volumes.windows import sliding_window
+
+SHAPE = (8, 16, 16)
+
+
+def noise(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def layers(seed=0, num_layers=3):
+    labels = torch.randint(num_layers, (2, *SHAPE), generator=torch.Generator().manual_seed(seed))
+    labels[0, :, 0, 0] = 0  # a column in which two layers are absent
+    return one_hot_layers(labels, num_layers)
+
+
+def test_a_constant_volume_projects_to_itself_where_a_layer_is_and_to_zero_elsewhere():
+    found = project(torch.full((2, 1, *SHAPE), 0.7), layers())
+    present = layers().sum(2) > 0
+    torch.testing.assert_close(found[present], torch.full_like(found[present], 0.7), rtol=1e-5, atol=1e-5)
+    assert (found[~present] == 0).all() and (~present).any()
+
+
+def test_one_layer_of_everything_is_the_plain_mean():
+    volumes = noise(2, 1, *SHAPE)
+    torch.testing.assert_close(project(volumes, torch.ones(2, 1, *SHAPE)), volumes.mean(2), rtol=1e-5, atol=1e-5)
+
+
+def test_projections_of_a_partition_add_up_to_the_mean():
+    volumes, parts = noise(2, 1, *SHAPE), layers()
+    summed = (parts.sum(2) * project(volumes, parts)).sum(1, keepdim=True)
+    torch.testing.assert_close(summed, SHAPE[0] * volumes.mean(2), rtol=1e-4, atol=1e-4)
+
+
+def test_projections_are_linear():
+    first, second, parts = noise(2, 1, *SHAPE), noise(2, 1, *SHAPE, seed=1), layers()
+    torch.testing.assert_close(
+        project(2 * first - second, parts), 2 * project(first, parts) - project(second, parts), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_gradients_stay_inside_the_layer():
+    volumes, parts = noise(2, 1, *SHAPE).requires_grad_(), layers()[:, 1:2]
+    projection_loss(volumes, noise(2, 1, *SHAPE, seed=1), parts).backward()
+    assert (volumes.grad[parts == 0] == 0).all() and (volumes.grad[parts == 1] != 0).all()
+
+
+def test_errors_count_only_columns_that_have_the_layer():
+    parts = torch.zeros(1, 1, 2, 1, 2)
+    parts[..., 0] = 1
+    found, wanted = torch.ones(1, 1, 2, 1, 2), torch.zeros(1, 1, 2, 1, 2)
+    assert projection_errors(found, wanted, parts).tolist() == pytest.approx([1.0], rel=1e-5)
+
+
+@pytest.mark.parametrize("window, stride", [((4, 8, 8), (4, 8, 8)), ((4, 8, 7), (3, 5, 4)), ((8, 16, 16), (1, 1, 1))])
+def test_stitching_windows_of_the_identity_gives_the_volume(window, stride):
+    volumes = noise(2, 1, *SHAPE)
+    torch.testing.assert_close(sliding_window(lambda part: part, volumes, window, stride), volumes)
+
+
+def test_windows_average_where_they_overlap():
+    calls = iter(range(100))
+    found = sliding_window(
+        lambda part: torch.full_like(part, next(calls)), torch.zeros(1, 1, 1, 1, 3), (1, 1, 2), (1, 1, 1)
+    )
+    assert found.flatten().tolist() == [0.0, 0.5, 1.0]
+
+
+@pytest.mark.parametrize(
+    "window, stride, value", [((9, 8, 8), (4, 4, 4), "windows of 9"), ((4, 8, 8), (5, 4, 4), "every 5")]
+)
+def test_windows_that_do_not_cover_are_refused(window, stride, value):
+    with pytest.raises(ValueError, match=value):
+        sliding_window(lambda part: part, torch.zeros(1, 1, *SHAPE), window, stride)
+
+
+@pytest.mark.parametrize("levels", [2, 3])
+def test_the_network_keeps_shapes_and_range(levels):
+    found = UNet3d(width=4, levels=levels)(noise(2, 1, *SHAPE))
+    assert found.shape == (2, 1, *SHAPE) and found.abs().max() <= 1
+
+
+@pytest.mark.parametrize("make", [lambda: UNet3d(width=6), lambda: UNet3d(width=4)(noise(1, 1, 8, 16, 18))])
+def test_sizes_that_do_not_fit_are_refused(make):
+    with pytest.raises(ValueError, match=r"multiple.* got .*(6|18)"):
+        make()
+
+
+def test_synthetic_volumes_follow_their_seed_and_hold_what_they_say():
+    volumes, again = make_volumes(3, SHAPE, seed=1), make_volumes(3, SHAPE, seed=1)
+    assert torch.equal(volumes.structure, again.structure)
+    assert not torch.equal(volumes.structure, make_volumes(3, SHAPE, seed=2).structure)
+    assert torch.equal(volumes.layers.sum(1), torch.ones(3, *SHAPE))
+    outside = volumes.layers[:, :1] == 1
+    assert (volumes.flow[outside] == -1).all() and volumes.flow.max() > 0.5
+
+
+def test_a_training_cut_short_ends_with_the_same_weights():
+    volumes, config = make_volumes(4, SHAPE, seed=0), TranslationConfig(epochs=3, width=4, levels=2, batch_size=2)
+    states = []
+    whole = train_translator(config, volumes, seed=0, save=states.append)
+    resumed = train_translator(config, volumes, seed=0, resume=states[0])
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def test_training_halves_the_error_of_voxels():
+    volumes, config = (
+        make_volumes(8, SHAPE, seed=0),
+        TranslationConfig(epochs=6, width=4, levels=2, batch_size=1, learning_rate=1e-2),
+    )
+    before = measured(translator(config, 0), volumes)
+    after = measured(train_translator(config, volumes, seed=0), volumes)
+    assert after["voxel_error"] < 0.5 * before["voxel_error"]
+    assert after["psnr"] > before["psnr"]
