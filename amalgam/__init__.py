@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from amalgam.tasks.fusion import Assignment, Identity, Method, PartialOT
+    from amalgam.tasks.fusion import Assignment, Identity, Method, PartialOT, Refit
     from amalgam.tasks.fusion.fusing import fuse
     from amalgam.tasks.merging.merging import merge
     from amalgam.tasks.merging.registry import (
@@ -51,6 +51,7 @@ __all__ = [
     "Method",
     "ModelStock",
     "PartialOT",
+    "Refit",
     "RegMean",
     "RegMeanPlusPlus",
     "Slerp",
@@ -64,7 +65,7 @@ __all__ = [
 ]
 
 HOMES = {
-    "amalgam.tasks.fusion": ("Assignment", "Identity", "Method", "PartialOT", "fuse"),
+    "amalgam.tasks.fusion": ("Assignment", "Identity", "Method", "PartialOT", "Refit", "fuse"),
     "amalgam.tasks.merging": ("Statistics", "merge"),
     "amalgam.tasks.merging.registry": (
         "Average",

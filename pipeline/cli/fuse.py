@@ -27,7 +27,8 @@ def fuse(
     weights: Annotated[str | None, Option(help="Weight of each member, such as 0.7,0.3. [default: equal]")] = None,
     model_options: Annotated[str, Option(help="Options of the architecture, as JSON.")] = "{}",
     image_size: Annotated[int | None, Option(help="Side of the images, in pixels. [default: the data's]")] = None,
-    calibration: Annotated[int, Option(min=0, help="Training images to set statistics right on; 0: none.")] = 512,
+    calibration: Annotated[int, Option(min=0, help="Unlabelled training images to fit layers on; 0: none.")] = 512,
+    refit: Annotated[bool, Option(help="Fit layers to the ensemble; otherwise correct only statistics.")] = True,
     data_root: Annotated[Path | None, Option(envvar="AMALGAM_DATA", help="Folder of the data sets.")] = None,
     seed: Annotated[int, Option(help="Chooses the calibration images.")] = 0,
     device: Annotated[str, Option(help="cpu or cuda.")] = "cpu",
@@ -42,7 +43,18 @@ def fuse(
 
     rows = fuse_checkpoints(
         Request(
-            tuple(checkpoints), model, options, described, data_root, chosen, shares, out, calibration, seed, device
+            tuple(checkpoints),
+            model,
+            options,
+            described,
+            data_root,
+            chosen,
+            shares,
+            out,
+            calibration,
+            seed,
+            device,
+            refit,
         )
     )
     output().print(_table(rows))

@@ -43,10 +43,12 @@ class Request:
     weights: tuple[float, ...] | None
     out: Path
     num_calibration: int
-    """Training images that the statistics of the fused network are set right on."""
+    """Unlabelled training images that the fused network is fitted on."""
     seed: int
     """Chooses them."""
     device: str
+    refit: bool = True
+    """Whether layers are fitted to the ensemble, rather than only their statistics corrected."""
 
 
 def fuse_checkpoints(request: Request) -> list[dict[str, Any]]:
@@ -65,7 +67,7 @@ def fuse_checkpoints(request: Request) -> list[dict[str, Any]]:
             for path in request.checkpoints
         ]
         example, calibration = _calibration(train, request)
-        fused = fuse(members, request.method, example, weights, calibration)
+        fused = fuse(members, request.method, example, weights, calibration, request.refit)
         rows = _rows(request, members, fused, weights, test, example)
         save_model(fused, spec, folder)
         _write_origin(request, weights, rows, folder)
@@ -119,6 +121,7 @@ def _write_origin(request: Request, weights: Sequence[float], rows: Sequence[Any
         "method": canonical(request.method),
         "data": canonical(request.data),
         "num_calibration": request.num_calibration,
+        "refit": request.refit,
         "seed": request.seed,
         "results": rows,
     }

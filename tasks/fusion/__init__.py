@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from amalgam.tasks.fusion.methods import METHODS, Assignment, Identity, Method, PartialOT
+from amalgam.tasks.fusion.methods import METHODS, Assignment, Identity, Method, PartialOT, Refit
 
 __all__ = [
     "METHODS",
@@ -10,6 +10,7 @@ __all__ = [
     "Identity",
     "Method",
     "PartialOT",
+    "Refit",
     "fuse",
     "merge",
     "recalibrate",

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from amalgam.tasks.fusion.cost import ActivationCost
 from amalgam.tasks.fusion.coupling import Coupling
-from amalgam.tasks.fusion.merging import merge
-from amalgam.tasks.fusion.methods import Method
+from amalgam.tasks.fusion.merging import merge, support
+from amalgam.tasks.fusion.methods import Method, Refit
 from amalgam.tasks.fusion.norms import batch_norms, recalibrate
+from amalgam.tasks.fusion.refit import refit as fit_layers
 from amalgam.tasks.fusion.repair import repair
 from amalgam.tasks.fusion.unit_map import unit_maps
 from amalgam.tasks.tracing.axes import OUTPUT, Axes
@@ -25,14 +26,16 @@ def fuse(
     example: Tensor | tuple[Tensor, ...],
     weights: Sequence[float] | None = None,
     calibration: Iterable[Any] | None = None,
+    refit: Refit | bool = True,
 ) -> nn.Module:
     """One network made of `members`, matched by `method`; the members are left untouched.
 
     `members` are networks of one architecture, `example` what their forward takes, `weights` one non-negative number
     per member that sum to 1 (equal ones if None). `calibration` is a stream of unaugmented input batches (or tuples
-    that start with one): matching by activations reads it, and the statistics of the fused network are set right on it
-    (batch norms recalibrated; without batch norm, layers repaired). Without it, running statistics are merged like
-    every other parameter.
+    that start with one): matching by activations reads it, and the layers of the fused network are fitted to the
+    ensemble on it (`refit`, with settings of its own if a `Refit` is given). With `refit=False` only statistics are
+    corrected on it: batch norms recalibrated or, without batch norm, layers repaired. Without it, running statistics
+    are merged like every other parameter.
 
     Raises ValueError for members of different architectures, NaN in weights, or weights that do not sum to 1.
     """
@@ -45,7 +48,26 @@ def fuse(
         activations = activation_cost(members, axes, batches)
     matching = method(axes, [member.state_dict() for member in members], activations)
     fused = merge(members, axes, matching.couplings(), shares)
-    return fused if batches is None else restored(fused, members, axes, matching.couplings(), shares, batches)
+    if batches is None:
+        return fused
+    if refit:
+        how = refit if isinstance(refit, Refit) else Refit()
+        return refitted(fused, members, axes, matching.couplings(), shares, batches, how)
+    return restored(fused, members, axes, matching.couplings(), shares, batches)
+
+
+def refitted(
+    fused: nn.Module,
+    members: Sequence[nn.Module],
+    axes: Axes,
+    couplings: Mapping[str, Coupling],
+    weights: Sequence[float],
+    batches: Iterable[Any],
+    how: Refit,
+) -> nn.Module:
+    """A copy of `fused` whose layers are fitted to the ensemble on `batches`, structural zeros kept."""
+    maps = unit_maps(couplings, weights, axes.sizes(members[0].state_dict())[OUTPUT])
+    return fit_layers(fused, members, axes, maps, batches, how=how, support=support(axes, couplings, fused))
 
 
 def restored(

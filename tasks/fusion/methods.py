@@ -40,6 +40,19 @@ class Method(BaseModel):
         raise NotImplementedError
 
 
+class Refit(BaseModel):
+    """Fit every layer of the fused network to the ensemble on unlabelled images (see `refit`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ridge: float = Field(default=1e-2, gt=0)
+    """Penalty on leaving the merged weights, as a multiple of the mean square of a layer's inputs."""
+    head: Literal["logits", "probabilities"] = "logits"
+    """What the last layer is fitted to: the weighted mean of logits, or the logarithm of that of probabilities."""
+    rows_per_feature: int = Field(default=16, ge=1)
+    """Positions of images used per input of a unit, at most about so many: convolutions see far more than they need."""
+
+
 class Identity(Method):
     """Unit i with unit i: naive weight averaging."""
 

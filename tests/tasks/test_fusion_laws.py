@@ -293,9 +293,9 @@ def test_streamed_activation_costs_are_the_distances_of_all_rows_at_once():
 def test_repair_finds_nothing_to_change_where_fusion_is_exact(kind, count):
     members, x = networks(kind, count), example(kind, batch=8)
     ensemble = sum(share * member(x) for share, member in zip(shares(count), members, strict=True))
-    fused = fuse(members, PartialOT(alpha=1.0), x, shares(count), calibration=[x])
+    fused = fuse(members, PartialOT(alpha=1.0), x, shares(count), calibration=[x], refit=False)
     torch.testing.assert_close(fused(x), ensemble, **EXACT)
-    one = fuse(members, PartialOT(alpha=0.33), x, [1.0] + [0.0] * (count - 1), calibration=[x])
+    one = fuse(members, PartialOT(alpha=0.33), x, [1.0] + [0.0] * (count - 1), calibration=[x], refit=False)
     torch.testing.assert_close(one(x), members[0](x), **EXACT)
 
 
@@ -303,7 +303,7 @@ def test_repaired_layers_have_the_merged_statistics_of_their_members():
     members, x = networks("mlp_gelu", 2), example("mlp_gelu", batch=64)
     axes = trace(members[0], x)
     couplings = PartialOT(alpha=0.0)(axes, [m.state_dict() for m in members]).couplings()
-    fused = fuse(members, PartialOT(alpha=0.0), x, (0.3, 0.7), calibration=[x[:32], x[32:]])
+    fused = fuse(members, PartialOT(alpha=0.0), x, (0.3, 0.7), calibration=[x[:32], x[32:]], refit=False)
     maps = unit_maps(couplings, (0.3, 0.7), 4)
     for layers, group in ((slice(0, 1), "0"), (slice(0, 3), "2")):
         for statistic in (lambda h: h.mean(0), lambda h: h.std(0, correction=0)):
@@ -313,7 +313,7 @@ def test_repaired_layers_have_the_merged_statistics_of_their_members():
 
 def test_recalibrated_statistics_are_those_of_all_calibration_rows():
     members, x = networks("resnet", 2), example("resnet", batch=12)
-    fused = fuse(members, PartialOT(alpha=0.5), x, calibration=[(x[:6], "labels"), (x[6:], "labels")])
+    fused = fuse(members, PartialOT(alpha=0.5), x, calibration=[(x[:6], "labels"), (x[6:], "labels")], refit=False)
     stem = fused.stem(x).movedim(1, 0).flatten(1)
     torch.testing.assert_close(fused.bn.running_mean, stem.mean(1))
     halves = [fused.stem(part).movedim(1, 0).flatten(1).var(1) for part in (x[:6], x[6:])]

@@ -1,0 +1,131 @@
+"""Laws of the refit: it never moves away from its target, keeps zeros, and does nothing where fusion is exact."""
+
+import pytest
+import torch
+from torch import nn
+
+from amalgam.tasks.fusion import METHODS, PartialOT, Refit, fuse, merge, support
+from amalgam.tasks.fusion.fitting.normal_equations import NormalEquations
+from amalgam.tasks.fusion.refit import refit
+from amalgam.tasks.fusion.unit_map import unit_maps
+from amalgam.tasks.tracing.axes import OUTPUT
+from amalgam.tasks.tracing.trace import trace
+from tests.tasks.networks import NETWORKS, example, mlp, networks
+
+EXACT = {"rtol": 0.0, "atol": 1e-9}
+WEIGHTS = {2: (0.3, 0.7), 3: (0.2, 0.5, 0.3)}
+each_network = pytest.mark.parametrize("kind", NETWORKS)
+
+
+def ensemble(members, weights, x):
+    return sum(weight * member(x) for weight, member in zip(weights, members, strict=True))
+
+
+@each_network
+@pytest.mark.parametrize("count", [2])
+def test_refit_changes_nothing_at_alpha_one(kind, count):
+    members, x = networks(kind, count), example(kind, batch=16)
+    fused = fuse(members, PartialOT(alpha=1.0), x, WEIGHTS[count], calibration=[x[:9], x[9:]])
+    torch.testing.assert_close(fused(x), ensemble(members, WEIGHTS[count], x), **EXACT)
+
+
+@each_network
+def test_refit_changes_nothing_where_all_weight_is_on_one_member(kind):
+    members, x = networks(kind, 2), example(kind, batch=16)
+    fused = fuse(members, PartialOT(alpha=0.33), x, (1.0, 0.0), calibration=[x])
+    torch.testing.assert_close(fused(x), members[0](x), **EXACT)
+
+
+@each_network
+@pytest.mark.parametrize(("count", "alpha"), [(2, 0.0), (3, 0.4)])
+def test_no_layer_moves_away_from_its_target_and_zeros_stay_zero(kind, count, alpha):
+    members, x = networks(kind, count), example(kind, batch=24)
+    axes, states = trace(members[0], x), [m.state_dict() for m in members]
+    couplings = PartialOT(alpha=alpha)(axes, states).couplings()
+    merged = merge(members, axes, couplings, WEIGHTS[count])
+    maps = unit_maps(couplings, WEIGHTS[count], axes.sizes(states[0])[OUTPUT])
+    allowed, errors = support(axes, couplings, merged), []
+    fitted = refit(
+        merged, members, axes, maps, [x], support=allowed, log=lambda name, *both: errors.append((name, *both))
+    )
+    assert {name for name, *_ in errors} == {n for n, p in merged.named_parameters() if p.ndim > 1}
+    assert all(after <= before for _, before, after in errors) and any(after < before for _, before, after in errors)
+    for name, entries in allowed.items():
+        assert not fitted.state_dict()[name][~entries].any()
+
+
+@each_network
+def test_refit_brings_the_network_closer_to_the_ensemble_on_other_inputs(kind):
+    members, x = networks(kind, 2), example(kind, batch=300)
+    plain = fuse(members, PartialOT(alpha=0.2), x)
+    fitted = fuse(members, PartialOT(alpha=0.2), x, calibration=[x[:200]])
+    wanted = ensemble(members, (0.5, 0.5), x[200:])
+    before, after = (float((net(x[200:]) - wanted).square().mean().detach()) for net in (plain, fitted))
+    assert after < 0.5 * before
+
+
+def test_a_fitted_first_layer_is_the_ridge_regression_on_its_target():
+    members, x = networks("mlp_gelu", 2), example("mlp", batch=50)
+    axes, states = trace(members[0], x), [m.state_dict() for m in members]
+    couplings = PartialOT(alpha=0.0)(axes, states).couplings()
+    merged, maps = merge(members, axes, couplings, (0.5, 0.5)), unit_maps(couplings, (0.5, 0.5), 4)
+    fitted = refit(merged, members, axes, maps, [x], how=Refit(ridge=0.1))
+    target = sum(member[:3](x) @ m.merge.T for member, m in zip(members, maps["2"], strict=True))
+    hidden = torch.cat([fitted[:2](x), torch.ones(50, 1, dtype=x.dtype)], 1).detach()
+    start = torch.cat([merged[2].weight, merged[2].bias[:, None]], 1).detach()
+    penalty = torch.full((hidden.shape[1],), 0.1 * float((hidden[:, :-1] ** 2).sum() / (hidden.shape[1] - 1)))
+    penalty[-1] = 0
+    rows = torch.cat([hidden, penalty.double().sqrt().diag()])
+    wanted = torch.linalg.lstsq(rows, torch.cat([target, penalty.double().sqrt()[:, None] * start.T])).solution.T
+    found = torch.cat([fitted[2].weight, fitted[2].bias[:, None]], 1)
+    torch.testing.assert_close(found, wanted.detach(), rtol=1e-7, atol=1e-7)
+
+
+def test_sums_of_shards_are_those_of_all_rows_in_any_order():
+    generator = torch.Generator().manual_seed(0)
+    h, e = (torch.randn(60, n, generator=generator, dtype=torch.float64) for n in (5, 3))
+    shards = [NormalEquations.of(h[i::7], e[i::7]) for i in (3, 0, 6, 2, 5, 1, 4)]
+    total = sum(shards[1:], shards[0])
+    wanted = NormalEquations.of(h, e).solve(0.01, None, has_bias=False)
+    torch.testing.assert_close(total.solve(0.01, None, has_bias=False), wanted, **EXACT)
+    assert total.num_rows == 60
+
+
+def test_a_norm_behind_a_fitted_convolution_holds_the_statistics_of_its_inputs():
+    members, x = networks("resnet", 2), example("resnet", batch=20)
+    fused = fuse(members, PartialOT(alpha=0.3), x, calibration=[x], refit=Refit(rows_per_feature=1000))
+    stem = fused.stem(x).movedim(1, 0).flatten(1)
+    torch.testing.assert_close(fused.bn.running_mean, stem.mean(1), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(fused.bn.running_var, stem.var(1, correction=0), rtol=1e-6, atol=1e-6)
+
+
+def test_a_head_fitted_to_probabilities_predicts_their_mean():
+    torch.manual_seed(0)
+    members = [mlp(widths=(40,)).double().eval() for _ in range(2)]
+    for member in members:
+        nn.init.normal_(member[-1].weight)
+    x = example("mlp", batch=200)
+    mean = sum(0.5 * member(x).softmax(1) for member in members).detach()
+    logits, probabilities = (
+        fuse(members, PartialOT(alpha=1.0), x, calibration=[x], refit=Refit(head=head))(x).softmax(1).detach()
+        for head in ("logits", "probabilities")
+    )
+    assert (probabilities - mean).square().mean() < (logits - mean).square().mean()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_refit_takes_every_method(method):
+    members, x = networks("mlp_gelu", 2), example("mlp", batch=16)
+    chosen = method(alpha=0.3) if method is PartialOT else method()
+    torch.testing.assert_close(fuse(members, chosen, x, (0.0, 1.0), calibration=[x])(x), members[1](x), **EXACT)
+
+
+def test_refit_without_images_is_refused():
+    with pytest.raises(ValueError, match="calibration batch"):
+        fuse(networks("mlp_gelu", 2), PartialOT(alpha=0.2), example("mlp"), calibration=[])
+
+
+@pytest.mark.parametrize("ridge", [0.0, -1.0])
+def test_a_ridge_that_is_not_positive_is_refused(ridge):
+    with pytest.raises(ValueError, match="ridge"):
+        Refit(ridge=ridge)
