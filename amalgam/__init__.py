@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     )
     from amalgam.tasks.merging.staged import Statistics
 
+__version__ = "0.2.0"
+
 __all__ = [
     "TSVM",
     "Assignment",

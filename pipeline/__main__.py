@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from amalgam import __version__
 from amalgam.pipeline.cli.commands import experiment_commands, fail
 from amalgam.pipeline.cli.explain import explain
 from amalgam.pipeline.cli.fuse import fuse
@@ -30,8 +31,24 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Fuse many trained networks into one of any size, and see what it cost.",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"amalgam {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Fuse many trained networks into one of any size, and see what it cost."""
+
+
 app.add_typer(experiment_commands(run_experiment, "Run an experiment; what is built already is found."), name="run")
 app.add_typer(experiment_commands(plan_experiment, "Say what `run` with the same flags would do."), name="plan")
 
