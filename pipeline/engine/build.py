@@ -5,7 +5,6 @@ While a step is being built its traces lie in `{root}/.building/{key}/`: `out` b
 """
 
 import errno
-import fcntl
 import importlib
 import json
 import shutil
@@ -15,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from amalgam.pipeline.engine.host import device_of, host_facts, threads
 from amalgam.pipeline.engine.step import Step
@@ -98,12 +99,11 @@ def resolve(function: str | Any) -> Any:
 def alone(lock: Path) -> Iterator[None]:
     """Be the only one who holds this lock; the kernel frees that of a builder that dies.
 
-    The file stays, empty: to remove it would let one builder lock the old file and another the new one. It lies apart
+    The file stays: to remove it would let one builder lock the old file and another the new one. It lies apart
     from what builders remove, since NFS keeps a removed file, under another name, as long as it is open.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with FileLock(lock, fallback_to_soft=False):  # flock, or LockFileEx on Windows; a soft lock outlives its builder
         yield
 
 

@@ -47,11 +47,12 @@ def device_of(resources: Resources) -> str:
 
 def free_bytes(device: str) -> int:
     """Memory that nobody uses on a device, in bytes."""
-    import torch  # here, not above: plans need none
+    import psutil  # here and below, not above: plans need neither
+    import torch
 
     if torch.device(device).type == "cuda":
         return int(torch.cuda.mem_get_info()[0])
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(psutil.virtual_memory().available)
 
 
 def require_device(name: str) -> None:

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private.state import state
-from ray.autoscaler.v2.utils import is_autoscaler_v2
 
 from amalgam.pipeline.console import say
+from amalgam.pipeline.engine.ray_growth import declared_growth
 from amalgam.pipeline.engine.step import Resources, Step
 
 OBJECT_STORE_BYTES = 128 * 2**20  # Steps exchange files; only records and configs travel through Ray.
@@ -131,15 +130,7 @@ def _machines() -> tuple[list[_Machines], bool]:
     running = [_Machines(1, node["Resources"]) for node in ray.nodes() if node["Alive"]]
     if ray.util.client.ray.is_connected():
         return running, False  # ray:// does not let us ask for more
-    # Where a cluster tells what it can grow to. Those of `ray up` do not; of them it is known only that they grow.
-    config = state.get_cluster_config()
-    if config and config.node_group_configs:
-        return [_declared(group.max_count, group.resources) for group in config.node_group_configs], True
-    return running, not is_autoscaler_v2(fetch_from_server=True)
-
-
-def _declared(count: float, resources: Mapping[str, float]) -> _Machines:
-    def number(given: float) -> float:
-        return sys.maxsize if given < 0 else given  # -1 is how Ray writes that there is no limit
-
-    return _Machines(number(count), {kind: number(has) for kind, has in resources.items()})
+    groups, grows = declared_growth()
+    if groups:
+        return [_Machines(count, resources) for count, resources in groups], True
+    return running, not grows

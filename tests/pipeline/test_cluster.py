@@ -1,5 +1,7 @@
 """What can be asked of a cluster: as much as it has, or can grow to; more is refused before anything runs."""
 
+import sys
+
 import pytest
 import ray
 from ray._private.worker import global_worker
@@ -8,6 +10,7 @@ from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeGroupConfig
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 
 from amalgam.pipeline.engine.ray_cluster import check_room, connected
+from amalgam.pipeline.engine.ray_growth import declared_growth
 from amalgam.pipeline.engine.step import Resources, Step
 
 pytestmark = pytest.mark.slow
@@ -81,6 +84,14 @@ def test_a_cluster_that_says_how_far_it_grows_is_taken_at_its_word(declared, gro
     ):
         with pytest.raises(ValueError, match=sentence):
             check_room(too_much, "tuned")
+
+
+def test_what_a_cluster_declares_is_read_from_this_ray(declared, growing):
+    """Fails where a new Ray has moved what `declared_growth` reads from its inner modules."""
+    declared(head=1, gpu=-1)
+    assert declared_growth() == ([(1, {"CPU": 4}), (sys.maxsize, {"CPU": 8, "GPU": 2})], True)
+    declared()
+    assert declared_growth() == ([], True)
 
 
 def test_an_unlimited_number_of_machines_has_room_for_any_number_of_processes(declared):

@@ -123,11 +123,10 @@ def test_two_drivers_build_a_step_once(tmp_path):
     step, place = walk_step(Walk()), Place(tmp_path)
     drivers = ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))
     with drivers, alone(place.lock(step)):
+        awake = [drivers.submit(time.sleep, 1) for _ in range(2)]  # both have imported what a build needs
+        wait_for(lambda: all(one.done() for one in awake))
         outcomes = [drivers.submit(build, step, place) for _ in range(2)]
-        wait_for(
-            lambda: sum(is_open(place.lock(step), driver.pid) for driver in multiprocessing.active_children()) == 2
-        )
-        time.sleep(0.2)  # More than a build takes.
+        time.sleep(0.5)  # More than a build takes.
         assert folders(tmp_path) == set() and not any(outcome.done() for outcome in outcomes)
     one, other = [outcome.result() for outcome in outcomes]
     assert one == other, "one time of building"
