@@ -1,4 +1,4 @@
-"""How far a Ray cluster can grow. Ray has no public way to ask, so its inner modules are imported here and nowhere else.
+"""How far a Ray cluster can grow. Ray has no public way to ask: its inner modules are imported here and nowhere else.
 
 `tests/pipeline/test_cluster.py` compares what is read here with what a cluster declared: a new Ray that has moved or
 changed these names fails there by name, before a user meets it.
@@ -24,12 +24,11 @@ def declared_growth() -> tuple[list[tuple[float, Mapping[str, float]]], bool]:
         found = [(_number(group.max_count), _resources(group.resources)) for group in groups]
         return found, bool(found) or is_autoscaler_v2(fetch_from_server=True)
     except (ImportError, AttributeError, TypeError) as error:
-        raise RuntimeError(
-            f"Ray {ray.__version__} no longer says how far a cluster grows where it did: {error}"
-        ) from error
+        message = f"Ray {ray.__version__} no longer says where it did how far a cluster grows: {error}"
+        raise RuntimeError(message) from error
 
 
-def _resources(resources: Mapping[str, float]) -> dict[str, float]:
+def _resources(resources: Mapping[str, float]) -> Mapping[str, float]:
     return {kind: _number(has) for kind, has in resources.items()}
 
 
