@@ -8,6 +8,7 @@ from torch import Tensor
 from amalgam.tasks.explain.comparison import Compared, Comparison
 from amalgam.tasks.explain.decomposition import contributions
 from amalgam.tasks.explain.significance import discovery_rates, mcnemar
+from amalgam.tasks.scoring.sums import Sums
 
 
 @dataclass(frozen=True)
@@ -62,38 +63,31 @@ class ChangeMeter:
 
     by: Comparison
     num_domains: int
-    sums: dict[str, Tensor] = field(default_factory=dict)
+    sums: Sums = field(default_factory=Sums)
 
     def update(self, compared: Compared) -> None:
         """Count a batch."""
         fired = compared.s0 != 0, compared.s1 != 0
-        values = {
+        amounts = {
+            "images": torch.ones_like(compared.change[:, 0]),
             "added": (fired[1] & ~fired[0]).double(),
             "removed": (fired[0] & ~fired[1]).double(),
             "change": compared.change,
+            "effect": contributions(compared, compared.labels),
         }
-        self._add("images", torch.ones_like(compared.change[:, 0]), compared)
-        for name, value in values.items():
-            self._add(name, value, compared)
-        self._add("effect", contributions(compared, compared.labels), compared)
-
-    def result(self) -> ChangeTable:
-        """The table. Raises ValueError if there were no images."""
-        if not self.sums:
-            raise ValueError("there are no images to find changes in")
-        by_class, by_domain = self._changes("class"), self._changes("domain")
-        whole = {name: self.sums[f"domain {name}"].sum(0, keepdim=True) for name in SUMS}
-        return ChangeTable(_means(whole), by_class, by_domain)
-
-    def _add(self, name: str, value: Tensor, compared: Compared) -> None:
         for kind, groups, number in (
             ("class", compared.labels, self.by.num_classes),
             ("domain", compared.domains, self.num_domains),
         ):
-            key = f"{kind} {name}"
-            if key not in self.sums:
-                self.sums[key] = value.new_zeros(number, *value.shape[1:])
-            self.sums[key].index_add_(0, groups, value)
+            self.sums.add_by(groups, number, {f"{kind} {name}": amount for name, amount in amounts.items()})
+        self.sums.count(len(compared))
+
+    def result(self) -> ChangeTable:
+        """The table. Raises ValueError if there were no images."""
+        self.sums.require("images to find changes in")
+        by_class, by_domain = self._changes("class"), self._changes("domain")
+        whole = {name: self.sums[f"domain {name}"].sum(0, keepdim=True) for name in SUMS}
+        return ChangeTable(_means(whole), by_class, by_domain)
 
     def _changes(self, kind: str) -> Changes:
         return _means({name: self.sums[f"{kind} {name}"] for name in SUMS})

@@ -13,6 +13,7 @@ from torch.nn.functional import linear, normalize
 
 from amalgam.tasks.explain.comparison import Compared, Comparison
 from amalgam.tasks.explain.significance import mcnemar
+from amalgam.tasks.scoring.sums import Sums
 
 TARGETS = ("before", "zero")
 """What a latent is clamped to: its activation before fine-tuning, or 0."""
@@ -50,42 +51,32 @@ class ClampMeter:
 
     by: Comparison
     num_domains: int
-    num_images: int = 0
-    sums: dict[str, Tensor] = field(default_factory=dict)
+    sums: Sums = field(default_factory=Sums)
 
     def update(self, compared: Compared) -> None:
         """Clamp every latent of every image of a batch, one at a time, and then whole pieces."""
         for target, shift in (("before", -compared.change), ("zero", -compared.s1)):
             for rows, latents, predicted in clamped(compared, shift):
                 self._count(target, compared, rows, latents, predicted)
-        for piece, predicted in pieces(compared).items():
-            hits = (predicted == compared.labels).double()
-            zeros = hits.new_zeros(self.num_domains)
-            self.sums[piece] = self.sums.get(piece, zeros).index_add(0, compared.domains, hits)
+        hits = {piece: (predicted == compared.labels).double() for piece, predicted in pieces(compared).items()}
         images = torch.ones_like(compared.labels, dtype=torch.float64)
-        self.sums["images"] = self.sums.get("images", images.new_zeros(self.num_domains)).index_add(
-            0, compared.domains, images
-        )
-        self.num_images += len(compared)
+        self.sums.add_by(compared.domains, self.num_domains, hits | {"images": images})
+        self.sums.count(len(compared))
 
     def result(self, target: str) -> ClampTable:
         """The table for one of `TARGETS`. Raises ValueError if there were no images."""
-        self._require_images()
+        self.sums.require("images to clamp latents in")
         none = self.by.atoms.new_zeros(self.by.num_latents)
         counts = (self.sums.get(f"{target} {name}", none) for name in ("righted", "wronged", "restored"))
-        return ClampTable(self.num_images, *counts)
+        return ClampTable(self.sums.num_examples, *counts)
 
     def accuracies(self) -> dict[str, Tensor]:
         """Accuracy of each of `PIECES` in each domain and, last, over all images, (domains + 1,)."""
-        self._require_images()
+        self.sums.require("images to clamp latents in")
         sums = {
             name: torch.cat([self.sums[name], self.sums[name].sum(0, keepdim=True)]) for name in (*PIECES, "images")
         }
         return {piece: sums[piece] / sums["images"].clamp(min=1) for piece in PIECES}
-
-    def _require_images(self) -> None:
-        if not self.num_images:
-            raise ValueError("there are no images to clamp latents in")
 
     def _count(self, target: str, compared: Compared, rows: Tensor, latents: Tensor, predicted: Tensor) -> None:
         labels, (old, new) = compared.labels[rows], (found[rows] for found in compared.predicted)
@@ -95,10 +86,8 @@ class ClampMeter:
             "wronged": was_right & ~is_right,
             "restored": (old != new) & (predicted == old),
         }
-        for name, hits in found.items():
-            zeros = self.by.atoms.new_zeros(self.by.num_latents)
-            key = f"{target} {name}"
-            self.sums[key] = self.sums.get(key, zeros).index_add(0, latents, hits.double())
+        amounts = {f"{target} {name}": hits.double() for name, hits in found.items()}
+        self.sums.add_by(latents, self.by.num_latents, amounts)
 
 
 def clamped(compared: Compared, shift: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from amalgam.tasks.explain.comparison import Compared
+from amalgam.tasks.scoring.sums import Sums
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class SharesMeter:
     """Sums from which `Shares` follow."""
 
     num_domains: int
-    sums: dict[str, Tensor] = field(default_factory=dict)
+    sums: Sums = field(default_factory=Sums)
 
     def update(self, compared: Compared, parts: Parts) -> None:
         """Count a batch, given its decomposition."""
@@ -87,14 +88,12 @@ class SharesMeter:
         values |= {"miss": (true.total - true.latents).square()}
         for name in NAMES:
             values |= {name: getattr(true, name), f"|{name}|": getattr(true, name).abs()}
-        for name, value in values.items():
-            zeros = value.new_zeros(self.num_domains)
-            self.sums[name] = self.sums.get(name, zeros).index_add(0, compared.domains, value)
+        self.sums.add_by(compared.domains, self.num_domains, values)
+        self.sums.count(len(compared))
 
     def result(self) -> Shares:
         """The shares. Raises ValueError if there were no images."""
-        if not self.sums:
-            raise ValueError("there are no images to explain a change on")
+        self.sums.require("images to explain a change on")
         sums = {name: torch.cat([value, value.sum(0, keepdim=True)]) for name, value in self.sums.items()}
         count = sums["images"].clamp(min=1)
         mean = {name: sums[name] / count for name in NAMES}

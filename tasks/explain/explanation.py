@@ -12,6 +12,7 @@ from amalgam.tasks.explain.decomposition import Shares, SharesMeter, decompose
 from amalgam.tasks.explain.flips import FlipMeter, FlipReport, Flips, flips_of
 from amalgam.tasks.explain.latents import LatentMeter, LatentTable
 from amalgam.tasks.sae.metrics import Quality, QualityMeter
+from amalgam.tasks.scoring.sums import Sums
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,7 @@ class Explainer:
         self.changes, self.shares = ChangeMeter(by, num_domains), SharesMeter(num_domains)
         self.flips, self.clamps = FlipMeter(by.num_latents, num_domains), ClampMeter(by, num_domains)
         self.quality = [(QualityMeter(by.sae), QualityMeter(by.sae)) for _ in range(num_domains)]
-        self.feature_sum = by.atoms.new_zeros(by.sae.info.width)
-        self.place_sums = [torch.zeros_like(by.atoms) for _ in range(2)]
+        self.sums = Sums()
 
     @torch.no_grad()
     def update(self, compared: Compared, embeddings: Tensor) -> Flips:
@@ -73,9 +73,8 @@ class Explainer:
         self.shares.update(compared, parts)
         self.flips.update(compared, flips)
         self.clamps.update(compared)
-        self.feature_sum += compared.z0.sum(0)
-        for places, codes in zip(self.place_sums, (compared.s0, compared.s1), strict=True):
-            places += codes.T @ compared.z0
+        places = {"place before": compared.s0.T @ compared.z0, "place after": compared.s1.T @ compared.z0}
+        self.sums.add(places | {"feature": compared.z0.sum(0)})
         for domain in compared.domains.unique().tolist():
             chosen = compared.domains == domain
             for meter, features in zip(self.quality[domain], (compared.z0, compared.z1), strict=True):
@@ -94,8 +93,8 @@ class Explainer:
 
     def _directions(self, before: LatentTable, after: LatentTable) -> Tensor:
         places = [
-            sums / (table.means * table.counts).where(table.counts > 0, 1.0)[:, None]
-            for sums, table in zip(self.place_sums, (before, after), strict=True)
+            self.sums[name] / (table.means * table.counts).where(table.counts > 0, 1.0)[:, None]
+            for name, table in (("place before", before), ("place after", after))
         ]
-        mean = self.feature_sum / before.images[1].sum()
+        mean = self.sums["feature"] / before.images[1].sum()
         return torch.where((before.counts > 0)[:, None], places[0], places[1]) - mean

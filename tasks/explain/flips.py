@@ -12,6 +12,7 @@ from torch import Tensor
 
 from amalgam.tasks.explain.comparison import Compared
 from amalgam.tasks.explain.decomposition import Parts, contributions
+from amalgam.tasks.scoring.sums import Sums
 
 KINDS = ("right to wrong", "wrong to right", "wrong to wrong")
 LEADING = 3  # latents told of every flip
@@ -115,8 +116,7 @@ class FlipMeter:
 
     num_latents: int
     num_domains: int
-    num_images: int = 0
-    sums: dict[str, Tensor] = field(default_factory=dict)
+    sums: Sums = field(default_factory=Sums)
     examples: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
 
     def update(self, compared: Compared, flips: Flips) -> None:
@@ -124,22 +124,21 @@ class FlipMeter:
         kinds = len(KINDS)
         led = flips.kinds * self.num_latents + flips.leading[:, 0]
         share = flips.leading_parts[:, 0] / flips.rise.total
-        self._add("numbers", flips.kinds, torch.ones_like(share), kinds)
-        self._add("explained", flips.kinds, flips.explained.double(), kinds)
-        self._add("alone", flips.kinds, flips.alone.double(), kinds)
-        self._add("domains", compared.domains[flips.rows] * kinds + flips.kinds, torch.ones_like(share),
-                  kinds * self.num_domains)  # fmt: skip
-        self._add("led", led, torch.ones_like(share), kinds * self.num_latents)
-        self._add("share", led, share, kinds * self.num_latents)
+        ones = torch.ones_like(share)
+        explained, alone = flips.explained.double(), flips.alone.double()
+        self.sums.add_by(flips.kinds, kinds, {"numbers": ones, "explained": explained, "alone": alone})
+        self.sums.add_by(
+            compared.domains[flips.rows] * kinds + flips.kinds, kinds * self.num_domains, {"domains": ones}
+        )
+        self.sums.add_by(led, kinds * self.num_latents, {"led": ones, "share": share})
         for group, row in zip(led.tolist(), flips.rows.tolist(), strict=True):
             if len(self.examples[group]) < EXAMPLES:
-                self.examples[group].append(self.num_images + row)
-        self.num_images += len(compared)
+                self.examples[group].append(self.sums.num_examples + row)
+        self.sums.count(len(compared))
 
     def result(self) -> FlipReport:
         """The report. Raises ValueError if there were no images."""
-        if not self.num_images:
-            raise ValueError("there are no images to look for flips in")
+        self.sums.require("images to look for flips in")
         sums, led = self.sums, self.sums["led"]
         order = led.argsort(descending=True, stable=True)[: int((led > 0).sum())].tolist()
         groups = tuple(
@@ -151,7 +150,3 @@ class FlipMeter:
         )  # fmt: skip
         by_domain = sums["domains"].reshape(self.num_domains, len(KINDS))
         return FlipReport(sums["numbers"], sums["explained"], sums["alone"], by_domain, groups)
-
-    def _add(self, name: str, groups: Tensor, values: Tensor, number: int) -> None:
-        zeros = values.new_zeros(number)
-        self.sums[name] = self.sums.get(name, zeros).index_add(0, groups, values)

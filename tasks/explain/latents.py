@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from amalgam.tasks.sae.metrics import MonosemanticityMeter
+from amalgam.tasks.scoring.sums import Sums
 
 GRID = 16  # pixels; how finely images are compared
 
@@ -67,30 +68,26 @@ class LatentMeter:
     num_classes: int
     num_domains: int
     top_n: int
-    sums: dict[str, Tensor] = field(default_factory=dict)
+    sums: Sums = field(default_factory=Sums)
     strongest: dict[str, Tensor] = field(default_factory=dict)
     similar: MonosemanticityMeter = field(default_factory=MonosemanticityMeter)
-    num_images: int = 0
 
     def update(self, activations: Tensor, labels: Tensor, domains: Tensor, embeddings: Tensor) -> None:
         """Count dense activations (batch, num_latents), classes, domains (batch,) and embeddings (batch, any width)."""
-        if not self.sums:
+        if not self.strongest:
             self._start(activations)
         active = (activations != 0).double()
         ones = active.new_ones(len(activations))
-        self.sums["class"].index_add_(0, labels, active)
-        self.sums["domain"].index_add_(0, domains, active)
-        self.sums["class images"].index_add_(0, labels, ones)
-        self.sums["domain images"].index_add_(0, domains, ones)
-        self.sums["activation"] += activations.sum(0)
+        self.sums.add_by(labels, self.num_classes, {"class": active, "class images": ones})
+        self.sums.add_by(domains, self.num_domains, {"domain": active, "domain images": ones})
+        self.sums.add({"activation": activations.sum(0)})
         self._keep_strongest(activations, labels, domains)
         self.similar.update(activations, embeddings)
-        self.num_images += len(activations)
+        self.sums.count(len(activations))
 
     def result(self) -> LatentTable:
         """The table. Raises ValueError if there were no images."""
-        if not self.num_images:
-            raise ValueError("there are no images to describe latents by")
+        self.sums.require("images to describe latents by")
         sums, top = self.sums, self.strongest
         return LatentTable(
             sums["class"], sums["domain"], (sums["class images"], sums["domain images"]),
@@ -102,16 +99,12 @@ class LatentMeter:
 
     def _start(self, activations: Tensor) -> None:
         number = activations.shape[1]
-        for name, size in (("class", self.num_classes), ("domain", self.num_domains)):
-            self.sums[name] = activations.new_zeros(size, number)
-            self.sums[f"{name} images"] = activations.new_zeros(size)
-        self.sums["activation"] = activations.new_zeros(number)
         none = torch.full((number, self.top_n), -1, device=activations.device)
         self.strongest = {"values": activations.new_zeros(number, self.top_n), "rows": none}
         self.strongest |= {"labels": none, "domains": none}
 
     def _keep_strongest(self, activations: Tensor, labels: Tensor, domains: Tensor) -> None:
-        rows = torch.arange(self.num_images, self.num_images + len(labels), device=labels.device)
+        rows = self.sums.num_examples + torch.arange(len(labels), device=labels.device)
         coming = {"rows": rows, "labels": labels, "domains": domains}
         values = torch.cat([self.strongest["values"], activations.T.clamp(min=0)], 1)
         # Stable, so that of equally strong images the first ones stay, however they were batched.

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, linear
 
 from amalgam.tasks.sae.autoencoder import SparseAutoencoder, unit
+from amalgam.tasks.scoring.sums import Sums
 
 
 def fvu(features: Tensor, reconstruction: Tensor) -> float:
@@ -71,8 +72,7 @@ class MonosemanticityMeter:
     The scale cancels and the smallest activation enters linearly, so that one pass and O(images x width) per latent do.
     """
 
-    num_examples: int = 0
-    sums: dict[str, Tensor] = field(default_factory=dict)
+    sums: Sums = field(default_factory=Sums)
 
     @torch.no_grad()
     def update(self, activations: Tensor, embeddings: Tensor) -> None:
@@ -84,17 +84,14 @@ class MonosemanticityMeter:
         own, squares = e.square().sum(1), s.square()
         batch = {"se": s.T @ e, "e": e.sum(0), "ee": own.sum(), "s": s.sum(0), "ss": squares.sum(0)}
         batch |= {"sse": own @ squares, "see": own @ s}
-        least = s.amin(0)
-        self.sums["least"] = torch.minimum(self.sums["least"], least) if self.sums else least
-        for name, amount in batch.items():
-            self.sums[name] = self.sums[name] + amount if name in self.sums else amount
-        self.num_examples += len(activations)
+        self.sums.add(batch)
+        self.sums.keep_least({"least": s.amin(0)})
+        self.sums.count(len(activations))
 
     def result(self) -> Tensor:
         """The score of each latent in [-1, 1], (num_latents,); NaN where fewer than two images activate it."""
-        if not self.num_examples:
-            raise ValueError("there are no activations to score")
-        sums, count = self.sums, self.num_examples
+        self.sums.require("activations to score")
+        sums, count = self.sums, self.sums.num_examples
         least = sums["least"]
         total = sums["s"] - count * least
         squares = sums["ss"] - 2 * least * sums["s"] + count * least.square()
@@ -106,7 +103,7 @@ class MonosemanticityMeter:
 
     def chance(self) -> float | None:
         """The score of a latent that is as active in every image: their mean similarity; None of fewer than two."""
-        pairs = self.num_examples * (self.num_examples - 1)
+        pairs = self.sums.num_examples * (self.sums.num_examples - 1)
         return ((self.sums["e"].square().sum() - self.sums["ee"]) / pairs).item() if pairs else None
 
 
@@ -117,8 +114,7 @@ class QualityMeter:
     sae: SparseAutoencoder
     head: Tensor | None = None
     """Zero-shot classifier (num_classes, width), applied to unit vectors."""
-    num_examples: int = 0
-    sums: dict[str, Tensor] = field(default_factory=dict)
+    sums: Sums = field(default_factory=Sums)
     alike: MonosemanticityMeter = field(default_factory=MonosemanticityMeter)
 
     @torch.no_grad()
@@ -128,23 +124,25 @@ class QualityMeter:
             raise ValueError("accuracy needs labels: give those of the batch, or a meter without a head")
         codes = self.sae.encode(features)
         reconstruction, wide = self.sae.decode(codes).double(), features.double()
-        self._add("feature", wide.sum(0))
-        self._add("square", wide.square().sum())
-        self._add("error", (wide - reconstruction).square().sum())
-        self._add("cosine", cosine_similarity(wide, reconstruction, dim=-1).sum())
-        self._add("fired", codes.fired().double())
+        amounts = {
+            "feature": wide.sum(0),
+            "square": wide.square().sum(),
+            "error": (wide - reconstruction).square().sum(),
+            "cosine": cosine_similarity(wide, reconstruction, dim=-1).sum(),
+            "fired": codes.fired().double(),
+        }
         self.alike.update(codes.dense(), features)
         if self.head is not None and labels is not None:
             for name, vectors in (("hits", wide), ("reconstruction_hits", reconstruction)):
                 predicted = linear(unit(vectors), self.head.to(vectors)).argmax(-1)
-                self._add(name, (predicted == labels.to(predicted.device)).sum())
-        self.num_examples += len(features)
+                amounts[name] = (predicted == labels.to(predicted.device)).sum()
+        self.sums.add(amounts)
+        self.sums.count(len(features))
 
     def result(self) -> Quality:
         """The quality on all batches so far. Raises ValueError if there were none."""
-        if not self.num_examples:
-            raise ValueError("there are no features to measure an autoencoder on")
-        count, sums = self.num_examples, self.sums
+        self.sums.require("features to measure an autoencoder on")
+        count, sums = self.sums.num_examples, self.sums
         scores = self.alike.result()
         scores = scores[scores.isfinite()]
         variance = sums["square"] - sums["feature"].square().sum() / count
@@ -160,9 +158,6 @@ class QualityMeter:
             monosemanticity=scores.mean().item() if len(scores) else None,
             similarity=self.alike.chance(),
         )
-
-    def _add(self, name: str, amount: Tensor) -> None:
-        self.sums[name] = self.sums[name] + amount if name in self.sums else amount
 
 
 def quality_by_domain(

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from amalgam.tasks.scoring.sums import Moments, Sums
 from amalgam.tasks.tracing.axes import Axes
 
 ADAPTIVE_POOLS = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
@@ -92,37 +93,34 @@ class UnitSummary:
     """Streaming statistics of each unit of one group: memory is a few vectors, whatever the number of rows."""
 
     def __init__(self, num_units: int) -> None:
-        self.num_rows = 0
-        self.mean = torch.zeros(num_units, dtype=torch.float64)
-        self._deviations = torch.zeros(num_units, dtype=torch.float64)
-        self._squares = torch.zeros(num_units, dtype=torch.float64)
-        self._active = torch.zeros(num_units, dtype=torch.float64)
+        self.moments, self.sums = Moments.none(num_units), Sums()
 
     def update(self, rows: Tensor) -> None:
-        """Add (rows, units) activations, combining means and variances as Chan et al. (1979) do."""
+        """Add (rows, units) activations."""
         values = rows.double().cpu()
-        count, total = len(values), self.num_rows + len(values)
-        delta = values.mean(0) - self.mean
-        self._deviations += (values - values.mean(0)).square().sum(0) + delta.square() * self.num_rows * count / total
-        self.mean += delta * count / total
-        self._squares += values.square().sum(0)
-        self._active += (values > 0).sum(0)
-        self.num_rows = total
+        self.moments += Moments.of(values)
+        self.sums.add({"squares": values.square().sum(0), "active": (values > 0).double().sum(0)})
+        self.sums.count(len(values))
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean over rows, (units,)."""
+        return self.moments.mean
 
     @property
     def variance(self) -> Tensor:
         """Population variance over rows, (units,)."""
-        return self._deviations / self.num_rows
+        return self.moments.variance
 
     @property
     def fraction_active(self) -> Tensor:
         """Share of rows in which the unit is above zero, (units,)."""
-        return self._active / self.num_rows
+        return self.sums["active"] / self.sums.num_examples
 
     @property
     def norm(self) -> Tensor:
         """Root mean square activation, (units,)."""
-        return (self._squares / self.num_rows).sqrt()
+        return (self.sums["squares"] / self.sums.num_examples).sqrt()
 
     def table(self) -> dict[str, Tensor]:
         """Every statistic by name, each (units,)."""

@@ -10,6 +10,7 @@ from torch.nn.functional import cosine_similarity
 from amalgam.tasks.clip.finetuning.drift import Drift, frozen
 from amalgam.tasks.sae.autoencoder import SparseAutoencoder
 from amalgam.tasks.sae.metrics import QualityMeter
+from amalgam.tasks.scoring.sums import Sums
 
 
 @dataclass
@@ -21,12 +22,16 @@ class DriftMeter:
 
     sae: SparseAutoencoder | None = None
     """Reads both; a frozen copy is kept."""
-    num_examples: int = 0
-    sums: dict[str, Tensor] = field(default_factory=dict)
+    sums: Sums = field(default_factory=Sums)
 
     def __post_init__(self) -> None:
         self.sae = None if self.sae is None else frozen(self.sae)
         self._quality = {} if self.sae is None else {when: QualityMeter(self.sae) for when in ("before", "after")}
+
+    @property
+    def num_examples(self) -> int:
+        """How many images were counted."""
+        return self.sums.num_examples
 
     @torch.no_grad()
     def update(self, before: Tensor, after: Tensor) -> None:
@@ -34,12 +39,12 @@ class DriftMeter:
         drift = Drift.between(after, before, self.sae)
         x, y = drift.frozen.double(), drift.current.double()
         moments = {"x": x.sum(0), "y": y.sum(0), "xx": x.T @ x, "xy": x.T @ y, "yy": y.T @ y}
-        self._add(moments | {"cosine": cosine_similarity(x, y, dim=-1).sum()})
-        self.num_examples += len(x)
+        self.sums.add(moments | {"cosine": cosine_similarity(x, y, dim=-1).sum()})
+        self.sums.count(len(x))
         if self.sae is not None:
             shared = drift.shared.sum((1, 2))
             added, removed = drift.codes.l0() - shared, drift.frozen_codes.l0() - shared
-            self._add({"jaccard": drift.overlap.double().sum(), "added": added.sum(), "removed": removed.sum()})
+            self.sums.add({"jaccard": drift.overlap.double().sum(), "added": added.sum(), "removed": removed.sum()})
             self._quality["before"].update(drift.frozen)
             self._quality["after"].update(drift.current)
 
@@ -49,17 +54,12 @@ class DriftMeter:
 
         Raises ValueError if there was no image.
         """
-        if not self.num_examples:
-            raise ValueError("there are no features to measure drift on")
+        self.sums.require("features to measure drift on")
         found = {"cka": _linear_cka(self.sums, self.num_examples)}
         for name in ("cosine", "jaccard", "added", "removed"):
             if name in self.sums:
                 found[name] = self.sums[name].item() / self.num_examples
         return found | {f"fvu_{when}": meter.result().fvu for when, meter in self._quality.items()}
-
-    def _add(self, amounts: Mapping[str, Tensor]) -> None:
-        for name, amount in amounts.items():
-            self.sums[name] = self.sums[name] + amount if name in self.sums else amount
 
 
 def _linear_cka(sums: Mapping[str, Tensor], count: int) -> float:
