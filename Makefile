@@ -8,7 +8,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: venv demo test test-fast check format bench
+.PHONY: venv demo test test-fast peers test-peers check format bench
 
 venv: $(VENV)/.installed
 
@@ -22,6 +22,14 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
+# SAELens, beside which our autoencoders are tested and timed. It is not in the lock: nothing of ours imports it.
+peers: $(VENV)/.peers
+
+$(VENV)/.peers: requirements-peers.lock $(VENV)/.installed
+	{ $(BIN)/uv pip install --python $(BIN)/python --require-hashes -r requirements.lock -r $<; } || \
+	  $(BIN)/python -m pip install --require-hashes -r requirements.lock -r $<
+	touch $@
+
 demo: venv
 	$(BIN)/amalgam run digits_partial_fusion
 	$(BIN)/amalgam run clip_styles
@@ -31,6 +39,9 @@ test: venv
 
 test-fast: venv
 	$(BIN)/python -m pytest -m "not slow"
+
+test-peers: peers
+	$(BIN)/python -m pytest tests/tasks/sae/test_saelens_peer.py
 
 check: venv
 	$(BIN)/ruff format --check .
