@@ -52,31 +52,34 @@ class WeightCost:
             for places in self.places.values() for name, index in places for member in range(len(states))
         }  # fmt: skip
 
-    def pair(self, group: str, one: int, two: int, universe: Universe) -> Tensor:
-        """(units of member one, units of member two): cost of each pair, the other groups aligned by `universe`.
+    def rows(self, group: str, universe: Universe) -> tuple[list[Tensor], list[Tensor]]:
+        """Per member, (units, entries) that touch its units, the other groups aligned by `universe`; (units,) norms.
 
-        Parameters whose other groups the universe does not name yet are left out (the first, greedy pass).
+        Units cost `norms[a][i] + norms[b][j] - 2 <rows[a][i], rows[b][j]>` together. Parameters whose other groups the
+        universe does not name yet are left out (the first, greedy pass).
         """
         places = [place for place in self.places[group] if self._known(*place, universe)]
-        if not places:
-            return torch.zeros([self.axes.sizes(self.states[member])[group] for member in (one, two)])
-        norms = [sum(self._norms[name, index, m] for name, index in places) for m in (one, two)]
-        products = [
-            self._rows(one, name, index, universe) @ self._rows(two, name, index, universe).T for name, index in places
-        ]
-        return norms[0][:, None] + norms[1][None, :] - 2 * torch.stack(products).sum(0)  # type: ignore[index]
+        rows, norms = [], []
+        for member, state in enumerate(self.states):
+            size = self.axes.sizes(state)[group]
+            parts = [self._rows(member, name, index, universe) for name, index in places]
+            rows.append(torch.cat(parts, 1) if parts else torch.zeros(size, 0))
+            norms.append(torch.stack([self._norms[name, index, member] for name, index in places]).sum(0)
+                         if places else torch.zeros(size))  # fmt: skip
+        return rows, norms
 
-    def objective(self, one: int, two: int, universe: Universe) -> float:
-        """What all matched pairs of two members cost together, each parameter's agreement counted once."""
-        total = 0.0
+    def objective(self, universe: Universe) -> float:
+        """What all matched slots cost together, summed over pairs of members, each parameter counted once."""
+        total, num_members = 0.0, len(self.states)
         for group, places in self.places.items():
-            for member in (one, two):
+            for member in range(num_members):
                 units = universe.matched(group)[member]
-                total += sum(float(self._norms[n, i, member][units].double().sum()) for n, i in places)
+                norms = sum(float(self._norms[n, i, member][units].double().sum()) for n, i in places)
+                total += (num_members - 1) * norms
         for name in self.parameters:
-            pair = [self._matched(member, name, None, universe).double() for member in (one, two)]
             if any(axis and axis.group != OUTPUT for axis in self.axes.of[name]):
-                total -= 2 * float((pair[0] * pair[1]).sum())
+                each = [self._matched(member, name, None, universe).double() for member in range(num_members)]
+                total -= float(torch.stack(each).sum(0).square().sum()) - sum(float(e.square().sum()) for e in each)
         return total
 
     def scale(self, group: str) -> float:
@@ -136,6 +139,14 @@ class ActivationCost:
                 _add(self.squares, (group, k), r.square().sum(0))
             for a, b in combinations(range(self.num_members), 2):
                 _add(self.products, (group, a, b), rows[a].T @ rows[b])
+
+    def between(self, group: str, one: int, two: int, units: Tensor) -> Tensor:
+        """(slots,): mean squared distance of unit `units[one, s]` of member one and `units[two, s]` of member two."""
+        (a, one), (b, two) = sorted(((units[one], one), (units[two], two)), key=lambda pair: pair[1])
+        where = self.products[group, one, two].device
+        a, b = a.to(where), b.to(where)
+        total = self.squares[group, one][a] + self.squares[group, two][b] - 2 * self.products[group, one, two][a, b]
+        return total.clamp_min(0) / self.num_rows[group]
 
     def pair(self, group: str, one: int, two: int) -> Tensor:
         """(units of member one, units of member two): mean squared distance of activations.

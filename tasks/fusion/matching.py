@@ -50,20 +50,56 @@ class Costs:
     weights: WeightCost | None
     activations: ActivationCost | None
 
-    def pair(self, group: str, one: int, two: int, universe: Universe) -> Tensor:
-        """(units of member one, units of member two) float64 on the CPU."""
-        total = torch.zeros((), dtype=torch.float64)
-        if self.weights:
-            total = total + self.weights.pair(group, one, two, universe).double().cpu()
-        return total + self.activation_pair(group, one, two) if self.activations else total
+    def visit(self, group: str, universe: Universe) -> "GroupCost":
+        """The costs of one group, the others aligned by `universe`."""
+        return GroupCost(group, self, *self.weights.rows(group, universe)) if self.weights else GroupCost(group, self)
 
-    def activation_pair(self, group: str, one: int, two: int) -> Tensor:
-        """The activations' part of `pair`, in the unit of the weights' part where both count."""
-        assert self.activations
-        cost = self.activations.pair(group, one, two).cpu()
+    def rate(self, group: str) -> float:
+        """What activations count for: 1, or as much as weights where both count."""
         # Fixed for the whole descent: a rate that moved with the matching could let the objective rise.
-        rate = self.weights.scale(group) / max(self.activations.scale(group), 1e-30) if self.weights else 1.0
-        return cost * rate
+        assert self.activations
+        return self.weights.scale(group) / max(self.activations.scale(group), 1e-30) if self.weights else 1.0
+
+    def activation_between(self, group: str, units: Tensor, members: Sequence[int]) -> Tensor:
+        """(slots,): the activations' part of what the units (all members, slots) of `members` cost together."""
+        assert self.activations
+        pairs = [self.activations.between(group, a, b, units).cpu() for a, b in combinations(members, 2)]
+        return torch.stack(pairs).sum(0) * self.rate(group) if pairs else torch.zeros(units.shape[1]).double()
+
+
+@dataclass(frozen=True)
+class GroupCost:
+    """What slots of one group cost: sums over members, so that no pair of them is computed twice."""
+
+    group: str
+    costs: Costs
+    rows: Sequence[Tensor] = ()
+    norms: Sequence[Tensor] = ()
+
+    def slots(self, slots: Tensor, mover: int, others: Sequence[int]) -> Tensor:
+        """(units of mover, slots) float64: what a slot costs with that unit in it, beside the units of `others`."""
+        total = self.within(slots, others)[None, :]
+        if self.costs.weights:
+            held = sum(self.rows[k][slots[k]] for k in others)
+            norms = sum(self.norms[k][slots[k]] for k in others)
+            own = len(others) * self.norms[mover]
+            assert isinstance(held, Tensor) and isinstance(norms, Tensor)
+            total = total + (own[:, None] + norms[None, :] - 2 * self.rows[mover] @ held.T).double().cpu()
+        if self.costs.activations:
+            rate = self.costs.rate(self.group)
+            pairs = (self.costs.activations.pair(self.group, mover, k).cpu()[:, slots[k]] for k in others)
+            total = total + rate * torch.stack(list(pairs)).sum(0)
+        return total
+
+    def within(self, slots: Tensor, members: Sequence[int]) -> Tensor:
+        """(slots,) float64: sum of the distances between the units of `members` in each slot."""
+        total = torch.zeros(slots.shape[1], dtype=torch.float64)
+        if self.costs.weights and len(members) > 1:
+            norms = torch.stack([self.norms[k][slots[k]] for k in members]).double().sum(0)
+            held = torch.stack([self.rows[k][slots[k]] for k in members])
+            products = held.sum(0).square().sum(1) - held.square().sum((0, 2))
+            total += ((len(members) - 1) * norms - products.double()).cpu()
+        return total + self.costs.activation_between(self.group, slots, members) if self.costs.activations else total
 
 
 def identity(axes: Axes, states: Sequence[State]) -> Matching:
@@ -105,13 +141,10 @@ def descend(costs: Costs, alpha: float, *, seed: int, max_sweeps: int, start: Un
 
 def objective(costs: Costs, universe: Universe) -> float:
     """J of the module docstring, for the matched slots of `universe`."""
-    total = 0.0
-    for one, two in combinations(range(len(costs.states)), 2):
-        if costs.weights:
-            total += costs.weights.objective(one, two, universe)
-        for group in universe.slots if costs.activations else ():
-            matched = universe.matched(group)
-            total += float(costs.activation_pair(group, one, two)[matched[one], matched[two]].sum())
+    total = costs.weights.objective(universe) if costs.weights else 0.0
+    for group in universe.slots if costs.activations else ():
+        everyone = range(len(costs.states))
+        total += float(costs.activation_between(group, universe.matched(group), everyone).sum())
     return total
 
 
@@ -142,8 +175,9 @@ def _greedy(costs: Costs, sizes: Mapping[str, tuple[int, ...]], num_matched: dic
         order = sorted(range(len(counts)), key=lambda k: counts[k])
         slots = torch.full((len(counts), min(counts)), -1)
         slots[order[0]] = torch.arange(min(counts))
+        visit = costs.visit(group, universe)
         for position, mover in enumerate(order[1:], 1):
-            cost = _slot_cost(costs, universe, group, slots, mover, order[:position])
+            cost = visit.slots(slots, mover, order[:position])
             slots = _moved(slots, cost, mover, num_matched[group])[0]
         universe = replace(universe, slots={**universe.slots, group: slots})
     return universe
@@ -153,7 +187,7 @@ def _cheapest_first(costs: Costs, start: Universe, num_matched: dict[str, int]) 
     """The start's slots, cheapest first, so that the worst-matched are the ones that stay alone."""
     slots = {}
     for group, old in start.slots.items():
-        cost = _cost_within(costs, start, group, old, range(len(old)))
+        cost = costs.visit(group, start).within(old, range(len(old)))
         slots[group] = old[:, torch.argsort(cost, stable=True)]
     return Universe(slots, num_matched)
 
@@ -163,14 +197,16 @@ def _improve(costs: Costs, universe: Universe, group: str, sizes: tuple[int, ...
     num_members = len(sizes)
     # A pair matches the wider member against all units of the other: that one step is already the exact optimum.
     movers = range(num_members) if num_members > 2 else [max(range(num_members), key=lambda k: sizes[k])]
+    quadratic = costs.weights is not None and costs.weights.ties_itself(group)
+    visit = costs.visit(group, universe)
     for mover in movers if universe.num_matched[group] else ():
+        visit = costs.visit(group, universe) if quadratic else visit  # its own matching may be what aligns its rows
         slots, others = universe.slots[group], [k for k in range(num_members) if k != mover]
-        cost = _slot_cost(costs, universe, group, slots, mover, others)
+        cost = visit.slots(slots, mover, others)
         moved, gain = _moved(slots, cost, mover, universe.num_matched[group])
         if gain <= IMPROVEMENT * float(cost.abs().mean()):
             continue
         candidate = replace(universe, slots={**universe.slots, group: moved})
-        quadratic = costs.weights is not None and costs.weights.ties_itself(group)
         if not quadratic or objective(costs, candidate) < objective(costs, universe):
             universe = candidate
     return universe
@@ -183,22 +219,6 @@ def _settled(costs: Costs, settled: set[str], group: str, has_moved: bool) -> se
     touched = {axis.group for name, _ in costs.axes.parameters_of(group) for axis in costs.axes.of[name] if axis}
     is_exact = len(costs.states) == 2 and not (costs.weights and costs.weights.ties_itself(group))
     return (settled - touched) | ({group} if is_exact else set())
-
-
-def _slot_cost(
-    costs: Costs, universe: Universe, group: str, slots: Tensor, mover: int, others: Sequence[int]
-) -> Tensor:
-    """(units of mover, slots): what a slot costs with that unit in it, beside the units of `others` that it holds."""
-    joined = [costs.pair(group, mover, other, universe)[:, slots[other]] for other in others]
-    return torch.stack(joined).sum(0) + _cost_within(costs, universe, group, slots, others)
-
-
-def _cost_within(costs: Costs, universe: Universe, group: str, slots: Tensor, members: Sequence[int]) -> Tensor:
-    """(slots,): sum of the distances between the units of `members` in each slot."""
-    total = torch.zeros(slots.shape[1], dtype=torch.float64)
-    for one, two in combinations(members, 2):
-        total += costs.pair(group, one, two, universe)[slots[one], slots[two]]
-    return total
 
 
 def _moved(slots: Tensor, cost: Tensor, mover: int, num_matched: int) -> tuple[Tensor, float]:

@@ -4,6 +4,7 @@ Networks are float64 so that an exact law can be told from a close one: 1e-9 is 
 """
 
 import copy
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -286,6 +287,24 @@ def test_streamed_activation_costs_are_the_distances_of_all_rows_at_once():
     expected = torch.cdist(rows[0]["g"].T.double(), rows[1]["g"].T.double()).square() / 50
     torch.testing.assert_close(cost.pair("g", 0, 1), expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(cost.pair("g", 1, 0), expected.T, rtol=1e-5, atol=1e-6)
+
+
+@each_network
+def test_a_slot_costs_the_sum_of_the_distances_within_it(kind):
+    members = networks(kind, 4)
+    axes, states = trace(members[0], example(kind)), [m.state_dict() for m in members]
+    universe = PartialOT(alpha=0.3)(axes, states).universe
+    costs = costs_of(axes, states, None, weights=True)
+    for group, slots in universe.slots.items():
+        visit = costs.visit(group, universe)
+        rows = torch.stack([row[units] for row, units in zip(visit.rows, slots, strict=True)])
+        rest = torch.stack([norm[units] for norm, units in zip(visit.norms, slots, strict=True)]) - rows.square().sum(2)
+        distances = sum(
+            (rows[a] - rows[b]).square().sum(1) + rest[a] + rest[b] for a, b in itertools.combinations(range(4), 2)
+        )
+        torch.testing.assert_close(visit.within(slots, range(4)), distances, rtol=1e-9, atol=1e-9)
+        place = torch.arange(slots.shape[1])
+        torch.testing.assert_close(visit.slots(slots, 2, (0, 1, 3))[slots[2], place], distances, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["mlp_relu", "mlp_gelu", "cnn"])
