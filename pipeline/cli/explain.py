@@ -7,6 +7,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from amalgam.pipeline.console import say
+from amalgam.pipeline.reports.explanation.request import Request
 from amalgam.tasks.clip.prompts import checked_names, templates_of
 from amalgam.tasks.data.catalogue import DataSpec, check
 
@@ -34,12 +35,10 @@ def explain(
     for name in domains.values():
         check(DataSpec(name=name), data_root)
     sentences = templates_of(template) if template else ()
-    from amalgam.pipeline.cli.explain_folders import Asked, explain_folders  # here, not above: it imports torch
+    request = Request(before=before, after=after, sae=sae, top_n=top, batch_size=batch_size, title=title, device=device)
+    from amalgam.pipeline.cli.explain_folders import Words, explain_folders  # here, not above: it imports torch
 
-    told = explain_folders(
-        Asked(before, after, sae, domains, data_root, out, backbone, named, sentences, top, batch_size, title, device)
-    )
-    for line in told:
+    for line in explain_folders(request, domains, Words(backbone, named, sentences), data_root, out):
         say(line)
     say(f"page: {out / 'explanation.html'}")
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from amalgam.pipeline.engine.host import require_device
-from amalgam.pipeline.reports.explanation.build import Looked, Request, explain
+from amalgam.pipeline.reports.explanation.build import Domain, Material, explain
+from amalgam.pipeline.reports.explanation.request import Request
 from amalgam.pipeline.reports.explanation.sentences import headline, warnings
 from amalgam.pipeline.store.artifact import new_folder
 from amalgam.pipeline.store.clip_checkpoints import load_clip, read_about, weights_root
@@ -21,50 +22,37 @@ from amalgam.tasks.models.clip_spec import Preprocessing
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a user asked to be explained."""
+class Words:
+    """What latents may be named by."""
 
-    before: Path
-    after: Path
-    sae: Path
-    domains: Mapping[str, str]
-    """Names of data sets, by what their domain is called."""
-    data_root: Path | None
-    out: Path
-    backbone: Path | None
-    words: tuple[str, ...]
+    backbone: Path | None = None
+    """Folder of the CLIP whose text tower encodes the words; None leaves latents without names."""
+    words: tuple[str, ...] = ()
     """Empty takes the names of the classes."""
-    templates: tuple[str, ...]
+    templates: tuple[str, ...] = ()
     """Empty takes those of the classifier."""
-    top_n: int
-    batch_size: int
-    title: str
-    device: str
 
 
-def explain_folders(asked: Asked) -> list[str]:
-    """Write the page and its tables to `asked.out`; what they say, in sentences.
+def explain_folders(
+    request: Request, domains: Mapping[str, str], words: Words, data_root: Path | None, out: Path
+) -> list[str]:
+    """Write the page and its tables to `out`; what they say, in sentences.
 
-    Raises ValueError, before anything lies there, for any bad input.
+    `domains` are names of data sets, by what their domain is called. Raises ValueError, before anything lies in `out`,
+    for any bad input.
     """
-    require_device(asked.device)
-    with new_folder(asked.out) as folder:
-        about = read_about(asked.before)
-        prepared = build_clip(about.clip, weights_root(asked.data_root), filled=False).preprocessing
-        looked = tuple(
-            Looked(domain, in_order(load(as_prepared(name, prepared), "test", asked.data_root), about.class_names))
-            for domain, name in asked.domains.items()
+    require_device(request.device)
+    with new_folder(out) as folder:
+        about = read_about(request.before)
+        prepared = build_clip(about.clip, weights_root(data_root), filled=False).preprocessing
+        opened = tuple(
+            Domain(domain, in_order(load(as_prepared(name, prepared), "test", data_root), about.class_names))
+            for domain, name in domains.items()
         )
-        clip = load_clip(asked.backbone, weights_root(asked.data_root)) if asked.backbone else None
-        concepts = concepts_of(asked.words or about.class_names, asked.templates or about.templates) if clip else ()
-        told = explain(
-            Request(
-                asked.before, asked.after, asked.sae, None, looked, clip, concepts, None,
-                asked.top_n, asked.batch_size, asked.title, asked.device,
-            ),
-            folder,
-        )  # fmt: skip
-    return [*warnings(told), *headline(told)]
+        clip = load_clip(words.backbone, weights_root(data_root)) if words.backbone else None
+        concepts = concepts_of(words.words or about.class_names, words.templates or about.templates) if clip else ()
+        found = explain(request, Material(opened, clip, concepts), folder)
+    return [*warnings(found), *headline(found)]
 
 
 def as_prepared(name: str, prepared: Preprocessing) -> DataSpec:

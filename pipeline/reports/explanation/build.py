@@ -10,6 +10,7 @@ from torch import Tensor
 
 from amalgam.pipeline.reports.explanation.flips import FlipsWriter
 from amalgam.pipeline.reports.explanation.page import write_page
+from amalgam.pipeline.reports.explanation.request import Request
 from amalgam.pipeline.reports.explanation.tables import Told, write_tables
 from amalgam.pipeline.store.clip_checkpoints import ClassifierInfo, load_classifier, read_about, read_sae
 from amalgam.tasks.clip.zero_shot import Classifier, Head, TextEncoder
@@ -24,63 +25,53 @@ from amalgam.tasks.sae.config import FeatureInfo
 
 
 @dataclass(frozen=True)
-class Looked:
-    """Labelled images to look at."""
+class Domain:
+    """Labelled images of one domain."""
 
-    domain: str
+    name: str
     images: Images
 
 
 @dataclass(frozen=True)
-class Request:
-    """What to explain, on which images, in which words."""
+class Material:
+    """On which images something is explained, and in which words."""
 
-    before: Path
-    """Folder of a classifier."""
-    after: Path
-    """Folder of the one that it was fine-tuned to."""
-    sae: Path
-    """Folder of an autoencoder, or of several."""
-    sae_name: str | None
-    """Which of several."""
-    looked: tuple[Looked, ...]
+    domains: tuple[Domain, ...]
     clip: TextEncoder | None = None
     """Encodes the words; None leaves latents without names."""
     concepts: tuple[Concept, ...] = ()
+    """The words."""
     truth: Truth | None = None
-    top_n: int = 16
-    batch_size: int = 256
-    title: str = "What fine-tuning changed"
-    device: str = "cpu"
+    """Which words images are known to show."""
 
 
-def explain(request: Request, folder: Path) -> Told:
+def explain(request: Request, material: Material, folder: Path) -> Told:
     """Write the page, `explanation.json` and the Parquet tables into a folder, and return what they tell.
 
     Raises ValueError, before anything is encoded, if classifiers, autoencoder, images and words do not fit together.
     """
     about, networks, by = _opened(request)
-    _check(request, about, networks[0])
-    found = _look(request, networks, by, folder)
-    names, atom_names = (_names(request, found.alive, directions) for directions in (found.directions, by.atoms))
+    _check(material, about, networks[0])
+    found = _look(request, material, networks, by, folder)
+    names, atom_names = (_names(material, found.alive, directions) for directions in (found.directions, by.atoms))
     told = Told(
-        request.title, about.class_names, tuple(looked.domain for looked in request.looked), found, names, atom_names,
-        None if names is None or request.truth is None else shown(found.meaning, request.truth, names.words),
+        request.title, about.class_names, tuple(domain.name for domain in material.domains), found, names, atom_names,
+        None if names is None or material.truth is None else shown(found.meaning, material.truth, names.words),
     )  # fmt: skip
     write_tables(told, folder)
-    write_page(told, lambda row: _pixels(request, row), _settings(request, about), folder)
+    write_page(told, lambda row: _pixels(material, row), _settings(request, material, about), folder)
     return told
 
 
-def _settings(request: Request, about: ClassifierInfo) -> dict[str, Any]:
+def _settings(request: Request, material: Material, about: ClassifierInfo) -> dict[str, Any]:
     """How the page was made, for its readers."""
     return {
         "before": str(request.before),
         "after": str(request.after),
         "autoencoder": str(request.sae / (request.sae_name or "")),
         "backbone": about.backbone,
-        "images": {looked.domain: looked.images.fingerprint for looked in request.looked},
-        "words": [concept.word for concept in request.concepts],
+        "images": {domain.name: domain.images.fingerprint for domain in material.domains},
+        "words": [concept.word for concept in material.concepts],
     }
 
 
@@ -97,56 +88,58 @@ def _opened(request: Request) -> tuple[ClassifierInfo, tuple[Classifier, Classif
     return old, (before, after), Comparison(sae, before.head, after.head)
 
 
-def _check(request: Request, about: ClassifierInfo, network: Classifier) -> None:
+def _check(material: Material, about: ClassifierInfo, network: Classifier) -> None:
     classes, sides = len(about.class_names), network.encoder.get_submodule("visual").image_size
     shape = (3, *(sides if isinstance(sides, tuple | list) else (sides, sides)))
-    for looked in request.looked:
-        if looked.images.shape != shape:
-            raise ValueError(f"the images of {looked.domain!r} are {looked.images.shape}, the classifiers read {shape}")
-        if len(looked.images.class_names) != classes:
+    for domain in material.domains:
+        if domain.images.shape != shape:
+            raise ValueError(f"the images of {domain.name!r} are {domain.images.shape}, the classifiers read {shape}")
+        if len(domain.images.class_names) != classes:
             raise ValueError(
-                f"the images of {looked.domain!r} have {len(looked.images.class_names)} classes, "
+                f"the images of {domain.name!r} have {len(domain.images.class_names)} classes, "
                 f"the classifiers have {classes}"
             )
-    if request.truth:
-        request.truth.require(classes, len(request.looked))
-    if len(request.concepts) == 1:
-        raise ValueError(f"one word, {request.concepts[0].word!r}, names nothing: give several")
+    if material.truth:
+        material.truth.require(classes, len(material.domains))
+    if len(material.concepts) == 1:
+        raise ValueError(f"one word, {material.concepts[0].word!r}, names nothing: give several")
 
 
 @torch.no_grad()
-def _look(request: Request, networks: tuple[Classifier, Classifier], by: Comparison, folder: Path) -> Explanation:
-    explainer = Explainer(by, len(request.looked), request.top_n)
+def _look(
+    request: Request, material: Material, networks: tuple[Classifier, Classifier], by: Comparison, folder: Path
+) -> Explanation:
+    explainer = Explainer(by, len(material.domains), request.top_n)
     with FlipsWriter(folder) as writer:
-        for number, batch in _batches(request):
+        for number, batch in _batches(request, material):
             features = [network.encoder(batch.images) for network in networks]
             domains = torch.full_like(batch.labels, number)
             compared = by.of(features[0], features[1], batch.labels, domains)
             flips = explainer.update(compared, pixel_embedding(batch.images))
-            writer.write(request.looked[number].domain, batch.ids, batch.labels, flips)
+            writer.write(material.domains[number].name, batch.ids, batch.labels, flips)
     return explainer.result()
 
 
-def _batches(request: Request) -> Iterator[tuple[int, Batch]]:
-    for number, looked in enumerate(request.looked):
-        everyone = torch.arange(len(looked.images))
-        for batch in batches(looked.images, everyone, request.batch_size, device=request.device):
+def _batches(request: Request, material: Material) -> Iterator[tuple[int, Batch]]:
+    for number, domain in enumerate(material.domains):
+        everyone = torch.arange(len(domain.images))
+        for batch in batches(domain.images, everyone, request.batch_size, device=request.device):
             yield number, batch
 
 
-def _names(request: Request, alive: Tensor, directions: Tensor) -> Names | None:
-    if request.clip is None or not request.concepts:
+def _names(material: Material, alive: Tensor, directions: Tensor) -> Names | None:
+    if material.clip is None or not material.concepts:
         return None
-    texts = embed(request.clip, request.concepts).to(directions)
-    words = [concept.word for concept in request.concepts]
+    texts = embed(material.clip, material.concepts).to(directions)
+    words = [concept.word for concept in material.concepts]
     generator = torch.Generator().manual_seed(0)
     return name_latents(directions, texts, words, alive, generator)
 
 
-def _pixels(request: Request, row: int) -> Tensor:
+def _pixels(material: Material, row: int) -> Tensor:
     """The image of a number in the stream, uint8 (channels, height, width)."""
-    for looked in request.looked:
-        if row < len(looked.images):
-            return looked.images.batch(torch.tensor([row]))[0]
-        row -= len(looked.images)
+    for domain in material.domains:
+        if row < len(domain.images):
+            return domain.images.batch(torch.tensor([row]))[0]
+        row -= len(domain.images)
     raise AssertionError("a row beyond the last image")

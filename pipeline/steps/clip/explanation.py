@@ -50,7 +50,8 @@ def explain(config: ExplainConfig, inputs: Mapping[str, Any], work: Workspace) -
     Reads the classifiers `before` and `after`, the autoencoders `sae` and, if latents are to be named, the `backbone`.
     """
     from amalgam.pipeline.reports.explanation import build
-    from amalgam.pipeline.reports.explanation.build import Looked, Request
+    from amalgam.pipeline.reports.explanation.build import Domain, Material
+    from amalgam.pipeline.reports.explanation.request import Request
     from amalgam.pipeline.reports.explanation.tables import summary
     from amalgam.pipeline.store.clip_checkpoints import load_clip, weights_root
     from amalgam.tasks.data.opening import open_source
@@ -58,12 +59,19 @@ def explain(config: ExplainConfig, inputs: Mapping[str, Any], work: Workspace) -
     if config.concepts and "backbone" not in inputs:
         raise ValueError("words need the text tower: give the backbone as an input, or no concepts")
     clip = load_clip(inputs["backbone"], weights_root(work.data_root)) if config.concepts else None
-    looked = tuple(Looked(domain, open_source(source, work.data_root)) for domain, source in config.sources)
+    domains = tuple(Domain(name, open_source(source, work.data_root)) for name, source in config.sources)
     request = Request(
-        inputs["before"], inputs["after"], inputs["sae"], config.sae, looked, clip, config.concepts, config.truth,
-        config.top_n, config.batch_size, config.title, work.device,
-    )  # fmt: skip
-    return {**summary(build.explain(request, work.out))}
+        before=inputs["before"],
+        after=inputs["after"],
+        sae=inputs["sae"],
+        sae_name=config.sae,
+        top_n=config.top_n,
+        batch_size=config.batch_size,
+        title=config.title,
+        device=work.device,
+    )
+    material = Material(domains, clip, config.concepts, config.truth)
+    return {**summary(build.explain(request, material, work.out))}
 
 
 def check_explanation(config: ExplainConfig, data_root: Path | None) -> None:

@@ -1,0 +1,26 @@
+"""What is to be explained: two classifiers, an autoencoder, and how. Importable without torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to explain, and how the page is made."""
+
+    before: Path
+    """Folder of a classifier."""
+    after: Path
+    """Folder of the one that it was fine-tuned to."""
+    sae: Path
+    """Folder of an autoencoder, or of several."""
+    sae_name: str | None = None
+    """Which of several."""
+    top_n: int = 16
+    """Strongest images kept of every latent."""
+    batch_size: int = 256
+    """Images per forward pass."""
+    title: str = "What fine-tuning changed"
+    """Headline of the page."""
+    device: str = "cpu"
+    """`cpu` or `cuda`."""
