@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import nll_loss
 
 from amalgam.tasks.data.images import Images
 from amalgam.tasks.data.loading import Indices, batches
+from amalgam.tasks.scoring.metrics import METRICS, Predictions, value
 
 BATCH_SIZE = 512  # large enough to keep a GPU busy, small enough for the memory of a laptop
-CALIBRATION_BINS = 15  # as in Guo et al. (2017)
+SCORES = ("accuracy", "nll", "calibration_error")
 
 
 @torch.no_grad()
@@ -38,22 +38,13 @@ def score(logits: Tensor, labels: Tensor, num_classes: int) -> dict[str, float]:
 
     `accuracy_class_i` is the share of class i that is recognised; classes without an example have none.
     """
-    # Here, not above: it imports all of torchmetrics, which costs a worker that only trains several seconds.
-    from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
-
     if logits.shape != (len(labels), num_classes):
         raise ValueError(f"logits must be ({len(labels)}, {num_classes}): labels x classes, got {tuple(logits.shape)}")
-    log_probabilities = logits.double().log_softmax(1)
-    probabilities = log_probabilities.exp().clamp(
-        max=1
-    )  # rounding above 1 would make torchmetrics take them for logits
-    error = multiclass_calibration_error(probabilities, labels, num_classes, n_bins=CALIBRATION_BINS, norm="l1")
-    by_class = multiclass_accuracy(logits, labels, num_classes, average=None)
+    predictions = Predictions.of(logits, labels, torch.arange(len(labels)))
+    hits = (predictions.classes == predictions.labels).double()
     return {
-        "accuracy": multiclass_accuracy(logits, labels, num_classes, average="micro").item(),
-        "nll": nll_loss(log_probabilities, labels).item(),
-        "calibration_error": error.item(),
-        **{f"accuracy_class_{i}": by_class[i].item() for i in labels.unique().tolist()},
+        **{name: value(METRICS[name], predictions) for name in SCORES},
+        **{f"accuracy_class_{i}": hits[predictions.labels == i].mean().item() for i in labels.unique().tolist()},
     }
 
 
