@@ -28,7 +28,7 @@ from amalgam.pipeline.store.rows import MEBIBYTE, RowsWriter, read_rows
 from amalgam.pipeline.store.rows_schema import RowsSchema
 from amalgam.tasks.models import build
 from amalgam.tasks.models.spec import ModelSpec
-from amalgam.tasks.tracing.capture import UnitSummary, as_rows, capture, sites
+from amalgam.tasks.tracing.capture import capture, sites
 from amalgam.tasks.tracing.trace import trace
 from benchmarks.measure import Measure, report, seconds
 
@@ -118,13 +118,10 @@ class Network:
             self.module(images)
 
     def stage(self, path: Path, num_batches: int) -> None:
-        """The forward pass, its activations summarised and written."""
-        summaries = {group: UnitSummary(shape[0]) for group, shape in self.schema.sites.items()}
+        """The forward pass, its activations written."""
         with RowsWriter(path, self.schema) as writer:
             for ids, images in self.batches(num_batches):
                 taken = capture(self.module, self.where, images, grid=GRID)
-                for group, rows in as_rows(taken).items():
-                    summaries[group].update(rows)
                 writer.write(
                     ids, ids % 10, "train", {group: values.flatten(1).numpy() for group, values in taken.items()}
                 )

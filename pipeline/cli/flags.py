@@ -1,11 +1,8 @@
 """An experiment is a Python function that returns a step: find it by name, and turn its signature into flags."""
 
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any, TypeAlias, get_args, get_origin, get_type_hints
 
 import typer
@@ -13,6 +10,7 @@ from pydantic import TypeAdapter
 
 from amalgam.pipeline.engine.data_digests import with_data
 from amalgam.pipeline.engine.step import Step
+from amalgam.pipeline.engine.user_code import load_name
 from amalgam.pipeline.experiments import EXPERIMENTS
 from amalgam.tasks.near_names import unknown_name
 
@@ -24,28 +22,12 @@ def find_experiment(name: str) -> Experiment:
     """The experiment of that name, or the function that `path/to/file.py:function` names."""
     if name in EXPERIMENTS:
         return EXPERIMENTS[name]
-    path, colon, function = name.rpartition(":")
-    if not colon:
+    if ":" not in name:
         raise unknown_name("experiment", name, EXPERIMENTS)
-    experiment = getattr(load_file(Path(path)), function, None)
+    experiment = load_name(name, "function")
     if not callable(experiment):
-        raise ValueError(f"{path} has no function {function!r}")
+        raise ValueError(f"{name} is no function, but a value")
     return experiment
-
-
-def load_file(path: Path) -> ModuleType:
-    """The module of a user's file, under a name of its own; its neighbours can be imported by it."""
-    if path.suffix != ".py" or not path.is_file():
-        raise ValueError(f"there is no Python file {path}; give path/to/file.py:function")
-    name = f"amalgam_file_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec and spec.loader, "a .py file has a loader"
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    if str(path.parent.resolve()) not in sys.path:
-        sys.path.append(str(path.parent.resolve()))
-    spec.loader.exec_module(module)
-    return module
 
 
 def flags_of(experiment: Experiment) -> list[inspect.Parameter]:

@@ -9,9 +9,9 @@ from typer import Argument, Option
 
 from amalgam.pipeline.cli.plan import size_text
 from amalgam.pipeline.console import output, say
+from amalgam.pipeline.experiments.matching_methods import NAMES, method_class
 from amalgam.tasks.data.catalogue import DataSpec, check
-from amalgam.tasks.fusion.methods import METHODS, Method
-from amalgam.tasks.near_names import unknown_name
+from amalgam.tasks.fusion.methods import Method
 
 BYTES_PER_PARAMETER = 4  # float32
 
@@ -22,7 +22,7 @@ def fuse(
     data: Annotated[str, Option(help="Data: digits, mnist, cifar10, ..., torchvision:NAME or imagefolder:PATH.")],
     out: Annotated[Path, Option(help="New folder for config.json and model.safetensors.")],
     alpha: Annotated[float | None, Option(help="Share of units that stay alone: 0 fuses all, 1 keeps all.")] = None,
-    method: Annotated[str, Option(help="PartialOT, Assignment or Identity.")] = "PartialOT",
+    method: Annotated[str, Option(help=f"{', '.join(NAMES)}, or file.py:Class of your own.")] = "PartialOT",
     cost: Annotated[str | None, Option(help="Match units by weights, activations or both.")] = None,
     weights: Annotated[str | None, Option(help="Weight of each member, such as 0.7,0.3. [default: equal]")] = None,
     model_options: Annotated[str, Option(help="Options of the architecture, as JSON.")] = "{}",
@@ -62,11 +62,8 @@ def fuse(
 
 
 def method_of(name: str, settings: dict[str, Any]) -> Method:
-    """The method of that class name, with the settings that were given."""
-    kinds = {kind.__name__: kind for kind in METHODS}
-    if name not in kinds:
-        raise unknown_name("method", name, kinds)
-    return kinds[name](**{key: value for key, value in settings.items() if value is not None})
+    """The method of that name, with the settings that were given."""
+    return method_class(name)(**{key: value for key, value in settings.items() if value is not None})
 
 
 def numbers_of(text: str) -> tuple[float, ...]:

@@ -24,18 +24,20 @@ def with_data(step: Step, data_root: Path | None) -> Step:
     digest = cache(lambda name: files_digest(DataSpec(name=name), data_root))
 
     def data(step: Step) -> Mapping[str, Any]:
-        found = {name: digest(name) for name in sorted({spec.name for spec in _data_specs(step.config)})}
+        found = {
+            name: digest(name)
+            for name in sorted({spec.name for spec in parts_of(step.config) if isinstance(spec, DataSpec)})
+        }
         return {"data": {**step.data, **{name: text for name, text in found.items() if text is not None}}}
 
     return changed_steps([step], data)[0]
 
 
-def _data_specs(value: Any) -> Iterator[DataSpec]:
-    """Every data set in a config, however deep."""
-    if isinstance(value, DataSpec):
-        yield value
+def parts_of(value: Any) -> Iterator[Any]:
+    """A config and everything in it, however deep."""
+    yield value
     for item in _items(value):
-        yield from _data_specs(item)
+        yield from parts_of(item)
 
 
 def _items(value: Any) -> Iterator[Any]:

@@ -14,6 +14,7 @@ from typing import Any
 import ray
 
 from amalgam.pipeline.console import say
+from amalgam.pipeline.engine.data_digests import parts_of
 from amalgam.pipeline.engine.ray_growth import declared_growth
 from amalgam.pipeline.engine.step import Resources, Step
 
@@ -71,7 +72,7 @@ def _knock(address: str) -> None:
 
 def travel_by_value(steps: Sequence[Step]) -> None:
     """Send along the modules of functions and configs that a worker has no path to, such as a user's own file."""
-    parts = [part for step in steps for part in (step.function, step.config, step.check, step.slow_check)]
+    parts = [part for step in steps for part in (step.function, *parts_of(step.config), step.check, step.slow_check)]
     parts = [part for part in parts if part is not None and not isinstance(part, str)]
     for module in {sys.modules[_home(part)] for part in parts}:
         has_source = getattr(module, "__file__", None) is not None

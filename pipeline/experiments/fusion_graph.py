@@ -1,9 +1,10 @@
 """The graph of a partial-fusion experiment: which steps there are, and which reads which."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from amalgam.pipeline.engine.step import Inputs, Step
+from amalgam.pipeline.engine.user_code import source_digest
 from amalgam.pipeline.steps.fusion.activations import ACTIVATIONS, ActivationsConfig, StageDtype
 from amalgam.pipeline.steps.fusion.fused import FINETUNED, FUSED, FinetunedConfig, FusedConfig
 from amalgam.pipeline.steps.fusion.matching import MATCHING, MatchingConfig
@@ -18,8 +19,7 @@ from amalgam.pipeline.steps.fusion.members import (
 from amalgam.pipeline.steps.fusion.report import REPORT, ReportConfig
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.splits import ProbeConfig, SampleConfig, Split
-from amalgam.tasks.fusion import Assignment, Identity, Method, PartialOT
-from amalgam.tasks.fusion.methods import Cost
+from amalgam.tasks.fusion import Method
 from amalgam.tasks.models.spec import ModelSpec
 from amalgam.tasks.training.config import TrainConfig
 
@@ -37,8 +37,7 @@ class Recipe:
     finetuning: TrainConfig
     members: int
     seeds: int
-    alphas: tuple[float, ...]
-    cost: Cost
+    methods: tuple[Method, ...]
     first_weight: tuple[float, ...]
     """Weights of member 0, the others sharing the rest equally; empty: equal weights."""
     probe_rows: int
@@ -52,8 +51,6 @@ class Recipe:
         for name, least in (("members", 2), ("seeds", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if not self.alphas:
-            raise ValueError("give at least one alpha, such as --alphas 0,0.5,1")
         if bad := [weight for weight in self.first_weight if not 0 <= weight <= 1]:
             raise ValueError(f"first-weight must be between 0 and 1, got {bad[0]}")
 
@@ -69,10 +66,10 @@ class Recipe:
         return [(first, *[(1 - first) / rest] * rest) for first in self.first_weight] or [equal]
 
     @property
-    def methods(self) -> tuple[Method, ...]:
-        """Naive averaging, then the sweep over alpha from the tightest fusion up."""
-        sweep = [PartialOT(alpha=alpha, cost=self.cost) for alpha in sorted(set(self.alphas))]
-        return (Identity(), *(Assignment(cost=self.cost) if method.alpha == 0 else method for method in sweep))
+    def families(self) -> dict[type[Method], tuple[Method, ...]]:
+        """The methods by class: those of one class are a sweep, each started from the one before."""
+        kinds = dict.fromkeys(map(type, self.methods))
+        return {kind: tuple(method for method in self.methods if type(method) is kind) for kind in kinds}
 
 
 def fusion_graph(recipe: Recipe) -> Step:
@@ -93,7 +90,7 @@ def _of_seed(recipe: Recipe, seed: int) -> Iterator[Step]:
         yield _evaluation(alone, (member,))
         yield from _finetuned(recipe, sample, alone, {"network": member})
     probe = ProbeConfig(sample=sample, num_rows=recipe.probe_rows)
-    matching = _matching(recipe, probe, members)
+    matchings = {kind: _matching(recipe, sweep, probe, members) for kind, sweep in recipe.families.items()}
     for weights in recipe.weightings:
         for kind in ENSEMBLES:
             config = EvaluationConfig(data=recipe.data, seed=seed, weights=weights, kind=kind)
@@ -101,7 +98,7 @@ def _of_seed(recipe: Recipe, seed: int) -> Iterator[Step]:
         for method in recipe.methods:
             for recalibrated in (False, True):
                 fused = FusedConfig(method=method, weights=weights, probe=probe, recalibrated=recalibrated)
-                yield from _fused(recipe, fused, members, matching)
+                yield from _fused(recipe, fused, members, matchings[type(method)])
 
 
 def _member(recipe: Recipe, sample: SampleConfig, member: int) -> Step:
@@ -116,10 +113,11 @@ def _evaluation(config: EvaluationConfig, members: tuple[Step, ...]) -> Step:
     return (EVALUATION if config.kind == "member" else ENSEMBLE)(config, members=members)
 
 
-def _matching(recipe: Recipe, probe: ProbeConfig, members: tuple[Step, ...]) -> Step:
+def _matching(recipe: Recipe, sweep: tuple[Method, ...], probe: ProbeConfig, members: tuple[Step, ...]) -> Step:
     config = ActivationsConfig(probe=probe, grid=recipe.grid, dtype=recipe.stage_dtype)
     activations = tuple(ACTIVATIONS(config, member=member) for member in members)
-    return MATCHING(MatchingConfig(methods=recipe.methods), members=members, activations=activations)
+    step = MATCHING(MatchingConfig(methods=sweep), members=members, activations=activations)
+    return replace(step, data=source_digest(type(sweep[0])))
 
 
 def _fused(recipe: Recipe, config: FusedConfig, members: tuple[Step, ...], matching: Step) -> Iterator[Step]:

@@ -11,8 +11,9 @@ every alpha with and without recalibration, and evaluate everything on the same 
 from typing import Annotated, Any, Literal
 
 from amalgam.pipeline.engine.step import Step
-from amalgam.pipeline.experiments.flags import Floats, Ints
+from amalgam.pipeline.experiments.flags import Floats, Ints, Texts
 from amalgam.pipeline.experiments.fusion_graph import Recipe, fusion_graph
+from amalgam.pipeline.experiments.matching_methods import NAMES, matching_methods
 from amalgam.tasks.data.catalogue import FOLDER_IMAGE_SIZE, KNOWN, DataSpec
 from amalgam.tasks.data.splits import ClassSplit, GeneralSpecialist, Shared, Split
 from amalgam.tasks.fusion.methods import Cost
@@ -53,6 +54,9 @@ def partial_fusion(
     precision: Annotated[Literal["fp32", "bf16", "fp16"], "Number format of training under autocast."] = "fp32",
     clip_norm: Annotated[float | None, "Largest norm of the gradient."] = None,
     validation_share: Annotated[float, "Share of the training split held out to choose epochs by."] = 0.1,
+    methods: Annotated[
+        Texts, f"How units are matched: {', '.join(NAMES)}, or file.py:Class of your own, at every alpha it has."
+    ] = ("Identity", "PartialOT"),
     alphas: Annotated[Floats, "Shares of each layer's units that stay alone: 0 fuses all, 1 is the ensemble."] = (
         0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0,
     ),
@@ -84,8 +88,9 @@ def partial_fusion(
         Recipe(
             data=data_spec, split=_split(split, other, special_class), training=training, members=members, seeds=seeds,
             model=_model(model, data_spec, num_classes, channels, {k: v for k, v in chosen.items() if v is not None}),
-            validation_share=validation_share, alphas=alphas, cost=cost, first_weight=first_weight,
-            probe_rows=probe_rows, grid=grid, stage_dtype=stage_dtype, finetune_share=finetune_share,
+            validation_share=validation_share, methods=matching_methods(methods, alphas, cost),
+            first_weight=first_weight, probe_rows=probe_rows, grid=grid, stage_dtype=stage_dtype,
+            finetune_share=finetune_share,
             finetuning=TrainConfig(**{**training.model_dump(), **later}),
         )
     )  # fmt: skip

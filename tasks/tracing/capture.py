@@ -99,7 +99,7 @@ class UnitSummary:
         """Add (rows, units) activations."""
         values = rows.double().cpu()
         self.moments += Moments.of(values)
-        self.sums.add({"squares": values.square().sum(0), "active": (values > 0).double().sum(0)})
+        self.sums.add({"squares": values.square().sum(0)})
         self.sums.count(len(values))
 
     @property
@@ -113,15 +113,6 @@ class UnitSummary:
         return self.moments.variance
 
     @property
-    def fraction_active(self) -> Tensor:
-        """Share of rows in which the unit is above zero, (units,)."""
-        return self.sums["active"] / self.sums.num_examples
-
-    @property
     def norm(self) -> Tensor:
         """Root mean square activation, (units,)."""
         return (self.sums["squares"] / self.sums.num_examples).sqrt()
-
-    def table(self) -> dict[str, Tensor]:
-        """Every statistic by name, each (units,)."""
-        return {name: getattr(self, name) for name in ("mean", "variance", "fraction_active", "norm")}

@@ -3,21 +3,29 @@
 import csv
 import re
 import statistics
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from amalgam.pipeline.reports.files import read_rows
-from amalgam.pipeline.reports.frontier.page import headline, terminal_table, write_report
+from amalgam.pipeline.reports.builder import read_rows
+from amalgam.pipeline.reports.frontier.page import frontier_report, headline, terminal_table
 from amalgam.pipeline.reports.frontier.table import frontier_table
+from amalgam.pipeline.store.artifact import Record
+from amalgam.tasks.scoring.seeds import over_seeds
 from tests.pipeline.results import results
+
+RECORD = Record(
+    name="fused", fingerprint="4567", version=1, function="a:b", config={}, inputs={}, metrics={}, files={},
+    started=0.0, seconds=1.5, resources={}, git_commit=None, host={},
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
-    provenance = [{"step": "member-0123", "seconds": 1.5}, {"step": "fused-4567", "seconds": 0.5}]
-    metrics = write_report(results(), folder, "Four <b>members</b>", {"alphas": [0.0, 0.5]}, provenance)
+    report, metrics = frontier_report(results(), "Four <b>members</b>", {"alphas": [0.0, 0.5]}, [RECORD])
+    report.write(folder)
     return folder, metrics
 
 
@@ -25,17 +33,21 @@ def named(rows, label):
     return next(row for row in rows if row["label"] == label)
 
 
-def test_rows_are_means_and_deviations_over_seeds():
-    row = named(frontier_table(results(num_seeds=4)), "alpha 0.4, recalibrated")
-    values = [r["nll"] for r in results(num_seeds=4) if r.get("alpha") == 0.4 and r["recalibrated"]]
+def test_rows_are_means_deviations_and_intervals_over_seeds():
+    row = named(frontier_table(results(num_seeds=4)), "PartialOT 0.4, recalibrated")
+    values = [
+        r.value for r in results(num_seeds=4)
+        if r.network.setting("alpha") == 0.4 and r.network.recalibrated and r.metric == "nll"
+    ]  # fmt: skip
     assert row["seeds"] == 4
     assert row["nll"] == pytest.approx(statistics.fmean(values))
     assert row["nll_std"] == pytest.approx(statistics.stdev(values))
+    assert (row["nll_low"], row["nll_high"]) == (over_seeds(values).low, over_seeds(values).high)
 
 
 def test_one_seed_has_no_deviation():
-    row = named(frontier_table(results(num_seeds=1)), "naive")
-    assert row["seeds"] == 1 and row["accuracy_std"] is None
+    row = named(frontier_table(results(num_seeds=1)), "Identity")
+    assert row["seeds"] == 1 and row["accuracy_std"] is row["accuracy_low"] is None
 
 
 def test_costs_are_multiples_of_a_member():
@@ -43,30 +55,36 @@ def test_costs_are_multiples_of_a_member():
     for cost in ("parameters", "nonzero_parameters", "flops", "nonzero_flops"):
         assert named(rows, "member 1")[f"relative_{cost}"] == pytest.approx(1)
         assert named(rows, "logit ensemble")[f"relative_{cost}"] == pytest.approx(3)
-    assert named(rows, "alpha 1")["relative_nonzero_flops"] == pytest.approx(3)
-    assert named(rows, "alpha 1")["relative_flops"] == pytest.approx(9)
+    assert named(rows, "PartialOT 1")["relative_nonzero_flops"] == pytest.approx(3)
+    assert named(rows, "PartialOT 1")["relative_flops"] == pytest.approx(9)
 
 
 def test_the_order_of_results_does_not_matter():
-    assert frontier_table(reversed(list(results()))) == frontier_table(results())
+    one, other = frontier_table(results()), frontier_table(reversed(list(results())))
+    assert [row["label"] for row in one] == [row["label"] for row in other]
+    assert all(a["accuracy"] == pytest.approx(b["accuracy"]) for a, b in zip(one, other, strict=True))
 
 
 def test_several_weightings_are_told_apart():
     twice = [
-        r | {"weights": weights} for r in results() if r["role"] != "member" for weights in ((0.5, 0.5), (0.3, 0.7))
-    ]
+        replace(r, network=r.network.model_copy(update={"weights": weights}))
+        for r in results() if r.network.kind != "member" for weights in ((0.5, 0.5), (0.3, 0.7))
+    ]  # fmt: skip
     labels = [row["label"] for row in frontier_table(twice)]
     assert len(labels) == len(set(labels))
-    assert "alpha 0.4, recalibrated, weights 0.3/0.7" in labels
+    assert "PartialOT 0.4, recalibrated, weights 0.3/0.7" in labels
 
 
-@pytest.mark.parametrize(
-    ("bad", "message"),
-    [([], "at least one result"), ([{"seed": 0}], "needs a role"), ([{"role": "partial fusion"}], "needs its alpha")],
-)
-def test_results_that_say_too_little_are_refused(bad, message):
-    with pytest.raises(ValueError, match=message):
-        frontier_table(bad)
+def test_every_method_has_its_own_name_in_every_file(report):
+    folder, metrics = report
+    for file in ("frontier.md", "frontier.html", "frontier.csv"):
+        assert all(name in (folder / file).read_text() for name in ("Identity", "FirstHalf", "PartialOT 0.4"))
+    assert "accuracy/FirstHalf recalibrated" in metrics
+
+
+def test_a_report_needs_a_result():
+    with pytest.raises(ValueError, match="at least one result"):
+        frontier_table([])
 
 
 def test_tables_on_disk_hold_the_rows(report):
@@ -84,7 +102,7 @@ def test_the_page_holds_everything_and_fetches_nothing(report):
     page = (folder / "frontier.html").read_text()
     assert re.findall(r'(?:src|href)="(?!data:)', page) == []
     assert "Four &lt;b&gt;members&lt;/b&gt;" in page
-    for text in (*(row["label"] for row in frontier_table(results())), "fused-4567", '"alphas"'):
+    for text in (*(row["label"] for row in frontier_table(results())), "4567", '"alphas"'):
         assert text in page
 
 
@@ -101,9 +119,9 @@ def test_the_terminal_shows_every_number_in_eighty_columns(report):
         console.print(terminal_table(report[0]))
     text = capture.get()
     assert "…" not in text and max(map(len, text.splitlines())) <= 80
-    row = named(frontier_table(results()), "alpha 0.4")
+    row = named(frontier_table(results()), "PartialOT 0.4")
     cells = (f"{100 * row['accuracy']:.1f} ± {100 * row['accuracy_std']:.1f}", f"{row['relative_nonzero_flops']:.2f}x")
-    line = next(line for line in text.splitlines() if line.strip().startswith("alpha 0.4 "))
+    line = next(line for line in text.splitlines() if line.strip().startswith("PartialOT 0.4 "))
     assert all(cell in line for cell in cells)
 
 
@@ -112,7 +130,7 @@ def test_the_headline_names_what_users_compare(report):
     rows = frontier_table(results())
     assert metrics == headline(rows)
     assert metrics["accuracy/logit ensemble"] == named(rows, "logit ensemble")["accuracy"]
-    assert metrics["accuracy/best member"] == max(row["accuracy"] for row in rows if row["role"] == "member")
+    assert metrics["accuracy/best member"] == max(row["accuracy"] for row in rows if row["kind"] == "member")
 
 
 def test_a_folder_without_a_report_is_one_sentence(tmp_path):

@@ -1,10 +1,10 @@
 """The frontier picture: accuracy against what a network costs, members and ensembles on the same axes.
 
 Two panels, nonzero FLOPs and nonzero parameters, both as multiples of one member. Colours are Okabe and Ito's, which
-the colour-blind tell apart: one for each treatment (recalibrated, fine-tuned, weights), a marker for each role.
+the colour-blind tell apart: one for each treatment (recalibrated, fine-tuned, weights), a marker for each method.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -12,19 +12,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from amalgam.pipeline.reports.files import DEVIATION, Row
 from amalgam.pipeline.reports.frontier.table import RELATIVE
+from amalgam.pipeline.reports.tables import DEVIATION, Row
 
 PANELS = {"nonzero_flops": "FLOPs", "nonzero_parameters": "parameters"}
 BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
-CURVE_COLOURS = (BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE)
+TREATMENT_COLOURS = (BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE)
 SINGLE: dict[str, dict[str, Any]] = {
     "member": {"marker": "o", "color": "#777777", "markersize": 7},
     "logit ensemble": {"marker": "*", "color": "black", "markersize": 17, "markerfacecolor": "none", "zorder": 5},
     "probability ensemble": {"marker": "p", "color": ORANGE, "markersize": 14, "markerfacecolor": "none", "zorder": 4},
-    "naive": {"marker": "X", "color": "black", "markersize": 8},
 }
-CURVE_ROLES = ("aligned", "partial fusion")
+"""Looks of what is no fused network; other ensembles look as methods do."""
+METHOD_MARKERS, CURVE_MARKERS = "XPdhH8", "sDv^<>"
 
 
 def frontier_figure(rows: Sequence[Row], title: str) -> Figure:
@@ -32,7 +32,7 @@ def frontier_figure(rows: Sequence[Row], title: str) -> Figure:
     figure = Figure(figsize=(12, 5.6), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, (cost, name) in zip(panels, PANELS.items(), strict=True):
-        _draw_panel(axes, rows, cost)
+        _draw_panel(axes, [row for row in rows if row.get(RELATIVE + cost) is not None], cost)
         axes.set_xlabel(f"nonzero {name}, as a multiple of one member's")
     panels[0].set_ylabel("test accuracy (%)")
     seeds = max(row["seeds"] for row in rows)
@@ -46,22 +46,26 @@ def frontier_figure(rows: Sequence[Row], title: str) -> Figure:
 
 
 def _draw_panel(axes: Axes, rows: Sequence[Row], cost: str) -> None:
-    placed = [row for row in rows if row.get(RELATIVE + cost) is not None]
-    colours = dict(zip(_by_mark(placed), cycle(CURVE_COLOURS), strict=False))
-    for role, look in SINGLE.items():
-        for mark, group in _by_mark(row for row in placed if row["role"] == role).items():
-            name = "members" if role == "member" else role
-            colour = {"color": colours[mark]} if mark else {}
-            _draw(axes, group, cost, name + mark, linestyle="none", **(look | colour))
-    for row in placed:
-        if row["role"] == "logit ensemble":
+    colours = dict(zip(_grouped(rows, "treatment"), cycle(TREATMENT_COLOURS), strict=False))
+    markers = dict(zip(_grouped(rows, "series"), cycle(METHOD_MARKERS), strict=False))
+    curves = list[list[Row]]()
+    for (series, treatment), group in _grouped(rows, "series", "treatment").items():
+        name = ", ".join(filter(None, (series, treatment)))
+        if len({row["alpha"] for row in group}) > 1:
+            curves.append(sorted(group, key=lambda row: row["alpha"]))
+            look = {"marker": CURVE_MARKERS[(len(curves) - 1) % len(CURVE_MARKERS)], "markersize": 5}
+            look |= {"color": colours[treatment], "linestyle": "--" if treatment else "-"}
+            _draw(axes, curves[-1], cost, name, **look)
+        else:
+            look = SINGLE.get(series, {"marker": markers[series], "color": "black", "markersize": 8})
+            colour = {"color": colours[treatment]} if treatment else {}
+            _draw(axes, group, cost, "members" + name[len("member") :] if series == "member" else name,
+                  **(look | colour), linestyle="none")  # fmt: skip
+    for row in rows:
+        if row["method"] == "logit ensemble":
             axes.axhline(100 * row["accuracy"], color="black", linewidth=0.8, linestyle=":", alpha=0.6, zorder=0)
-    curves = _by_mark(row for row in placed if row["role"] in CURVE_ROLES)
-    for (mark, group), marker in zip(curves.items(), cycle("sDv^<>"), strict=False):
-        look = {"color": colours[mark], "marker": marker, "markersize": 5, "linestyle": "--" if mark else "-"}
-        _draw(axes, group, cost, f"partial fusion{mark}", **look)
     if curves:
-        _name_alphas(axes, max(curves.values(), key=lambda group: sum(row["accuracy"] for row in group)), cost)
+        _name_alphas(axes, max(curves, key=lambda group: sum(row["accuracy"] for row in group)), cost)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=8))
@@ -76,8 +80,7 @@ def _draw(axes: Axes, rows: Sequence[Row], cost: str, label: str, **look: Any) -
 def _name_alphas(axes: Axes, rows: Sequence[Row], cost: str) -> None:
     """Write alpha above the points of one curve: the others have theirs at the same costs."""
     for row in rows:
-        alpha = row["alpha"] or 0
-        name = f"$\\alpha$ = {alpha:g}" if row is rows[0] else f"{alpha:g}"
+        name = f"$\\alpha$ = {row['alpha']:g}" if row is rows[0] else f"{row['alpha']:g}"
         place = (row[RELATIVE + cost], 100 * (row["accuracy"] + (row["accuracy" + DEVIATION] or 0)))
         axes.annotate(
             name, place, (0, 6), textcoords="offset points", ha="center", fontsize=8.5, color="#333333",
@@ -85,10 +88,12 @@ def _name_alphas(axes: Axes, rows: Sequence[Row], cost: str) -> None:
         )  # fmt: skip
 
 
-def _by_mark(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """The rows by what follows the first comma of their labels, such as `, recalibrated`."""
-    groups: dict[str, list[Row]] = {}
+def _grouped(rows: Iterable[Row], *names: str) -> dict[Any, list[Row]]:
+    """The rows by the values of some fields, of one field by its value alone, in order."""
+    key: Callable[[Row], Any] = (
+        (lambda row: row[names[0]]) if len(names) == 1 else lambda row: tuple(map(row.get, names))
+    )
+    groups: dict[Any, list[Row]] = {}
     for row in rows:
-        _, comma, mark = row["label"].partition(",")
-        groups.setdefault(comma + mark, []).append(row)
-    return {mark: sorted(group, key=lambda row: row["alpha"] or 0) for mark, group in groups.items()}
+        groups.setdefault(key(row), []).append(row)
+    return groups

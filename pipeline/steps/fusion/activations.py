@@ -1,4 +1,4 @@
-"""Stage a member's activations on the probe: rows in Parquet, and a table of statistics per unit."""
+"""Stage a member's activations on the probe: rows in Parquet."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,6 @@ from amalgam.pipeline.engine.step import Expect, Metrics
 from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.tasks.data.splits import ProbeConfig
 
-UNITS = "units.parquet"
 StageDtype = Literal["float16", "float32"]
 
 
@@ -28,15 +27,14 @@ class ActivationsConfig(Config):
 
 
 def stage_activations(config: ActivationsConfig, inputs: Mapping[str, Path], work: Workspace) -> Metrics:
-    """Write `activations.parquet` and `units.parquet`; memory does not grow with the number of images."""
+    """Write `activations.parquet`; memory does not grow with the number of images."""
     from amalgam.pipeline.store.activations import ROWS
     from amalgam.pipeline.store.checkpoints import load_model
     from amalgam.pipeline.store.rows import RowsWriter
     from amalgam.pipeline.store.rows_schema import RowsSchema
-    from amalgam.pipeline.store.unit_table import write_unit_table
     from amalgam.tasks.data.loading import Repeatable, example
     from amalgam.tasks.data.opening import open_pool
-    from amalgam.tasks.tracing.capture import UnitSummary, as_rows, capture, sites
+    from amalgam.tasks.tracing.capture import capture, sites
     from amalgam.tasks.tracing.trace import trace
 
     images, pool, _ = open_pool(config.probe.sample, work.data_root)
@@ -46,15 +44,11 @@ def stage_activations(config: ActivationsConfig, inputs: Mapping[str, Path], wor
     first = capture(member, where, example(images, work.device), grid=config.grid)
     provenance = {"member": inputs["member"].name, "data": images.fingerprint, "split": "train"}
     shapes = {group: tuple(values.shape[1:]) for group, values in first.items()}
-    summaries = {group: UnitSummary(shape[0]) for group, shape in shapes.items()}
     with RowsWriter(work.out / ROWS, RowsSchema(sites=shapes, dtype=config.dtype, provenance=provenance)) as writer:
         for batch in probe.batches():
             taken = capture(member, where, batch.images, grid=config.grid)
-            for group, rows in as_rows(taken).items():
-                summaries[group].update(rows)
             values = {group: tensor.flatten(1).cpu().numpy() for group, tensor in taken.items()}
             writer.write(batch.ids.numpy(), batch.labels.cpu().numpy(), "train", values)
-    write_unit_table(work.out / UNITS, {g: s.table() for g, s in summaries.items()}, provenance)
     return {"rows": len(probe.indices), "data_fingerprint": images.fingerprint}
 
 
@@ -70,7 +64,7 @@ ACTIVATIONS = Kind(
     "activations",
     stage_activations,
     ActivationsConfig,
-    version=2,
+    version=3,
     slow_check=check_probe,
     expect=Expect(2, 4_000_000),
 )

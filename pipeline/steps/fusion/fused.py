@@ -14,6 +14,7 @@ from amalgam.pipeline.steps.fusion.members import EvaluationConfig
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.splits import ProbeConfig, SampleConfig, hold_out
 from amalgam.tasks.fusion import Method
+from amalgam.tasks.scoring.results import Network, settings_of
 from amalgam.tasks.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -35,6 +36,14 @@ class FusedConfig(Config):
     recalibrated: bool = False
     """Whether batch norms are recalibrated (or, without batch norm, layers repaired) on the probe."""
 
+    @property
+    def identity(self) -> Network:
+        """What is evaluated, for the table of results."""
+        return Network(
+            kind="fused", method=type(self.method).__name__, settings=settings_of(self.method), weights=self.weights,
+            recalibrated=self.recalibrated, seed=self.probe.sample.seed,
+        )  # fmt: skip
+
 
 class FinetunedConfig(Config):
     """A member or a fused network trained a little more, its structural zeros kept."""
@@ -47,6 +56,11 @@ class FinetunedConfig(Config):
     training: TrainConfig
     seed: int
     """Draws those images, their order and their augmentation."""
+
+    @property
+    def identity(self) -> Network:
+        """What is evaluated, for the table of results."""
+        return self.network.identity.model_copy(update={"finetuned": True})
 
 
 def fuse_members(config: FusedConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
@@ -65,7 +79,7 @@ def fuse_members(config: FusedConfig, inputs: Mapping[str, Any], work: Workspace
         probe = Repeatable(train_images, config.probe.indices(pool), CALIBRATION_BATCH, work.device)
         fused = restored(fused, members, axes, couplings, weights, probe)
     save_model(fused, read_spec(inputs["members"][0]), work.out)
-    return _evaluated(fused, config.probe.sample.data, support(axes, couplings, fused), work)
+    return _evaluated(config.identity, fused, config.probe.sample.data, support(axes, couplings, fused), work)
 
 
 def finetune(config: FinetunedConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
@@ -92,7 +106,7 @@ def finetune(config: FinetunedConfig, inputs: Mapping[str, Any], work: Workspace
         log=work.log, support=allowed, resume=resume_state(work), save=saver(work), device=work.device,
     ).module  # fmt: skip
     save_model(tuned, read_spec(inputs["network"]), work.out)
-    return _evaluated(tuned, config.sample.data, allowed, work)
+    return _evaluated(config.identity, tuned, config.sample.data, allowed, work)
 
 
 def _matched(
@@ -109,10 +123,12 @@ def _matched(
     return members, axes, load_matching(config.method, inputs["matching"]).couplings()
 
 
-def _evaluated(module: nn.Module, data: DataSpec, allowed: Mapping[str, Tensor], work: Workspace) -> Metrics:
+def _evaluated(
+    network: Network, module: nn.Module, data: DataSpec, allowed: Mapping[str, Tensor], work: Workspace
+) -> Metrics:
     import numpy as np
 
-    from amalgam.pipeline.store.measures import cost_metrics, test_metrics
+    from amalgam.pipeline.store.measures import recorded, test_results
     from amalgam.tasks.data.images import load
     from amalgam.tasks.data.loading import example
     from amalgam.tasks.scoring.logits import predict
@@ -121,8 +137,9 @@ def _evaluated(module: nn.Module, data: DataSpec, allowed: Mapping[str, Tensor],
     images = load(data, "test", work.data_root)
     logits = predict(module, images, np.arange(len(images)), device=work.device)
     cost = cost_of(module, example(images, work.device), allowed)
-    return {**test_metrics(logits, images), **cost_metrics(cost), "data_fingerprint": images.fingerprint}
+    results = test_results(network, logits, images, cost)
+    return {**recorded(results, work.out), "data_fingerprint": images.fingerprint}
 
 
-FUSED = Kind("fused", fuse_members, FusedConfig, expect=Expect(2, 1_000_000))
-FINETUNED = Kind("finetuned", finetune, FinetunedConfig, expect=Expect(5, 1_000_000))
+FUSED = Kind("fused", fuse_members, FusedConfig, version=2, expect=Expect(2, 1_000_000))
+FINETUNED = Kind("finetuned", finetune, FinetunedConfig, version=2, expect=Expect(5, 1_000_000))

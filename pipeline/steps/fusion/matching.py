@@ -10,14 +10,14 @@ from pydantic import SerializeAsAny
 from amalgam.pipeline.engine.kinds import Config, Kind
 from amalgam.pipeline.engine.step import Expect, Metrics
 from amalgam.pipeline.engine.workspace import Workspace
-from amalgam.tasks.fusion import Method
+from amalgam.tasks.fusion import Identity, Method
 
 if TYPE_CHECKING:
     from amalgam.tasks.fusion.matching import Matching
 
 
 class MatchingConfig(Config):
-    """A sweep of matchings, each started from the one before."""
+    """A sweep of matchings, the first started from unit i with unit i, each other from the one before."""
 
     methods: tuple[SerializeAsAny[Method], ...]
 
@@ -42,12 +42,12 @@ def match_members(config: MatchingConfig, inputs: Mapping[str, Any], work: Works
     states = [member.state_dict() for member in members]
     matchings: list[Matching] = []
     for place, method in enumerate(config.methods):
-        start = matchings[-1].universe if matchings else None
-        matchings.append(method(axes, states, activations, start))
+        start = matchings[-1] if matchings else Identity()(axes, states)
+        matchings.append(method(axes, states, activations, start.universe))
         for sweep, objective in enumerate(matchings[-1].objective):
             work.log({f"objective/{place}": objective}, sweep)
     save_matchings(config.methods, matchings, work.out)
     return {"sweeps": sum(max(0, len(matching.objective) - 1) for matching in matchings)}
 
 
-MATCHING = Kind("matching", match_members, MatchingConfig, expect=Expect(5, 500_000))
+MATCHING = Kind("matching", match_members, MatchingConfig, version=2, expect=Expect(5, 500_000))

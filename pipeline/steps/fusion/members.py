@@ -12,6 +12,7 @@ from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.tasks.data.catalogue import DataSpec, check
 from amalgam.tasks.data.splits import SampleConfig, Split
 from amalgam.tasks.models.spec import ModelSpec
+from amalgam.tasks.scoring.results import Network, NetworkKind
 from amalgam.tasks.training.config import TrainConfig
 
 EvaluationKind = Literal["member", "logit ensemble", "probability ensemble"]
@@ -41,6 +42,12 @@ class EvaluationConfig(Config):
     weights: tuple[float, ...] = ()
     """One per member of an ensemble; empty for a single network."""
     kind: EvaluationKind = "member"
+
+    @property
+    def identity(self) -> Network:
+        """What is evaluated, for the table of results."""
+        kind: NetworkKind = "member" if self.kind == "member" else "ensemble"
+        return Network(kind=kind, method=self.kind, weights=self.weights, member=self.member, seed=self.seed)
 
 
 def train_member(config: MemberConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
@@ -72,7 +79,7 @@ def evaluate(config: EvaluationConfig, inputs: Mapping[str, Any], work: Workspac
     import numpy as np
 
     from amalgam.pipeline.store.checkpoints import load_model
-    from amalgam.pipeline.store.measures import cost_metrics, test_metrics
+    from amalgam.pipeline.store.measures import recorded, test_results
     from amalgam.tasks.data.images import load
     from amalgam.tasks.data.loading import example
     from amalgam.tasks.scoring.logits import logit_ensemble, predict, probability_ensemble
@@ -83,8 +90,8 @@ def evaluate(config: EvaluationConfig, inputs: Mapping[str, Any], work: Workspac
     logits = [predict(member, images, np.arange(len(images)), device=work.device) for member in members]
     combine = {"member": lambda ls, ws: ls[0], "logit ensemble": logit_ensemble}.get(config.kind, probability_ensemble)
     cost = reduce(add, (cost_of(member, example(images, work.device)) for member in members))
-    scores = test_metrics(combine(logits, config.weights or None), images)
-    return {**scores, **cost_metrics(cost), "data_fingerprint": images.fingerprint}
+    results = test_results(config.identity, combine(logits, config.weights or None), images, cost)
+    return {**recorded(results, work.out), "data_fingerprint": images.fingerprint}
 
 
 def check_member(config: MemberConfig, data_root: Path | None) -> None:
@@ -115,5 +122,5 @@ def _by(shape: tuple[int, ...]) -> str:
 MEMBER = Kind(
     "member", train_member, MemberConfig, check=check_member, slow_check=check_pictures, expect=Expect(30, 1_000_000)
 )
-EVALUATION = Kind("evaluation", evaluate, EvaluationConfig, expect=Expect(1, 3_000))
-ENSEMBLE = Kind("ensemble", evaluate, EvaluationConfig, expect=Expect(1, 3_000))
+EVALUATION = Kind("evaluation", evaluate, EvaluationConfig, version=2, expect=Expect(1, 3_000))
+ENSEMBLE = Kind("ensemble", evaluate, EvaluationConfig, version=2, expect=Expect(1, 3_000))

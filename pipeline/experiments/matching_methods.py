@@ -1,0 +1,46 @@
+"""The matching methods of a fusion experiment by name: those of the registry, and a user's own."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic_core import PydanticUndefined
+
+from amalgam.pipeline.engine.user_code import load_name
+from amalgam.tasks.fusion import METHODS, Method
+from amalgam.tasks.fusion.methods import Cost
+from amalgam.tasks.near_names import unknown_name
+
+NAMES = tuple(method.__name__ for method in METHODS)
+
+
+def method_class(name: str) -> type[Method]:
+    """The class of that name, or the one that `path/to/file.py:Class` names."""
+    kinds = {kind.__name__: kind for kind in METHODS}
+    if name in kinds:
+        return kinds[name]
+    if ":" not in name:
+        raise unknown_name("method", name, kinds)
+    found = load_name(name, "class")
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise ValueError(f"{name} is no matching method: it must be a class derived from amalgam.Method")
+    if found.__name__ in kinds:
+        raise ValueError(f"{name} is called as a method that exists already: rename the class")
+    return found
+
+
+def matching_methods(names: Sequence[str], alphas: Sequence[float], cost: Cost) -> tuple[Method, ...]:
+    """The methods of those names; one that has an alpha without a default at every alpha, from the tightest up."""
+    if not names:
+        raise ValueError(f"give at least one method, such as --methods {NAMES[-1]}")
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"method {min(twice)!r} is given twice: once is enough")
+    return tuple(method for name in names for method in _each(method_class(name), alphas, cost))
+
+
+def _each(kind: type[Method], alphas: Sequence[float], cost: Cost) -> list[Method]:
+    fields = kind.model_fields
+    shared: dict[str, Any] = {"cost": cost} if "cost" in fields else {}
+    swept = "alpha" in fields and fields["alpha"].default is PydanticUndefined
+    if swept and not alphas:
+        raise ValueError("give at least one alpha, such as --alphas 0,0.5,1")
+    return [kind(**shared | {"alpha": alpha}) for alpha in sorted(set(alphas))] if swept else [kind(**shared)]
