@@ -13,9 +13,9 @@ from amalgam.pipeline.cli.explain import explain
 from amalgam.pipeline.cli.fuse import fuse
 from amalgam.pipeline.cli.launch import plan_experiment, run_experiment
 from amalgam.pipeline.cli.merge import merge_command
-from amalgam.pipeline.console import output, say
+from amalgam.pipeline.console import say
 
-COMMANDS = ("plan", "run", "show", "report", "fuse", "merge", "explain", "ui", "sync")
+COMMANDS = ("plan", "run", "show", "report", "fuse", "merge", "explain", "ui", "sync", "verify")
 
 
 class Ordered(TyperGroup):
@@ -66,13 +66,20 @@ def show(
     root: Root = Path("runs"),
 ) -> None:
     """List the finished steps, or print everything about one of them."""
-    from amalgam.pipeline.cli.show import find_step, print_record, steps_table
-    from amalgam.pipeline.store.artifact import read_records
+    from amalgam.pipeline.cli.show import find_step, print_record, print_steps
 
     if step:
         print_record(find_step(root, step))
     else:
-        output().print(steps_table(read_records(root)))
+        print_steps(root)
+
+
+@app.command()
+def verify(root: Root = Path("runs")) -> None:
+    """Compare every file under the root with what was written, and list what differs."""
+    from amalgam.pipeline.cli.show import print_damage
+
+    raise SystemExit(1 if print_damage(root) else 0)
 
 
 @app.command()

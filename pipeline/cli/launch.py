@@ -11,7 +11,8 @@ from amalgam.pipeline.cli.progress import shown
 from amalgam.pipeline.cli.settings import Settings
 from amalgam.pipeline.cli.show import print_result
 from amalgam.pipeline.console import output, program, say
-from amalgam.pipeline.engine.execute import Event, missing, refusals, run
+from amalgam.pipeline.engine.execute import Event, refusals, run
+from amalgam.pipeline.engine.place import missing
 from amalgam.pipeline.engine.step import Step, ancestors
 from amalgam.pipeline.store.artifact import check_writable
 from amalgam.pipeline.tracking.run_log import logged

@@ -8,9 +8,9 @@ from typing import Literal
 
 from rich.table import Table
 
-from amalgam.pipeline.engine.execute import found, missing
+from amalgam.pipeline.engine.place import found, missing
 from amalgam.pipeline.engine.step import Step, ancestors
-from amalgam.pipeline.store.artifact import read_record, read_records
+from amalgam.pipeline.store.artifact import read_records
 
 State = Literal["cached", "to run", "not needed"]
 
@@ -28,13 +28,13 @@ class Forecast:
 
 def forecast(targets: Sequence[Step], root: Path) -> list[Forecast]:
     """One forecast per step, inputs first: from its record, else from steps of its kind, else its own guess."""
-    cached = {step.fingerprint for step in found(targets, root)}
-    wanted = {step.fingerprint for step in missing(targets, root)}
+    cached = found(targets, root)
+    wanted = {step.fingerprint for step in missing(targets, root, cached)}
     costs: dict[str, tuple[float | None, float | None]] = {}
     lines = []
     for step in ancestors(targets):
         if step.fingerprint in cached:
-            record = read_record(step.path(root))
+            _, record = cached[step.fingerprint]
             lines.append(Forecast(step, "cached", record.bytes, record.seconds))
             continue
         if step.name not in costs:

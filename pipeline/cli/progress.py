@@ -12,13 +12,14 @@ from rich.table import Table
 from amalgam.pipeline.cli.errors import sentence
 from amalgam.pipeline.cli.plan import time_text
 from amalgam.pipeline.console import output
-from amalgam.pipeline.engine.build import LIVE_CURVES, STARTED, Place
+from amalgam.pipeline.engine.build import LIVE_CURVES, STARTED
 from amalgam.pipeline.engine.execute import Event
+from amalgam.pipeline.engine.place import Place
 from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.store.artifact import Record
 
 MOST_METRICS = 3
-STYLES = {"cached": "dim", "built": "green", "failed": "bold red", "skipped": "yellow"}
+STYLES = {"cached": "dim", "built": "green", "failed": "bold red", "damaged": "yellow"}
 
 
 @contextmanager
@@ -27,14 +28,20 @@ def shown(steps: Sequence[Step], root: Path) -> Iterator[Callable[[Event], None]
     console, running = output(), Running(steps, root)
 
     def hear(event: Event) -> None:
-        running.ended.add(event.step.fingerprint)
+        running.heard(event)
+        if event.kind == "skipped":  # One line for all of them, or they would hide the sentence that counts.
+            return
         console.print(_line(event), style=STYLES[event.kind], soft_wrap=True, highlight=False, markup=False)
 
-    if console.is_terminal:
-        with Live(running, console=console, refresh_per_second=4, transient=True):
+    try:
+        if console.is_terminal:
+            with Live(running, console=console, refresh_per_second=4, transient=True):
+                yield hear
+        else:
             yield hear
-    else:
-        yield hear
+    finally:
+        if waiting := running.num_skipped:
+            console.print(f"{waiting} step{'s wait' if waiting > 1 else ' waits'} for what failed", style="yellow")
 
 
 class Running:
@@ -44,6 +51,13 @@ class Running:
         self._steps, self._place = steps, Place(root)
         self._start = time.time()
         self.ended = set[str]()
+        self.num_skipped = 0
+
+    def heard(self, event: Event) -> None:
+        """Count a step as ended, or one that was damaged as to be built again."""
+        change = self.ended.discard if event.kind == "damaged" else self.ended.add
+        change(event.step.fingerprint)
+        self.num_skipped += event.kind == "skipped"
 
     def __rich__(self) -> Table:
         table = Table(box=None, pad_edge=False, show_header=False)
@@ -61,7 +75,7 @@ class Running:
             return None  # Not begun, or removed a moment ago.
         if started < self._start:
             return None  # What an earlier run that was killed left there.
-        return f"running {step.key}", time_text(time.time() - started), _latest(folder / LIVE_CURVES)
+        return f"running {step.key}", time_text(max(0.0, time.time() - started)), _latest(folder / LIVE_CURVES)
 
 
 def summary(record: Record) -> str:
@@ -80,7 +94,7 @@ def _note(event: Event) -> str:
         return sentence(event.error)
     if event.error:
         return f"{type(event.error).__name__}: {event.error}".strip().splitlines()[-1]
-    return summary(event.record) if event.record else "an input failed"
+    return "; ".join([summary(event.record), *event.record.notes]) if event.record else event.note
 
 
 def _latest(curves: Path) -> str:

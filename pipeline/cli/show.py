@@ -10,7 +10,8 @@ from rich.table import Table
 from amalgam.pipeline.cli.plan import size_text, time_text
 from amalgam.pipeline.cli.progress import summary
 from amalgam.pipeline.console import output, say
-from amalgam.pipeline.store.artifact import Record, read_record, read_records
+from amalgam.pipeline.store.artifact import Record, read_record, read_records, survey, verify
+from amalgam.pipeline.tracking.run_record import damaged_runs
 from amalgam.tasks.near_names import unknown_name
 
 NAMES = {".csv": "table", ".html": "page", ".png": "picture"}
@@ -28,6 +29,27 @@ def steps_table(records: Sequence[Record]) -> Table:
         when = datetime.fromtimestamp(record.started + record.seconds).strftime("%Y-%m-%d %H:%M")
         table.add_row(record.key, when, time_text(record.seconds), size_text(record.bytes), summary(record))
     return table
+
+
+def print_steps(root: Path) -> None:
+    """The finished steps under a root, and how many folders are none."""
+    found = survey(root)
+    output().print(steps_table(found.records))
+    if found.damaged:
+        many = len(found.damaged)
+        say(f"{many} damaged step{'s' * (many > 1)} left out: `amalgam verify` lists what is wrong")
+
+
+def print_damage(root: Path) -> int:
+    """Everything under a root that is not as it was written, one line each; how many."""
+    if not root.is_dir():
+        raise ValueError(f"there is no folder {root}: give the --root of a run")
+    num_steps, damaged = verify(root)
+    runs = damaged_runs(root)
+    for line in [*damaged, *(f"{path}: this record of a run cannot be read" for path in runs)]:
+        say(str(line))
+    say(f"{num_steps} steps, {len(damaged)} of them damaged; {len(runs)} damaged records of runs")
+    return len(damaged) + len(runs)
 
 
 def find_step(root: Path, key: str) -> Path:

@@ -10,16 +10,13 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from amalgam.pipeline.engine.host import device_of, host_facts, threads
+from amalgam.pipeline.engine.place import Place, alone, require_whole
 from amalgam.pipeline.engine.step import Step
-from amalgam.pipeline.engine.workspace import Workspace
+from amalgam.pipeline.engine.workspace import NOTES, Workspace
 from amalgam.pipeline.store.artifact import (
     CURVES,
     RECORD,
@@ -27,9 +24,11 @@ from amalgam.pipeline.store.artifact import (
     Record,
     check_writable,
     file_facts,
+    finished,
     is_complete,
     publish,
-    read_record,
+    sealed,
+    set_aside,
 )
 from amalgam.pipeline.store.canonical import canonical
 from amalgam.tasks.training.diverged import Diverged
@@ -40,36 +39,19 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 FORBIDDEN = (errno.EACCES, errno.EPERM)
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a graph is built and what its steps may read; never part of a step's identity."""
-
-    root: Path
-    """Folder of all artifacts; on a cluster, one that every machine sees."""
-    data_root: Path | None = None
-    """Folder of data sets that steps may read."""
-    git_commit: str | None = None
-
-    def building(self, step: Step) -> Path:
-        """The folder with the traces of a step that is not finished."""
-        return self.root / ".building" / step.key
-
-    def lock(self, step: Step) -> Path:
-        """The file whose lock the builder of a step holds."""
-        return self.root / ".locks" / step.key
-
-
 def build(step: Step, place: Place) -> Record:
     """The record of the step, built now or, if another driver was first, found.
 
     Raises ValueError for what a user can mend and OSError for what a retry may mend. What a training saved in its
-    scratch folder is kept, unless the step's own function refuses its config or inputs.
+    scratch folder is kept, unless the step's own function refuses its config or inputs. Raises DamagedInput, with the
+    inputs set aside, if they are not what was written.
     """
     folder = place.building(step)
     with alone(place.lock(step)):
-        if is_complete(step.path(place.root)):
+        if there := finished(step.path(place.root)):
             _remove(folder)
-            return read_record(step.path(place.root))
+            return there
+        require_whole(step.parents, place)
         try:
             record = _run(step, place, folder)
         except Exception as error:
@@ -95,18 +77,6 @@ def resolve(function: str | Any) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-@contextmanager
-def alone(lock: Path) -> Iterator[None]:
-    """Be the only one who holds this lock; the kernel frees that of a builder that dies.
-
-    The file stays: to remove it would let one builder lock the old file and another the new one. It lies apart
-    from what builders remove, since NFS keeps a removed file, under another name, as long as it is open.
-    """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock, fallback_to_soft=False):  # flock, or LockFileEx on Windows; a soft lock outlives its builder
-        yield
-
-
 def _run(step: Step, place: Place, folder: Path) -> Record:
     work = _workspace(step, place, folder)
     out = work.out
@@ -115,7 +85,7 @@ def _run(step: Step, place: Place, folder: Path) -> Record:
     work.scratch.mkdir(exist_ok=True)
     (folder / STARTED).touch()
     _end_line(work.curves)
-    started = time.time()
+    started, clock = time.time(), time.monotonic()
     metrics = _call(step, place, work)
     _write_curves(work.curves, out / CURVES)
     record = Record(
@@ -129,14 +99,26 @@ def _run(step: Step, place: Place, folder: Path) -> Record:
         metrics=dict(metrics),
         files=file_facts(out),
         started=started,
-        seconds=time.time() - started,
+        seconds=time.monotonic() - clock,
         resources={name: getattr(step.resources, name) for name in ("num_cpus", "num_gpus", "num_workers")},
         git_commit=place.git_commit,
         host=host_facts(work.device),
+        notes=tuple(dict.fromkeys((folder / NOTES).read_text().splitlines())) if (folder / NOTES).is_file() else (),
     )
-    (out / RECORD).write_text(record.model_dump_json(indent=2) + "\n")
-    publish(out, step.path(place.root))
+    (out / RECORD).write_text(sealed(record))
+    _publish(out, step.path(place.root))
     return record
+
+
+def _publish(out: Path, destination: Path) -> None:
+    """Move the output to its place: what lies there, and is no finished step, is set aside."""
+    if destination.exists() and not is_complete(destination):
+        set_aside(destination)
+    try:
+        publish(out, destination)
+    except OSError:
+        if not is_complete(destination):  # another driver was first, on a file system without locks
+            raise
 
 
 def _workspace(step: Step, place: Place, folder: Path) -> Workspace:

@@ -9,20 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from amalgam.pipeline.engine.build import Place, build, resolve
+from amalgam.pipeline.engine.build import build, resolve
 from amalgam.pipeline.engine.host import source_commit
-from amalgam.pipeline.engine.step import Step, ancestors
-from amalgam.pipeline.store.artifact import Record, check_writable, is_complete, read_record
+from amalgam.pipeline.engine.place import DamagedInput, Place, found, missing, set_aside_if_damaged
+from amalgam.pipeline.engine.step import Step
+from amalgam.pipeline.store.artifact import Record, check_writable
+
+MOST_ROUNDS = 4  # A disk that damages what was just written will not be mended by writing again.
 
 
 @dataclass(frozen=True)
 class Event:
-    """What became of one step of a run; every step that a run looks at gives one event."""
+    """What became of one step of a run; every step that a run looks at ends with one, and may be damaged before."""
 
-    kind: Literal["cached", "built", "failed", "skipped"]
+    kind: Literal["cached", "built", "failed", "skipped", "damaged"]
     step: Step
     record: Record | None = None
     error: Exception | None = None
+    note: str = ""
+    """What was damaged, and where it lies now."""
 
 
 @dataclass(frozen=True)
@@ -109,36 +114,60 @@ def run(
     Raises ValueError before anything starts if a step's own check or the root refuses, and StepsFailed, an
     ExceptionGroup, at the end if any step failed.
     """
-    started = time.time()
+    started, clock = time.time(), time.monotonic()
     root = root.absolute()
     check_writable(root)
-    steps = missing(targets, root)
     place = Place(root, data_root and data_root.absolute(), source_commit())
-    check(steps, place)
-    events = [Event("cached", step, record=read_record(step.path(root))) for step in found(targets, root)]
-    for event in events:
-        on_event(event)
-    for event in (runner or Ray())(steps, place) if steps else ():
+    events = list[Event]()
+
+    def tell(event: Event) -> None:
         events.append(event)
         on_event(event)
-    return _outcome(tuple(targets), events, started)
+
+    _set_damaged_aside(targets, place, tell)
+    there = found(targets, root)
+    steps = missing(targets, root, there)
+    check(steps, place)
+    for step, record in there.values():
+        tell(Event("cached", step, record=record))
+    for rounds_left in range(MOST_ROUNDS - 1, -1, -1):
+        lost = _round(steps, place, runner or Ray(), tell, may_put_off=rounds_left > 0) if steps else None
+        if lost is None:
+            break
+        steps = [step for step in missing(targets, root) if step.fingerprint not in lost]
+        check(steps, place)
+    return _outcome(tuple(targets), events, started, time.monotonic() - clock)
 
 
-def missing(targets: Sequence[Step], root: Path) -> list[Step]:
-    """The steps to build, inputs first."""
-    open_steps = [step for step in targets if not is_complete(step.path(root))]
-    wanted: dict[str, Step] = {}
-    while open_steps:
-        step = open_steps.pop()
-        if step.fingerprint not in wanted:
-            wanted[step.fingerprint] = step
-            open_steps += [parent for parent in step.parents if not is_complete(parent.path(root))]
-    return [step for step in ancestors(targets) if step.fingerprint in wanted]
+def _set_damaged_aside(targets: Sequence[Step], place: Place, tell: Callable[[Event], None]) -> None:
+    """Clear the places of the steps to build, and those of targets that were built and are no longer whole."""
+    for step in {step.fingerprint: step for step in [*missing(targets, place.root), *targets]}.values():
+        if step.path(place.root).exists() and (note := set_aside_if_damaged(step, place)):
+            tell(Event("damaged", step, note=note))
 
 
-def found(targets: Sequence[Step], root: Path) -> list[Step]:
-    """All finished steps of the graph, inputs first."""
-    return [step for step in ancestors(targets) if is_complete(step.path(root))]
+def _round(
+    steps: Sequence[Step], place: Place, runner: Runner, tell: Callable[[Event], None], may_put_off: bool
+) -> set[str] | None:
+    """Try every step once. Where inputs were damaged, those that failed for other reasons; None if all is told.
+
+    A step with damaged inputs has not failed, and what waits for it is not skipped: both are tried again.
+    """
+    lost, put_off = set[str](), set[str]()
+    parents = {parent.fingerprint: parent for step in steps for parent in step.parents}
+    for event in runner(steps, place):
+        waits_for = {parent.fingerprint for parent in event.step.parents}
+        if may_put_off and isinstance(event.error, DamagedInput):
+            put_off.add(event.step.fingerprint)
+            for fingerprint, note in event.error.reasons.items():
+                tell(Event("damaged", parents[fingerprint], note=note))
+        elif may_put_off and event.kind == "skipped" and not waits_for & lost:
+            put_off.add(event.step.fingerprint)
+        else:
+            if event.kind != "built":
+                lost.add(event.step.fingerprint)
+            tell(event)
+    return lost if put_off else None
 
 
 def check(steps: Sequence[Step], place: Place) -> None:
@@ -221,10 +250,11 @@ def _skipped(step: Step, lost: set[str]) -> Event | None:
     return Event("skipped", step) if any(parent.fingerprint in lost for parent in step.parents) else None
 
 
-def _outcome(targets: tuple[Step, ...], events: Sequence[Event], started: float) -> Run:
+def _outcome(targets: tuple[Step, ...], events: Sequence[Event], started: float, seconds: float) -> Run:
     records = {event.step.fingerprint: event.record for event in events if event.record}
-    kinds = {kind: tuple(e.step.fingerprint for e in events if e.kind == kind) for kind in ("built", "cached")}
-    outcome = Run(targets, records, kinds["built"], kinds["cached"], started, time.time() - started)
+    built = tuple(event.step.fingerprint for event in events if event.kind == "built")
+    cached = tuple(e.step.fingerprint for e in events if e.kind == "cached" and e.step.fingerprint not in built)
+    outcome = Run(targets, records, built, cached, started, seconds)
     errors = [event.error for event in events if event.error]
     for event in events:
         if event.error:

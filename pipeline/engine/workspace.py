@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+NOTES = "notes.txt"  # beside the curves
+
 
 @dataclass(frozen=True)
 class Workspace:
@@ -37,3 +39,8 @@ class Workspace:
         }
         with self.curves.open("a") as file:
             file.write(json.dumps(row) + "\n")
+
+    def note(self, sentence: str) -> None:
+        """Keep a sentence in the step's record, shown when the step ends wherever it was built."""
+        with self.curves.with_name(NOTES).open("a") as file:
+            file.write(" ".join(sentence.split()) + "\n")

@@ -51,7 +51,8 @@ class RunLog:
 
     def __init__(self, run: RunRecord, root: Path, store: Store, every: float) -> None:
         self.run, self._root, self._store, self._every = run, root, store, every
-        self._next_look = time.monotonic() + every
+        self._begun = time.monotonic()
+        self._next_look = self._begun + every
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlflow")
         self._look: Future[Tracked] | None = None
 
@@ -68,7 +69,7 @@ class RunLog:
 
     def end(self, error: BaseException | None = None) -> None:
         """Keep the whole record, show it, and say where; `error` is what broke the run off."""
-        self.run = self.run.ended(error)
+        self.run = self.run.ended(error, time.monotonic() - self._begun)
         try:
             self.run.write(self._root)
         except OSError as unwritable:

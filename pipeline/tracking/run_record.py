@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from amalgam.pipeline.engine.execute import Event
 from amalgam.pipeline.engine.step import Step
-from amalgam.pipeline.store.artifact import written_whole
+from amalgam.pipeline.store.artifact import sealed, unsealed, written_whole
 from amalgam.pipeline.store.canonical import canonical
 
 FOLDER = ".runs"
@@ -52,13 +52,19 @@ class RunRecord(BaseModel):
         key = event.step.fingerprint
         built = self.built + (key,) * (event.kind == "built")
         cached = self.cached + (key,) * (event.kind == "cached")
+        if event.kind == "damaged":  # found, and then seen to be no longer whole
+            cached = tuple(other for other in cached if other != key)
         failures = self.failures + ((f"step {event.step.key}: {_last_line(event.error)}",) if event.error else ())
         return self.model_copy(update={"built": built, "cached": cached, "failures": failures})
 
-    def ended(self, error: BaseException | None = None) -> Self:
-        """The record of the run, which ends now; `error` is what broke it off, if that was no step's failure."""
+    def ended(self, error: BaseException | None = None, seconds: float | None = None) -> Self:
+        """The record of the run, which ends now; `error` is what broke it off, if that was no step's failure.
+
+        `seconds` is how long it took by a clock that does not jump; without it, by the one that tells the time.
+        """
         broken_off = (f"broken off: {_last_line(error)}",) if error else ()
-        return self.model_copy(update={"seconds": time.time() - self.started, "failures": self.failures + broken_off})
+        took = max(0.0, time.time() - self.started) if seconds is None else seconds
+        return self.model_copy(update={"seconds": took, "failures": self.failures + broken_off})
 
     @property
     def key(self) -> str:
@@ -83,20 +89,29 @@ class RunRecord(BaseModel):
         path = self.path(root)
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(path) as partial:
-            partial.write_text(self.model_dump_json(indent=2) + "\n")
+            partial.write_text(sealed(self))
         return path
 
 
 def read_runs(root: Path) -> list[RunRecord]:
-    """The records of all runs under `root`, oldest first. Raises ValueError if one is damaged."""
-    return sorted(map(_read, (root / FOLDER).glob("*.json")), key=lambda run: run.started)
+    """The records of all runs under `root` that can be read, oldest first; see `damaged_runs` for the others."""
+    return sorted(filter(None, map(_read, _files(root))), key=lambda run: run.started)
 
 
-def _read(path: Path) -> RunRecord:
+def damaged_runs(root: Path) -> list[Path]:
+    """The files under `root` that should be records of runs and cannot be read."""
+    return [path for path in _files(root) if _read(path) is None]
+
+
+def _files(root: Path) -> list[Path]:
+    return sorted((root / FOLDER).glob("*.json"))
+
+
+def _read(path: Path) -> RunRecord | None:
     try:
-        return RunRecord.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise ValueError(f"{path} is damaged; remove it: the steps it names have records of their own") from error
+        return RunRecord.model_validate(unsealed(path.read_bytes()))
+    except (ValueError, OSError):
+        return None
 
 
 def _last_line(error: BaseException) -> str:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from amalgam.pipeline.engine.step import Expect, Resources, Step
 from amalgam.pipeline.engine.workspace import Workspace
+from amalgam.pipeline.store.artifact import written_whole
 from amalgam.tasks.training.diverged import Diverged
 
 
@@ -39,7 +40,8 @@ def walk(config: Walk, inputs: Mapping[str, Path], work: Workspace) -> dict[str,
     for i in range(len(positions), config.length):
         positions.append(float(np.random.default_rng([config.seed, i]).normal()))
         work.log({"position": positions[i]}, step=i)
-        saved.write_text(json.dumps(positions))
+        with written_whole(saved) as partial:
+            partial.write_text(json.dumps(positions))
         if first_attempt and i == config.dies_at:
             os.kill(os.getpid(), signal.SIGKILL)
         if first_attempt and i == config.fails_at:

@@ -4,8 +4,8 @@ import pytest
 from rich.console import Console
 
 from amalgam.pipeline.cli.progress import Running, shown
-from amalgam.pipeline.engine.build import Place
 from amalgam.pipeline.engine.execute import Local, StepsFailed, run
+from amalgam.pipeline.engine.place import Place
 from amalgam.pipeline.engine.step import Step, ancestors
 from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.tasks.sae.config import TopK

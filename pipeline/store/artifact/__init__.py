@@ -1,0 +1,57 @@
+"""Finished output on disk: records, writing that survives a power cut, and finding what is damaged."""
+
+from amalgam.pipeline.store.artifact.integrity import (
+    Damage,
+    Survey,
+    damage_of,
+    finished,
+    is_complete,
+    read_records,
+    set_aside,
+    survey,
+    verify,
+)
+from amalgam.pipeline.store.artifact.record import (
+    CURVES,
+    RECORD,
+    WITH_NAN,
+    FileFacts,
+    Point,
+    Record,
+    digest_of,
+    file_facts,
+    read_curves,
+    read_record,
+    sealed,
+    unsealed,
+)
+from amalgam.pipeline.store.artifact.writing import check_writable, flush, new_folder, publish, written_whole
+
+__all__ = [
+    "CURVES",
+    "RECORD",
+    "WITH_NAN",
+    "Damage",
+    "FileFacts",
+    "Point",
+    "Record",
+    "Survey",
+    "check_writable",
+    "damage_of",
+    "digest_of",
+    "file_facts",
+    "finished",
+    "flush",
+    "is_complete",
+    "new_folder",
+    "publish",
+    "read_curves",
+    "read_record",
+    "read_records",
+    "sealed",
+    "set_aside",
+    "survey",
+    "unsealed",
+    "verify",
+    "written_whole",
+]
