@@ -105,13 +105,17 @@ def ui(root: Root = Path("runs"), port: Annotated[int, typer.Option(help="Port o
 @app.command()
 def sync(root: Root = Path("runs"), tracking_uri: TrackingUri = None) -> None:
     """Log in MLflow every run that it does not show yet, such as those made while its server was down."""
+    from amalgam.pipeline.tracking.run_record import damaged_runs
     from amalgam.pipeline.tracking.store import store_of
     from amalgam.pipeline.tracking.sync import sync as sync_runs  # here, not above: it imports mlflow
 
+    damaged = damaged_runs(root)
+    for path in damaged:
+        say(f"{path} cannot be read and is left out: remove it; the steps it names have records of their own")
     tracked = sync_runs(root, store_of(root, tracking_uri))
     for one in tracked:
         say(one.line)
-    if any(one.problem for one in tracked):
+    if damaged or any(one.problem for one in tracked):
         raise SystemExit(1)
 
 

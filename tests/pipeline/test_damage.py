@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from amalgam.pipeline.__main__ import main
 from amalgam.pipeline.engine.execute import Event, Local, Ray, StepsFailed, run
 from amalgam.pipeline.engine.place import missing
+from amalgam.pipeline.engine.resuming import resume_state, saver
 from amalgam.pipeline.engine.step import Step
+from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.store.artifact import damage_of, finished, read_record, survey, verify
 from amalgam.pipeline.tracking.run_record import RunRecord, damaged_runs, read_runs
 from tests.pipeline.example import Walk, total_step, walk_step, walks

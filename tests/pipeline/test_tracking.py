@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
+from amalgam.pipeline.__main__ import main
 from amalgam.pipeline.engine.execute import Event, Local, run
 from amalgam.pipeline.engine.step import Step, ancestors
 from amalgam.pipeline.engine.workspace import Workspace
@@ -356,11 +357,15 @@ def test_a_step_is_logged_in_one_batch_however_long_its_curves(root, epochs, mon
     assert len(batches) == len(set(batches)) == len(record.built) + 1
 
 
-def test_a_damaged_run_record_is_one_sentence(root):
+def test_a_damaged_run_record_is_one_sentence_and_stops_no_other(root, capsys):
     path = build(root).write(root)
     path.write_text("{")
-    with pytest.raises(ValueError, match="is damaged; remove it"):
-        read_runs(root)
+    whole = build(root, epochs=4)
+    with pytest.raises(SystemExit) as ended:
+        main(["sync", "--root", str(root)])
+    first, second = capsys.readouterr().out.splitlines()
+    assert ended.value.code == 1 and str(path) in first and whole.key in second
+    assert len(runs_of(store_of(root))) == 1 + 7
 
 
 def test_the_ui_needs_a_store(tmp_path):
