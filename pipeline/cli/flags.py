@@ -12,6 +12,7 @@ from amalgam.pipeline.engine.data_digests import with_data
 from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.engine.user_code import load_name
 from amalgam.pipeline.experiments import EXPERIMENTS
+from amalgam.pipeline.experiments.flags import flat
 from amalgam.tasks.near_names import unknown_name
 
 Experiment: TypeAlias = Callable[..., Step]
@@ -27,11 +28,14 @@ def find_experiment(name: str) -> Experiment:
     experiment = load_name(name, "function")
     if not callable(experiment):
         raise ValueError(f"{name} is no function, but a value")
-    return experiment
+    return flat(experiment)
 
 
 def flags_of(experiment: Experiment) -> list[inspect.Parameter]:
-    """The experiment's parameters as typer options: `Annotated[float, "help"]` documents one, tuples take commas."""
+    """The experiment's parameters as typer options: `Annotated[float, "help"]` documents one, tuples take commas.
+
+    Fields of a group are parameters of the experiment: see `pipeline.experiments.flags`.
+    """
     hints = get_type_hints(experiment, include_extras=True)
     parameters = inspect.signature(experiment).parameters.values()
     return [_flag(parameter, hints.get(parameter.name)) for parameter in parameters if parameter.name != DATA_ROOT]

@@ -9,18 +9,28 @@ Weights are those that open_clip has put on this machine; a message says how to 
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from amalgam.pipeline.engine.step import Step
-from amalgam.pipeline.experiments.clip_variants import WAYS
-from amalgam.pipeline.experiments.flags import Floats, Ints, Texts
+from amalgam.pipeline.experiments.clip_variants import Ways
+from amalgam.pipeline.experiments.flags import (
+    Autoencoders,
+    Corruptions,
+    LabelSmoothing,
+    Optimisation,
+    Precision,
+    Sweep,
+    Texts,
+    flat,
+    in_words,
+)
 from amalgam.pipeline.experiments.robust_graph import robust_graph
-from amalgam.pipeline.experiments.robust_recipe import Anchoring, Prices, RobustRecipe, Seeded
+from amalgam.pipeline.experiments.robust_recipe import AnchorFlag, Prices, RobustRecipe, Seeded
 from amalgam.pipeline.steps.clip.backbones import OPENED, OpenedConfig
 from amalgam.pipeline.steps.clip.saes import SAEsConfig
 from amalgam.tasks.clip.testing.suites import SUITES, Pictures, Suite, domain_folders, image_folder
 from amalgam.tasks.clip.testing.test_sets import corrupted_sets
-from amalgam.tasks.data.sources import CORRUPTIONS, LabelledConfig, Source
+from amalgam.tasks.data.sources import LabelledConfig, Source
 from amalgam.tasks.models.clip_spec import ClipSpec, Preprocessing
 from amalgam.tasks.near_names import unknown_name
 from amalgam.tasks.sae.config import SAESpec, SAETrainConfig, TopK
@@ -33,74 +43,99 @@ TUNABLE = tuple(name for name in SUITES if name != "others")
 KINDS = (*TUNABLE, "imagefolder:PATH", "domains:PATH@DOMAIN")
 
 
+@dataclass(frozen=True)
+class Backbone:
+    """A CLIP whose weights are on this machine."""
+
+    architecture: Annotated[str, "Name of an open_clip architecture."] = "ViT-B-16"
+    pretrained: Annotated[str | None, "Tag of open_clip's weights on this machine; none with --checkpoint."] = "openai"
+    checkpoint: Annotated[str | None, "File of weights instead of a tag."] = None
+    image_size: Annotated[int, "Side in pixels that the backbone reads."] = 224
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How it reads pictures."""
+        return Preprocessing(size=(self.image_size, self.image_size))
+
+    @property
+    def spec(self) -> ClipSpec:
+        """What the model is built from."""
+        return ClipSpec(
+            architecture=self.architecture, pretrained=None if self.checkpoint else self.pretrained,
+            checkpoint=self.checkpoint, preprocessing=self.preprocessing,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LargeTraining:
+    """What matters where networks are large."""
+
+    accumulate: Annotated[int, "Parts in which a batch is computed, where it does not fit."] = 1
+    warmup_steps: Annotated[int, "Steps in which the learning rate rises."] = 500
+    label_smoothing: LabelSmoothing = 0.0
+    precision: Precision = "bf16"
+    compile: Annotated[bool, "Compile networks with torch.compile before training them."] = False
+
+    def config(self, chosen: Optimisation) -> TrainConfig:
+        """All of how the classifier is trained."""
+        return TrainConfig(
+            epochs=chosen.epochs, batch_size=chosen.batch_size, accumulate=self.accumulate, optimizer="adamw",
+            learning_rate=chosen.learning_rate, weight_decay=chosen.weight_decay, schedule="cosine",
+            warmup_steps=self.warmup_steps, label_smoothing=self.label_smoothing, precision=self.precision,
+            clip_norm=1.0, augment="resized_crop",
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What is fine-tuned on, and what is tested."""
+
+    suite: Annotated[str, f"What to fine-tune and test on: {', '.join(KINDS)}."]
+    tests: Annotated[Texts, "Which of the suite's test sets; default: all."] = ()
+    forgetting: Annotated[Texts, "Sets of other classes to test too, such as cifar100,dtd."] = ()
+    skip_damaged: Annotated[bool, "Leave out pictures that cannot be decoded, and count them."] = False
+    validation_share: Annotated[float, "Share of the training pictures held out for every choice."] = 0.02
+    anchor_data: Annotated[str | None, "Unlabelled pictures for the methods that use them: imagefolder:PATH."] = None
+
+    def opened(self, backbone: Backbone, corrupted: Corruptions, root: Path | None) -> "_Opened":
+        """The suite as the backbone reads its pictures, corrupted test sets added."""
+        pictures = Pictures.of(backbone.preprocessing, skip_damaged=self.skip_damaged)
+        chosen = _suite(self.suite, self.tests, self.forgetting, root, pictures)
+        shifted = corrupted_sets(chosen.test_sets, corrupted.corruptions, corrupted.severities)
+        chosen = chosen.model_copy(update={"test_sets": (*chosen.test_sets, *shifted)})
+        unlabelled = pictures.stored(self.anchor_data, "train") if self.anchor_data else None
+        return _Opened(backbone.spec, chosen, self.validation_share, unlabelled)
+
+
+@flat
 def clip_finetune(
     *,
     data_root: Path | None = None,
-    suite: Annotated[str, f"What to fine-tune and test on: {', '.join(KINDS)}."],
-    tests: Annotated[Texts, "Which of the suite's test sets; default: all."] = (),
-    forgetting: Annotated[Texts, "Sets of other classes to test too, such as cifar100,dtd."] = (),
-    corruptions: Annotated[
-        Texts, f"Corruptions of the test pictures to test on too: all, or some of {', '.join(CORRUPTIONS)}."
-    ] = (),
-    severities: Annotated[Ints, "How much to corrupt, from 1 to 5."] = (1, 3, 5),
-    architecture: Annotated[str, "Name of an open_clip architecture."] = "ViT-B-16",
-    pretrained: Annotated[str | None, "Tag of open_clip's weights on this machine; none with --checkpoint."] = "openai",
-    checkpoint: Annotated[str | None, "File of weights instead of a tag."] = None,
-    image_size: Annotated[int, "Side in pixels that the backbone reads."] = 224,
-    skip_damaged: Annotated[bool, "Leave out pictures that cannot be decoded, and count them."] = False,
+    tested: Tested,
+    corrupted: Corruptions = Corruptions(),
+    backbone: Backbone = Backbone(),
     seeds: Annotated[int, "Repetitions, each with its own order and held-out images."] = 1,
-    methods: Annotated[Texts, f"Ways to fine-tune: {WAYS}."] = ("ft", "l2", "sae-mask"),
-    strengths: Annotated[Floats, "The grid of lambda, the same for every method that has one."] = (7.0, 70.0, 700.0),
-    alphas: Annotated[Floats, "Shares of the fine-tuned weights in WiSE-FT: 0 is the CLIP before, 1 after."] = (
-        0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0,
-    ),
-    validation_share: Annotated[float, "Share of the training pictures held out for every choice."] = 0.02,
-    epochs: Annotated[int, "Passes over the labelled pictures; validation chooses the one to keep."] = 10,
-    batch_size: Annotated[int, "Pictures per step, over all processes."] = 32,
-    accumulate: Annotated[int, "Parts in which a batch is computed, where it does not fit."] = 1,
-    learning_rate: Annotated[float, "Highest learning rate."] = 1e-5,
-    weight_decay: Annotated[float, "Weight decay of AdamW."] = 0.1,
-    warmup_steps: Annotated[int, "Steps in which the learning rate rises."] = 500,
-    label_smoothing: Annotated[float, "Share of the target spread over all classes."] = 0.0,
-    precision: Annotated[Literal["fp32", "bf16", "fp16"], "Number format of training under autocast."] = "bf16",
-    compile: Annotated[bool, "Compile networks with torch.compile before training them."] = False,
-    k: Annotated[int, "Latents that each image activates; the width of the features over 32 is usual."] = 16,
-    expansion: Annotated[float, "Latents per dimension of the features."] = 4.0,
-    sae_epochs: Annotated[int, "Passes over the staged features."] = 50,
-    anchors: Annotated[Anchoring, "Frozen features: live, staged for every view, or once for clean images."] = "views",
-    anchor_data: Annotated[str | None, "Unlabelled pictures for the methods that use them: imagefolder:PATH."] = None,
+    methods: Ways = ("ft", "l2", "sae-mask"),
+    sweep: Sweep = Sweep(strengths=(7.0, 70.0, 700.0), alphas=tuple(step / 10 for step in range(1, 11))),
+    training: Optimisation = Optimisation(epochs=10, batch_size=32, learning_rate=1e-5),
+    large: LargeTraining = LargeTraining(),
+    autoencoders: Autoencoders = Autoencoders(k=16, sae_epochs=50),
+    anchors: AnchorFlag = "views",
     parts: Annotated[int, "Shares of the pictures that are encoded side by side."] = 1,
-    tolerance: Annotated[float, "Validation accuracy that a stronger hold may cost, as a share."] = 0.01,
     assumed_tflops: Annotated[float, "Speed of a worker in TFLOP/s, for plan's guess of the time."] = 60.0,
-) -> Step:  # fmt: skip
+) -> Step:
     """Fine-tune a CLIP on real pictures, hold its features, and see on shifts and other classes what it lost."""
-    settings = {name.replace("_", " "): str(value) for name, value in locals().items() if name != "data_root"}
-    preprocessing = Preprocessing(size=(image_size, image_size))
-    pictures = Pictures.of(preprocessing, skip_damaged=skip_damaged)
-    chosen = _suite(suite, tests, forgetting, data_root, pictures)
-    shifted = corrupted_sets(chosen.test_sets, corruptions, severities)
-    chosen = chosen.model_copy(update={"test_sets": (*chosen.test_sets, *shifted)})
-    spec = ClipSpec(
-        architecture=architecture, pretrained=None if checkpoint else pretrained, checkpoint=checkpoint,
-        preprocessing=preprocessing,
-    )  # fmt: skip
-    assert chosen.labelled is not None, "suites that only test cannot be chosen"
-    unlabelled = pictures.stored(anchor_data, "train") if anchor_data else None
+    settings = in_words({name: value for name, value in locals().items() if name != "data_root"})
+    opened = tested.opened(backbone, corrupted, data_root)
+    sae = SAESpec(sparsity=TopK(k=autoencoders.k), expansion=autoencoders.expansion)
     return robust_graph(
         RobustRecipe(
-            title=f"Fine-tuning {architecture} on {suite}", settings=settings, seeds=seeds,
-            seeded=_Opened(spec, chosen, validation_share, unlabelled), class_names=chosen.class_names,
-            templates=chosen.templates, methods=methods, factors=strengths, alphas=alphas, tolerance=tolerance,
-            training=TrainConfig(
-                epochs=epochs, batch_size=batch_size, accumulate=accumulate, optimizer="adamw",
-                learning_rate=learning_rate, weight_decay=weight_decay, schedule="cosine", warmup_steps=warmup_steps,
-                label_smoothing=label_smoothing, precision=precision, clip_norm=1.0, augment="resized_crop",
-            ),
-            anchoring=anchors, num_parts=parts, compiled=compile,
-            saes=SAEsConfig(
-                specs=(SAESpec(sparsity=TopK(k=k), expansion=expansion),), training=SAETrainConfig(epochs=sae_epochs)
-            ),
-            prices=_prices(suite, architecture, image_size, epochs, assumed_tflops),
+            title=f"Fine-tuning {backbone.architecture} on {tested.suite}", settings=settings, seeds=seeds,
+            seeded=opened, class_names=opened.suite.class_names, templates=opened.suite.templates, methods=methods,
+            factors=sweep.strengths, alphas=sweep.alphas, tolerance=sweep.tolerance, training=large.config(training),
+            anchoring=anchors, num_parts=parts, compiled=large.compile,
+            saes=SAEsConfig(specs=(sae,), training=SAETrainConfig(epochs=autoencoders.sae_epochs)),
+            prices=_prices(tested.suite, backbone, training.epochs, assumed_tflops),
         )
     )  # fmt: skip
 
@@ -149,10 +184,10 @@ def _suite(name: str, tests: Texts, forgetting: Texts, root: Path | None, pictur
     return suite.model_copy(update={"test_sets": (*suite.test_sets, *others.test_sets)})
 
 
-def _prices(suite: str, architecture: str, image_size: int, epochs: int, tflops: float) -> Prices:
+def _prices(suite: str, backbone: Backbone, epochs: int, tflops: float) -> Prices:
     """Seconds from arithmetic alone; reading pictures can take longer."""
     images = IMAGES.get(suite, 10_000)
-    forward = images * FORWARD_TFLOP.get(architecture, 0.0351) * (image_size / 224) ** 2 / tflops
+    forward = images * FORWARD_TFLOP.get(backbone.architecture, 0.0351) * (backbone.image_size / 224) ** 2 / tflops
     return Prices(
         classifier_bytes=400_000_000, tuning_seconds=STEP * forward * epochs, testing_seconds=forward,
         features_seconds=forward, features_bytes=images * 512 * 4,

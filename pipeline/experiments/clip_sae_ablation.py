@@ -15,30 +15,28 @@ from typing import Annotated
 
 from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.experiments.clip_variants import VARIANTS
-from amalgam.pipeline.experiments.flags import Floats, Ints, Texts
+from amalgam.pipeline.experiments.flags import Autoencoders, Floats, Ints, Optimisation, Sweep, Texts, flat, in_words
 from amalgam.pipeline.experiments.robust_graph import robust_graph
 from amalgam.pipeline.experiments.robust_recipe import RobustRecipe
 from amalgam.pipeline.experiments.styled_world import (
     SAE_INPUTS,
     SAE_RECIPES,
     STYLE_ROLES,
+    SAESeeds,
     SAESetting,
-    StyledImages,
+    SmallWorld,
     finetuning,
-    sized_world,
 )
 from amalgam.pipeline.reports.robustness.config import PLAIN
-from amalgam.tasks.toy_clip.worlds import WORLDS
 
 BASE = "sae-mask"
 
 
+@flat
 def clip_sae_ablation(
     *,
-    world: Annotated[str, f"What is drawn and which network learns it: {', '.join(WORLDS)}."] = "digits",
-    seeds: Annotated[int, "Repetitions, each with its own CLIP, images and order."] = 3,
-    k: Annotated[int, "Latents that each image activates, in the base."] = 4,
-    expansion: Annotated[float, "Latents per dimension of the features, in the base."] = 4.0,
+    data: SmallWorld = SmallWorld(),
+    autoencoders: Autoencoders = Autoencoders(),
     ks: Annotated[Ints, "Other numbers of active latents to try."] = (2, 8, 16),
     expansions: Annotated[Floats, "Other numbers of latents per dimension to try."] = (2.0, 8.0),
     recipes: Annotated[
@@ -47,39 +45,26 @@ def clip_sae_ablation(
     inputs: Annotated[
         Texts, f"Other features to train and to hold to try, of {', '.join(SAE_INPUTS)}; the base is unit."
     ] = ("raw",),
-    strengths: Annotated[Floats, "The grid of lambda, the same for all."] = (3.0, 10.0, 30.0, 100.0),
-    alphas: Annotated[Floats, "Shares of the fine-tuned weights in WiSE-FT, such as 0.5,1; 1 alone leaves it out."] = (
-        1.0,
-    ),
-    sae_epochs: Annotated[int, "Passes over the staged features."] = 60,
-    sae_seeds: Annotated[int, "Autoencoders of each kind; fine-tuning uses the first, quality is their mean."] = 2,
-    images: Annotated[int, "Labelled images in the style that is tuned on."] = 8000,
-    validation_share: Annotated[float, "Share of those held out to choose epoch, strength and alpha by."] = 0.25,
-    test_images: Annotated[int, "Test images each: plain, all seen styles, all unseen ones, and so on."] = 4000,
-    pretrain_images: Annotated[int | None, "Pictures that the CLIP learns from; default: those of its world."] = None,
-    width: Annotated[int | None, "Channels of the image tower, a multiple of 32; default: those of its world."] = None,
-    epochs: Annotated[int, "Passes over the labelled images; validation chooses the one to keep."] = 6,
-    batch_size: Annotated[int, "Images per step."] = 128,
-    learning_rate: Annotated[float, "Highest learning rate of fine-tuning."] = 5e-4,
-    weight_decay: Annotated[float, "Weight decay of fine-tuning."] = 0.1,
-    tolerance: Annotated[float, "Validation accuracy that a stronger hold may cost, as a share."] = 0.01,
+    sweep: Sweep = Sweep(strengths=(3.0, 10.0, 30.0, 100.0), alphas=(1.0,)),
+    sae_seeds: SAESeeds = 2,
+    training: Optimisation = Optimisation(),
 ) -> Step:
     """Fine-tune one CLIP with autoencoders that differ in one thing each, and see how good both come out."""
-    settings = {name.replace("_", " "): str(value) for name, value in locals().items()}
-    chosen, base = sized_world(world, pretrain_images, width), SAESetting(k, expansion)
+    settings = in_words(locals())
+    chosen, base = data.chosen(), SAESetting(autoencoders.k, autoencoders.expansion)
     tried = one_thing_each(base, ks, expansions, recipes, inputs)
-    made = {name: setting.config(chosen, sae_seeds, sae_epochs) for name, setting in tried.items()}
+    made = {name: setting.config(chosen, sae_seeds, autoencoders.sae_epochs) for name, setting in tried.items()}
     ways = {PLAIN: VARIANTS[PLAIN]} | {
         name: replace(VARIANTS[BASE], about=_about(tried[name]), saes=saes) for name, saes in made.items()
     }
     return robust_graph(
         RobustRecipe(
-            title=f"The autoencoder of SAE-FT, on a CLIP of {world}", settings=settings, seeds=seeds,
-            seeded=StyledImages(chosen, images, validation_share, test_images),
+            title=f"The autoencoder of SAE-FT, on a CLIP of {data.world}", settings=settings, seeds=data.seeds,
+            seeded=data.images_of(chosen),
             class_names=chosen.class_names, templates=chosen.captions.class_templates(),
-            methods=tuple(ways), ways=ways, factors=strengths,
-            training=finetuning(epochs, batch_size, learning_rate, weight_decay, "none"),
-            anchoring="views", alphas=alphas, tolerance=tolerance, saes=made[BASE], sae_roles=STYLE_ROLES,
+            methods=tuple(ways), ways=ways, factors=sweep.strengths,
+            training=finetuning(training, "none"),
+            anchoring="views", alphas=sweep.alphas, tolerance=sweep.tolerance, saes=made[BASE], sae_roles=STYLE_ROLES,
         )
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ about as strong for one as for another. Importable without torch.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from amalgam.pipeline.steps.clip.saes import SAEsConfig
 from amalgam.tasks.clip.finetuning.regulariser import Regulariser
@@ -94,8 +94,8 @@ VARIANTS: dict[str, Variant] = {
     "sae-unlabelled": Variant("change of latents on such images", SparseChange(latents=1.0), anchor_on="unlabelled"),
 }
 
-WAYS = ", ".join(VARIANTS)
-"""Their names, for help pages."""
+Ways = Annotated[tuple[str, ...], f"Ways to fine-tune: {', '.join(VARIANTS)}."]
+"""The flag that chooses some of them."""
 
 
 def variant(name: str, known: Mapping[str, Variant] = VARIANTS) -> Variant:

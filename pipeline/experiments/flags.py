@@ -1,5 +1,123 @@
-"""Types of flags that take several values, given with commas."""
+"""The flags of experiments: types of several values, and groups of flags that belong together.
+
+A group is a frozen dataclass whose fields have a type and a help text, such as `Optimisation`. An experiment takes it
+as one parameter, whose default may differ from that of other experiments; `flat` makes its fields flags of their own.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
+from functools import wraps
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+
+from amalgam.tasks.data.sources import CORRUPTIONS
 
 Floats = tuple[float, ...]
 Ints = tuple[int, ...]
 Texts = tuple[str, ...]
+LabelSmoothing = Annotated[float, "Share of the target spread over all classes."]
+Precision = Annotated[Literal["fp32", "bf16", "fp16"], "Number format of training under autocast."]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """How networks are trained, in what all experiments choose."""
+
+    epochs: Annotated[int, "Passes over the training images; validation chooses the one to keep."] = 6
+    batch_size: Annotated[int, "Images per step, over all processes."] = 128
+    learning_rate: Annotated[float, "Highest learning rate."] = 5e-4
+    weight_decay: Annotated[float, "Weight decay, as in torch.optim."] = 0.1
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is tried of every way to fine-tune, and how one of it is chosen."""
+
+    strengths: Annotated[Floats, "The grid of lambda, the same for every method that has one."] = (30.0, 100.0, 300.0)
+    alphas: Annotated[
+        Floats, "Shares of the fine-tuned weights in WiSE-FT: 0 is the CLIP before, 1 after; 1 alone leaves it out."
+    ] = (0.3, 0.5, 0.7, 1.0)
+    tolerance: Annotated[
+        float, "Largest drop in validation accuracy (fraction) accepted when choosing a larger regularisation strength."
+    ] = 0.01
+
+
+@dataclass(frozen=True)
+class Autoencoders:
+    """The sparse autoencoder that features are read with."""
+
+    k: Annotated[int, "Latents that each image activates; the width of the features over 32 is usual."] = 4
+    expansion: Annotated[float, "Latents per dimension of the features."] = 4.0
+    sae_epochs: Annotated[int, "Passes over the staged features."] = 60
+
+
+@dataclass(frozen=True)
+class Corruptions:
+    """Corrupted test images."""
+
+    corruptions: Annotated[
+        Texts, f"Corruptions of the test images to test on too: all, or some of {', '.join(CORRUPTIONS)}."
+    ] = ()
+    severities: Annotated[Ints, "How much to corrupt, from 1 to 5."] = (1, 3, 5)
+
+
+def flat(experiment: Callable[..., T]) -> Callable[..., T]:
+    """The same experiment, called with the fields of its groups in place of the groups.
+
+    Raises ValueError if two of its parameters come to have one name.
+    """
+    hints = get_type_hints(experiment, include_extras=True)
+    given = inspect.signature(experiment)
+    groups = {name: hint for name, hint in hints.items() if name in given.parameters and _is_group(hint)}
+    if not groups:
+        return experiment
+    parameters = [flag for each in given.parameters.values() for flag in _flags(each, hints.get(each.name))]
+    names = [parameter.name for parameter in parameters]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"{experiment.__qualname__} has two parameters {min(twice)!r}: rename one")
+
+    @wraps(experiment)
+    def flattened(**arguments: Any) -> T:
+        made = {name: _made(given.parameters[name].default, kind, arguments) for name, kind in groups.items()}
+        return experiment(**arguments, **made)
+
+    flattened.__signature__ = given.replace(parameters=parameters)  # type: ignore[attr-defined]
+    flattened.__annotations__ = {each.name: each.annotation for each in parameters} | {"return": hints.get("return")}
+    return flattened
+
+
+def in_words(arguments: Mapping[str, Any]) -> dict[str, str]:
+    """What was chosen by name, for readers of a report; groups field by field."""
+    found: dict[str, Any] = {}
+    for name, value in arguments.items():
+        found |= {f.name: getattr(value, f.name) for f in fields(value)} if _is_group(type(value)) else {name: value}
+    return {name.replace("_", " "): str(value) for name, value in found.items()}
+
+
+def _is_group(hint: Any) -> bool:
+    return isinstance(hint, type) and is_dataclass(hint)
+
+
+def _flags(parameter: inspect.Parameter, hint: Any) -> list[inspect.Parameter]:
+    if not _is_group(hint):
+        return [parameter if hint is None else parameter.replace(annotation=hint)]
+    hints = get_type_hints(hint, include_extras=True)
+    return [
+        inspect.Parameter(
+            f.name, inspect.Parameter.KEYWORD_ONLY, annotation=hints[f.name], default=_default(f, parameter.default)
+        )
+        for f in fields(hint)
+    ]
+
+
+def _default(field: Field[Any], group: Any) -> Any:
+    if group is not inspect.Parameter.empty:
+        return getattr(group, field.name)
+    return inspect.Parameter.empty if field.default is MISSING else field.default
+
+
+def _made(default: Any, kind: Any, arguments: dict[str, Any]) -> Any:
+    """The group, its fields taken out of the arguments."""
+    chosen = {f.name: arguments.pop(f.name) for f in fields(kind) if f.name in arguments}
+    return kind(**chosen) if default is inspect.Parameter.empty else replace(default, **chosen)

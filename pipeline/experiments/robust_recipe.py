@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.experiments.clip_variants import VARIANTS, Variant, variant
@@ -15,6 +15,7 @@ from amalgam.tasks.training.config import TrainConfig
 MEGA = 1_000_000
 Anchoring = Literal["live", "views", "clean"]
 """Where frozen features come from: computed beside training, staged for every view, or staged once unaugmented."""
+AnchorFlag = Annotated[Anchoring, "Frozen features: live, staged for every view, or once for clean images."]
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Literal
+from typing import Annotated, Literal
 
-from amalgam.pipeline.experiments.flags import Texts
+from amalgam.pipeline.experiments.flags import Corruptions, Optimisation, Texts
 from amalgam.pipeline.experiments.robust_recipe import Seeded
 from amalgam.pipeline.steps.clip.backbones import PRETRAINED, PretrainedConfig
 from amalgam.pipeline.steps.clip.saes import SAEsConfig
@@ -25,20 +25,42 @@ SAE_INPUTS = {"unit": True, "raw": False}
 """Whether they read features of norm 1, or as the encoder gives them."""
 
 
-def sized_world(name: str, pretrain_images: int | None, width: int | None) -> World:
-    """The world of that name, made smaller or larger. Raises ValueError, with near names, if there is none."""
-    if name not in WORLDS:
-        raise unknown_name("world", name, WORLDS)
-    return WORLDS[name].sized(pretrain_images, width)
+SAESeeds = Annotated[int, "Autoencoders of each kind; fine-tuning uses the first, quality is their mean."]
 
 
-def finetuning(
-    epochs: int, batch_size: int, learning_rate: float, weight_decay: float, augment: Literal["none", "shift"]
-) -> TrainConfig:
+@dataclass(frozen=True)
+class SmallWorld:
+    """A small world of styles, and the images of it that are fine-tuned on and tested on."""
+
+    world: Annotated[str, f"What is drawn and which network learns it: {', '.join(WORLDS)}."] = "digits"
+    seeds: Annotated[int, "Repetitions, each with its own CLIP, images and order."] = 3
+    images: Annotated[int, "Labelled images in the style that is tuned on."] = 8000
+    validation_share: Annotated[float, "Share of those held out to choose epoch, strength and alpha by."] = 0.25
+    test_images: Annotated[int, "Test images each: plain, all seen styles, all unseen ones, and so on."] = 4000
+    pretrain_images: Annotated[int | None, "Pictures that the CLIP learns from; default: those of its world."] = None
+    width: Annotated[int | None, "Channels of the image tower, a multiple of 32; default: those of its world."] = None
+
+    def chosen(self) -> World:
+        """The world of that name, made smaller or larger. Raises ValueError, with near names, if there is none."""
+        if self.world not in WORLDS:
+            raise unknown_name("world", self.world, WORLDS)
+        return WORLDS[self.world].sized(self.pretrain_images, self.width)
+
+    def images_of(
+        self, world: World, natural: Texts = (), corrupted: Corruptions = Corruptions(severities=())
+    ) -> "StyledImages":
+        """The images of that world by seed."""
+        return StyledImages(
+            world, self.images, self.validation_share, self.test_images, natural,
+            corrupted.corruptions, corrupted.severities,
+        )  # fmt: skip
+
+
+def finetuning(chosen: Optimisation, augment: Literal["none", "shift"]) -> TrainConfig:
     """How a small CLIP is fine-tuned."""
     return TrainConfig(
-        epochs=epochs, batch_size=batch_size, optimizer="adamw", learning_rate=learning_rate,
-        weight_decay=weight_decay, schedule="cosine", warmup_epochs=min(0.5, epochs / 4), clip_norm=1.0,
+        epochs=chosen.epochs, batch_size=chosen.batch_size, optimizer="adamw", learning_rate=chosen.learning_rate,
+        weight_decay=chosen.weight_decay, schedule="cosine", warmup_epochs=min(0.5, chosen.epochs / 4), clip_norm=1.0,
         augment=augment,
     )  # fmt: skip
 
