@@ -72,7 +72,11 @@ def flat(experiment: Callable[..., T]) -> Callable[..., T]:
     groups = {name: hint for name, hint in hints.items() if name in given.parameters and _is_group(hint)}
     if not groups:
         return experiment
-    parameters = [flag for each in given.parameters.values() for flag in _flags(each, hints.get(each.name))]
+    parameters = [
+        flag
+        for each in given.parameters.values()
+        for flag in _flags(each, hints.get(each.name, inspect.Parameter.empty))
+    ]
     names = [parameter.name for parameter in parameters]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"{experiment.__qualname__} has two parameters {min(twice)!r}: rename one")
@@ -100,15 +104,13 @@ def _is_group(hint: Any) -> bool:
 
 
 def _flags(parameter: inspect.Parameter, hint: Any) -> list[inspect.Parameter]:
+    def flag(name: str, hint: Any, default: Any) -> inspect.Parameter:
+        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=hint, default=default)
+
     if not _is_group(hint):
-        return [parameter if hint is None else parameter.replace(annotation=hint)]
+        return [flag(parameter.name, hint, parameter.default)]
     hints = get_type_hints(hint, include_extras=True)
-    return [
-        inspect.Parameter(
-            f.name, inspect.Parameter.KEYWORD_ONLY, annotation=hints[f.name], default=_default(f, parameter.default)
-        )
-        for f in fields(hint)
-    ]
+    return [flag(f.name, hints[f.name], _default(f, parameter.default)) for f in fields(hint)]
 
 
 def _default(field: Field[Any], group: Any) -> Any:
