@@ -6,7 +6,7 @@ the form "reference_mean".
 
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, NonNegativeInt, model_validator
 
 from amalgam.tasks.clip.finetuning.regulariser import Regulariser, Term
 
@@ -138,6 +138,63 @@ class SupportHinge(_WithResidual):
     """How far below it they are to stay, in units of activation; above 0 also features that have not moved pay."""
 
 
+class OffSupport(Regulariser):
+    """Squared change outside the span of an image's active atoms, free inside: re-weight what is there, add nothing."""
+
+    TERMS = (
+        Term("off_support_change", "outside", "features", "sae"),
+        Term("on_support_change", "inside", "features", "sae"),
+    )
+
+    outside: float = Field(default=1.0, ge=0)
+    """Weight of the change that the active atoms do not make."""
+    inside: float = Field(default=0.0, ge=0)
+    """Weight of the change along them; equal to `outside` this is L2."""
+
+
+class OffSupportLatents(_Single):
+    """OffSupport counted latent by latent: the change along each inactive atom."""
+
+    TERMS = (Term("off_support_latents", "weight", "latents", "sae"),)
+
+
+class OffSupportAddRemove(Regulariser):
+    """Increases along inactive atoms, and decreases of the coefficients of active ones."""
+
+    TERMS = (
+        Term("added_latents", "added", "latents", "sae"),
+        Term("removed_latents", "removed", "latents", "sae"),
+    )
+
+    added: float = Field(default=1.0, ge=0)
+    """Weight of squared increases along inactive atoms."""
+    removed: float = Field(default=0.02, ge=0)
+    """Weight of squared decreases of active ones."""
+
+
+class Selective(_Single):
+    """What may come, what must stay: increases of forbidden latents and decreases of kept ones; the rest is free."""
+
+    TERMS = (Term("selected_change", "weight", "one", "sae", ("forbid", "keep", "others")),)
+
+    forbid: tuple[NonNegativeInt, ...] = ()
+    """Latents along whose atoms features must not grow."""
+    keep: tuple[NonNegativeInt, ...] = ()
+    """Latents along whose atoms features must not shrink."""
+    others: float = Field(default=0.0, ge=0)
+    """Weight of the change along all other atoms, in units of that of the selected ones."""
+
+    @model_validator(mode="after")
+    def _rules_agree(self) -> "Selective":
+        if both := sorted(set(self.forbid) & set(self.keep)):
+            raise ValueError(f"latent {both[0]} is both forbidden and kept: choose one")
+        return self
+
+    @property
+    def _active(self) -> tuple[Term, ...]:
+        return super()._active if self.forbid or self.keep or self.others else ()
+
+
 class L2SP(_Single):
     """Squared distance of the parameters from the frozen ones (Li et al. 2018); both forms are one."""
 
@@ -145,7 +202,23 @@ class L2SP(_Single):
 
 
 REGULARISERS: tuple[type[Regulariser], ...] = (
-    NoPenalty, L2, L1, Nuclear, SquaredHingeNuclear, LDIFS, PCA, SparseChange, SparseWasserstein, SparseKL,
-    SAEMask, AddRemove, SupportHinge, L2SP,
-)  # fmt: skip
+    NoPenalty,
+    L2,
+    L1,
+    Nuclear,
+    SquaredHingeNuclear,
+    LDIFS,
+    PCA,
+    SparseChange,
+    SparseWasserstein,
+    SparseKL,
+    SAEMask,
+    AddRemove,
+    SupportHinge,
+    OffSupport,
+    OffSupportLatents,
+    OffSupportAddRemove,
+    Selective,
+    L2SP,
+)
 """Every regulariser, for names on the command line, property tests and documentation."""

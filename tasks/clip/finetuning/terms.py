@@ -10,7 +10,24 @@ from ot.batch import solve_batch
 from torch import Tensor
 
 from amalgam.tasks.clip.finetuning.drift import Drift
+from amalgam.tasks.clip.finetuning.support import (
+    added_latents,
+    off_support_change,
+    off_support_latents,
+    on_support_change,
+    removed_latents,
+    selected_change,
+)
 from amalgam.tasks.sae.autoencoder import unit
+
+__all__ = [
+    "added_latents",
+    "off_support_change",
+    "off_support_latents",
+    "on_support_change",
+    "removed_latents",
+    "selected_change",
+]
 
 TINY = 1e-30  # keeps the logarithm of a mass finite; far below any mass in float32
 SMOOTHING = 1e-8  # mass lent to every latent, so that divergences between disjoint supports are finite
