@@ -85,11 +85,17 @@ class Explainer:
         """The explanation. Raises ValueError if there were no images, or none of some domain."""
         before, after = (meter.result() for meter in self.latents)
         return Explanation(
-            before.images[1], before, after, self.changes.result(), self.shares.result(), self.flips.result(),
-            {target: self.clamps.result(target) for target in TARGETS}, self.clamps.accuracies(),
+            before.images[1],
+            before,
+            after,
+            self.changes.result(),
+            self.shares.result(),
+            self.flips.result(),
+            {target: self.clamps.result(target) for target in TARGETS},
+            self.clamps.accuracies(),
             tuple((old.result(), new.result()) for old, new in self.quality),
             self._directions(before, after),
-        )  # fmt: skip
+        )
 
     def _directions(self, before: LatentTable, after: LatentTable) -> Tensor:
         places = [

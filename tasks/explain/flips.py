@@ -67,9 +67,15 @@ def flips_of(compared: Compared, parts: Parts) -> Flips:
     was, is_now = old == compared.labels, new == compared.labels
     kinds = torch.where(was, 0, torch.where(is_now, 1, 2))
     return Flips(
-        rows, old[rows], new[rows], kinds[rows], margin.squeeze(1)[rows],
-        Parts(rise.latents[rows], rise.error[rows], rise.head[rows]), largest.indices, largest.values,
-    )  # fmt: skip
+        rows,
+        old[rows],
+        new[rows],
+        kinds[rows],
+        margin.squeeze(1)[rows],
+        Parts(rise.latents[rows], rise.error[rows], rise.head[rows]),
+        largest.indices,
+        largest.values,
+    )
 
 
 @dataclass(frozen=True)
@@ -143,10 +149,13 @@ class FlipMeter:
         order = led.argsort(descending=True, stable=True)[: int((led > 0).sum())].tolist()
         groups = tuple(
             FlipGroup(
-                KINDS[group // self.num_latents], group % self.num_latents, int(led[group]),
-                (sums["share"][group] / led[group]).item(), tuple(self.examples[group]),
+                KINDS[group // self.num_latents],
+                group % self.num_latents,
+                int(led[group]),
+                (sums["share"][group] / led[group]).item(),
+                tuple(self.examples[group]),
             )
             for group in order
-        )  # fmt: skip
+        )
         by_domain = sums["domains"].reshape(self.num_domains, len(KINDS))
         return FlipReport(sums["numbers"], sums["explained"], sums["alone"], by_domain, groups)

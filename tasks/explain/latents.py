@@ -90,12 +90,16 @@ class LatentMeter:
         self.sums.require("images to describe latents by")
         sums, top = self.sums, self.strongest
         return LatentTable(
-            sums["class"], sums["domain"], (sums["class images"], sums["domain images"]),
-            sums["activation"] / sums["class"].sum(0).clamp(min=1), top["values"], top["rows"],
+            sums["class"],
+            sums["domain"],
+            (sums["class images"], sums["domain images"]),
+            sums["activation"] / sums["class"].sum(0).clamp(min=1),
+            top["values"],
+            top["rows"],
             label_entropy=entropy(top["values"], top["labels"], self.num_classes),
             domain_entropy=entropy(top["values"], top["domains"], self.num_domains),
             monosemanticity=self.similar.result(),
-        )  # fmt: skip
+        )
 
     def _start(self, activations: Tensor) -> None:
         number = activations.shape[1]

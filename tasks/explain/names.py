@@ -133,6 +133,12 @@ def name_accuracy(names: Names, truth: Tensor) -> NameAccuracy:
     first = names.best[judged, 0]
     chance = truth[judged][:, first].double().mean().item() if judged.any() else 0.0
     return NameAccuracy(
-        int(names.alive.sum()), int(clear.sum()), int(names.named.sum()), int(judged.sum()),
-        int(hits[:, 0].sum()), int(hits.any(1).sum()), int(truth.gather(1, names.best[:, :1]).sum()), chance,
-    )  # fmt: skip
+        int(names.alive.sum()),
+        int(clear.sum()),
+        int(names.named.sum()),
+        int(judged.sum()),
+        int(hits[:, 0].sum()),
+        int(hits.any(1).sum()),
+        int(truth.gather(1, names.best[:, :1]).sum()),
+        chance,
+    )

@@ -15,9 +15,14 @@ class VGG(nn.Module):
     """Stages of convolutions, each followed by a 2x2 max pooling, then a mean over what is left of the image."""
 
     def __init__(
-        self, stages: tuple[tuple[int, ...], ...], in_channels: int, num_classes: int, activation: Activation,
-        batch_norm: bool, bias: bool,
-    ) -> None:  # fmt: skip
+        self,
+        stages: tuple[tuple[int, ...], ...],
+        in_channels: int,
+        num_classes: int,
+        activation: Activation,
+        batch_norm: bool,
+        bias: bool,
+    ) -> None:
         super().__init__()
         self.features = nn.Sequential()
         channels = in_channels

@@ -207,7 +207,16 @@ class SAETrainConfig(_Value):
 
 
 REFERENCE_RECIPE = SAETrainConfig(
-    epochs=100, batch_size=1024, learning_rate=1e-3, weight_decay=0.01, warmup=0, decay=0, clip_norm=None,
-    mean_start=False, tied_start=False, unit_atoms=False, auxk_weight=0,
-)  # fmt: skip
+    epochs=100,
+    batch_size=1024,
+    learning_rate=1e-3,
+    weight_decay=0.01,
+    warmup=0,
+    decay=0,
+    clip_norm=None,
+    mean_start=False,
+    tied_start=False,
+    unit_atoms=False,
+    auxk_weight=0,
+)
 """What the SAE-FT reference does, with TopK(k, signed=True); its loss is ours times a constant, which Adam ignores."""

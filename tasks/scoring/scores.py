@@ -42,11 +42,16 @@ def mean_scores(test_sets: Sequence[Scores]) -> Scores:
     """Unweighted means over test sets, of the metrics that all have."""
     networks = list(test_sets[0].plain[WITHOUT_INTERVAL[0]])
     return Scores(
-        {"accuracy": {name: mean_over_sets([one.resampled["accuracy"][name] for one in test_sets])
-                      for name in networks}},
-        {metric: {name: fmean(one.plain[metric][name] for one in test_sets) for name in networks}
-         for metric in WITHOUT_INTERVAL},
-    )  # fmt: skip
+        {
+            "accuracy": {
+                name: mean_over_sets([one.resampled["accuracy"][name] for one in test_sets]) for name in networks
+            }
+        },
+        {
+            metric: {name: fmean(one.plain[metric][name] for one in test_sets) for name in networks}
+            for metric in WITHOUT_INTERVAL
+        },
+    )
 
 
 def score_rows(scores: Scores, networks: Mapping[str, Network], role: str, test_set: str | None) -> Iterator[Result]:

@@ -94,9 +94,15 @@ class PairWorld(BaseWorld):
     def source(self, part: Part, num_images: int, style: str = "plain", seed: int = 0) -> StyledPairs:
         """Pictures of one style, made of digits that only this part of the experiment sees."""
         return StyledPairs(
-            glyphs=self.glyphs, split="test" if part == "test" else "train", half=_half(part), style=style,
-            num_images=num_images, size=self.size, margin=self.margin, seed=seed,
-        )  # fmt: skip
+            glyphs=self.glyphs,
+            split="test" if part == "test" else "train",
+            half=_half(part),
+            style=style,
+            num_images=num_images,
+            size=self.size,
+            margin=self.margin,
+            seed=seed,
+        )
 
     def natural(self, data: DataSpec, cut: float, num_images: int, seed: int) -> StyledPairs:
         """Digits of other origin with a share `cut` off every border, paired as the world's own."""
@@ -152,18 +158,28 @@ class PhotoWorld(BaseWorld):
     def pretraining_sources(self, seed: int) -> tuple[StyledPhotos, ...]:
         return tuple(
             StyledPhotos(
-                data=photos.data, class_names=photos.class_names, split="train", num_images=1, varied=True, seed=seed,
+                data=photos.data,
+                class_names=photos.class_names,
+                split="train",
+                num_images=1,
+                varied=True,
+                seed=seed,
                 half=_half("pretraining") if photos is self.sets[0] else "all",
             )
             for photos in self.sets
-        )  # fmt: skip
+        )
 
     def source(self, part: Part, num_images: int, style: str = PHOTO_STYLES[0], seed: int = 0) -> StyledPhotos:
         """Photos of one style that only this part of the experiment sees."""
         return StyledPhotos(
-            data=self.sets[0].data, class_names=self.class_names, split="test" if part == "test" else "train",
-            half=_half(part), style=style, num_images=num_images, seed=seed,
-        )  # fmt: skip
+            data=self.sets[0].data,
+            class_names=self.class_names,
+            split="test" if part == "test" else "train",
+            half=_half(part),
+            style=style,
+            num_images=num_images,
+            seed=seed,
+        )
 
     def natural(self, data: DataSpec, cut: float, num_images: int, seed: int) -> Stored:
         """Photos of other origin and the same classes, whole."""
@@ -177,14 +193,14 @@ class PhotoWorld(BaseWorld):
         """The sets that pre-training alone saw, each told apart by its names."""
         return tuple(
             TestSet(
-                name=PurePath(photos.data.name.rpartition(":")[2]).stem, role="forgetting",
-                source=StyledPhotos(
-                    data=photos.data, class_names=photos.class_names, num_images=num_images, seed=seed
-                ),
-                class_names=photos.class_names, templates=self.captions.class_templates(),
+                name=PurePath(photos.data.name.rpartition(":")[2]).stem,
+                role="forgetting",
+                source=StyledPhotos(data=photos.data, class_names=photos.class_names, num_images=num_images, seed=seed),
+                class_names=photos.class_names,
+                templates=self.captions.class_templates(),
             )
             for photos in self.sets[1:]
-        )  # fmt: skip
+        )
 
 
 World = PairWorld | PhotoWorld
@@ -193,15 +209,23 @@ AnyWorld = Annotated[World, Field(discriminator="kind")]
 
 def _half(part: Part) -> Literal["all", "first", "second"]:
     halves: dict[Part, Literal["all", "first", "second"]] = {
-        "pretraining": "first", "finetuning": "second", "test": "all"
-    }  # fmt: skip
+        "pretraining": "first",
+        "finetuning": "second",
+        "test": "all",
+    }
     return halves[part]
 
 
 def small_clip(
-    size: int, patch: int, width: int, layers: int, embed_dim: int,
-    *, text_layers: int = 1, captions: Captions = PAIR_CAPTIONS,
-) -> ClipSpec:  # fmt: skip
+    size: int,
+    patch: int,
+    width: int,
+    layers: int,
+    embed_dim: int,
+    *,
+    text_layers: int = 1,
+    captions: Captions = PAIR_CAPTIONS,
+) -> ClipSpec:
     """A vision transformer and a text transformer, both of open_clip, with the world's own words."""
     vision = {"image_size": size, "patch_size": patch, "width": width, "layers": layers, "head_width": HEAD_WIDTH}
     heads = embed_dim // HEAD_WIDTH
@@ -218,9 +242,16 @@ def _pretraining(
     epochs: int, images_per_epoch: int, batch_size: int, precision: Literal["fp32", "bf16"] = "fp32"
 ) -> PretrainConfig:
     train = TrainConfig(
-        epochs=epochs, batch_size=batch_size, optimizer="adamw", learning_rate=1e-3, weight_decay=0.1,
-        schedule="cosine", warmup_epochs=epochs / 20, clip_norm=1.0, precision=precision,
-    )  # fmt: skip
+        epochs=epochs,
+        batch_size=batch_size,
+        optimizer="adamw",
+        learning_rate=1e-3,
+        weight_decay=0.1,
+        schedule="cosine",
+        warmup_epochs=epochs / 20,
+        clip_norm=1.0,
+        precision=precision,
+    )
     return PretrainConfig(train=train, images_per_epoch=images_per_epoch)
 
 
@@ -262,10 +293,8 @@ WORLDS: dict[str, World] = {
             PhotoSet(data=DataSpec(name="npz:tiny-imagenet-32"), class_names=TINY_IMAGENET_NAMES),
         ),
         wrong_captions=0.25,
-        clip=small_clip(
-            size=32, patch=4, width=256, layers=8, embed_dim=256, text_layers=3, captions=PHOTO_CAPTIONS
-        ),
+        clip=small_clip(size=32, patch=4, width=256, layers=8, embed_dim=256, text_layers=3, captions=PHOTO_CAPTIONS),
         pretraining=_pretraining(epochs=30, images_per_epoch=204_800, batch_size=1024, precision="bf16"),
     ),
-}  # fmt: skip
+}
 """Worlds by name: a demonstration of a minute on one core, the full size of it, and photos for a GPU."""

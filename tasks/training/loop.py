@@ -190,9 +190,14 @@ class _Run:
     def _batches(self, epoch: int, generator: torch.Generator) -> Iterator[Batch]:
         task = self.task
         return shuffled_batches(
-            task.images, task.indices, task.config.batch_size,
-            generator=generator, augment=augmentation(task.config, epoch), device=task.device, part=task.world.part,
-        )  # fmt: skip
+            task.images,
+            task.indices,
+            task.config.batch_size,
+            generator=generator,
+            augment=augmentation(task.config, epoch),
+            device=task.device,
+            part=task.world.part,
+        )
 
     def _validate(self, epoch: int) -> dict[str, float]:
         task, count = self.task, len(self.task.validation_indices)

@@ -23,11 +23,18 @@ def mlp(activation: str = "gelu", widths: tuple[int, ...] = (9, 7)) -> nn.Module
 def cnn() -> nn.Module:
     """Strides, padding, both poolings, a flatten of 2x2 pixels, a bias-free layer and a per-unit PReLU."""
     return nn.Sequential(
-        nn.Conv2d(3, 6, 3, padding=1), nn.PReLU(6, init=0.2), nn.MaxPool2d(2),
-        nn.Conv2d(6, 8, 3, stride=2, bias=False), nn.SiLU(), nn.AvgPool2d(2, stride=1, padding=1),
+        nn.Conv2d(3, 6, 3, padding=1),
+        nn.PReLU(6, init=0.2),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 8, 3, stride=2, bias=False),
+        nn.SiLU(),
+        nn.AvgPool2d(2, stride=1, padding=1),
         nn.AdaptiveAvgPool2d(2),
-        nn.Flatten(), nn.Linear(32, 10), nn.Tanh(), nn.Linear(10, 5),
-    )  # fmt: skip
+        nn.Flatten(),
+        nn.Linear(32, 10),
+        nn.Tanh(),
+        nn.Linear(10, 5),
+    )
 
 
 class Block(nn.Module):
@@ -68,8 +75,12 @@ def resnet() -> nn.Module:
 
 
 NETWORKS = {
-    "mlp_relu": lambda: mlp("relu"), "mlp_gelu": mlp, "mlp_silu": lambda: mlp("silu"), "cnn": cnn, "resnet": resnet,
-}  # fmt: skip
+    "mlp_relu": lambda: mlp("relu"),
+    "mlp_gelu": mlp,
+    "mlp_silu": lambda: mlp("silu"),
+    "cnn": cnn,
+    "resnet": resnet,
+}
 
 
 def example(kind: str, batch: int = 3) -> Tensor:

@@ -39,9 +39,17 @@ def outcome(name: str, world: World, resume=None, save=None) -> dict:
     history: list[dict[str, float]] = []
     images = load(DataSpec(name="digits"), "train")
     trained = train(
-        Wide(), images, TRAINING, HELD_OUT, CONFIGS[name], 0, log=lambda m, e: history.append(m), world=world,
-        resume=resume, save=save,
-    )  # fmt: skip
+        Wide(),
+        images,
+        TRAINING,
+        HELD_OUT,
+        CONFIGS[name],
+        0,
+        log=lambda m, e: history.append(m),
+        world=world,
+        resume=resume,
+        save=save,
+    )
     return {"weights": trained.module.state_dict(), "history": history, "best_epoch": trained.best_epoch}
 
 

@@ -62,9 +62,17 @@ def finetune_contrastive(
         raise ValueError(f"there is an image of class {most}, but there are {len(class_names)} class names")
     trained = train(
         _Towers(clip, checked_names(class_names), templates_of(templates)),
-        images, indices, validation_indices, config, seed,
-        log=log, objective=_Contrastive(seed), resume=resume, save=save, device=device,
-    )  # fmt: skip
+        images,
+        indices,
+        validation_indices,
+        config,
+        seed,
+        log=log,
+        objective=_Contrastive(seed),
+        resume=resume,
+        save=save,
+        device=device,
+    )
     towers = trained.module
     assert isinstance(towers, _Towers)
     classifier = Classifier(towers.clip.image_tower, towers.head())

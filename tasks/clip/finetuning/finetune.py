@@ -60,10 +60,19 @@ def finetune(
     probe = config.trained == "head"
     trained = train(
         Classifier(frozen(classifier.encoder), classifier.head) if probe else classifier,
-        images, indices, validation_indices, config.train, seed,
-        log=log, objective=objective, resume=resume, save=save, device=device,
-        world=world, compiler=compiler,
-    )  # fmt: skip
+        images,
+        indices,
+        validation_indices,
+        config.train,
+        seed,
+        log=log,
+        objective=objective,
+        resume=resume,
+        save=save,
+        device=device,
+        world=world,
+        compiler=compiler,
+    )
     trained.module.requires_grad_(True)  # the encoder of a probe learns in the next run
     return trained
 

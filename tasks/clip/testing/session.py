@@ -73,9 +73,13 @@ class Session:
 
     def _examine(self, networks: Networks, examination: Examination) -> dict[str, Predictions]:
         return examine(
-            self.before, networks, examination, batch_size=self.batch_size,
-            precision=getattr(torch, self.precision), device=self.device,
-        )  # fmt: skip
+            self.before,
+            networks,
+            examination,
+            batch_size=self.batch_size,
+            precision=getattr(torch, self.precision),
+            device=self.device,
+        )
 
     def _own_head(self, test_set: TestSet, images: Images) -> Head | None:
         if not test_set.templates:

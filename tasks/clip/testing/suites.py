@@ -113,8 +113,9 @@ def imagenet(root: Path | None, pictures: Pictures, only: Sequence[str] = ()) ->
     synsets = class_folders(IMAGENET_TRAIN.under(root))
     names = imagenet_classes()
     if len(synsets) != len(names):
-        raise ValueError(f"{IMAGENET_TRAIN.under(root)} must hold the {len(names)} folders of ImageNet's classes, "
-                         f"got {len(synsets)}")  # fmt: skip
+        raise ValueError(
+            f"{IMAGENET_TRAIN.under(root)} must hold the {len(names)} folders of ImageNet's classes, got {len(synsets)}"
+        )
     chosen = _chosen(IMAGENET_SETS, only)
     return Suite(
         labelled=pictures.stored(f"classes:{IMAGENET_TRAIN.folder}", "train"),
@@ -168,11 +169,13 @@ def iwildcam(root: Path | None, pictures: Pictures, only: Sequence[str] = ()) ->
     """WILDS iWildCam: animals at camera traps, and at others; macro F1."""
     place = f"iwildcam:{IWILDCAM.folder}"
     every = {
-        "iwildcam-id": TestSet(name="iwildcam-id", role="id", metric="macro_f1",
-                               source=pictures.stored(place, part="id_test")),
-        "iwildcam-ood": TestSet(name="iwildcam-ood", role="natural", metric="macro_f1",
-                                source=pictures.stored(place, part="test")),
-    }  # fmt: skip
+        "iwildcam-id": TestSet(
+            name="iwildcam-id", role="id", metric="macro_f1", source=pictures.stored(place, part="id_test")
+        ),
+        "iwildcam-ood": TestSet(
+            name="iwildcam-ood", role="natural", metric="macro_f1", source=pictures.stored(place, part="test")
+        ),
+    }
     return Suite(
         labelled=pictures.stored(place, "train", part="train"),
         class_names=iwildcam_class_names(IWILDCAM.under(root)),
@@ -190,9 +193,10 @@ def fmow(root: Path | None, pictures: Pictures, only: Sequence[str] = ()) -> Sui
     place = f"fmow:{FMOW.folder}"
     every = {
         "fmow-id": TestSet(name="fmow-id", role="id", source=pictures.stored(place, part="id_test")),
-        "fmow-ood": TestSet(name="fmow-ood", role="natural", metric="worst_group",
-                            source=pictures.stored(place, part="test")),
-    }  # fmt: skip
+        "fmow-ood": TestSet(
+            name="fmow-ood", role="natural", metric="worst_group", source=pictures.stored(place, part="test")
+        ),
+    }
     return Suite(
         labelled=pictures.stored(place, "train", part="train"),
         class_names=tuple(map(spoken, FMOW_NAMES)),
@@ -209,12 +213,15 @@ def others(root: Path | None, pictures: Pictures, only: Sequence[str] = ()) -> S
         templates="simple",
         test_sets=tuple(
             TestSet(
-                name=name, role="forgetting", source=pictures.stored(OTHER_SETS[name]), templates="simple",
+                name=name,
+                role="forgetting",
+                source=pictures.stored(OTHER_SETS[name]),
+                templates="simple",
                 class_names=EUROSAT_NAMES if name == "eurosat" else (),
             )
             for name in _chosen(OTHER_SETS, only)
         ),
-    )  # fmt: skip
+    )
 
 
 SUITES: dict[str, Callable[[Path | None, Pictures, Sequence[str]], Suite]] = {
@@ -250,11 +257,15 @@ def domain_folders(path: str, trained: str, root: Path | None, pictures: Picture
         class_names=tuple(map(spoken, names)),
         templates="simple",
         test_sets=tuple(
-            TestSet(name=spoken(domain).replace(" ", "-"), role="natural",
-                    source=pictures.stored(f"domains:{path}", part=domain))
-            for domain in domains if domain != trained
+            TestSet(
+                name=spoken(domain).replace(" ", "-"),
+                role="natural",
+                source=pictures.stored(f"domains:{path}", part=domain),
+            )
+            for domain in domains
+            if domain != trained
         ),
-    )  # fmt: skip
+    )
 
 
 def _chosen(every: Mapping[str, object], only: Sequence[str]) -> Sequence[str]:

@@ -67,9 +67,16 @@ def zoom_blur(pictures: Tensor, chance: Chance, furthest: float, step: float) ->
 
 
 def snow(
-    pictures: Tensor, chance: Chance, mean: float, spread: float, zoom: float, threshold: float,
-    radius: float, sigma: float, kept: float,
-) -> Tensor:  # fmt: skip
+    pictures: Tensor,
+    chance: Chance,
+    mean: float,
+    spread: float,
+    zoom: float,
+    threshold: float,
+    radius: float,
+    sigma: float,
+    kept: float,
+) -> Tensor:
     """Flakes blown over a picture whose colours are paled."""
     flakes = zoomed(mean + spread * _normals(pictures[:, :1], chance), max(1.0, zoom))
     flakes = torch.where(flakes < threshold, 0.0, flakes).clamp(0, 1)
@@ -171,8 +178,21 @@ def _poisson(means: Tensor, levels: Tensor) -> Tensor:
 DISTORTIONS: dict[str, Any] = {
     function.__name__: function
     for function in (
-        gaussian_noise, shot_noise, impulse_noise, defocus_blur, glass_blur, motion_blur, zoom_blur,
-        snow, frost, fog, brightness, contrast, elastic_transform, pixelate, jpeg_compression,
+        gaussian_noise,
+        shot_noise,
+        impulse_noise,
+        defocus_blur,
+        glass_blur,
+        motion_blur,
+        zoom_blur,
+        snow,
+        frost,
+        fog,
+        brightness,
+        contrast,
+        elastic_transform,
+        pixelate,
+        jpeg_compression,
     )
-}  # fmt: skip
+}
 """Every kind by its name."""

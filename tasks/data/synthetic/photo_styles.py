@@ -75,9 +75,7 @@ def _negative_noisy(photos: Tensor, chance: Chance) -> Tensor:
     return 1 - _noisy(photos, chance)
 
 
-_SEEN: tuple[Style, ...] = (
-    _photo, _grey, _sketch, negative, _posterised, _pixelated, _noisy, _blurry, _recoloured
-)  # fmt: skip
+_SEEN: tuple[Style, ...] = (_photo, _grey, _sketch, negative, _posterised, _pixelated, _noisy, _blurry, _recoloured)
 _UNSEEN: tuple[Style, ...] = (occluded, rotated, low_contrast, _negative_noisy)
 PHOTO_STYLES: dict[str, Style] = dict(
     zip(StyledPhotos.seen_styles + StyledPhotos.unseen_styles, _SEEN + _UNSEEN, strict=True)

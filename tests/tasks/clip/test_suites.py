@@ -66,10 +66,11 @@ def objectnet(folder):
         "folder_to_objectnet_label.json": {name: name.replace("_", " ").title() for name in OBJECTS},
         "objectnet_to_imagenet_1k.json": {
             name.replace("_", " ").title(): "; ".join(f"thing {label}, another word" for label in labels)
-            for name, labels in OBJECTS.items() if labels
+            for name, labels in OBJECTS.items()
+            if labels
         },
         "pytorch_to_imagenet_2012_id.json": {str(label): number for label, number in id_of_label.items()},
-    }  # fmt: skip
+    }
     (folder / "mappings").mkdir()
     for name, table in tables.items():
         (folder / "mappings" / name).write_text(json.dumps(table))
@@ -151,9 +152,11 @@ def test_the_wilds_are_tested_by_their_official_parts_and_metrics(tmp_path):
     (tmp_path / "iwildcam_v2.0" / "categories.csv").write_text("y,name\n1,panthera_leo\n0,empty\n")
     fmow, iwildcam = (SUITES[name](tmp_path, PICTURES, ()) for name in ("fmow", "iwildcam"))
     assert [(one.role, one.metric, one.source.data.part) for one in (*fmow.test_sets, *iwildcam.test_sets)] == [
-        ("id", "accuracy", "id_test"), ("natural", "worst_group", "test"),
-        ("id", "macro_f1", "id_test"), ("natural", "macro_f1", "test"),
-    ]  # fmt: skip
+        ("id", "accuracy", "id_test"),
+        ("natural", "worst_group", "test"),
+        ("id", "macro_f1", "id_test"),
+        ("natural", "macro_f1", "test"),
+    ]
     assert list(FMOW_NAMES) == sorted(set(FMOW_NAMES)) and len(FMOW_NAMES) == 62 == len(fmow.class_names)
     assert fmow.class_names[1] == "airport hangar" and iwildcam.class_names == ("empty", "panthera_leo")
     (tmp_path / "iwildcam_v2.0" / "class_names.txt").write_text("empty\nlion\n")
@@ -168,8 +171,16 @@ def test_other_classes_have_heads_of_their_own():
 
 
 def test_folders_of_ones_own_are_suites(tmp_path):
-    for place in ("pets/train/big_cat", "pets/train/dog", "pets/test/big_cat", "pets/test/dog",
-                  "art/paint/cat", "art/photo/cat", "art/photo/dog", "art/a_sketch/dog"):  # fmt: skip
+    for place in (
+        "pets/train/big_cat",
+        "pets/train/dog",
+        "pets/test/big_cat",
+        "pets/test/dog",
+        "art/paint/cat",
+        "art/photo/cat",
+        "art/photo/dog",
+        "art/a_sketch/dog",
+    ):
         picture(tmp_path / place / "1.png")
     pets = image_folder("pets", tmp_path, PICTURES)
     assert pets.class_names == ("big cat", "dog") and [one.role for one in pets.test_sets] == ["id"]

@@ -97,8 +97,9 @@ def test_domains_are_groups_that_share_their_classes(tmp_path):
 @pytest.fixture
 def iwildcam(tmp_path):
     parts = (("train", 0), ("train", 2), ("id_test", 0), ("test", 1), ("test", 2))
-    rows = [{"split": part, "filename": f"{i}.jpg", "y": y, "location_remapped": i}
-            for i, (part, y) in enumerate(parts)]  # fmt: skip
+    rows = [
+        {"split": part, "filename": f"{i}.jpg", "y": y, "location_remapped": i} for i, (part, y) in enumerate(parts)
+    ]
     for row in rows:
         picture(tmp_path / "iwildcam_v2.0" / "train" / row["filename"], list(SHADES)[row["y"]])
     table(tmp_path / "iwildcam_v2.0" / "metadata.csv", rows)
@@ -120,13 +121,27 @@ def test_camera_traps_are_read_by_their_official_parts(iwildcam):
 def test_satellite_pictures_are_dealt_by_year_and_grouped_by_region(tmp_path):
     home = tmp_path / "fmow_v1.1"
     wanted = [
-        ("train", 2012, "FRA", "train"), ("train", 2014, "FRA", None), ("val", 2012, "FRA", "id_val"),
-        ("val", 2013, "JPN", "val"), ("val", 2016, "JPN", None), ("test", 2015, "JPN", None),
-        ("test", 2012, "JPN", "id_test"), ("test", 2016, "ATA", "test"), ("test", 2017, "XXX", "test"),
-        ("test", 2017, "JPN", "test"), ("seq", 2017, "JPN", None),
-    ]  # fmt: skip
-    rows = [{"split": split, "category": ("zoo", "airport")[i % 2], "country_code": country,
-             "timestamp": f"{year}-01-01T00:00:00Z"} for i, (split, year, country, _) in enumerate(wanted)]  # fmt: skip
+        ("train", 2012, "FRA", "train"),
+        ("train", 2014, "FRA", None),
+        ("val", 2012, "FRA", "id_val"),
+        ("val", 2013, "JPN", "val"),
+        ("val", 2016, "JPN", None),
+        ("test", 2015, "JPN", None),
+        ("test", 2012, "JPN", "id_test"),
+        ("test", 2016, "ATA", "test"),
+        ("test", 2017, "XXX", "test"),
+        ("test", 2017, "JPN", "test"),
+        ("seq", 2017, "JPN", None),
+    ]
+    rows = [
+        {
+            "split": split,
+            "category": ("zoo", "airport")[i % 2],
+            "country_code": country,
+            "timestamp": f"{year}-01-01T00:00:00Z",
+        }
+        for i, (split, year, country, _) in enumerate(wanted)
+    ]
     for i in range(len(rows)):
         picture(home / "images" / f"rgb_img_{i}.png", ("blue", "red")[i % 2])
     table(home / "rgb_metadata.csv", rows)
@@ -191,8 +206,9 @@ def test_torchvisions_sets_without_splits_are_halved_class_by_class(tmp_path):
                 picture(tmp_path / folder / colour / f"image_{i:04d}.jpg", colour)
         picture(tmp_path / "caltech101" / "101_ObjectCategories" / "BACKGROUND_Google" / "1.jpg")  # is left out
         (tmp_path / "caltech101" / "Annotations").mkdir(exist_ok=True)
-        train, test = (load(DataSpec(name=f"torchvision:{name}", image_size=8), part, tmp_path)
-                       for part in ("train", "test"))  # fmt: skip
+        train, test = (
+            load(DataSpec(name=f"torchvision:{name}", image_size=8), part, tmp_path) for part in ("train", "test")
+        )
         assert train.class_names == test.class_names == ("blue", "green", "red")
         for half in (train, test):
             assert half.labels.bincount().tolist() == [2, 2, 2]

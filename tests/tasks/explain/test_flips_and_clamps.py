@@ -77,9 +77,13 @@ def test_pieces_set_back_are_classified_by_the_head_itself():
     found, (old, new) = pieces(batch), (head(1).double(), head(2).double())
     e0, e1 = batch.z0 - sae.decode(batch.s0), batch.z1 - sae.decode(batch.s1)
     expected = {
-        "before": old(batch.z0), "after": new(batch.z1), "latents back": new(sae.decode(batch.s0) + e1),
-        "error back": new(sae.decode(batch.s1) + e0), "features back": new(batch.z0), "head back": old(batch.z1),
-    }  # fmt: skip
+        "before": old(batch.z0),
+        "after": new(batch.z1),
+        "latents back": new(sae.decode(batch.s0) + e1),
+        "error back": new(sae.decode(batch.s1) + e0),
+        "features back": new(batch.z0),
+        "head back": old(batch.z1),
+    }
     assert {name: logits.argmax(1).tolist() for name, logits in expected.items()} == {
         name: classes.tolist() for name, classes in found.items()
     }

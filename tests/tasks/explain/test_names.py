@@ -77,8 +77,13 @@ def test_a_latent_shows_the_words_of_most_images_that_fire_it():
     words = ("digit3", "digit4", "bold", "unheard")
     found = shown(table_of(fired, labels, domains), truth, words)
     assert [[w for w, yes in zip(words, row, strict=True) if yes] for row in found.tolist()] == [
-        ["digit3"], ["bold"], ["digit3", "bold"], [], [], [],
-    ]  # fmt: skip
+        ["digit3"],
+        ["bold"],
+        ["digit3", "bold"],
+        [],
+        [],
+        [],
+    ]
 
 
 def test_a_word_of_two_classes_is_counted_in_both():

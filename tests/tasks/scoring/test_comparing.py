@@ -11,8 +11,11 @@ def hits(seed: int, count: int = 50) -> torch.Tensor:
 
 
 def roles(*names: str) -> dict[tuple[str, str], list[torch.Tensor]]:
-    return {(role, f"{role} {n}"): [hits(10 * place + n + s) for s in range(3)]
-            for place, role in enumerate(names) for n in range(2)}  # fmt: skip
+    return {
+        (role, f"{role} {n}"): [hits(10 * place + n + s) for s in range(3)]
+        for place, role in enumerate(names)
+        for n in range(2)
+    }
 
 
 def test_differences_turn_their_sign_and_are_means_over_seeds():

@@ -23,10 +23,15 @@ def test_settings_are_those_that_were_chosen():
 
 def test_networks_that_differ_in_anything_but_the_seed_have_other_labels_and_are_other_keys():
     networks = [
-        fused(Identity()), fused(Assignment()), fused(Assignment(cost="activations")), fused(PartialOT(alpha=0.4)),
-        fused(PartialOT(alpha=0.5)), fused(PartialOT(alpha=0.5), recalibrated=True),
-        fused(PartialOT(alpha=0.5), finetuned=True), Network(kind="member", method="member", member=1),
-    ]  # fmt: skip
+        fused(Identity()),
+        fused(Assignment()),
+        fused(Assignment(cost="activations")),
+        fused(PartialOT(alpha=0.4)),
+        fused(PartialOT(alpha=0.5)),
+        fused(PartialOT(alpha=0.5), recalibrated=True),
+        fused(PartialOT(alpha=0.5), finetuned=True),
+        Network(kind="member", method="member", member=1),
+    ]
     assert len({network.label for network in networks}) == len(set(networks)) == len(networks)
     assert networks[0].model_copy(update={"seed": 3}).over_seeds == networks[0]
 
@@ -47,8 +52,9 @@ def test_flat_names_are_one_for_each_row():
 def test_a_frame_groups_by_network_over_seeds():
     rows = [
         Result(Network(kind="member", method="member", member=m, seed=seed), "test", None, "accuracy", m + 0.1 * seed)
-        for m in (0, 1) for seed in range(3)
-    ]  # fmt: skip
+        for m in (0, 1)
+        for seed in range(3)
+    ]
     means = results_frame(rows).groupby(["network", "measure"], sort=False)["value"].mean()
     assert means.tolist() == pytest.approx([0.1, 1.1])
 

@@ -96,8 +96,9 @@ def test_a_network_is_not_ahead_of_itself():
 
 def test_pairs_are_surer_than_networks_on_their_own():
     said = predictions(count=500)
-    better = Predictions(**said.columns | {"classes": said.labels.where(said.ids % 10 == 0, said.classes)},
-                         group_names=REGIONS)  # fmt: skip
+    better = Predictions(
+        **said.columns | {"classes": said.labels.where(said.ids % 10 == 0, said.classes)}, group_names=REGIONS
+    )
     difference = paired_difference(METRICS["accuracy"], [better], [said])
     low, high = difference.interval()
     alone = [np.subtract(*estimate(METRICS["accuracy"], [each]).interval()) for each in (better, said)]
