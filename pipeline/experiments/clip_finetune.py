@@ -28,7 +28,8 @@ from amalgam.pipeline.experiments.robust_graph import robust_graph
 from amalgam.pipeline.experiments.robust_recipe import AnchorFlag, Prices, RobustRecipe, Seeded
 from amalgam.pipeline.steps.clip.backbones import OPENED, OpenedConfig
 from amalgam.pipeline.steps.clip.saes import SAEsConfig
-from amalgam.tasks.clip.testing.suites import SUITES, Pictures, Suite, domain_folders, image_folder
+from amalgam.tasks.clip.testing.suite import Pictures, Suite
+from amalgam.tasks.clip.testing.suites import SUITES, domain_folders, image_folder
 from amalgam.tasks.clip.testing.test_sets import corrupted_sets
 from amalgam.tasks.data.sources import LabelledConfig, Source
 from amalgam.tasks.models.clip_spec import ClipSpec, Preprocessing

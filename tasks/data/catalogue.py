@@ -5,8 +5,6 @@ Nothing here is ever downloaded. Add a data set of torchvision's by a line in `K
 """
 
 import hashlib
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from amalgam.tasks.data.layouts import dated_files
 from amalgam.tasks.near_names import unknown_name
 
 MANY_FILES = 50_000  # as many are looked at in half a second on a local disk
@@ -168,30 +167,12 @@ def files_digest(spec: DataSpec, root: Path | None) -> str | None:
     if kind is None or not path.exists():
         return None
     try:
-        found = list(islice(_dated(path, EVERY_LEVEL), MANY_FILES + 1))
+        found = list(islice(dated_files(path, EVERY_LEVEL), MANY_FILES + 1))
         if len(found) > MANY_FILES:
-            found = list(_dated(path, kind.levels))
+            found = list(dated_files(path, kind.levels))
     except OSError as error:
         raise ValueError(f"data set {spec.name!r} cannot be read: {error.filename}: {error.strerror}") from error
     return hashlib.sha256(repr(sorted(found)).encode()).hexdigest()[:16]
-
-
-def _dated(path: Path, levels: int, place: str = "") -> Iterator[tuple[str, int, int]]:
-    """Place, size and time of change of files, and at the lowest level of folders; hidden ones are no part of a set."""
-    if path.is_file():
-        facts = path.stat()
-        yield place, facts.st_size, facts.st_mtime_ns
-        return
-    with os.scandir(path) as entries:
-        for entry in entries:
-            name = f"{place}{entry.name}"
-            if entry.name.startswith("."):
-                continue
-            if levels != 1 and entry.is_dir():
-                yield from _dated(Path(entry.path), levels - 1, f"{name}/")
-            elif entry.is_file() or entry.is_dir():
-                facts = entry.stat()
-                yield name, facts.st_size, facts.st_mtime_ns
 
 
 def how_to_fetch(torchvision_name: str, root: Path) -> str:

@@ -1,7 +1,8 @@
 """What lies in folders of pictures and in their tables, read without torch and without opening a picture."""
 
 import csv
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -39,3 +40,21 @@ def iwildcam_class_names(path: Path) -> tuple[str, ...]:
         return tuple((path / OWN_NAMES).read_text(encoding="utf-8").splitlines())
     names = {int(row["y"]): row["name"] for row in read_table(path / "categories.csv", ("y", "name"))}
     return tuple(names.get(label, f"class {label}") for label in range(max(names) + 1))
+
+
+def dated_files(path: Path, levels: int, place: str = "") -> Iterator[tuple[str, int, int]]:
+    """Place, size and time of change of files, and at the lowest level of folders; hidden ones are no part of a set."""
+    if path.is_file():
+        facts = path.stat()
+        yield place, facts.st_size, facts.st_mtime_ns
+        return
+    with os.scandir(path) as entries:
+        for entry in entries:
+            name = f"{place}{entry.name}"
+            if entry.name.startswith("."):
+                continue
+            if levels != 1 and entry.is_dir():
+                yield from dated_files(Path(entry.path), levels - 1, f"{name}/")
+            elif entry.is_file() or entry.is_dir():
+                facts = entry.stat()
+                yield name, facts.st_size, facts.st_mtime_ns

@@ -14,13 +14,12 @@ from amalgam.tasks.clip.prompts import checked_names
 from amalgam.tasks.clip.testing.test_sets import TestSet
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.sources import MIN_SIDE, PHOTO_STYLES, Stored, Styled, StyledPairs, StyledPhotos, Value
-from amalgam.tasks.models.clip_spec import ClipSpec, Preprocessing
+from amalgam.tasks.models.clip_spec import ClipSpec
 from amalgam.tasks.toy_clip.captions import PAIR_CAPTIONS, PHOTO_CAPTIONS, Captions
 from amalgam.tasks.toy_clip.config import PretrainConfig
-from amalgam.tasks.training.config import TrainConfig
+from amalgam.tasks.toy_clip.networks import of_length, of_width, pretraining, small_clip
 
 Part = Literal["pretraining", "finetuning", "test"]
-HEAD_WIDTH = 32  # channels of an attention head
 
 
 class BaseWorld(Value):
@@ -58,8 +57,8 @@ class BaseWorld(Value):
 
         Raises ValueError for a width that is not made of whole heads.
         """
-        pretraining = self.pretraining if pretrain_images is None else _of_length(self.pretraining, pretrain_images)
-        clip = self.clip if width is None else _of_width(self.clip, width)
+        pretraining = self.pretraining if pretrain_images is None else of_length(self.pretraining, pretrain_images)
+        clip = self.clip if width is None else of_width(self.clip, width)
         return self.model_copy(update={"pretraining": pretraining, "clip": clip})
 
 
@@ -216,76 +215,19 @@ def _half(part: Part) -> Literal["all", "first", "second"]:
     return halves[part]
 
 
-def small_clip(
-    size: int,
-    patch: int,
-    width: int,
-    layers: int,
-    embed_dim: int,
-    *,
-    text_layers: int = 1,
-    captions: Captions = PAIR_CAPTIONS,
-) -> ClipSpec:
-    """A vision transformer and a text transformer, both of open_clip, with the world's own words."""
-    vision = {"image_size": size, "patch_size": patch, "width": width, "layers": layers, "head_width": HEAD_WIDTH}
-    heads = embed_dim // HEAD_WIDTH
-    text = {"context_length": captions.longest + 2, "width": embed_dim, "heads": heads, "layers": text_layers}
-    half = (0.5, 0.5, 0.5)
-    return ClipSpec(
-        architecture={"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": text},
-        words=captions.words,
-        preprocessing=Preprocessing(size=(size, size), mean=half, std=half),
-    )
-
-
-def _pretraining(
-    epochs: int, images_per_epoch: int, batch_size: int, precision: Literal["fp32", "bf16"] = "fp32"
-) -> PretrainConfig:
-    train = TrainConfig(
-        epochs=epochs,
-        batch_size=batch_size,
-        optimizer="adamw",
-        learning_rate=1e-3,
-        weight_decay=0.1,
-        schedule="cosine",
-        warmup_epochs=epochs / 20,
-        clip_norm=1.0,
-        precision=precision,
-    )
-    return PretrainConfig(train=train, images_per_epoch=images_per_epoch)
-
-
-def _of_length(config: PretrainConfig, num_images: int) -> PretrainConfig:
-    """The same training with another number of images, in shorter epochs if they do not fill one."""
-    epochs = max(1, num_images // config.images_per_epoch)
-    per_epoch = num_images // epochs
-    changes = {"epochs": epochs, "warmup_epochs": epochs / 20, "batch_size": min(config.train.batch_size, per_epoch)}
-    return PretrainConfig(
-        **dict(config) | {"train": TrainConfig(**dict(config.train) | changes), "images_per_epoch": per_epoch}
-    )
-
-
-def _of_width(clip: ClipSpec, width: int) -> ClipSpec:
-    if width < HEAD_WIDTH or width % HEAD_WIDTH:
-        raise ValueError(f"the width of the image tower is a multiple of {HEAD_WIDTH}, got {width}")
-    assert isinstance(clip.architecture, dict), "worlds spell their network out"
-    vision = clip.architecture["vision_cfg"] | {"width": width}
-    return clip.model_copy(update={"architecture": clip.architecture | {"vision_cfg": vision}})
-
-
 WORLDS: dict[str, World] = {
     "digits": PairWorld(
         glyphs=DataSpec(name="digits"),
         size=20,
         clip=small_clip(size=20, patch=10, width=128, layers=2, embed_dim=64),
-        pretraining=_pretraining(epochs=10, images_per_epoch=10_240, batch_size=128),
+        pretraining=pretraining(epochs=10, images_per_epoch=10_240, batch_size=128),
     ),
     "mnist": PairWorld(
         glyphs=DataSpec(name="mnist"),
         size=28,
         margin=1 / 7,
         clip=small_clip(size=28, patch=14, width=128, layers=3, embed_dim=64),
-        pretraining=_pretraining(epochs=6, images_per_epoch=35_072, batch_size=128),
+        pretraining=pretraining(epochs=6, images_per_epoch=35_072, batch_size=128),
     ),
     "photos": PhotoWorld(
         sets=(
@@ -294,7 +236,7 @@ WORLDS: dict[str, World] = {
         ),
         wrong_captions=0.25,
         clip=small_clip(size=32, patch=4, width=256, layers=8, embed_dim=256, text_layers=3, captions=PHOTO_CAPTIONS),
-        pretraining=_pretraining(epochs=30, images_per_epoch=204_800, batch_size=1024, precision="bf16"),
+        pretraining=pretraining(epochs=30, images_per_epoch=204_800, batch_size=1024, precision="bf16"),
     ),
 }
 """Worlds by name: a demonstration of a minute on one core, the full size of it, and photos for a GPU."""

@@ -10,7 +10,7 @@ from PIL import Image
 
 from amalgam.pipeline.cli.explain_folders import as_prepared, in_order
 from amalgam.pipeline.store.clip_checkpoints import read_about, save_classifier
-from amalgam.tasks.clip.testing.suites import Pictures
+from amalgam.tasks.clip.testing.suite import Pictures
 from amalgam.tasks.clip.zero_shot import Classifier, zero_shot_head
 from amalgam.tasks.data.pixels import enlarged, in_memory
 from amalgam.tasks.models.clip_spec import Preprocessing

@@ -7,16 +7,9 @@ import torch
 from PIL import Image
 
 from amalgam.tasks.clip.class_names import EUROSAT_NAMES, FMOW_NAMES
-from amalgam.tasks.clip.testing.suites import (
-    IMAGENET_SETS,
-    OTHER_SETS,
-    SUITES,
-    Pictures,
-    domain_folders,
-    image_folder,
-    imagenet,
-    others,
-)
+from amalgam.tasks.clip.testing.imagenet import IMAGENET_SETS, imagenet
+from amalgam.tasks.clip.testing.suite import Pictures
+from amalgam.tasks.clip.testing.suites import OTHER_SETS, SUITES, domain_folders, image_folder, others
 from amalgam.tasks.clip.zero_shot import Projection
 from amalgam.tasks.data.opening import open_source
 from amalgam.tasks.models.clip_spec import Preprocessing

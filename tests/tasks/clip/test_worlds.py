@@ -11,7 +11,8 @@ from amalgam.tasks.data.sources import Corrupted
 from amalgam.tasks.models.clip import build_clip
 from amalgam.tasks.toy_clip.captioned import open_world
 from amalgam.tasks.toy_clip.captions import Captions
-from amalgam.tasks.toy_clip.worlds import WORLDS, AnyWorld, PhotoSet, small_clip
+from amalgam.tasks.toy_clip.networks import small_clip
+from amalgam.tasks.toy_clip.worlds import WORLDS, AnyWorld, PhotoSet
 
 IDS = torch.arange(600)
 NAMES = (("red fox", "blue whale"), ("tree", "house", "red car"))

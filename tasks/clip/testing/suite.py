@@ -1,0 +1,75 @@
+"""What a test suite is, and where the pictures of its sets lie. Importable without torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from amalgam.tasks.clip.testing.test_sets import TestSet
+from amalgam.tasks.data.catalogue import DataSpec
+from amalgam.tasks.data.sources import Stored
+from amalgam.tasks.models.clip_spec import Preprocessing
+from amalgam.tasks.near_names import unknown_name
+
+
+class Suite(BaseModel):
+    """What a classifier is fine-tuned on, and what it is tested on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    labelled: Stored | None
+    """What is fine-tuned on; a share of it is held out for every choice. None where the suite only tests."""
+    class_names: tuple[str, ...]
+    """What its classes are called in prompts."""
+    templates: str
+    """The set of prompts that makes its head."""
+    test_sets: tuple[TestSet, ...] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """How all pictures of a suite are prepared: as the backbone's weights were trained."""
+
+    settings: Mapping[str, Any]
+    """Fields of `DataSpec`."""
+
+    @classmethod
+    def of(cls, preprocessing: Preprocessing, **settings: Any) -> "Pictures":
+        """Those of a backbone. Raises ValueError for a backbone that reads no squares."""
+        height, width = preprocessing.size
+        if height != width or preprocessing.interpolation not in ("bicubic", "bilinear"):
+            raise ValueError(f"pictures are made bicubic or bilinear squares, this backbone reads {preprocessing!r}")
+        scale = {"mean": preprocessing.mean, "std": preprocessing.std, "interpolation": preprocessing.interpolation}
+        return cls({"image_size": height, **scale, **settings})
+
+    def stored(self, name: str, split: str = "test", **settings: Any) -> Stored:
+        """A split of a data set."""
+        return Stored(data=DataSpec(name=name, **self.settings, **settings), split=split)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the pictures of a test set lie."""
+
+    folder: str
+    """Under the data root."""
+    fetch: str
+    """What to unpack there, and where it is from."""
+
+    def under(self, root: Path | None, remedy: str = "") -> Path:
+        """The folder. Raises ValueError, saying what is missing and what else may be done, if it is not there."""
+        if root is None:
+            raise ValueError(f"{self.fetch} must lie in {self.folder} under the data root: give --data-root")
+        if not (root / self.folder).is_dir():
+            raise ValueError(f"{root / self.folder} is missing: unpack {self.fetch} there{remedy}")
+        return root / self.folder
+
+
+def chosen(every: Mapping[str, object], only: Sequence[str]) -> Sequence[str]:
+    """Names of test sets: `only`, or all there are if it is empty. Raises ValueError for unknown ones."""
+    for name in only:
+        if name not in every:
+            raise unknown_name("test set", name, every)
+    return only or list(every)
