@@ -32,7 +32,7 @@ def small_clip(
     )
 
 
-def pretraining(
+def pretrain_config(
     epochs: int, images_per_epoch: int, batch_size: int, precision: Literal["fp32", "bf16"] = "fp32"
 ) -> PretrainConfig:
     """Settings of pre-training that serve all worlds."""
@@ -61,7 +61,10 @@ def of_length(config: PretrainConfig, num_images: int) -> PretrainConfig:
 
 
 def of_width(clip: ClipSpec, width: int) -> ClipSpec:
-    """The same with another number of channels in the image tower. Raises ValueError unless it is made of whole heads."""
+    """The same with another number of channels in the image tower.
+
+    Raises ValueError for a width that is not made of whole heads.
+    """
     if width < HEAD_WIDTH or width % HEAD_WIDTH:
         raise ValueError(f"the width of the image tower is a multiple of {HEAD_WIDTH}, got {width}")
     assert isinstance(clip.architecture, dict), "worlds spell their network out"

@@ -17,7 +17,7 @@ from amalgam.tasks.data.sources import MIN_SIDE, PHOTO_STYLES, Stored, Styled, S
 from amalgam.tasks.models.clip_spec import ClipSpec
 from amalgam.tasks.toy_clip.captions import PAIR_CAPTIONS, PHOTO_CAPTIONS, Captions
 from amalgam.tasks.toy_clip.config import PretrainConfig
-from amalgam.tasks.toy_clip.networks import of_length, of_width, pretraining, small_clip
+from amalgam.tasks.toy_clip.networks import of_length, of_width, pretrain_config, small_clip
 
 Part = Literal["pretraining", "finetuning", "test"]
 
@@ -220,14 +220,14 @@ WORLDS: dict[str, World] = {
         glyphs=DataSpec(name="digits"),
         size=20,
         clip=small_clip(size=20, patch=10, width=128, layers=2, embed_dim=64),
-        pretraining=pretraining(epochs=10, images_per_epoch=10_240, batch_size=128),
+        pretraining=pretrain_config(epochs=10, images_per_epoch=10_240, batch_size=128),
     ),
     "mnist": PairWorld(
         glyphs=DataSpec(name="mnist"),
         size=28,
         margin=1 / 7,
         clip=small_clip(size=28, patch=14, width=128, layers=3, embed_dim=64),
-        pretraining=pretraining(epochs=6, images_per_epoch=35_072, batch_size=128),
+        pretraining=pretrain_config(epochs=6, images_per_epoch=35_072, batch_size=128),
     ),
     "photos": PhotoWorld(
         sets=(
@@ -236,7 +236,7 @@ WORLDS: dict[str, World] = {
         ),
         wrong_captions=0.25,
         clip=small_clip(size=32, patch=4, width=256, layers=8, embed_dim=256, text_layers=3, captions=PHOTO_CAPTIONS),
-        pretraining=pretraining(epochs=30, images_per_epoch=204_800, batch_size=1024, precision="bf16"),
+        pretraining=pretrain_config(epochs=30, images_per_epoch=204_800, batch_size=1024, precision="bf16"),
     ),
 }
 """Worlds by name: a demonstration of a minute on one core, the full size of it, and photos for a GPU."""

@@ -39,13 +39,12 @@ def imagenet(root: Path | None, pictures: Pictures, only: Sequence[str] = ()) ->
         labelled=pictures.stored(f"classes:{IMAGENET_TRAIN.folder}", "train"),
         class_names=names,
         templates="openai",
-        test_sets=tuple(
-            _imagenet_set(name, IMAGENET_SETS[name], root, pictures, synsets) for name in chosen(IMAGENET_SETS, only)
-        ),
+        test_sets=tuple(_test_set(name, root, pictures, synsets) for name in chosen(IMAGENET_SETS, only)),
     )
 
 
-def _imagenet_set(name: str, place: Place, root: Path | None, pictures: Pictures, synsets: Sequence[str]) -> TestSet:
+def _test_set(name: str, root: Path | None, pictures: Pictures, synsets: Sequence[str]) -> TestSet:
+    place = IMAGENET_SETS[name]
     folder, source = place.under(root, ", or leave its test set out"), f"classes:{place.folder}"
     if name == "objectnet":
         columns = objectnet_columns(folder / "mappings")
