@@ -8,7 +8,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from amalgam.tasks.fusion import Assignment, Identity, Method, PartialOT, Refit
+    from amalgam.tasks.fusion import (
+        Assignment,
+        Identity,
+        IntraFusion,
+        Lloyd,
+        MagnitudePruning,
+        Method,
+        NeuronTransplantation,
+        PartialOT,
+        Refit,
+        SpreadPruning,
+        TransportedPruning,
+        Ward,
+    )
     from amalgam.tasks.fusion.fusing import fuse
     from amalgam.tasks.merging.merging import merge
     from amalgam.tasks.merging.registry import (
@@ -46,20 +59,27 @@ __all__ = [
     "Fisher",
     "GreedySoup",
     "Identity",
+    "IntraFusion",
     "IsoC",
     "IsoCTS",
     "Karcher",
     "KnOTS",
+    "Lloyd",
+    "MagnitudePruning",
     "Method",
     "ModelStock",
+    "NeuronTransplantation",
     "PartialOT",
     "Refit",
     "RegMean",
     "RegMeanPlusPlus",
     "Slerp",
+    "SpreadPruning",
     "Statistics",
     "TaskArithmetic",
     "Ties",
+    "TransportedPruning",
+    "Ward",
     "WiSE",
     "Wudi",
     "fuse",
@@ -67,7 +87,21 @@ __all__ = [
 ]
 
 HOMES = {
-    "amalgam.tasks.fusion": ("Assignment", "Identity", "Method", "PartialOT", "Refit", "fuse"),
+    "amalgam.tasks.fusion": (
+        "Assignment",
+        "Identity",
+        "Method",
+        "PartialOT",
+        "Refit",
+        "fuse",
+        "Ward",
+        "Lloyd",
+        "MagnitudePruning",
+        "SpreadPruning",
+        "TransportedPruning",
+        "IntraFusion",
+        "NeuronTransplantation",
+    ),
     "amalgam.tasks.merging": ("Statistics", "merge"),
     "amalgam.tasks.merging.registry": (
         "Average",

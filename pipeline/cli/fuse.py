@@ -23,6 +23,7 @@ def fuse(
     out: Annotated[Path, Option(help="New folder for config.json and model.safetensors.")],
     alpha: Annotated[float | None, Option(help="Share of units that stay alone: 0 fuses all, 1 keeps all.")] = None,
     method: Annotated[str, Option(help=f"{', '.join(NAMES)}, or file.py:Class of your own.")] = "PartialOT",
+    width: Annotated[float | None, Option(help="Units kept by clustering or pruning, times one member's.")] = None,
     cost: Annotated[str | None, Option(help="Match units by weights, activations or both.")] = None,
     weights: Annotated[str | None, Option(help="Weight of each member, such as 0.7,0.3. [default: equal]")] = None,
     model_options: Annotated[str, Option(help="Options of the architecture, as JSON.")] = "{}",
@@ -34,7 +35,7 @@ def fuse(
     device: Annotated[str, Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Fuse checkpoints of one architecture into one network, now."""
-    chosen = method_of(method, {"alpha": alpha, "cost": cost})
+    chosen = method_of(method, {"alpha": alpha, "cost": cost, "width": width})
     described = DataSpec(name=data, image_size=image_size)
     check(described, data_root)
     shares = numbers_of(weights) if weights else None

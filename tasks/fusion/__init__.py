@@ -2,15 +2,36 @@
 
 from typing import Any
 
-from amalgam.tasks.fusion.methods import METHODS, Assignment, Identity, Method, PartialOT, Refit
+from amalgam.tasks.fusion.methods import (
+    METHODS,
+    Assignment,
+    Identity,
+    IntraFusion,
+    Lloyd,
+    MagnitudePruning,
+    Method,
+    NeuronTransplantation,
+    PartialOT,
+    Refit,
+    SpreadPruning,
+    TransportedPruning,
+    Ward,
+)
 
 __all__ = [
     "METHODS",
     "Assignment",
     "Identity",
+    "IntraFusion",
+    "Lloyd",
+    "MagnitudePruning",
     "Method",
+    "NeuronTransplantation",
     "PartialOT",
     "Refit",
+    "SpreadPruning",
+    "TransportedPruning",
+    "Ward",
     "fuse",
     "merge",
     "recalibrate",
@@ -28,7 +49,7 @@ def __getattr__(name: str) -> Any:
         "merge": "merging",
         "resize": "merging",
         "support": "merging",
-        "recalibrate": "norms",
+        "recalibrate": "fitting.norms",
     }
     if name not in homes:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

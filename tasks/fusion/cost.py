@@ -11,7 +11,7 @@ fused unit would read it from one member only:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, combinations_with_replacement
 
 import torch
 from torch import Tensor
@@ -87,6 +87,11 @@ class WeightCost:
         means = [self._norms[n, i, m].mean() for m in range(len(self.states)) for n, i in self.places[group]]
         return float(sum(means)) / len(self.states)
 
+    def squared_norms(self, group: str, reads: bool) -> list[Tensor]:
+        """Per member, (units,): squared norm of the parameters that make its units, or of those that read them."""
+        places = [(n, i) for n, i in self.places[group] if getattr(self.axes.of[n][i], "reads", None) is reads]
+        return [torch.stack([self._norms[n, i, m] for n, i in places]).sum(0) for m in range(len(self.states))]
+
     def ties_itself(self, group: str) -> bool:
         """Whether a parameter has this group on two axes, so that its cost is quadratic in the matching."""
         names = [name for name, _ in self.places[group]]
@@ -121,9 +126,12 @@ class ActivationCost:
     """
 
     num_members: int
+    within: bool = False
+    """Whether products of units of one member are kept too, for `gram`."""
     num_rows: dict[str, int] = field(default_factory=dict)
     squares: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     products: dict[tuple[str, int, int], Tensor] = field(default_factory=dict)
+    sums: dict[tuple[str, int], Tensor] = field(default_factory=dict)
 
     def update(self, batch: Sequence[Mapping[str, Tensor]]) -> None:
         """Add one batch: per member, group -> (rows, units), the same examples in the same order.
@@ -137,7 +145,9 @@ class ActivationCost:
             self.num_rows[group] = self.num_rows.get(group, 0) + len(rows[0])
             for k, r in enumerate(rows):
                 _add(self.squares, (group, k), r.square().sum(0))
-            for a, b in combinations(range(self.num_members), 2):
+                _add(self.sums, (group, k), r.sum(0))
+            pairs = combinations_with_replacement if self.within else combinations
+            for a, b in pairs(range(self.num_members), 2):
                 _add(self.products, (group, a, b), rows[a].T @ rows[b])
 
     def between(self, group: str, one: int, two: int, units: Tensor) -> Tensor:
@@ -158,6 +168,23 @@ class ActivationCost:
         product = self.products[group, one, two] if one < two else self.products[group, two, one].T
         total = self.squares[group, one][:, None] + self.squares[group, two][None, :] - 2 * product
         return total.clamp_min(0) / self.num_rows[group]
+
+    def gram(self, group: str) -> Tensor:
+        """(all units, all units) mean products of activations, members one after the other; for `within` statistics.
+
+        Raises ValueError if no batch held the group, or products within members were not kept.
+        """
+        if group not in self.num_rows or not self.within:
+            raise ValueError(f"no products of all units were accumulated for {group}: give calibration batches")
+        table = [[self.products[group, min(a, b), max(a, b)] for b in range(self.num_members)]
+                 for a in range(self.num_members)]  # fmt: skip
+        rows = [torch.cat([t if a <= b else t.T for b, t in enumerate(row)], 1) for a, row in enumerate(table)]
+        return torch.cat(rows).cpu() / self.num_rows[group]
+
+    def deviation(self, group: str, member: int) -> Tensor:
+        """(units,): standard deviation of each unit's activation."""
+        mean = self.sums[group, member] / self.num_rows[group]
+        return (self.squares[group, member] / self.num_rows[group] - mean.square()).clamp_min(0).sqrt().cpu()
 
     def scale(self, group: str) -> float:
         """Mean squared activation of a unit."""

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from amalgam.tasks.fusion.cost import ActivationCost
 from amalgam.tasks.fusion.coupling import Coupling
+from amalgam.tasks.fusion.fitting.norms import batch_norms, recalibrate
+from amalgam.tasks.fusion.fitting.repair import repair
 from amalgam.tasks.fusion.merging import merge, support
 from amalgam.tasks.fusion.methods import Method, Refit
-from amalgam.tasks.fusion.norms import batch_norms, recalibrate
 from amalgam.tasks.fusion.refit import refit as fit_layers
-from amalgam.tasks.fusion.repair import repair
 from amalgam.tasks.fusion.unit_map import unit_maps
 from amalgam.tasks.tracing.axes import OUTPUT, Axes
 from amalgam.tasks.tracing.capture import as_rows, captured, sites
@@ -45,7 +45,7 @@ def fuse(
     batches = list(calibration) if isinstance(calibration, Iterator) else calibration
     activations = None
     if method.needs_activations and batches is not None:
-        activations = activation_cost(members, axes, batches)
+        activations = activation_cost(members, axes, batches, within=method.needs_gram)
     matching = method(axes, [member.state_dict() for member in members], activations)
     fused = merge(members, axes, matching.couplings(), shares)
     if batches is None:
@@ -85,9 +85,11 @@ def restored(
     return repair(fused, members, axes, unit_maps(couplings, weights, num_outputs), batches)
 
 
-def activation_cost(members: Sequence[nn.Module], axes: Axes, batches: Iterable[Any]) -> ActivationCost:
-    """Distances between all members' units on the same stream of inputs."""
-    cost = ActivationCost(len(members))
+def activation_cost(
+    members: Sequence[nn.Module], axes: Axes, batches: Iterable[Any], *, within: bool = False
+) -> ActivationCost:
+    """Distances between all members' units on the same stream of inputs; products `within` members if asked for."""
+    cost = ActivationCost(len(members), within)
     where = [sites(member, axes) for member in members]
     for batch in batches:
         cost.update([as_rows(next(captured(m, w, [batch]))) for m, w in zip(members, where, strict=True)])

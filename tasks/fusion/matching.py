@@ -11,7 +11,7 @@ within it, so one objective falls whoever moves:
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import numpy as np
@@ -39,6 +39,16 @@ class Matching:
     def couplings(self) -> dict[str, Coupling]:
         """Group -> coupling, for `merge`."""
         return {g: Coupling.from_matches(self.universe.matched(g), self.sizes[g]) for g in self.universe.slots}
+
+
+@dataclass(frozen=True)
+class Grouping(Matching):
+    """Couplings that were found otherwise than by matching slots; the universe is the order of units as they are."""
+
+    found: Mapping[str, Coupling] = field(default_factory=dict)
+
+    def couplings(self) -> dict[str, Coupling]:
+        return dict(self.found)
 
 
 @dataclass(frozen=True)

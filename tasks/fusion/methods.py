@@ -9,6 +9,13 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from amalgam.tasks.fusion.couplings.clustering import Lloyd, Ward
+from amalgam.tasks.fusion.couplings.interpolation import IntraFusion
+from amalgam.tasks.fusion.couplings.method import Method
+from amalgam.tasks.fusion.couplings.pruning import MagnitudePruning, SpreadPruning
+from amalgam.tasks.fusion.couplings.transplantation import NeuronTransplantation
+from amalgam.tasks.fusion.couplings.transport import TransportedPruning
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -17,27 +24,6 @@ if TYPE_CHECKING:
     from amalgam.tasks.tracing.axes import Axes
 
 Cost = Literal["weights", "activations", "both"]
-
-
-class Method(BaseModel):
-    """How to decide which units of several members belong together."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @property
-    def needs_activations(self) -> bool:
-        """Whether calling it requires activation statistics."""
-        return False
-
-    def __call__(
-        self,
-        axes: Axes,
-        states: Sequence[State],
-        activations: ActivationCost | None = None,
-        start: Universe | None = None,
-    ) -> Matching:
-        """Match the units of the members whose state dicts are given; `start` is an earlier universe to go on from."""
-        raise NotImplementedError
 
 
 class Refit(BaseModel):
@@ -109,5 +95,16 @@ class Assignment(PartialOT):
     alpha: float = Field(default=0.0, ge=0, le=0)
 
 
-METHODS: tuple[type[Method], ...] = (Identity, Assignment, PartialOT)
+METHODS: tuple[type[Method], ...] = (
+    Identity,
+    Assignment,
+    PartialOT,
+    Ward,
+    Lloyd,
+    MagnitudePruning,
+    SpreadPruning,
+    TransportedPruning,
+    IntraFusion,
+    NeuronTransplantation,
+)
 """Every method, for names on the command line, property tests and documentation."""

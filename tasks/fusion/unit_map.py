@@ -41,15 +41,15 @@ def unit_maps(couplings: Mapping[str, Coupling], weights: Sequence[float], num_o
 
 
 def _maps(coupling: Coupling, weights: Sequence[float]) -> list[UnitMap]:
-    unmerges = [torch.nn.functional.one_hot(fused, coupling.width).double() for fused in coupling.fused_unit]
-    shares = [weight * unmerge.T for weight, unmerge in zip(weights, unmerges, strict=True)]
+    plans, unmerges = coupling.shares(), coupling.readings()
+    shares = [weight * plan.T for weight, plan in zip(weights, plans, strict=True)]
     totals = sum(share.sum(1, keepdim=True) for share in shares)
-    counts = sum(unmerge.sum(0, keepdim=True).T for unmerge in unmerges)
+    counts = sum(plan.sum(0, keepdim=True).T for plan in plans)
     assert isinstance(totals, Tensor) and isinstance(counts, Tensor)
     return [
         UnitMap(
-            torch.where(totals > 0, share / totals.clamp_min(torch.finfo(torch.float64).tiny), unmerge.T / counts),
+            torch.where(totals > 0, share / totals.clamp_min(torch.finfo(torch.float64).tiny), plan.T / counts),
             unmerge,
         )
-        for share, unmerge in zip(shares, unmerges, strict=True)
+        for share, plan, unmerge in zip(shares, plans, unmerges, strict=True)
     ]

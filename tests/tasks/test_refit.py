@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from amalgam.tasks.fusion import METHODS, PartialOT, Refit, fuse, merge, support
+from amalgam.tasks.fusion import PartialOT, Refit, fuse, merge, support
 from amalgam.tasks.fusion.fitting.normal_equations import NormalEquations
 from amalgam.tasks.fusion.refit import refit
 from amalgam.tasks.fusion.unit_map import unit_maps
@@ -111,13 +111,6 @@ def test_a_head_fitted_to_probabilities_predicts_their_mean():
         for head in ("logits", "probabilities")
     )
     assert (probabilities - mean).square().mean() < (logits - mean).square().mean()
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_refit_takes_every_method(method):
-    members, x = networks("mlp_gelu", 2), example("mlp", batch=16)
-    chosen = method(alpha=0.3) if method is PartialOT else method()
-    torch.testing.assert_close(fuse(members, chosen, x, (0.0, 1.0), calibration=[x])(x), members[1](x), **EXACT)
 
 
 def test_refit_without_images_is_refused():

@@ -1,0 +1,76 @@
+"""Clusters of units that act alike on calibration images become one unit each (generalized pruning, Morelli & Eckstein
+2026): of one member or of many, and several of one member if they are alike.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from amalgam.tasks.fusion.couplings.method import Method
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from amalgam.tasks.fusion.cost import ActivationCost, State, Universe
+    from amalgam.tasks.fusion.coupling import Coupling
+    from amalgam.tasks.fusion.matching import Matching
+    from amalgam.tasks.tracing.axes import Axes
+
+
+class Ward(Method):
+    """Agglomerate units, always the two clusters whose union adds least to the squared distances within clusters."""
+
+    width: float = Field(default=1.0, gt=0)
+    """Units that every group keeps, as a multiple of one member's; all members' units are the ensemble."""
+    scaled: bool = False
+    """Whether consumers of a unit read its cluster times the factor that is closest to the unit."""
+    one_per_member: bool = False
+    """Whether a cluster may hold at most one unit of each member (then it keeps at least as many as one member has)."""
+
+    @property
+    def needs_activations(self) -> bool:
+        return True
+
+    @property
+    def needs_gram(self) -> bool:
+        return True
+
+    def __call__(
+        self,
+        axes: Axes,
+        states: Sequence[State],
+        activations: ActivationCost | None = None,
+        start: Universe | None = None,
+    ) -> Matching:
+        from amalgam.tasks.fusion.couplings.groups import from_labels, grouping, num_units
+        from amalgam.tasks.fusion.couplings.kernel_means import scales
+
+        if activations is None:
+            raise ValueError(f"{type(self).__name__} clusters activations: give calibration batches")
+        grams = {group: activations.gram(group) for group in axes.groups}
+
+        def coupling(group: str, counts: tuple[int, ...]) -> Coupling:
+            labels = self._labels(grams[group], num_units(self.width, counts), counts)
+            return from_labels(labels, counts, scales(grams[group], labels) if self.scaled else None)
+
+        return grouping(axes, states, coupling)
+
+    def _labels(self, gram: Tensor, num_clusters: int, counts: tuple[int, ...]) -> Tensor:
+        from amalgam.tasks.fusion.couplings.kernel_means import constrained, ward
+
+        labels = ward(gram, num_clusters)
+        return constrained(gram, labels, num_clusters, counts) if self.one_per_member else labels
+
+
+class Lloyd(Ward):
+    """k-means: Ward's clusters, then every unit to the nearest mean, and means anew, until nothing moves."""
+
+    def _labels(self, gram: Tensor, num_clusters: int, counts: tuple[int, ...]) -> Tensor:
+        from amalgam.tasks.fusion.couplings.kernel_means import lloyd
+
+        labels = super()._labels(gram, num_clusters, counts)
+        return labels if self.one_per_member else lloyd(gram, labels)

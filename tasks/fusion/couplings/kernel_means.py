@@ -1,0 +1,82 @@
+"""Clustering of units from the products of their activations alone: distances to means need no activations."""
+
+import numpy as np
+import torch
+from scipy.cluster.hierarchy import linkage
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import squareform
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+MAX_ROUNDS = 100
+TINY = 1e-30
+
+
+def ward(gram: Tensor, num_clusters: int) -> Tensor:
+    """(units,) labels from 0: Ward's clusters of the points whose inner products are `gram`."""
+    if num_clusters >= len(gram):
+        return torch.arange(len(gram))
+    squares = gram.diagonal()
+    distances = (squares[:, None] + squares[None, :] - 2 * gram).clamp_min(0).sqrt()
+    tree = linkage(squareform(distances.numpy(), checks=False), "ward")
+    return torch.from_numpy(_cut(tree, len(gram), num_clusters))
+
+
+def lloyd(gram: Tensor, labels: Tensor) -> Tensor:
+    """The labels after units moved to the nearest mean until none does; the squared distances never rise."""
+    for _ in range(MAX_ROUNDS):
+        distances = distances_to_means(gram, labels)
+        moved = distances.argmin(1)
+        stays = distances.gather(1, labels[:, None])[:, 0] <= distances.min(1).values + TINY
+        moved = torch.where(stays, labels, moved)
+        moved = moved.unique(return_inverse=True)[1]
+        if torch.equal(moved, labels):
+            break
+        labels = moved
+    return labels
+
+
+def constrained(gram: Tensor, labels: Tensor, num_clusters: int, counts: tuple[int, ...]) -> Tensor:
+    """k-means with at most one unit of each member in a cluster: each member's units are assigned at least cost."""
+    if num_clusters < max(counts):
+        raise ValueError(f"one unit per member needs at least {max(counts)} clusters, got {num_clusters}: raise width")
+    start, best = labels, None
+    for _ in range(MAX_ROUNDS):
+        distances = distances_to_means(gram, start, num_clusters).split(list(counts))
+        found = torch.cat([torch.from_numpy(linear_sum_assignment(part.numpy())[1]) for part in distances])
+        error = float(distances_to_means(gram, found, num_clusters).gather(1, found[:, None]).sum())
+        if best is not None and error >= best[0] - TINY:
+            break
+        best, start = (error, found), found
+    assert best
+    return best[1]
+
+
+def distances_to_means(gram: Tensor, labels: Tensor, num_clusters: int | None = None) -> Tensor:
+    """(units, clusters) squared distances; an empty cluster is as far away as its points could be."""
+    members = one_hot(labels, num_clusters or -1).to(gram)
+    counts = members.sum(0)
+    means = members / counts.clamp_min(1)
+    products = gram @ means
+    squares = (means * products).sum(0)
+    distances = gram.diagonal()[:, None] - 2 * products + squares[None, :]
+    return torch.where(counts > 0, distances.clamp_min(0), gram.diagonal()[:, None])
+
+
+def scales(gram: Tensor, labels: Tensor) -> Tensor:
+    """(units,): the multiple of its cluster's mean that is closest to each unit."""
+    means = one_hot(labels).to(gram) / one_hot(labels).sum(0)
+    products = gram @ means
+    squares = (means * products).sum(0)
+    return products.gather(1, labels[:, None])[:, 0] / squares[labels].clamp_min(TINY)
+
+
+def _cut(tree: np.ndarray, num_points: int, num_clusters: int) -> np.ndarray:
+    """Labels after the first merges of the tree, exactly `num_clusters` of them even among ties."""
+    labels, members = np.arange(num_points), {i: [i] for i in range(num_points)}
+    for step in range(num_points - num_clusters):
+        one, two = (int(node) for node in tree[step, :2])
+        members[num_points + step] = members.pop(one) + members.pop(two)
+    for label, points in enumerate(members.values()):
+        labels[points] = label
+    return labels

@@ -1,0 +1,43 @@
+"""What every matching method is: a frozen value that says which units of several members belong together.
+
+Importable without torch, so that plans and help pages are instant; the engine is imported when a method is called.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from amalgam.tasks.fusion.cost import ActivationCost, State, Universe
+    from amalgam.tasks.fusion.matching import Matching
+    from amalgam.tasks.tracing.axes import Axes
+
+
+class Method(BaseModel):
+    """How to decide which units of several members belong together."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @property
+    def needs_activations(self) -> bool:
+        """Whether calling it requires activation statistics."""
+        return False
+
+    @property
+    def needs_gram(self) -> bool:
+        """Whether those statistics must hold the products of units of one member, too."""
+        return False
+
+    def __call__(
+        self,
+        axes: Axes,
+        states: Sequence[State],
+        activations: ActivationCost | None = None,
+        start: Universe | None = None,
+    ) -> Matching:
+        """Match the units of the members whose state dicts are given; `start` is an earlier universe to go on from."""
+        raise NotImplementedError
