@@ -8,12 +8,14 @@ every alpha with and without recalibration, and evaluate everything on the same 
     amalgam run partial_fusion --data imagefolder:PATH --num-classes 10 --model timm:resnet18 --image-size 64
 """
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from amalgam.pipeline.engine.step import Step
-from amalgam.pipeline.experiments.flags import Floats, Ints, Texts
+from amalgam.pipeline.experiments.flags import Floats, Ints, LabelSmoothing, Optimisation, Precision, Texts, flat
 from amalgam.pipeline.experiments.fusion_graph import Recipe, fusion_graph
 from amalgam.pipeline.experiments.matching_methods import NAMES, matching_methods
+from amalgam.pipeline.steps.fusion.activations import StageDtype
 from amalgam.tasks.data.catalogue import FOLDER_IMAGE_SIZE, KNOWN, DataSpec
 from amalgam.tasks.data.splits import ClassSplit, GeneralSpecialist, Shared, Split
 from amalgam.tasks.fusion.methods import Cost
@@ -21,94 +23,138 @@ from amalgam.tasks.models.spec import Activation, ModelSpec
 from amalgam.tasks.training.config import TrainConfig
 
 
-def partial_fusion(
-    *,
-    data: Annotated[str, "Data set: a name such as mnist, torchvision:NAME, npz:PATH or imagefolder:PATH."] = "digits",
-    image_size: Annotated[int | None, "Side in pixels that images are resized to; default: the data set's own."] = None,
-    num_classes: Annotated[int | None, "Classes of a data set that is not known by name."] = None,
-    channels: Annotated[int, "Channels of a data set that is not known by name: 1 if its pictures are grey."] = 3,
+@dataclass(frozen=True)
+class Pictures:
+    """Which labelled images."""
+
+    data: Annotated[str, "Data set: a name such as mnist, torchvision:NAME, npz:PATH or imagefolder:PATH."] = "digits"
+    image_size: Annotated[int | None, "Side in pixels that images are resized to; default: the data set's own."] = None
+    num_classes: Annotated[int | None, "Classes of a data set that is not known by name."] = None
+    channels: Annotated[int, "Channels of a data set that is not known by name: 1 if its pictures are grey."] = 3
+
+    @property
+    def spec(self) -> DataSpec:
+        """The data set."""
+        return DataSpec(name=self.data, image_size=self.image_size)
+
+
+@dataclass(frozen=True)
+class Network:
+    """The architecture of all members."""
+
+    model: Annotated[str, "Network: mlp, vgg11, resnet18, timm:NAME or torchvision:NAME."] = "mlp"
+    width: Annotated[float | None, "Multiplier of the channels of vgg11 and resnet18."] = None
+    widths: Annotated[Ints, "Units of each hidden layer of an mlp."] = ()
+    activation: Annotated[Activation | None, "Activation of mlp, vgg11 and resnet18."] = None
+    bias: Annotated[bool | None, "Whether layers of mlp, vgg11 and resnet18 have biases."] = None
+    batch_norm: Annotated[bool | None, "Whether vgg11 has batch norm."] = None
+
+    def spec(self, pictures: Pictures) -> ModelSpec:
+        """The network for those pictures. Raises ValueError if their classes are not known."""
+        given = vars(self) | {"widths": self.widths or None}
+        options = {name: value for name, value in given.items() if name != "model" and value is not None}
+        data = pictures.spec
+        if data.name in KNOWN:
+            return ModelSpec(name=self.model, num_classes=data.num_classes, in_shape=data.in_shape, options=options)
+        if pictures.num_classes is None:
+            raise ValueError(f"give --num-classes: how many classes {data.name!r} has is not known before it is read")
+        side = data.image_size or FOLDER_IMAGE_SIZE
+        shape = (pictures.channels, side, side)
+        return ModelSpec(name=self.model, num_classes=pictures.num_classes, in_shape=shape, options=options)
+
+
+@dataclass(frozen=True)
+class Members:
+    """How many members there are, and who sees what."""
+
+    members: Annotated[int, "Networks trained per seed and fused into one."] = 2
+    seeds: Annotated[int, "Repetitions, each with its own members and data shares, for means and deviations."] = 3
     split: Annotated[
         Literal["class_split", "general_specialist", "shared"],
         "Who sees what: each member at home in some classes, one without a class and one specialist, or all the same.",
-    ] = "shared",
-    other: Annotated[float, "Under class_split, share of each foreign class that a member sees."] = 0.03,
-    special_class: Annotated[int, "Under general_specialist, the class that only the specialist sees."] = 4,
-    model: Annotated[str, "Network: mlp, vgg11, resnet18, timm:NAME or torchvision:NAME."] = "mlp",
-    width: Annotated[float | None, "Multiplier of the channels of vgg11 and resnet18."] = None,
-    widths: Annotated[Ints, "Units of each hidden layer of an mlp."] = (),
-    activation: Annotated[Activation | None, "Activation of mlp, vgg11 and resnet18."] = None,
-    bias: Annotated[bool | None, "Whether layers of mlp, vgg11 and resnet18 have biases."] = None,
-    batch_norm: Annotated[bool | None, "Whether vgg11 has batch norm."] = None,
-    members: Annotated[int, "Networks trained per seed and fused into one."] = 2,
-    seeds: Annotated[int, "Repetitions, each with its own members and data shares, for means and deviations."] = 3,
-    epochs: Annotated[int, "Passes over each member's training images; validation chooses the one to keep."] = 50,
-    batch_size: Annotated[int, "Images per step."] = 64,
-    optimizer: Annotated[Literal["adam", "adamw", "sgd"], "Optimiser, as in torch.optim."] = "adam",
-    learning_rate: Annotated[float, "Highest learning rate."] = 1e-3,
-    weight_decay: Annotated[float, "Weight decay, as in torch.optim."] = 0.0,
-    momentum: Annotated[float, "Momentum of sgd."] = 0.0,
-    schedule: Annotated[Literal["constant", "cosine"], "Learning rate over time, after the warm-up."] = "constant",
-    warmup_epochs: Annotated[float, "Epochs in which the learning rate rises from 0."] = 0.0,
-    label_smoothing: Annotated[float, "Share of the target spread over all classes."] = 0.0,
-    augment: Annotated[Literal["none", "crop_flip"], "Random shifts and mirror images."] = "none",
-    precision: Annotated[Literal["fp32", "bf16", "fp16"], "Number format of training under autocast."] = "fp32",
-    clip_norm: Annotated[float | None, "Largest norm of the gradient."] = None,
-    validation_share: Annotated[float, "Share of the training split held out to choose epochs by."] = 0.1,
+    ] = "shared"
+    other: Annotated[float, "Under class_split, share of each foreign class that a member sees."] = 0.03
+    special_class: Annotated[int, "Under general_specialist, the class that only the specialist sees."] = 4
+    validation_share: Annotated[float, "Share of the training split held out to choose epochs by."] = 0.1
+
+    @property
+    def shares(self) -> Split:
+        """The split as a value."""
+        if self.split == "class_split":
+            return ClassSplit(other=self.other)
+        return GeneralSpecialist(special_class=self.special_class) if self.split == "general_specialist" else Shared()
+
+
+@dataclass(frozen=True)
+class MemberTraining:
+    """How members are trained, beside what all experiments choose."""
+
+    optimizer: Annotated[Literal["adam", "adamw", "sgd"], "Optimiser, as in torch.optim."] = "adam"
+    momentum: Annotated[float, "Momentum of sgd."] = 0.0
+    schedule: Annotated[Literal["constant", "cosine"], "Learning rate over time, after the warm-up."] = "constant"
+    warmup_epochs: Annotated[float, "Epochs in which the learning rate rises from 0."] = 0.0
+    label_smoothing: LabelSmoothing = 0.0
+    augment: Annotated[Literal["none", "crop_flip"], "Random shifts and mirror images."] = "none"
+    precision: Precision = "fp32"
+    clip_norm: Annotated[float | None, "Largest norm of the gradient."] = None
+
+
+@dataclass(frozen=True)
+class Matchings:
+    """How members are matched and fused."""
+
     methods: Annotated[
         Texts, f"How units are matched: {', '.join(NAMES)}, or file.py:Class of your own, at every alpha it has."
-    ] = ("Identity", "PartialOT"),
+    ] = ("Identity", "PartialOT")
     alphas: Annotated[Floats, "Shares of each layer's units that stay alone: 0 fuses all, 1 is the ensemble."] = (
         0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0,
-    ),
-    cost: Annotated[Cost, "What makes units similar."] = "weights",
-    first_weight: Annotated[Floats, "Weights of the first member, a curve each; default: all weigh the same."] = (),
-    probe_rows: Annotated[int, "Unlabelled training images for activations and recalibration."] = 1000,
-    grid: Annotated[int, "Feature maps are staged at grid x grid positions."] = 2,
-    stage_dtype: Annotated[Literal["float16", "float32"], "How activations are stored."] = "float32",
-    finetune_share: Annotated[float, "Share of the training split to fine-tune fused networks on; 0: none."] = 0.0,
-    finetune_epochs: Annotated[int, "Passes over those images."] = 10,
-    finetune_learning_rate: Annotated[float | None, "Highest learning rate there; default: that of training."] = None,
-) -> Step:  # fmt: skip
-    """Train members, fuse them at every size from one network to their ensemble, and draw what it cost."""
-    data_spec = DataSpec(name=data, image_size=image_size)
-    chosen = {
-        "width": width,
-        "widths": widths or None,
-        "activation": activation,
-        "bias": bias,
-        "batch_norm": batch_norm,
-    }
-    training = TrainConfig(
-        epochs=epochs, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate,
-        weight_decay=weight_decay, momentum=momentum, schedule=schedule, warmup_epochs=warmup_epochs,
-        label_smoothing=label_smoothing, augment=augment, precision=precision, clip_norm=clip_norm,
     )  # fmt: skip
-    later = {"epochs": finetune_epochs, "learning_rate": finetune_learning_rate or learning_rate, "warmup_epochs": 0.0}
+    cost: Annotated[Cost, "What makes units similar."] = "weights"
+    first_weight: Annotated[Floats, "Weights of the first member, a curve each; default: all weigh the same."] = ()
+    probe_rows: Annotated[int, "Unlabelled training images for activations and recalibration."] = 1000
+    grid: Annotated[int, "Feature maps are staged at grid x grid positions."] = 2
+    stage_dtype: Annotated[StageDtype, "How activations are stored."] = "float32"
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """How fused networks are trained a little more."""
+
+    finetune_share: Annotated[float, "Share of the training split to fine-tune fused networks on; 0: none."] = 0.0
+    finetune_epochs: Annotated[int, "Passes over those images."] = 10
+    finetune_learning_rate: Annotated[float | None, "Highest learning rate there; default: that of training."] = None
+
+    def after(self, training: TrainConfig) -> TrainConfig:
+        """The training of members, as it is for fused networks."""
+        rate = self.finetune_learning_rate or training.learning_rate
+        return TrainConfig(
+            **{**training.model_dump(), "epochs": self.finetune_epochs, "learning_rate": rate, "warmup_epochs": 0.0}
+        )
+
+
+@flat
+def partial_fusion(
+    *,
+    pictures: Pictures = Pictures(),
+    network: Network = Network(),
+    members: Members = Members(),
+    training: Optimisation = Optimisation(epochs=50, batch_size=64, learning_rate=1e-3, weight_decay=0.0),
+    training_of_members: MemberTraining = MemberTraining(),
+    matchings: Matchings = Matchings(),
+    finetuning: Finetuning = Finetuning(),
+) -> Step:
+    """Train members, fuse them at every size from one network to their ensemble, and draw what it cost."""
+    config = TrainConfig(**vars(training), **vars(training_of_members))
     return fusion_graph(
         Recipe(
-            data=data_spec, split=_split(split, other, special_class), training=training, members=members, seeds=seeds,
-            model=_model(model, data_spec, num_classes, channels, {k: v for k, v in chosen.items() if v is not None}),
-            validation_share=validation_share, methods=matching_methods(methods, alphas, cost),
-            first_weight=first_weight, probe_rows=probe_rows, grid=grid, stage_dtype=stage_dtype,
-            finetune_share=finetune_share,
-            finetuning=TrainConfig(**{**training.model_dump(), **later}),
+            data=pictures.spec, model=network.spec(pictures), split=members.shares, training=config,
+            finetuning=finetuning.after(config), members=members.members, seeds=members.seeds,
+            validation_share=members.validation_share, first_weight=matchings.first_weight,
+            methods=matching_methods(matchings.methods, matchings.alphas, matchings.cost),
+            probe_rows=matchings.probe_rows, grid=matchings.grid, stage_dtype=matchings.stage_dtype,
+            finetune_share=finetuning.finetune_share,
         )
     )  # fmt: skip
-
-
-def _split(name: str, other: float, special_class: int) -> Split:
-    if name == "class_split":
-        return ClassSplit(other=other)
-    return GeneralSpecialist(special_class=special_class) if name == "general_specialist" else Shared()
-
-
-def _model(name: str, data: DataSpec, num_classes: int | None, channels: int, options: dict[str, Any]) -> ModelSpec:
-    if data.name in KNOWN:
-        return ModelSpec(name=name, num_classes=data.num_classes, in_shape=data.in_shape, options=options)
-    if num_classes is None:
-        raise ValueError(f"give --num-classes: how many classes {data.name!r} has is not known before it is read")
-    side = data.image_size or FOLDER_IMAGE_SIZE
-    return ModelSpec(name=name, num_classes=num_classes, in_shape=(channels, side, side), options=options)
 
 
 _CIFAR10 = {
