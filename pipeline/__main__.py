@@ -9,10 +9,10 @@ from typer.core import TyperGroup
 
 from amalgam import __version__
 from amalgam.pipeline.cli.commands import experiment_commands, fail
-from amalgam.pipeline.cli.explain import explain
-from amalgam.pipeline.cli.fuse import fuse
+from amalgam.pipeline.cli.from_files.explain import explain
+from amalgam.pipeline.cli.from_files.fuse import fuse
+from amalgam.pipeline.cli.from_files.merge import merge_command
 from amalgam.pipeline.cli.launch import plan_experiment, run_experiment
-from amalgam.pipeline.cli.merge import merge_command
 from amalgam.pipeline.console import say
 
 COMMANDS = ("plan", "run", "show", "report", "fuse", "merge", "explain", "ui", "sync", "verify")

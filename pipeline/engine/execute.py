@@ -87,7 +87,7 @@ class Ray:
     """A cluster's address; None: RAY_ADDRESS, else an own instance on this machine."""
 
     def __call__(self, steps: Sequence[Step], place: Place) -> Iterator[Event]:
-        from amalgam.pipeline.engine.ray_cluster import connected, travel_by_value  # here, not above: it imports ray
+        from amalgam.pipeline.engine.ray.cluster import connected, travel_by_value  # here, not above: it imports ray
 
         with connected(self.address, steps):
             travel_by_value(steps)

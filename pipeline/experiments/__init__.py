@@ -5,10 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 from amalgam.pipeline.engine.step import Step
-from amalgam.pipeline.experiments.clip_finetune import REAL_RECIPES, clip_finetune
-from amalgam.pipeline.experiments.clip_sae_ablation import clip_sae_ablation
-from amalgam.pipeline.experiments.clip_styles import STYLE_RECIPES, clip_styles
-from amalgam.pipeline.experiments.partial_fusion import RECIPES, partial_fusion
+from amalgam.pipeline.experiments.clip.finetune import REAL_RECIPES, clip_finetune
+from amalgam.pipeline.experiments.clip.sae_ablation import clip_sae_ablation
+from amalgam.pipeline.experiments.clip.styles import STYLE_RECIPES, clip_styles
+from amalgam.pipeline.experiments.fusion.partial_fusion import RECIPES, partial_fusion
 
 
 def with_defaults(

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from amalgam.pipeline.store.predictions import read_predictions
+from amalgam.pipeline.store.tables.predictions import read_predictions
 from amalgam.tasks.clip.testing.test_sets import VALIDATION
 from amalgam.tasks.scoring.metrics import METRICS, Estimate, Predictions, estimates, mean_over_sets, value
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from amalgam.pipeline.store.results import write_results
+from amalgam.pipeline.store.tables.results import write_results
 from amalgam.tasks.data.images import Images
 from amalgam.tasks.scoring.logits import score
 from amalgam.tasks.scoring.results import COST, Network, Result, flat

@@ -16,8 +16,8 @@ from mlflow.utils import mlflow_tags as names
 
 from amalgam.pipeline.store.artifact import Point, Record
 from amalgam.pipeline.store.record_text import flat
-from amalgam.pipeline.store.rows import RowsInfo, describe
-from amalgam.pipeline.store.rows_schema import KEY_COLUMNS
+from amalgam.pipeline.store.tables.rows import RowsInfo, describe
+from amalgam.pipeline.store.tables.rows_schema import KEY_COLUMNS
 from amalgam.pipeline.tracking.run_record import RunRecord
 from amalgam.pipeline.tracking.store import TRAINING_VIEW
 

@@ -1,6 +1,6 @@
 """A whole sweep of fine-tuning on a CLIP that learns nothing: real steps that take no time."""
 
-from amalgam.pipeline.experiments.robust_recipe import RobustRecipe, Seeded
+from amalgam.pipeline.experiments.clip.recipe import RobustRecipe, Seeded
 from amalgam.pipeline.steps.clip.backbones import PRETRAINED, PretrainedConfig
 from amalgam.pipeline.steps.clip.saes import SAEsConfig
 from amalgam.tasks.clip.testing.test_sets import TestSet

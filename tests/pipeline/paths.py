@@ -9,7 +9,7 @@ from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.reports.path_scores import path_scores, summary
 from amalgam.pipeline.reports.robustness.config import ResultLabel, RobustnessReportConfig
-from amalgam.pipeline.store.predictions import PREDICTIONS, Answers, write_predictions
+from amalgam.pipeline.store.tables.predictions import PREDICTIONS, Answers, write_predictions
 from amalgam.tasks.scoring.metrics import Predictions
 
 ALPHAS = (0.0, 0.3, 0.5, 0.7, 1.0)

@@ -8,10 +8,10 @@ from rich.console import Console
 
 from amalgam.pipeline.engine.execute import Local, run
 from amalgam.pipeline.engine.step import ancestors
-from amalgam.pipeline.experiments.clip_sae_ablation import BASE, clip_sae_ablation, one_thing_each
-from amalgam.pipeline.experiments.clip_variants import VARIANTS
-from amalgam.pipeline.experiments.robust_graph import robust_graph
-from amalgam.pipeline.experiments.styled_world import SAESetting
+from amalgam.pipeline.experiments.clip.graph import robust_graph
+from amalgam.pipeline.experiments.clip.sae_ablation import BASE, clip_sae_ablation, one_thing_each
+from amalgam.pipeline.experiments.clip.styled_world import SAESetting
+from amalgam.pipeline.experiments.clip.variants import VARIANTS
 from amalgam.pipeline.reports.files import read_rows
 from amalgam.pipeline.reports.robustness.page import terminal_table
 from amalgam.pipeline.reports.robustness.saes import SAES_STEM

@@ -8,12 +8,12 @@ import torch
 
 from amalgam.pipeline.engine.execute import Local, StepsFailed, run
 from amalgam.pipeline.engine.step import ancestors
-from amalgam.pipeline.experiments.clip_styles import clip_styles
-from amalgam.pipeline.experiments.clip_variants import VARIANTS, variant
-from amalgam.pipeline.experiments.robust_graph import OfSeed, robust_graph
+from amalgam.pipeline.experiments.clip.graph import OfSeed, robust_graph
+from amalgam.pipeline.experiments.clip.styles import clip_styles
+from amalgam.pipeline.experiments.clip.variants import VARIANTS, variant
 from amalgam.pipeline.steps.clip.explanation import ExplainConfig
 from amalgam.pipeline.store.clip_checkpoints import key_of, load_classifier, load_clip, read_about, read_sae
-from amalgam.pipeline.store.features import read_features
+from amalgam.pipeline.store.tables.features import read_features
 from amalgam.tasks.clip.zero_shot import zero_shot_head
 from amalgam.tasks.sae.metrics import fvu
 from tests.pipeline.clip_sweep import IMAGES, VIEWS, WORLD, autoencoders, sweep

@@ -5,9 +5,9 @@ import torch
 
 from amalgam.pipeline.cli.settings import Settings
 from amalgam.pipeline.engine.execute import Local, run
-from amalgam.pipeline.engine.ray_cluster import connected
-from amalgam.pipeline.experiments.clip_variants import variant
-from amalgam.pipeline.experiments.robust_graph import OfSeed
+from amalgam.pipeline.engine.ray.cluster import connected
+from amalgam.pipeline.experiments.clip.graph import OfSeed
+from amalgam.pipeline.experiments.clip.variants import variant
 from amalgam.pipeline.store.clip_checkpoints import load_classifier
 from tests.pipeline.clip_sweep import sweep
 

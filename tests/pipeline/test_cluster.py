@@ -9,8 +9,8 @@ from ray._raylet import GCS_AUTOSCALER_STATE_NAMESPACE, GCS_AUTOSCALER_V2_ENABLE
 from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeGroupConfig
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 
-from amalgam.pipeline.engine.ray_cluster import check_room, connected
-from amalgam.pipeline.engine.ray_growth import declared_growth
+from amalgam.pipeline.engine.ray.cluster import check_room, connected
+from amalgam.pipeline.engine.ray.growth import declared_growth
 from amalgam.pipeline.engine.step import Resources, Step
 
 pytestmark = pytest.mark.slow

@@ -6,8 +6,8 @@ import pytest
 from amalgam.pipeline.cli.flags import make_step
 from amalgam.pipeline.engine.execute import Local, run
 from amalgam.pipeline.engine.step import ancestors
-from amalgam.pipeline.experiments.clip_styles import clip_styles
-from amalgam.pipeline.experiments.partial_fusion import partial_fusion
+from amalgam.pipeline.experiments.clip.styles import clip_styles
+from amalgam.pipeline.experiments.fusion.partial_fusion import partial_fusion
 
 TINY = {"num_classes": 2, "image_size": 8, "seeds": 1, "alphas": (0.0,), "widths": (4,), "epochs": 1, "probe_rows": 8}
 

@@ -15,7 +15,7 @@ import pytest
 from amalgam.pipeline.engine.build import build
 from amalgam.pipeline.engine.execute import Local, Ray, Run, StepsFailed, run
 from amalgam.pipeline.engine.place import Place, alone
-from amalgam.pipeline.engine.ray_cluster import connected
+from amalgam.pipeline.engine.ray.cluster import connected
 from amalgam.pipeline.engine.step import Resources, Step, ancestors, with_resources
 from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.store.artifact import is_complete, read_curves

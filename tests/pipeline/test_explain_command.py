@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from amalgam.pipeline.cli.explain_folders import as_prepared, in_order
+from amalgam.pipeline.cli.from_files.explain_folders import as_prepared, in_order
 from amalgam.pipeline.store.clip_checkpoints import read_about, save_classifier
 from amalgam.tasks.clip.testing.suite import Pictures
 from amalgam.tasks.clip.zero_shot import Classifier, zero_shot_head

@@ -18,7 +18,7 @@ from amalgam.pipeline.experiments import EXPERIMENTS
 from amalgam.pipeline.steps.fusion.fused import FusedConfig, finetune
 from amalgam.pipeline.store.artifact import Record, read_curves, read_record, read_records
 from amalgam.pipeline.store.checkpoints import load_model
-from amalgam.pipeline.store.rows import describe, read_rows
+from amalgam.pipeline.store.tables.rows import describe, read_rows
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.images import load
 from amalgam.tasks.data.loading import normalise

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from amalgam.pipeline.store.predictions import Answers, read_predictions, write_predictions
+from amalgam.pipeline.store.tables.predictions import Answers, read_predictions, write_predictions
 from amalgam.tasks.scoring.metrics import METRICS, Predictions, estimate, value
 
 

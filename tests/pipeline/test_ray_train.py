@@ -5,7 +5,7 @@ import ray
 import torch
 
 from amalgam.pipeline.engine.execute import Ray, StepsFailed, run
-from amalgam.pipeline.engine.ray_train import run_distributed
+from amalgam.pipeline.engine.ray.training import run_distributed
 from amalgam.pipeline.engine.step import Resources, Step
 from amalgam.tasks.training.distributed import ALONE
 from tests.pipeline.together import place

@@ -2,7 +2,7 @@
 
 import pytest
 
-from amalgam.pipeline.store.results import RESULTS, read_results, write_results
+from amalgam.pipeline.store.tables.results import RESULTS, read_results, write_results
 from amalgam.tasks.scoring.results import Network, Result
 
 NETWORKS = (

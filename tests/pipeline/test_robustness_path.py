@@ -12,7 +12,7 @@ from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.steps.clip.path import SCORES, PathConfig, check_path, evaluate_path
 from amalgam.pipeline.steps.clip.saes import ChosenSAE
 from amalgam.pipeline.store.clip_checkpoints import ClassifierInfo, key_of, save_classifier, save_clip, save_sae
-from amalgam.pipeline.store.predictions import PREDICTIONS, read_predictions
+from amalgam.pipeline.store.tables.predictions import PREDICTIONS, read_predictions
 from amalgam.tasks.clip.finetuning.drift import frozen
 from amalgam.tasks.clip.testing.test_sets import TestSet
 from amalgam.tasks.clip.zero_shot import Classifier, zero_shot_head

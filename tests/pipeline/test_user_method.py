@@ -4,9 +4,9 @@ import pytest
 
 from amalgam.pipeline.engine.execute import Local, Ray, run
 from amalgam.pipeline.engine.step import ancestors
-from amalgam.pipeline.experiments.partial_fusion import partial_fusion
+from amalgam.pipeline.experiments.fusion.partial_fusion import partial_fusion
 from amalgam.pipeline.reports.builder import read_rows
-from amalgam.pipeline.store.results import read_all
+from amalgam.pipeline.store.tables.results import read_all
 from amalgam.tasks.fusion import PartialOT
 
 SOURCE = '''

@@ -10,7 +10,7 @@ import ray
 import torch
 import torch.distributed as dist
 
-from amalgam.pipeline.engine.ray_train import run_distributed
+from amalgam.pipeline.engine.ray.training import run_distributed
 from amalgam.pipeline.engine.resuming import resume_state, saver
 from amalgam.pipeline.engine.step import Resources
 from amalgam.pipeline.engine.workspace import Workspace

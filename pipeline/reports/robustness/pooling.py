@@ -9,7 +9,7 @@ from torch import Tensor
 
 from amalgam.pipeline.reports.files import Row, points
 from amalgam.pipeline.reports.robustness.table import OVERALL, Tested, WisePath, overall_weights
-from amalgam.pipeline.store.predictions import PREDICTIONS, read_predictions
+from amalgam.pipeline.store.tables.predictions import PREDICTIONS, read_predictions
 from amalgam.tasks.clip.testing.test_sets import ROLES
 from amalgam.tasks.scoring.metrics import Estimate, Predictions, same_examples
 from amalgam.tasks.scoring.pooled import pooled_accuracies, weighted_sum

@@ -16,7 +16,7 @@ from amalgam.tasks.data.sources import AnySource, Corrupted, MixedStyles, Source
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from amalgam.pipeline.store.features import Staged
+    from amalgam.pipeline.store.tables.features import Staged
     from amalgam.tasks.data.images import Images
 
 
@@ -58,7 +58,7 @@ def stage_features(config: FeaturesConfig, inputs: Mapping[str, Path], work: Wor
     of batches. They are those of the encoder, not normalised.
     """
     from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_about
-    from amalgam.pipeline.store.features import FEATURES, Staged
+    from amalgam.pipeline.store.tables.features import FEATURES, Staged
     from amalgam.tasks.clip.finetuning.finetune import anchor
     from amalgam.tasks.data.opening import open_source
 
@@ -78,9 +78,9 @@ def write_features(
     """Write the part's features and give the number of rows and their width."""
     import torch
 
-    from amalgam.pipeline.store.features import SITE
-    from amalgam.pipeline.store.rows import RowsWriter
-    from amalgam.pipeline.store.rows_schema import RowsSchema
+    from amalgam.pipeline.store.tables.features import SITE
+    from amalgam.pipeline.store.tables.rows import RowsWriter
+    from amalgam.pipeline.store.tables.rows_schema import RowsSchema
     from amalgam.tasks.data.loading import view_batches
     from amalgam.tasks.data.views import View
 

@@ -23,7 +23,7 @@ from amalgam.tasks.data.sources import LabelledConfig, check_source
 from amalgam.tasks.sae.config import FeatureInfo
 
 if TYPE_CHECKING:
-    from amalgam.pipeline.store.predictions import Answers
+    from amalgam.pipeline.store.tables.predictions import Answers
     from amalgam.tasks.clip.finetuning.similarity import DriftMeter
     from amalgam.tasks.clip.testing.evaluate import Networks
     from amalgam.tasks.clip.testing.session import Session
@@ -75,7 +75,7 @@ def evaluate_path(config: PathConfig, inputs: Mapping[str, Any], work: Workspace
     """
     from amalgam.pipeline.reports.path_scores import path_scores, summary
     from amalgam.pipeline.store.clip_checkpoints import load_classifier
-    from amalgam.pipeline.store.predictions import PREDICTIONS, write_predictions
+    from amalgam.pipeline.store.tables.predictions import PREDICTIONS, write_predictions
     from amalgam.tasks.clip.finetuning.similarity import DriftMeter
 
     session = _session(config, inputs, work)
@@ -127,7 +127,7 @@ def _answers(
     skipped: dict[str, int],
 ) -> Iterator[Answers]:  # fmt: skip
     """What all networks answer, one test set after another; `skipped` is filled with numbers of damaged pictures."""
-    from amalgam.pipeline.store.predictions import Answers
+    from amalgam.pipeline.store.tables.predictions import Answers
 
     for name, role, examination in session.examinations(test_sets):
         skipped[name] = examination.images.num_skipped

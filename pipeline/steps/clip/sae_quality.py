@@ -89,7 +89,7 @@ def _measured(
     """A row for each autoencoder; images are encoded once for all."""
     import torch
 
-    from amalgam.pipeline.store.features import as_wanted
+    from amalgam.pipeline.store.tables.features import as_wanted
     from amalgam.tasks.data.loading import batches
     from amalgam.tasks.sae.metrics import QualityMeter
 

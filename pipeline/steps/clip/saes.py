@@ -19,7 +19,7 @@ from amalgam.tasks.sae.config import FeatureInfo, SAESpec, SAETrainConfig
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from amalgam.pipeline.store.features import FeatureTable
+    from amalgam.pipeline.store.tables.features import FeatureTable
     from amalgam.tasks.sae.autoencoder import SparseAutoencoder
     from amalgam.tasks.sae.metrics import Quality
 
@@ -54,7 +54,7 @@ def train_saes(config: SAEsConfig, inputs: Mapping[str, Any], work: Workspace) -
     """Write a folder for each autoencoder and `quality.json`: how good each is on the features of every domain."""
     from amalgam.pipeline.engine.resuming import resume_state, saver
     from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_about, save_sae
-    from amalgam.pipeline.store.features import as_wanted, read_features
+    from amalgam.pipeline.store.tables.features import as_wanted, read_features
     from amalgam.tasks.sae.train import train
 
     backbone = read_about(inputs["classifier"]).backbone
@@ -104,7 +104,7 @@ def numbers(quality: Quality) -> dict[str, float]:
 
 
 def _by_domain(sae: SparseAutoencoder, table: FeatureTable, head: Tensor) -> dict[str, Quality]:
-    from amalgam.pipeline.store.features import as_wanted
+    from amalgam.pipeline.store.tables.features import as_wanted
     from amalgam.tasks.sae.metrics import quality_by_domain
 
     parts = (column.split(BATCH) for column in (table.features, table.labels, table.domain_codes))

@@ -72,7 +72,7 @@ def tune(config: TunedConfig, inputs: Mapping[str, Any], work: Workspace) -> Met
 
     if work.num_workers == 1:
         return _tune(config, inputs, work, ALONE, work.device)
-    from amalgam.pipeline.engine.ray_train import run_distributed
+    from amalgam.pipeline.engine.ray.training import run_distributed
 
     resources = Resources(work.cpus_each, work.gpus_each, work.num_workers)
     return dict(run_distributed(partial(_tune, config, inputs, work), resources, work.scratch))
@@ -135,7 +135,7 @@ def _sae(
 def _basis(config: TunedConfig, inputs: Mapping[str, Any], backbone: str) -> Tensor | None:
     if config.components is None:
         return None
-    from amalgam.pipeline.store.features import read_features
+    from amalgam.pipeline.store.tables.features import read_features
     from amalgam.tasks.clip.finetuning.drift import principal_directions
     from amalgam.tasks.sae.autoencoder import unit
 
@@ -148,7 +148,7 @@ def _anchors(
 ) -> CachedAnchors | None:
     if not inputs.get(role):
         return None
-    from amalgam.pipeline.store.features import anchors
+    from amalgam.pipeline.store.tables.features import anchors
     from amalgam.tasks.clip.finetuning.anchors import CachedAnchors
 
     staged = anchors(inputs[role], len(images), backbone, images.fingerprint)

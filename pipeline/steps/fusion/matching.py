@@ -26,9 +26,9 @@ def match_members(config: MatchingConfig, inputs: Mapping[str, Any], work: Works
     """Match the members by every method of the sweep; all weights of members will share what is found."""
     import torch
 
-    from amalgam.pipeline.store.activations import ROWS, staged_cost
     from amalgam.pipeline.store.checkpoints import load_model, read_spec
     from amalgam.pipeline.store.matchings import save_matchings
+    from amalgam.pipeline.store.tables.activations import ROWS, staged_cost
     from amalgam.tasks.fusion.fusing import check_members
     from amalgam.tasks.tracing.trace import trace
 

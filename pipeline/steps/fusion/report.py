@@ -20,7 +20,7 @@ def write_report(config: ReportConfig, inputs: Mapping[str, Any], work: Workspac
     """Write the frontier's picture, page and tables; the summary is the accuracy of every network but members."""
     from amalgam.pipeline.reports.frontier.page import frontier_report
     from amalgam.pipeline.store.artifact import read_record
-    from amalgam.pipeline.store.results import read_all
+    from amalgam.pipeline.store.tables.results import read_all
 
     folders = inputs["results"]
     report, headline = frontier_report(

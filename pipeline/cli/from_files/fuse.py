@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 from amalgam.pipeline.cli.plan import size_text
 from amalgam.pipeline.console import output, say
-from amalgam.pipeline.experiments.matching_methods import NAMES, method_class
+from amalgam.pipeline.experiments.fusion.matching_methods import NAMES, method_class
 from amalgam.tasks.data.catalogue import DataSpec, check
 from amalgam.tasks.fusion.methods import Method
 
@@ -40,7 +40,10 @@ def fuse(
     check(described, data_root)
     shares = numbers_of(weights) if weights else None
     options = options_of(model_options)
-    from amalgam.pipeline.cli.fuse_checkpoints import Request, fuse_checkpoints  # here, not above: it imports torch
+    from amalgam.pipeline.cli.from_files.fuse_checkpoints import (  # here, not above: it imports torch
+        Request,
+        fuse_checkpoints,
+    )
 
     rows = fuse_checkpoints(
         Request(

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from amalgam.pipeline.store.rows import describe, read_rows
+from amalgam.pipeline.store.tables.rows import describe, read_rows
 from amalgam.tasks.fusion.cost import ActivationCost
 from amalgam.tasks.tracing.capture import as_rows
 

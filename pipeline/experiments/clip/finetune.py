@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from amalgam.pipeline.engine.step import Step
-from amalgam.pipeline.experiments.clip_variants import Ways
+from amalgam.pipeline.experiments.clip.graph import robust_graph
+from amalgam.pipeline.experiments.clip.recipe import AnchorFlag, Prices, RobustRecipe, Seeded
+from amalgam.pipeline.experiments.clip.variants import Ways
 from amalgam.pipeline.experiments.flags import (
     Autoencoders,
     Corruptions,
@@ -24,8 +26,6 @@ from amalgam.pipeline.experiments.flags import (
     flat,
     in_words,
 )
-from amalgam.pipeline.experiments.robust_graph import robust_graph
-from amalgam.pipeline.experiments.robust_recipe import AnchorFlag, Prices, RobustRecipe, Seeded
 from amalgam.pipeline.steps.clip.backbones import OPENED, OpenedConfig
 from amalgam.pipeline.steps.clip.saes import SAEsConfig
 from amalgam.tasks.clip.testing.suite import Pictures, Suite

@@ -23,8 +23,8 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import ValidationError
 
 from amalgam.pipeline.store.artifact import written_whole
-from amalgam.pipeline.store.parquet_stream import open_parquet, stream
-from amalgam.pipeline.store.rows_schema import KEY_COLUMNS, SCHEMA_KEY, RowsSchema
+from amalgam.pipeline.store.tables.parquet_stream import open_parquet, stream
+from amalgam.pipeline.store.tables.rows_schema import KEY_COLUMNS, SCHEMA_KEY, RowsSchema
 
 DIGEST_KEY = b"amalgam.digest"
 MEBIBYTE = 2**20

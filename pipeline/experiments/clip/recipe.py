@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from amalgam.pipeline.engine.step import Step
-from amalgam.pipeline.experiments.clip_variants import VARIANTS, Variant, variant
+from amalgam.pipeline.experiments.clip.variants import VARIANTS, Variant, variant
 from amalgam.pipeline.steps.clip.explanation import ExplainConfig
 from amalgam.pipeline.steps.clip.saes import SAEsConfig
 from amalgam.tasks.clip.testing.test_sets import Role, TestSet

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 
 from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.experiments.flags import Floats, Ints, LabelSmoothing, Optimisation, Precision, Texts, flat
-from amalgam.pipeline.experiments.fusion_graph import Recipe, fusion_graph
-from amalgam.pipeline.experiments.matching_methods import NAMES, matching_methods
+from amalgam.pipeline.experiments.fusion.graph import Recipe, fusion_graph
+from amalgam.pipeline.experiments.fusion.matching_methods import NAMES, matching_methods
 from amalgam.pipeline.steps.fusion.activations import StageDtype
 from amalgam.tasks.data.catalogue import FOLDER_IMAGE_SIZE, KNOWN, DataSpec
 from amalgam.tasks.data.splits import ClassSplit, GeneralSpecialist, Shared, Split

@@ -13,8 +13,8 @@ from typing import Literal
 
 from amalgam.pipeline.engine.kinds import C, Kind
 from amalgam.pipeline.engine.step import Inputs, Step
-from amalgam.pipeline.experiments.clip_variants import Variant
-from amalgam.pipeline.experiments.robust_recipe import MEGA, RobustRecipe, Seeded
+from amalgam.pipeline.experiments.clip.recipe import MEGA, RobustRecipe, Seeded
+from amalgam.pipeline.experiments.clip.variants import Variant
 from amalgam.pipeline.reports.robustness.config import ResultLabel, RobustnessReportConfig
 from amalgam.pipeline.steps.clip.backbones import ZERO_SHOT, ZeroShotConfig
 from amalgam.pipeline.steps.clip.explanation import EXPLANATION

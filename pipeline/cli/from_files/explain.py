@@ -36,7 +36,10 @@ def explain(
         check(DataSpec(name=name), data_root)
     sentences = templates_of(template) if template else ()
     request = Request(before=before, after=after, sae=sae, top_n=top, batch_size=batch_size, title=title, device=device)
-    from amalgam.pipeline.cli.explain_folders import Words, explain_folders  # here, not above: it imports torch
+    from amalgam.pipeline.cli.from_files.explain_folders import (  # here, not above: it imports torch
+        Words,
+        explain_folders,
+    )
 
     for line in explain_folders(request, domains, Words(backbone, named, sentences), data_root, out):
         say(line)

@@ -12,7 +12,7 @@ from ray.train import RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from amalgam.pipeline.engine.host import threads
-from amalgam.pipeline.engine.ray_cluster import check_room, connected
+from amalgam.pipeline.engine.ray.cluster import check_room, connected
 from amalgam.pipeline.engine.step import Resources
 from amalgam.tasks.training.distributed import World
 
@@ -26,7 +26,7 @@ def run_distributed(function: Callable[[World, str], Outcome], resources: Resour
 
     The function must be importable where workers run, or pickle, and gives plain values; what is larger its first
     process writes to a file. `scratch` is a folder that all of them see. Connects to Ray as
-    `pipeline.engine.ray_cluster.connected` does, unless that is done. If one process fails all are ended: raises the
+    `pipeline.engine.ray.cluster.connected` does, unless that is done. If one process fails all are ended: raises the
     ValueError of a process as it is, ValueError if there can never be room for so many processes, and OSError for any
     other failure, so that the step is tried again: a function that saves its state and looks for it goes on.
     """

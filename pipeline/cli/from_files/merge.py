@@ -32,7 +32,10 @@ def merge_command() -> Callable[..., None]:
     def merge(checkpoints: list[Path], **given: Any) -> None:
         settings = {name: value for name in fields if (value := given.pop(name)) is not None}
         method = method_with(given.pop("method"), settings)
-        from amalgam.pipeline.cli.merge_files import MergeRequest, merge_files  # here, not above: it imports torch
+        from amalgam.pipeline.cli.from_files.merge_files import (  # here, not above: it imports torch
+            MergeRequest,
+            merge_files,
+        )
 
         request = MergeRequest(tuple(checkpoints), method, has_base=given.pop("base"), **given)
         for line in merge_files(request):

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Annotated, Literal
 
+from amalgam.pipeline.experiments.clip.recipe import Seeded
 from amalgam.pipeline.experiments.flags import Corruptions, Optimisation, Texts
-from amalgam.pipeline.experiments.robust_recipe import Seeded
 from amalgam.pipeline.steps.clip.backbones import PRETRAINED, PretrainedConfig
 from amalgam.pipeline.steps.clip.saes import SAEsConfig
 from amalgam.tasks.clip.testing.test_sets import Role, TestSet, corrupted_sets

@@ -15,7 +15,7 @@ import ray
 
 from amalgam.pipeline.console import say
 from amalgam.pipeline.engine.data_digests import parts_of
-from amalgam.pipeline.engine.ray_growth import declared_growth
+from amalgam.pipeline.engine.ray.growth import declared_growth
 from amalgam.pipeline.engine.step import Resources, Step
 
 OBJECT_STORE_BYTES = 128 * 2**20  # Steps exchange files; only records and configs travel through Ray.

@@ -14,11 +14,9 @@ from dataclasses import replace
 from typing import Annotated
 
 from amalgam.pipeline.engine.step import Step
-from amalgam.pipeline.experiments.clip_variants import VARIANTS
-from amalgam.pipeline.experiments.flags import Autoencoders, Floats, Ints, Optimisation, Sweep, Texts, flat, in_words
-from amalgam.pipeline.experiments.robust_graph import robust_graph
-from amalgam.pipeline.experiments.robust_recipe import RobustRecipe
-from amalgam.pipeline.experiments.styled_world import (
+from amalgam.pipeline.experiments.clip.graph import robust_graph
+from amalgam.pipeline.experiments.clip.recipe import RobustRecipe
+from amalgam.pipeline.experiments.clip.styled_world import (
     SAE_INPUTS,
     SAE_RECIPES,
     STYLE_ROLES,
@@ -27,6 +25,8 @@ from amalgam.pipeline.experiments.styled_world import (
     SmallWorld,
     finetuning,
 )
+from amalgam.pipeline.experiments.clip.variants import VARIANTS
+from amalgam.pipeline.experiments.flags import Autoencoders, Floats, Ints, Optimisation, Sweep, Texts, flat, in_words
 from amalgam.pipeline.reports.robustness.config import PLAIN
 
 BASE = "sae-mask"

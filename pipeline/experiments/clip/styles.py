@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from amalgam.pipeline.engine.step import Step
-from amalgam.pipeline.experiments.clip_variants import Ways
+from amalgam.pipeline.experiments.clip.graph import robust_graph
+from amalgam.pipeline.experiments.clip.recipe import AnchorFlag, RobustRecipe
+from amalgam.pipeline.experiments.clip.styled_world import STYLE_ROLES, SAESeeds, SAESetting, SmallWorld, finetuning
+from amalgam.pipeline.experiments.clip.variants import Ways
 from amalgam.pipeline.experiments.flags import Autoencoders, Corruptions, Optimisation, Sweep, Texts, flat, in_words
-from amalgam.pipeline.experiments.robust_graph import robust_graph
-from amalgam.pipeline.experiments.robust_recipe import AnchorFlag, RobustRecipe
-from amalgam.pipeline.experiments.styled_world import STYLE_ROLES, SAESeeds, SAESetting, SmallWorld, finetuning
 from amalgam.pipeline.steps.clip.explanation import ExplainConfig
 from amalgam.tasks.explain.vocabulary import Truth, concepts_in
 from amalgam.tasks.toy_clip.worlds import World

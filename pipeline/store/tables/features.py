@@ -1,8 +1,8 @@
 """Staged features, read back: as a table to train on, or as the anchors of fine-tuning.
 
-A file of features is a file of rows (`pipeline.store.rows`) with one site; its provenance says which encoder saw which
-views of which images. Files of several parts are read as one, in the order in which a single part would have written
-them.
+A file of features is a file of rows (`pipeline.store.tables.rows`) with one site; its provenance says which encoder saw
+which views of which images. Files of several parts are read as one, in the order in which a single part would have
+written them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from torch import Tensor
 
-from amalgam.pipeline.store.rows import Rows, RowsInfo, describe, read_rows
+from amalgam.pipeline.store.tables.rows import Rows, RowsInfo, describe, read_rows
 from amalgam.tasks.sae.autoencoder import unit
 from amalgam.tasks.sae.config import FeatureInfo
 

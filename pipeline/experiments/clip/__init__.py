@@ -1,0 +1,1 @@
+"""Experiments on robust fine-tuning of CLIP."""

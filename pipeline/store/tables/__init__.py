@@ -1,0 +1,1 @@
+"""Tables in Parquet: rows of activations, features, predictions and results."""
