@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     )
     from amalgam.tasks.fusion.fusing import fuse
     from amalgam.tasks.merging.merging import merge
-    from amalgam.tasks.merging.registry import (
+    from amalgam.tasks.merging.methods.registry import (
         TSVM,
         Average,
         Breadcrumbs,
@@ -103,7 +103,7 @@ HOMES = {
         "NeuronTransplantation",
     ),
     "amalgam.tasks.merging": ("Statistics", "merge"),
-    "amalgam.tasks.merging.registry": (
+    "amalgam.tasks.merging.methods.registry": (
         "Average",
         "Breadcrumbs",
         "Dare",

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from amalgam.pipeline.store.artifact import written_whole
-from amalgam.tasks.merging.method import Need
+from amalgam.tasks.merging.methods.method import Need
 from amalgam.tasks.merging.staged import Statistics
 
 STATISTICS, METADATA = "statistics.parquet", b"amalgam.statistics"

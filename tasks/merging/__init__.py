@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from amalgam.tasks.merging.method import MergeMethod
-from amalgam.tasks.merging.registry import MERGE_METHODS, find_merge_method
+from amalgam.tasks.merging.methods.method import MergeMethod
+from amalgam.tasks.merging.methods.registry import MERGE_METHODS, find_merge_method
 
 __all__ = ["MERGE_METHODS", "MergeMethod", "Statistics", "find_merge_method", "merge", "merged_tensors"]
 

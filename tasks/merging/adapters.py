@@ -14,7 +14,7 @@ from torch import Tensor
 
 from amalgam.tasks.merging.geometry.bases import truncated_svd
 from amalgam.tasks.merging.merging import merge
-from amalgam.tasks.merging.method import MergeMethod
+from amalgam.tasks.merging.methods.method import MergeMethod
 from amalgam.tasks.merging.staged import State
 
 Space = Literal["product", "factors"]

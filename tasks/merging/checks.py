@@ -6,7 +6,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from amalgam.tasks.merging.method import Linear, MergeMethod
+from amalgam.tasks.merging.methods.method import Linear, MergeMethod
 from amalgam.tasks.merging.staged import State
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from amalgam.tasks.merging.method import Need
+    from amalgam.tasks.merging.methods.method import Need
 
 State = Mapping[str, Tensor]
 PerMember = tuple[Mapping[str, Tensor], ...]

@@ -63,7 +63,7 @@ class MergedBelow:
         order: dict[str, Tensor] = {}
         with watching(linear_layers(module), order), torch.no_grad():
             module(inputs[0][0])
-        self.layers = tuple(order)
+        self.layers = tuple(name for name in order if name in members[0])
 
     def gram(self, member: int, name: str, merged: State) -> Tensor:
         """`X^T X` of one layer: what is merged so far with the member's other tensors, on the member's data."""

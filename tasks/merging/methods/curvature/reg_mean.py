@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from amalgam.tasks.merging.method import Linear, Need
+from amalgam.tasks.merging.methods.method import Linear, Need
 
 if TYPE_CHECKING:
     from torch import Tensor

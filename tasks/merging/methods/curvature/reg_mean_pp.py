@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from amalgam.tasks.merging.method import Need
 from amalgam.tasks.merging.methods.curvature.reg_mean import RegMean
+from amalgam.tasks.merging.methods.method import Need
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from amalgam.tasks.merging.method import MatrixMethod
+from amalgam.tasks.merging.methods.method import MatrixMethod
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from amalgam.tasks.merging.method import MergeMethod, Need
+from amalgam.tasks.merging.methods.method import MergeMethod, Need
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from amalgam.tasks.merging.method import MergeMethod
+from amalgam.tasks.merging.methods.method import MergeMethod
 
 if TYPE_CHECKING:
     from torch import Tensor

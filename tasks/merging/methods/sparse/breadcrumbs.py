@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from amalgam.tasks.merging.method import Share, TaskVectorMethod
+from amalgam.tasks.merging.methods.method import Share, TaskVectorMethod
 
 if TYPE_CHECKING:
     from torch import Tensor

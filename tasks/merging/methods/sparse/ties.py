@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from amalgam.tasks.merging.method import Share, TaskVectorMethod
+from amalgam.tasks.merging.methods.method import Share, TaskVectorMethod
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from amalgam.tasks.merging.method import MatrixMethod, Share
+from amalgam.tasks.merging.methods.method import MatrixMethod, Share
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from amalgam.tasks.merging.method import MergeMethod
+from amalgam.tasks.merging.methods.method import MergeMethod
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,6 +1,5 @@
 """Every merge method: names on the command line, members of the property tests, rows of the documentation."""
 
-from amalgam.tasks.merging.method import MergeMethod
 from amalgam.tasks.merging.methods.curvature.epimer import EpiMer
 from amalgam.tasks.merging.methods.curvature.fisher import Fisher
 from amalgam.tasks.merging.methods.curvature.reg_mean import RegMean
@@ -10,6 +9,7 @@ from amalgam.tasks.merging.methods.linear.average import Average
 from amalgam.tasks.merging.methods.linear.greedy_soup import GreedySoup
 from amalgam.tasks.merging.methods.linear.task_arithmetic import TaskArithmetic
 from amalgam.tasks.merging.methods.linear.wise import WiSE
+from amalgam.tasks.merging.methods.method import MergeMethod
 from amalgam.tasks.merging.methods.sparse.breadcrumbs import Breadcrumbs
 from amalgam.tasks.merging.methods.sparse.dare import Dare
 from amalgam.tasks.merging.methods.sparse.ties import Ties

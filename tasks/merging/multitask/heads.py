@@ -1,0 +1,71 @@
+"""A network as an encoder, which is merged, and a head, its last linear layer, which stays with its task."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+State = Mapping[str, Tensor]
+
+
+def head_of(module: nn.Module) -> tuple[str, nn.Linear]:
+    """The last linear layer and its name. Raises ValueError if there is none."""
+    layers = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
+    if not layers:
+        raise ValueError(f"{type(module).__name__} has no linear layer that could be a task's head")
+    return layers[-1]
+
+
+def encoder_state(module: nn.Module) -> dict[str, Tensor]:
+    """Every tensor but the head's."""
+    prefix = head_of(module)[0] + "."
+    return {name: tensor for name, tensor in module.state_dict().items() if not name.startswith(prefix)}
+
+
+def with_encoder(module: nn.Module, encoder: State) -> nn.Module:
+    """The module, its own head behind another encoder."""
+    missing = module.load_state_dict(dict(encoder), strict=False)
+    head = head_of(module)[0]
+    assert not missing.unexpected_keys and all(name.startswith(head) for name in missing.missing_keys)
+    return module.eval()
+
+
+def fit_head(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], num_classes: int) -> None:
+    """Set the head to logistic regression on what the encoder gives, and fix it.
+
+    Raises ValueError if a class is absent.
+    """
+    from sklearn.linear_model import LogisticRegression  # here, not above: only this needs it
+
+    _, head = head_of(module)
+    features, labels = [], []
+    for images, classes in batches:
+        with inputs_of(head) as seen, torch.no_grad():
+            module.eval()(images)
+        features.append(seen[0].flatten(1).double().cpu().numpy())
+        labels.append(classes.cpu().numpy())
+    x, y = np.concatenate(features), np.concatenate(labels)
+    if len(found := np.unique(y)) != num_classes:
+        raise ValueError(f"{len(found)} of {num_classes} classes have training images: give more of them")
+    fitted = LogisticRegression(max_iter=500).fit(x, y)
+    weight, bias = torch.from_numpy(fitted.coef_), torch.from_numpy(fitted.intercept_)
+    if num_classes == 2:  # scikit-learn gives the difference of the two
+        weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+    with torch.no_grad():
+        head.weight.copy_(weight)
+        if head.bias is not None:
+            head.bias.copy_(bias)
+    head.requires_grad_(False)
+
+
+@contextmanager
+def inputs_of(layer: nn.Module) -> Iterator[list[Tensor]]:
+    """What the layer is given while it lasts."""
+    seen: list[Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
+    try:
+        yield seen
+    finally:
+        hook.remove()
