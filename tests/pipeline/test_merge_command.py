@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from amalgam import EpiMer, Fisher, Statistics, Ties, merge
 from amalgam.pipeline.__main__ import main
 from amalgam.pipeline.store.state_files import INDEX, open_state
-from amalgam.pipeline.store.statistics import read_statistics, write_statistics
+from amalgam.pipeline.store.tables.statistics import read_statistics, write_statistics
 from amalgam.tasks.merging.staged import digest
 from tests.tasks.merging.families import family, statistics_of
 

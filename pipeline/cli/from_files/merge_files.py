@@ -13,7 +13,7 @@ from torch import Tensor
 from amalgam.pipeline.store.artifact import new_folder
 from amalgam.pipeline.store.canonical import canonical
 from amalgam.pipeline.store.state_files import ADAPTER, INDEX, SINGLE, StateFile, open_state, write_safetensors
-from amalgam.pipeline.store.statistics import read_statistics
+from amalgam.pipeline.store.tables.statistics import read_statistics
 from amalgam.tasks.merging import MergeMethod, merged_tensors
 from amalgam.tasks.merging.adapters import Adapter, is_adapter, merge_adapters
 from amalgam.tasks.merging.checks import described

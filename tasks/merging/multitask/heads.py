@@ -49,7 +49,7 @@ def fit_head(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], num_cl
     x, y = np.concatenate(features), np.concatenate(labels)
     if len(found := np.unique(y)) != num_classes:
         raise ValueError(f"{len(found)} of {num_classes} classes have training images: give more of them")
-    fitted = LogisticRegression(max_iter=500).fit(x, y)
+    fitted = LogisticRegression(max_iter=5000).fit(x, y)
     weight, bias = torch.from_numpy(fitted.coef_), torch.from_numpy(fitted.intercept_)
     if num_classes == 2:  # scikit-learn gives the difference of the two
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2

@@ -1,0 +1,1 @@
+"""Experiments on networks with a common start."""

@@ -1,0 +1,75 @@
+"""Merging of tasks: one base, fine-tuned on each of several tasks, and every merge method beside the others.
+
+    amalgam run multi_task_merging
+    amalgam run multi_task_merging --data-root DATA --base cifar10 --model resnet18 --tasks cifar10,mnist,npz:A.npz
+
+Encoders are merged; every task keeps a head that was fitted on the base's features and fixed. Every method with a scale
+tries the same scales on validation images; the table shows test accuracy, on average and on the worst task, over seeds.
+"""
+
+from typing import Annotated, Any
+
+from amalgam.pipeline.engine.step import Step
+from amalgam.pipeline.experiments.flags import Floats, Ints, Texts
+from amalgam.pipeline.experiments.merging.graph import MergingRecipe, merging_graph
+from amalgam.pipeline.steps.merging.statistics import Estimator
+from amalgam.tasks.data.catalogue import KNOWN, DataSpec
+from amalgam.tasks.merging.multitask.spec import TaskSpec
+from amalgam.tasks.models.spec import ModelSpec
+from amalgam.tasks.training.config import TrainConfig
+
+Estimators = tuple[Estimator, ...]
+
+
+def multi_task_merging(
+    *,
+    base: Annotated[str, "Data set that the common start is trained on."] = "digits",
+    num_classes: Annotated[int | None, "Its classes, if it is not known by name."] = None,
+    image_size: Annotated[int | None, "Side of all pictures, in pixels; default: the base's own."] = None,
+    channels: Annotated[int, "Channels of a base that is not known by name."] = 3,
+    tasks: Annotated[Texts, "Data sets, each perhaps changed: digits+turn1+mirrored+inverted."] = (
+        "digits", "digits+turn1", "digits+turn2", "digits+mirrored", "digits+inverted", "digits+turn3+inverted",
+    ),
+    model: Annotated[str, "Network: mlp, vgg11, resnet18, timm:NAME or torchvision:NAME."] = "mlp",
+    width: Annotated[float | None, "Multiplier of the channels of vgg11 and resnet18."] = None,
+    widths: Annotated[Ints, "Units of each hidden layer of an mlp; default: 128 twice."] = (),
+    seeds: Annotated[int, "Repetitions, each with its own base."] = 3,
+    base_epochs: Annotated[int, "Passes over the base's training images."] = 30,
+    epochs: Annotated[int, "Passes over each task's training images; validation chooses the one to keep."] = 30,
+    batch_size: Annotated[int, "Images per step."] = 64,
+    learning_rate: Annotated[float, "Highest learning rate of the base, by Adam."] = 1e-3,
+    finetune_learning_rate: Annotated[float, "Highest learning rate on the tasks."] = 1e-3,
+    validation_share: Annotated[float, "Share of training images held out to choose epochs and merges by."] = 0.2,
+    scales: Annotated[Floats, "Factors on merged task vectors that are tried."] = (
+        0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0,
+    ),
+    rank: Annotated[int | None, "Singular vectors of each task in TSV-M and EpiMer; default: as many as fit."] = None,
+    density: Annotated[float, "Share of entries that sparse methods keep."] = 0.2,
+    estimators: Annotated[Estimators, "Of Fisher information: exact, sampled, empirical, batch."] = ("exact", "batch"),
+    rows: Annotated[int, "Training images of each task that statistics are of."] = 512,
+    shards: Annotated[int, "Parts in which they are staged."] = 2,
+) -> Step:  # fmt: skip
+    """Fine-tune one base on several tasks and merge them by every method: accuracy on average and on the worst task."""
+    data = DataSpec(name=base, image_size=image_size)
+    options: dict[str, Any] = {"width": width, "widths": widths or ((128, 128) if model == "mlp" else None)}
+    training = TrainConfig(epochs=base_epochs, batch_size=batch_size, learning_rate=learning_rate)
+    return merging_graph(
+        MergingRecipe(
+            base=data, tasks=tuple(map(TaskSpec.parse, tasks)),
+            model=base_model(model, data, num_classes, channels, {k: v for k, v in options.items() if v is not None}),
+            pretraining=training,
+            finetuning=training.model_copy(update={"epochs": epochs, "learning_rate": finetune_learning_rate}),
+            seeds=seeds, validation_share=validation_share, scales=scales, rank=rank, density=density,
+            estimators=estimators, num_rows=rows, num_shards=shards,
+        )
+    )  # fmt: skip
+
+
+def base_model(name: str, data: DataSpec, num_classes: int | None, channels: int, options: dict[str, Any]) -> ModelSpec:
+    """The network of the base. Raises ValueError if its classes or its side are not known."""
+    if data.name in KNOWN:
+        return ModelSpec(name=name, num_classes=data.num_classes, in_shape=data.in_shape, options=options)
+    if num_classes is None or data.image_size is None:
+        raise ValueError(f"give --num-classes and --image-size: those of {data.name!r} are not known before it is read")
+    shape = (channels, data.image_size, data.image_size)
+    return ModelSpec(name=name, num_classes=num_classes, in_shape=shape, options=options)

@@ -1,0 +1,1 @@
+"""Steps of merging: fine-tune tasks from one base, stage their statistics, merge, and report."""

@@ -1,0 +1,94 @@
+"""The networks and pictures that merges of several tasks are scored with."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from amalgam.pipeline.engine.workspace import Workspace
+from amalgam.pipeline.store.checkpoints import load_model, read_spec
+from amalgam.pipeline.store.tables.statistics import read_statistics
+from amalgam.tasks.fusion import recalibrate
+from amalgam.tasks.fusion.fitting.norms import batch_norms
+from amalgam.tasks.merging.methods.method import MergeMethod
+from amalgam.tasks.merging.multitask.heads import encoder_state, with_encoder
+from amalgam.tasks.merging.multitask.parts import Parts, accuracy, task_parts
+from amalgam.tasks.merging.multitask.spec import TaskSpec
+from amalgam.tasks.merging.staged import State
+from amalgam.tasks.merging.statistics.grams import MergedBelow
+
+
+class Scored(Protocol):
+    """What the configuration of a step says of its tasks."""
+
+    @property
+    def tasks(self) -> tuple[TaskSpec, ...]: ...
+    @property
+    def validation_share(self) -> float: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def num_rows(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A base, its fine-tuned networks with their heads, and what each is tested on."""
+
+    base: dict[str, Tensor]
+    modules: Sequence[nn.Module]
+    members: Sequence[dict[str, Tensor]]
+    """Encoders of the modules, as they were."""
+    parts: Sequence[Parts]
+    num_rows: int
+    device: str
+    staged: Any
+    """Folder of statistics; None without."""
+
+    @classmethod
+    def opened(cls, config: "Scored", inputs: Mapping[str, Any], work: Workspace) -> "Bench":
+        """Read everything that the step's inputs name."""
+        shape = read_spec(inputs["base"]).in_shape
+        modules = [load_model(folder) for folder in inputs["members"]]
+        encoders = [{name: t.clone() for name, t in encoder_state(module).items()} for module in modules]
+        parts = [task_parts(t, shape, config.validation_share, config.seed, work.data_root) for t in config.tasks]
+        base = encoder_state(load_model(inputs["base"]))
+        return cls(base, modules, encoders, parts, config.num_rows, work.device, inputs.get("statistics"))
+
+    def statistics(self, method: MergeMethod) -> Any:
+        """What the method needs, if anything."""
+        if method.need == "score":
+            return lambda state: sum(scores := self.validate(state)) / len(scores)
+        if method.need == "live_grams":
+            inputs = [[images for images, _ in parts.batches(self.num_rows)] for parts in self.parts]
+            return MergedBelow(self.modules[0].cpu(), self.members, inputs)
+        return None if method.need is None else read_statistics(self.staged)
+
+    def validate(self, encoder: State) -> list[float]:
+        """Accuracy on every task's validation images."""
+        return [
+            accuracy(with_encoder(module, fresh), parts.train, parts.validation, self.device)
+            for fresh in [self._refreshed(encoder)]
+            for module, parts in zip(self.modules, self.parts, strict=True)
+        ]
+
+    def test(self, encoder: State) -> list[float]:
+        """Accuracy on every task's test images."""
+        fresh = self._refreshed(encoder)
+        pairs = zip(self.modules, self.parts, strict=True)
+        return [accuracy(with_encoder(module, fresh), parts.test, device=self.device) for module, parts in pairs]
+
+    def own_accuracies(self) -> list[float]:
+        """Test accuracy of every task's own network."""
+        trios = zip(self.modules, self.members, self.parts, strict=True)
+        return [accuracy(with_encoder(module, own), parts.test, device=self.device) for module, own, parts in trios]
+
+    def _refreshed(self, encoder: State) -> State:
+        """The encoder, its batch norms measured anew on all tasks' images: their merged statistics mean little."""
+        if not batch_norms(self.modules[0]):
+            return encoder
+        images = chain.from_iterable(parts.batches(self.num_rows) for parts in self.parts)
+        module = with_encoder(self.modules[0].cpu(), encoder)
+        return encoder_state(recalibrate(module, (batch for batch, _ in images)))

@@ -1,0 +1,88 @@
+"""Merge the encoders of several tasks: settings are chosen on validation images, the choice is tested on every task."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SerializeAsAny
+
+from amalgam.pipeline.engine.kinds import Config, Kind
+from amalgam.pipeline.engine.step import Expect, Metrics
+from amalgam.pipeline.engine.workspace import Workspace
+from amalgam.tasks.merging.methods.method import MergeMethod
+from amalgam.tasks.merging.multitask.spec import TaskSpec
+
+MERGED = "merged.safetensors"
+Reference = Literal["base", "fine-tuned"]
+
+
+class MergedConfig(Config):
+    """One row of the table: a grid of settings of one method, or a reference."""
+
+    label: str
+    """Name of the row."""
+    grid: tuple[SerializeAsAny[MergeMethod], ...] = ()
+    """What is chosen from; empty for a reference."""
+    reference: Reference | None = None
+    """The base behind each task's head, or every task's own network."""
+    tasks: tuple[TaskSpec, ...] = Field(min_length=1)
+    validation_share: float
+    seed: int
+    num_rows: int = Field(default=256, ge=1)
+    """Images of each task that batch norms are measured anew on, and that RegMean++ runs."""
+
+
+def merge_tasks(config: MergedConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
+    """Write the merged encoder and `results.parquet`: test accuracy on every task, their mean and the worst."""
+    from amalgam.pipeline.steps.merging.bench import Bench
+    from amalgam.pipeline.store.state_files import write_safetensors
+    from amalgam.pipeline.store.tables.results import write_results
+    from amalgam.tasks.merging.multitask.choosing import choose
+    from amalgam.tasks.scoring.results import Network, flat
+
+    bench = Bench.opened(config, inputs, work)
+    network = Network(kind="fused", method=config.label, seed=config.seed)
+    found: dict[str, float] = {}
+    if config.reference == "fine-tuned":
+        accuracies = bench.own_accuracies()
+    else:
+        merged = bench.base
+        if config.reference is None:
+            chosen = choose(config.grid, bench.base, bench.members, bench.statistics(config.grid[0]), bench.validate)
+            merged, found = chosen.merged, facts_of(chosen)
+        accuracies = bench.test(merged)
+        write_safetensors(work.out / MERGED, merged, merged.items())
+    results = results_of(network, config.tasks, accuracies, found)
+    write_results(results, work.out)
+    return flat(results)
+
+
+def results_of(
+    network: Any, tasks: Sequence[TaskSpec], accuracies: Sequence[float], found: Mapping[str, float]
+) -> list:
+    """A row for every task, for their mean and the worst, and for what was found in choosing."""
+    from amalgam.tasks.scoring.results import Result
+
+    rows = [Result(network, "test", task.name, "accuracy", a) for task, a in zip(tasks, accuracies, strict=True)]
+    rows.append(Result(network, "test", None, "accuracy", sum(accuracies) / len(accuracies)))
+    rows.append(Result(network, "test", None, "worst_accuracy", min(accuracies)))
+    return rows + [Result(network, "chosen", None, name, value) for name, value in found.items()]
+
+
+def facts_of(chosen: Any) -> dict[str, float]:
+    """What was chosen, as numbers: the validation score, the scale, eta, whether the edge of the grid won."""
+    found = {"validation_accuracy": chosen.validation, "fallbacks": float(chosen.fallbacks)}
+    if (scale := getattr(chosen.method, "scale", None)) is not None:
+        found |= {"scale": scale, "at_edge": float(chosen.at_edge)}
+    return found | ({} if chosen.eta is None else {"eta": chosen.eta})
+
+
+def check_tasks(config: MergedConfig, data_root: Path | None) -> None:
+    """Raise ValueError unless every task's files are there."""
+    from amalgam.tasks.data.catalogue import check
+
+    for task in config.tasks:
+        check(task.data, data_root)
+
+
+MERGED_TASKS = Kind("merged", merge_tasks, MergedConfig, check=check_tasks, expect=Expect(5, 500_000))

@@ -1,0 +1,91 @@
+"""Stage what merge methods read: shards of each member's data are summed apart, and one step adds the sums."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from amalgam.pipeline.engine.kinds import Config, Kind
+from amalgam.pipeline.engine.step import Expect, Metrics
+from amalgam.pipeline.engine.workspace import Workspace
+from amalgam.pipeline.steps.merging.task import check_task
+from amalgam.tasks.merging.multitask.spec import TaskSpec
+
+Estimator = Literal["exact", "sampled", "empirical", "batch"]
+
+
+class ShardConfig(Config):
+    """Fisher information and input Grams of one member on a part of its training images."""
+
+    task: TaskSpec
+    validation_share: float
+    seed: int
+    """That of the member, which says what was held out; it also draws the classes of "sampled"."""
+    estimator: Estimator
+    """Whose classes the gradients are of; see `tasks.merging.statistics.fisher`."""
+    num_rows: int = Field(ge=1)
+    """Training images in all shards together, at most."""
+    shard: int = Field(ge=0)
+    num_shards: int = Field(ge=1)
+
+
+class StatisticsConfig(Config):
+    """How many shards each member's data lie in."""
+
+    num_shards: int = Field(ge=1)
+    estimator: Estimator
+
+
+def stage_shard(config: ShardConfig, inputs: Mapping[str, Path], work: Workspace) -> Metrics:
+    """Write `sums.parquet`: sums of squared gradients and of outer products of inputs, without the head's."""
+    import torch
+
+    from amalgam.pipeline.store.checkpoints import load_model, read_spec
+    from amalgam.pipeline.store.tables.statistics import write_sums
+    from amalgam.tasks.data.loading import batches
+    from amalgam.tasks.merging.multitask.heads import head_of
+    from amalgam.tasks.merging.multitask.parts import BATCH_SIZE, task_parts
+    from amalgam.tasks.merging.statistics.fisher import fisher_sums
+    from amalgam.tasks.merging.statistics.grams import gram_sums
+    from amalgam.tasks.merging.statistics.sums import Sums
+
+    shape = read_spec(inputs["member"]).in_shape
+    parts = task_parts(config.task, shape, config.validation_share, config.seed, work.data_root)
+    member = load_model(inputs["member"])
+    name, head = head_of(member)
+    head.requires_grad_(False)
+    order = torch.randperm(len(parts.pool), generator=torch.Generator().manual_seed(config.seed))[: config.num_rows]
+    chosen = torch.as_tensor(parts.pool)[order].tensor_split(config.num_shards)[config.shard]
+    read = [(batch.images, batch.labels) for batch in batches(parts.train, chosen, BATCH_SIZE)]
+    fisher = fisher_sums(member, read, config.estimator, config.seed * config.num_shards + config.shard)
+    grams = gram_sums(member, (images for images, _ in read))
+    kept = {layer: total for layer, total in grams.values.items() if not layer.startswith(name + ".")}
+    write_sums(work.out, {"fisher": fisher, "grams": Sums(kept, grams.count)})
+    return {"rows": fisher.count, "data_fingerprint": parts.train.fingerprint}
+
+
+def stage_statistics(config: StatisticsConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
+    """Write `statistics.parquet`: the shards of every member added in the order of their numbers."""
+    from amalgam.pipeline.store.artifact import read_record
+    from amalgam.pipeline.store.checkpoints import load_model
+    from amalgam.pipeline.store.tables.statistics import read_sums, write_statistics
+    from amalgam.tasks.merging.multitask.heads import encoder_state
+    from amalgam.tasks.merging.statistics.staging import assembled
+    from amalgam.tasks.merging.statistics.sums import added
+
+    shards, count = [read_sums(folder) for folder in inputs["shards"]], config.num_shards
+    by_member = [shards[start : start + count] for start in range(0, len(shards), count)]
+    totals = [
+        {kind: added({number: shard[kind] for number, shard in enumerate(parts)}) for kind in ("fisher", "grams")}
+        for parts in by_member
+    ]
+    states = [encoder_state(load_model(folder)) for folder in inputs["members"]]
+    fisher, grams = [total["fisher"] for total in totals], [total["grams"] for total in totals]
+    data = " ".join(str(read_record(folder).metrics["data_fingerprint"]) for folder in inputs["shards"][::count])
+    write_statistics(work.out, assembled(states, fisher, grams, config.estimator), data)
+    return {f"rows/{member}": sums.count for member, sums in enumerate(fisher)}
+
+
+SHARD = Kind("statistics_shard", stage_shard, ShardConfig, check=check_task, expect=Expect(5, 2_000_000))
+STATISTICS = Kind("merge_statistics", stage_statistics, StatisticsConfig, expect=Expect(2, 4_000_000))

@@ -1,0 +1,59 @@
+"""Fine-tune the encoder of a base on one task, behind a head that is fitted on the base's features and fixed."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from amalgam.pipeline.engine.kinds import Config, Kind
+from amalgam.pipeline.engine.step import Expect, Metrics
+from amalgam.pipeline.engine.workspace import Workspace
+from amalgam.tasks.data.catalogue import check
+from amalgam.tasks.merging.multitask.spec import TaskSpec
+from amalgam.tasks.training.config import TrainConfig
+
+
+class TaskConfig(Config):
+    """One task, and how the base is fine-tuned on it."""
+
+    task: TaskSpec
+    training: TrainConfig
+    validation_share: float = Field(gt=0, lt=1)
+    """Share of the task's training images held out to choose epochs and merges by."""
+    seed: int
+    """Draws the share held out, the order of images and the augmentation."""
+
+
+def finetune_task(config: TaskConfig, inputs: Mapping[str, Path], work: Workspace) -> Metrics:
+    """Save the network with the task's head; the summary compares it with the base behind the same head."""
+    from amalgam.pipeline.engine.resuming import resume_state, saver
+    from amalgam.pipeline.store.checkpoints import load_model, read_spec, save_model
+    from amalgam.tasks.merging.multitask.parts import accuracy, headed, task_parts
+    from amalgam.tasks.models import build
+    from amalgam.tasks.training.loop import train
+
+    base = read_spec(inputs["base"])
+    parts = task_parts(config.task, base.in_shape, config.validation_share, config.seed, work.data_root)
+    spec = base.model_copy(update={"num_classes": len(parts.train.class_names)})
+    start = headed(load_model(inputs["base"]), build(spec, seed=0), parts)
+    before = accuracy(start, parts.test, device=work.device)
+    trained = train(
+        start, parts.train, parts.pool, parts.validation, config.training, config.seed,
+        log=work.log, device=work.device, resume=resume_state(work), save=saver(work),
+    )  # fmt: skip
+    save_model(trained.module, spec, work.out)
+    return {
+        "best_epoch": trained.best_epoch,
+        "test/accuracy": accuracy(trained.module, parts.test, device=work.device),
+        "base/accuracy": before,
+        "data_fingerprint": parts.train.fingerprint,
+    }
+
+
+def check_task(config: Any, data_root: Path | None) -> None:
+    """Raise ValueError unless the task's files are there."""
+    check(config.task.data, data_root)
+
+
+TASK = Kind("task", finetune_task, TaskConfig, check=check_task, expect=Expect(20, 1_000_000))

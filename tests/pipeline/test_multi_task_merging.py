@@ -1,0 +1,137 @@
+"""The experiment on merging, built for real on the digits: what its records and tables must say."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from amalgam import Average, RegMean, TaskArithmetic, merge
+from amalgam.pipeline.engine.execute import Local, run
+from amalgam.pipeline.engine.step import ancestors
+from amalgam.pipeline.experiments import EXPERIMENTS
+from amalgam.pipeline.reports.files import read_rows
+from amalgam.pipeline.reports.merging.page import terminal_table
+from amalgam.pipeline.reports.merging.table import merge_table, verdicts
+from amalgam.pipeline.steps.merging.merged import MERGED
+from amalgam.pipeline.store.checkpoints import load_model
+from amalgam.pipeline.store.tables.results import read_results
+from amalgam.pipeline.store.tables.statistics import read_statistics
+from amalgam.tasks.merging import MERGE_METHODS
+from amalgam.tasks.merging.multitask.heads import encoder_state, head_of
+from amalgam.tasks.merging.multitask.spec import TaskSpec
+from amalgam.tasks.scoring.results import Network, Result
+
+SMALL = {"seeds": 1, "epochs": 2, "base_epochs": 3, "widths": (16, 12), "rows": 40, "scales": (0.3, 1.0)}
+TASKS = ("digits", "digits+turn1", "digits+inverted")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A small experiment: its root, its report and its steps by name."""
+    root = tmp_path_factory.mktemp("root")
+    report = EXPERIMENTS["multi_task_merging"](**SMALL, tasks=TASKS)
+    run([report], root, Local())
+    steps = {}
+    for step in ancestors([report]):
+        steps.setdefault(step.name, []).append(step)
+    return root, report, steps
+
+
+def states(built, grid=None):
+    """Encoders of the base and of the tasks."""
+    root, _, steps = built
+    members = [encoder_state(load_model(step.path(root))) for step in steps["task"]]
+    return encoder_state(load_model(steps["member"][0].path(root))), members
+
+
+def step_of(built, label):
+    return next(step for step in built[2]["merged"] if step.config.label == label)
+
+
+def test_rows_are_what_the_library_merges(built):
+    root, (base, members) = built[0], states(built)
+    merged = load_file(step_of(built, "Average").path(root) / MERGED)
+    expected = merge(base, members, Average())
+    assert all(torch.equal(merged[name], expected[name]) for name in expected)
+    chosen = {
+        r.metric: r.value for r in read_results(step_of(built, "TaskArithmetic").path(root)) if r.role == "chosen"
+    }
+    expected = merge(base, members, TaskArithmetic(scale=chosen["scale"]))
+    merged = load_file(step_of(built, "TaskArithmetic").path(root) / MERGED)
+    assert all(torch.equal(merged[name], expected[name]) for name in expected)
+
+
+def test_staged_statistics_know_the_encoders_and_leave_the_head_out(built):
+    root, _, steps = built
+    base, members = states(built)
+    known = read_statistics(steps["merge_statistics"][0].path(root))
+    assert known.estimator == "exact" and len(known.models) == 3
+    assert set(known.fisher[0]) == set(members[0]) and not any("layers.4" in name for name in known.grams[0])
+    assert merge(base, members, RegMean(), known).keys() == base.keys()
+    with pytest.raises(ValueError, match="other weights"):
+        merge(base, [base, *members[1:]], RegMean(), known)
+
+
+def test_heads_are_fixed_and_only_encoders_move(built):
+    root, _, steps = built
+    for step in steps["task"]:
+        module = load_model(step.path(root))
+        assert head_of(module)[0] == "layers.4"
+    (base, members) = states(built)
+    assert all(not torch.equal(member["layers.0.weight"], base["layers.0.weight"]) for member in members)
+
+
+def test_report_has_every_method_and_every_task(built):
+    root, report, _ = built
+    table = {row["label"]: row for row in read_rows(report.path(root), "merging")}
+    labels = {label.split()[0] for label in table}
+    assert {kind.__name__ for kind in MERGE_METHODS} - labels == {"WiSE", "Slerp"}  # one and two members
+    assert all(f"task/{task}" in table["EpiMer"] for task in TASKS)
+    for row in table.values():
+        assert row["worst"] <= row["accuracy"] <= 1
+    assert table["EpiMer"]["eta"] >= -1e-10 and terminal_table(report.path(root)).row_count == len(table)
+    assert table["fine-tuned"]["accuracy"] > table["base"]["accuracy"]
+
+
+def test_every_method_with_a_scale_tries_the_same_ones(built):
+    report = built[1]
+    grids = [step.config.grid for step in report.parents if step.config.grid]
+    scaled = [[one.scale for one in grid] for grid in grids if hasattr(grid[0], "scale")]
+    assert len(scaled) == 12 and all(one == other for one, other in pairwise(scaled))
+
+
+@pytest.mark.parametrize(
+    ("flags", "match"),
+    [
+        ({"tasks": ("digits",)}, "two tasks"),
+        ({"tasks": ("digits", "digits")}, "twice"),
+        ({"tasks": ("digits", "digits+turned")}, "turn1"),
+        ({"scales": ()}, "scales"),
+        ({"shards": 0}, "num_shards"),
+        ({"base": "npz:unknown.npz"}, "num-classes"),
+    ],
+)
+def test_bad_flags_are_refused_before_anything_runs(flags, match):
+    with pytest.raises(ValueError, match=match):
+        EXPERIMENTS["multi_task_merging"](**flags)
+
+
+def test_tasks_print_as_they_are_read():
+    for text in (*TASKS, "mnist+turn3+mirrored+inverted"):
+        assert TaskSpec.parse(text).name == text
+
+
+def results(label, values):
+    return [
+        Result(Network(kind="fused", method=label, seed=s), "test", None, "accuracy", v) for s, v in enumerate(values)
+    ]
+
+
+def test_sentences_claim_a_win_only_beyond_two_deviations():
+    close = results("a", [0.80, 0.90]) + results("b", [0.82, 0.87])
+    clear = results("a", [0.80, 0.90]) + results("b", [0.70, 0.801])
+    assert verdicts(close, "a", ["b"])[0].startswith("a is not clearly apart from b")
+    assert verdicts(clear, "a", ["b"])[0].startswith("a beats b by +10.0")
+    assert verdicts(clear, "b", ["a"])[0].startswith("b loses to a by -10.0")
+    assert merge_table(clear)[0]["accuracy"] == pytest.approx(0.85)
