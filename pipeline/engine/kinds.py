@@ -7,7 +7,7 @@ every graph, a user's own too, finds the same results.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic, Self, TypeAlias, TypeVar
+from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -18,6 +18,11 @@ class Config(BaseModel):
     """A frozen configuration that knows every field it may have: each of them changes the result."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def folder_itself(folder: Any) -> Any:
+    """What was written, not opened: how most kinds are read."""
+    return folder
 
 
 C = TypeVar("C", bound=BaseModel)
@@ -44,6 +49,8 @@ class Kind(Generic[C]):
     """A guess of what such a step costs."""
     is_distributed: bool = False
     """Whether several processes can build it together."""
+    read: Callable[..., Any] = folder_itself
+    """Opens what such a step wrote, `read(folder, ...)`: the one way in which other steps read it as their input."""
 
     def __call__(self, config: C, /, **inputs: Step | tuple[Step, ...]) -> Step:
         """The step of this configuration, which reads `inputs` by role.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from amalgam.pipeline.store.tables.features import Staged
+    from amalgam.tasks.clip.finetuning.anchors import CachedAnchors
     from amalgam.tasks.data.images import Images
 
 
@@ -134,4 +136,31 @@ def check_features(config: FeaturesConfig, data_root: Path | None) -> None:
     check_source(config.source, data_root)
 
 
-FEATURES = Kind("features", stage_features, FeaturesConfig, check=check_features)
+@dataclass(frozen=True)
+class StagedFeatures:
+    """What steps of this kind wrote of one encoder, opened as what its reader needs."""
+
+    folders: Sequence[Path]
+    backbone: str
+
+    def anchors(self, images: Images, clean: bool) -> CachedAnchors | None:
+        """The frozen features of those images by view; None if there are no folders."""
+        from amalgam.pipeline.store.tables.features import anchors
+        from amalgam.tasks.clip.finetuning.anchors import CachedAnchors
+
+        if not self.folders:
+            return None
+        return CachedAnchors(anchors(self.folders, len(images), self.backbone, images.fingerprint), clean=clean)
+
+    def directions(self, count: int | None) -> Tensor | None:
+        """The first principal directions of all features, scaled to norm 1; None if none are asked for."""
+        from amalgam.pipeline.store.tables.features import read_features
+        from amalgam.tasks.clip.finetuning.drift import principal_directions
+        from amalgam.tasks.sae.autoencoder import unit
+
+        if count is None:
+            return None
+        return principal_directions(unit(read_features(self.folders, backbone=self.backbone).features.float()), count)
+
+
+FEATURES = Kind("features", stage_features, FeaturesConfig, check=check_features, read=StagedFeatures)

@@ -17,18 +17,15 @@ from amalgam.pipeline.engine.host import free_bytes
 from amalgam.pipeline.engine.kinds import Config, Kind
 from amalgam.pipeline.engine.step import Metrics
 from amalgam.pipeline.engine.workspace import Workspace
-from amalgam.pipeline.steps.clip.saes import ChosenSAE
+from amalgam.pipeline.steps.clip.saes import SAES, ChosenSAE
 from amalgam.tasks.clip.testing.test_sets import VALIDATION, TestSet, check_test_sets
 from amalgam.tasks.data.sources import LabelledConfig, check_source
-from amalgam.tasks.sae.config import FeatureInfo
 
 if TYPE_CHECKING:
     from amalgam.pipeline.store.tables.predictions import Answers
     from amalgam.tasks.clip.finetuning.similarity import DriftMeter
     from amalgam.tasks.clip.testing.evaluate import Networks
     from amalgam.tasks.clip.testing.session import Session
-    from amalgam.tasks.clip.zero_shot import Classifier
-    from amalgam.tasks.sae.autoencoder import SparseAutoencoder
 
 SCORES = "scores.json"
 MEMORY_SHARE = 0.5  # of what is free, that networks kept from batch to batch may take
@@ -74,14 +71,16 @@ def evaluate_path(config: PathConfig, inputs: Mapping[str, Any], work: Workspace
     through an autoencoder, `sae`. Drift is that of the last network.
     """
     from amalgam.pipeline.reports.path_scores import path_scores, summary
-    from amalgam.pipeline.store.clip_checkpoints import load_classifier
+    from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_about
     from amalgam.pipeline.store.tables.predictions import PREDICTIONS, write_predictions
     from amalgam.tasks.clip.finetuning.similarity import DriftMeter
 
     session = _session(config, inputs, work)
     tuned = [load_classifier(folder).to(work.device).state_dict() for folder in _folders(inputs)]
     networks = session.networks(tuned, config.alphas, config.soup, int(MEMORY_SHARE * free_bytes(work.device)))
-    sae, skipped = _sae(config, inputs, session.before, work.device), dict[str, int]()
+    backbone = read_about(inputs["before"]).backbone
+    sae = SAES.read(inputs.get("sae"), config.sae, session.before.head.in_features, backbone)
+    sae, skipped = sae and sae.to(work.device), dict[str, int]()
     meters = {name: DriftMeter(sae) for name in (VALIDATION, *(one.name for one in config.test_sets))}
     write_predictions(work.out / PREDICTIONS, _answers(session, networks, config.test_sets, meters, skipped))
     official = {test_set.name: test_set.metric for test_set in config.test_sets}
@@ -133,16 +132,6 @@ def _answers(
         skipped[name] = examination.images.num_skipped
         for network, predictions in session.answers(networks, examination, meters[name]).items():
             yield Answers(name, role, network, predictions)
-
-
-def _sae(config: PathConfig, inputs: Mapping[str, Any], before: Classifier, device: str) -> SparseAutoencoder | None:
-    if config.sae is None:
-        return None
-    from amalgam.pipeline.store.clip_checkpoints import read_about, read_sae
-
-    backbone = read_about(inputs["before"]).backbone
-    features = FeatureInfo(width=before.head.in_features, normalised=config.sae.normalised, backbone=backbone)
-    return read_sae(inputs["sae"], config.sae.name, features).to(device)
 
 
 def _folders(inputs: Mapping[str, Any]) -> Sequence[Path]:

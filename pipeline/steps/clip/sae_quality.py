@@ -16,9 +16,8 @@ from pydantic import model_validator
 from amalgam.pipeline.engine.kinds import Config, Kind
 from amalgam.pipeline.engine.step import Expect, Metrics
 from amalgam.pipeline.engine.workspace import Workspace
-from amalgam.pipeline.steps.clip.saes import QUALITY, SAEsConfig, agreement, numbers
+from amalgam.pipeline.steps.clip.saes import QUALITY, SAES, ChosenSAE, SAEsConfig, agreement, numbers
 from amalgam.tasks.clip.testing.test_sets import TestSet, check_test_sets
-from amalgam.tasks.sae.config import FeatureInfo
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,10 +75,8 @@ def measure_saes(config: SAEQualityConfig, inputs: Mapping[str, Any], work: Work
 
 def _read(folder: Path, saes: SAEsConfig, width: int, backbone: str, device: str) -> dict[int, SparseAutoencoder]:
     """The autoencoders of a step by their seeds."""
-    from amalgam.pipeline.store.clip_checkpoints import read_sae
-
-    about = FeatureInfo(width=width, normalised=saes.normalised, backbone=backbone)
-    return {spec.seed: read_sae(folder, spec.name, about).to(device) for spec in saes.specs}
+    chosen = {spec.seed: ChosenSAE(name=spec.name, normalised=saes.normalised) for spec in saes.specs}
+    return {seed: SAES.read(folder, one, width, backbone).to(device) for seed, one in chosen.items()}
 
 
 def _measured(

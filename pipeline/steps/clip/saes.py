@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -134,4 +135,17 @@ def _summary(qualities: Mapping[str, Mapping[str, Quality]]) -> dict[str, float]
     }
 
 
-SAES = Kind("saes", train_saes, SAEsConfig, expect=Expect(10, 1_000_000))
+def read_chosen(folder: Path, chosen: ChosenSAE | None, width: int, backbone: str) -> SparseAutoencoder | None:
+    """One of the autoencoders; None if none is chosen.
+
+    Raises ValueError if it was trained on features of another width or backbone, or scaled otherwise.
+    """
+    from amalgam.pipeline.store.clip_checkpoints import read_sae
+
+    if chosen is None:
+        return None
+    features = FeatureInfo(width=width, normalised=chosen.normalised, backbone=backbone)
+    return read_sae(folder, chosen.name, features)
+
+
+SAES = Kind("saes", train_saes, SAEsConfig, expect=Expect(10, 1_000_000), read=read_chosen)

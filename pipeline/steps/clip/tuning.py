@@ -12,19 +12,14 @@ from pydantic import Field, field_validator
 from amalgam.pipeline.engine.kinds import Config, Kind
 from amalgam.pipeline.engine.step import Metrics, Resources
 from amalgam.pipeline.engine.workspace import Workspace
-from amalgam.pipeline.steps.clip.saes import ChosenSAE
+from amalgam.pipeline.steps.clip.features import FEATURES, StagedFeatures
+from amalgam.pipeline.steps.clip.saes import SAES, ChosenSAE
 from amalgam.tasks.clip.finetuning.config import FinetuneConfig, require_contrastive
 from amalgam.tasks.data.sources import LabelledConfig, Source, check_source
-from amalgam.tasks.sae.config import FeatureInfo
 from amalgam.tasks.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from amalgam.tasks.clip.finetuning.anchors import CachedAnchors, Unlabelled
-    from amalgam.tasks.clip.zero_shot import Classifier
-    from amalgam.tasks.data.images import Images
-    from amalgam.tasks.sae.autoencoder import SparseAutoencoder
+    from amalgam.tasks.clip.finetuning.anchors import Unlabelled
     from amalgam.tasks.training.distributed import World
 
 
@@ -105,13 +100,15 @@ def _tune(config: TunedConfig, inputs: Mapping[str, Any], work: Workspace, world
     images, kept, held_out = open_labelled(config.labelled, work.data_root)
     about, classifier = read_about(inputs["classifier"]), load_classifier(inputs["classifier"])
     require_head_classes(about.class_names, images)
+    roles = ("features", "anchors", "unlabelled_anchors")
+    staged = {role: FEATURES.read(inputs.get(role, ()), about.backbone) for role in roles}
     is_first = world.rank == 0  # the others compute the same, and one record is enough
     trained = finetune(
         classifier, images, kept, held_out, config.finetuning, config.seed,
-        sae=_sae(config, inputs, classifier, about.backbone),
-        basis=_basis(config, inputs, about.backbone),
-        anchors=_anchors(config, inputs, "anchors", images, about.backbone),
-        unlabelled=_unlabelled(config, inputs, work.data_root, about.backbone),
+        sae=SAES.read(inputs.get("saes"), config.sae, classifier.head.in_features, about.backbone),
+        basis=staged["features"].directions(config.components),
+        anchors=staged["anchors"].anchors(images, config.clean_anchors),
+        unlabelled=_unlabelled(config, staged["unlabelled_anchors"], work.data_root),
         log=work.log if is_first else _silent, resume=resume_state(work), save=saver(work) if is_first else None,
         device=device, world=world, compiler="inductor" if config.compiled else None,
     )  # fmt: skip
@@ -120,51 +117,14 @@ def _tune(config: TunedConfig, inputs: Mapping[str, Any], work: Workspace, world
     return {"best_epoch": trained.best_epoch, "data_fingerprint": images.fingerprint}
 
 
-def _sae(
-    config: TunedConfig, inputs: Mapping[str, Any], classifier: Classifier, backbone: str
-) -> SparseAutoencoder | None:
-    if config.sae is None:
-        return None
-    from amalgam.pipeline.store.clip_checkpoints import read_sae
-
-    width = classifier.head.get_parameter("weight").shape[1]
-    features = FeatureInfo(width=width, normalised=config.sae.normalised, backbone=backbone)
-    return read_sae(inputs["saes"], config.sae.name, features)
-
-
-def _basis(config: TunedConfig, inputs: Mapping[str, Any], backbone: str) -> Tensor | None:
-    if config.components is None:
-        return None
-    from amalgam.pipeline.store.tables.features import read_features
-    from amalgam.tasks.clip.finetuning.drift import principal_directions
-    from amalgam.tasks.sae.autoencoder import unit
-
-    table = read_features(inputs["features"], backbone=backbone)
-    return principal_directions(unit(table.features.float()), config.components)
-
-
-def _anchors(
-    config: TunedConfig, inputs: Mapping[str, Any], role: str, images: Images, backbone: str
-) -> CachedAnchors | None:
-    if not inputs.get(role):
-        return None
-    from amalgam.pipeline.store.tables.features import anchors
-    from amalgam.tasks.clip.finetuning.anchors import CachedAnchors
-
-    staged = anchors(inputs[role], len(images), backbone, images.fingerprint)
-    return CachedAnchors(staged, clean=config.clean_anchors)
-
-
-def _unlabelled(
-    config: TunedConfig, inputs: Mapping[str, Any], data_root: Path | None, backbone: str
-) -> Unlabelled | None:
-    if config.unlabelled is None:
-        return None
+def _unlabelled(config: TunedConfig, staged: StagedFeatures, data_root: Path | None) -> Unlabelled | None:
     from amalgam.tasks.clip.finetuning.anchors import Unlabelled
     from amalgam.tasks.data.opening import open_source
 
+    if config.unlabelled is None:
+        return None
     images = open_source(config.unlabelled, data_root)
-    return Unlabelled(images, _anchors(config, inputs, "unlabelled_anchors", images, backbone))
+    return Unlabelled(images, staged.anchors(images, config.clean_anchors))
 
 
 def _silent(metrics: Mapping[str, float], epoch: int) -> None:
