@@ -126,9 +126,15 @@ def _workspace(step: Step, place: Place, folder: Path) -> Workspace:
     # Of processes that train together, each finds its own GPU; the one that waits for them needs none.
     device = "cpu" if asked.num_workers > 1 else device_of(asked)
     return Workspace(
-        folder / "out", folder / "scratch", place.data_root, device, folder / LIVE_CURVES,
-        asked.num_workers, asked.num_gpus, asked.num_cpus,
-    )  # fmt: skip
+        folder / "out",
+        folder / "scratch",
+        place.data_root,
+        device,
+        folder / LIVE_CURVES,
+        asked.num_workers,
+        asked.num_gpus,
+        asked.num_cpus,
+    )
 
 
 def _call(step: Step, place: Place, work: Workspace) -> Mapping[str, float | int | str]:

@@ -62,9 +62,11 @@ class Backbone:
     def spec(self) -> ClipSpec:
         """What the model is built from."""
         return ClipSpec(
-            architecture=self.architecture, pretrained=None if self.checkpoint else self.pretrained,
-            checkpoint=self.checkpoint, preprocessing=self.preprocessing,
-        )  # fmt: skip
+            architecture=self.architecture,
+            pretrained=None if self.checkpoint else self.pretrained,
+            checkpoint=self.checkpoint,
+            preprocessing=self.preprocessing,
+        )
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,19 @@ class LargeTraining:
     def config(self, chosen: Optimisation) -> TrainConfig:
         """All of how the classifier is trained."""
         return TrainConfig(
-            epochs=chosen.epochs, batch_size=chosen.batch_size, accumulate=self.accumulate, optimizer="adamw",
-            learning_rate=chosen.learning_rate, weight_decay=chosen.weight_decay, schedule="cosine",
-            warmup_steps=self.warmup_steps, label_smoothing=self.label_smoothing, precision=self.precision,
-            clip_norm=1.0, augment="resized_crop",
-        )  # fmt: skip
+            epochs=chosen.epochs,
+            batch_size=chosen.batch_size,
+            accumulate=self.accumulate,
+            optimizer="adamw",
+            learning_rate=chosen.learning_rate,
+            weight_decay=chosen.weight_decay,
+            schedule="cosine",
+            warmup_steps=self.warmup_steps,
+            label_smoothing=self.label_smoothing,
+            precision=self.precision,
+            clip_norm=1.0,
+            augment="resized_crop",
+        )
 
 
 @dataclass(frozen=True)
@@ -131,14 +141,24 @@ def clip_finetune(
     sae = SAESpec(sparsity=TopK(k=autoencoders.k), expansion=autoencoders.expansion)
     return robust_graph(
         RobustRecipe(
-            title=f"Fine-tuning {backbone.architecture} on {tested.suite}", settings=settings, seeds=seeds,
-            seeded=opened, class_names=opened.suite.class_names, templates=opened.suite.templates, methods=methods,
-            factors=sweep.strengths, alphas=sweep.alphas, tolerance=sweep.tolerance, training=large.config(training),
-            anchoring=anchors, num_parts=parts, compiled=large.compile,
+            title=f"Fine-tuning {backbone.architecture} on {tested.suite}",
+            settings=settings,
+            seeds=seeds,
+            seeded=opened,
+            class_names=opened.suite.class_names,
+            templates=opened.suite.templates,
+            methods=methods,
+            factors=sweep.strengths,
+            alphas=sweep.alphas,
+            tolerance=sweep.tolerance,
+            training=large.config(training),
+            anchoring=anchors,
+            num_parts=parts,
+            compiled=large.compile,
             saes=SAEsConfig(specs=(sae,), training=SAETrainConfig(epochs=autoencoders.sae_epochs)),
             prices=_prices(tested.suite, backbone, training.epochs, assumed_tflops),
         )
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)
@@ -190,9 +210,12 @@ def _prices(suite: str, backbone: Backbone, epochs: int, tflops: float) -> Price
     images = IMAGES.get(suite, 10_000)
     forward = images * FORWARD_TFLOP.get(backbone.architecture, 0.0351) * (backbone.image_size / 224) ** 2 / tflops
     return Prices(
-        classifier_bytes=400_000_000, tuning_seconds=STEP * forward * epochs, testing_seconds=forward,
-        features_seconds=forward, features_bytes=images * 512 * 4,
-    )  # fmt: skip
+        classifier_bytes=400_000_000,
+        tuning_seconds=STEP * forward * epochs,
+        testing_seconds=forward,
+        features_seconds=forward,
+        features_bytes=images * 512 * 4,
+    )
 
 
 _WILDS = {"epochs": 20, "batch_size": 256, "weight_decay": 0.2}  # as FLYP's and StarFT's public scripts have it

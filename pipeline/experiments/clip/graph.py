@@ -36,9 +36,12 @@ def robust_graph(recipe: RobustRecipe) -> Step:
     seeds = [OfSeed(recipe, seed) for seed in range(recipe.seeds)]
     results = [found for seed in seeds for found in seed.results()]
     config = RobustnessReportConfig(
-        title=recipe.title, settings=recipe.settings, results=tuple(label for label, _ in results),
-        tolerance=recipe.tolerance, about={name: recipe.way(name).about for name in recipe.methods},
-    )  # fmt: skip
+        title=recipe.title,
+        settings=recipe.settings,
+        results=tuple(label for label, _ in results),
+        tolerance=recipe.tolerance,
+        about={name: recipe.way(name).about for name in recipe.methods},
+    )
     return ROBUSTNESS(
         config,
         paths=tuple(path for _, path in results),
@@ -135,17 +138,23 @@ class OfSeed:
         if way.kind == "contrastive":
             return self._contrastive()
         finetuning = FinetuneConfig(
-            train=self.recipe.training, trained="head" if way.kind == "head" else "everything",
-            regulariser=way.regulariser, strength=factor * way.unit,
-            anchor_on=way.anchor_on, overlap=way.overlap,
-        )  # fmt: skip
+            train=self.recipe.training,
+            trained="head" if way.kind == "head" else "everything",
+            regulariser=way.regulariser,
+            strength=factor * way.unit,
+            anchor_on=way.anchor_on,
+            overlap=way.overlap,
+        )
         config = TunedConfig(
-            labelled=self.seeded.labelled, finetuning=finetuning, seed=self.seed,
-            compiled=self.recipe.compiled, sae=self._saes_config(way).first if way.reads_codes else None,
+            labelled=self.seeded.labelled,
+            finetuning=finetuning,
+            seed=self.seed,
+            compiled=self.recipe.compiled,
+            sae=self._saes_config(way).first if way.reads_codes else None,
             components=PRINCIPAL if "basis" in way.regulariser.needs else None,
             unlabelled=self.seeded.unlabelled if way.anchor_on != "labelled" else None,
             clean_anchors=self.recipe.anchoring == "clean" and self.recipe.training.augment != "none",
-        )  # fmt: skip
+        )
         return self._priced(TUNED)(config, **self._read_by(way))
 
     def _read_by(self, way: Variant) -> Inputs:
@@ -185,9 +194,12 @@ class OfSeed:
 
     def _contrastive(self) -> Step:
         config = ContrastiveConfig(
-            labelled=self.seeded.labelled, training=self.recipe.training, seed=self.seed,
-            class_names=self.recipe.class_names, templates=self.recipe.templates,
-        )  # fmt: skip
+            labelled=self.seeded.labelled,
+            training=self.recipe.training,
+            seed=self.seed,
+            class_names=self.recipe.class_names,
+            templates=self.recipe.templates,
+        )
         return self._priced(CONTRASTIVE)(config, backbone=self.seeded.backbone, classifier=self.zero_shot)
 
     def _priced(self, kind: Kind[C]) -> Kind[C]:
@@ -208,9 +220,11 @@ class OfSeed:
     def _path(self, after: tuple[Step, ...], alphas: tuple[float, ...]) -> Step:
         measured = self.recipe.saes if self.recipe.uses_saes else None
         config = PathConfig(
-            labelled=self.seeded.labelled, test_sets=self.seeded.test_sets, alphas=alphas,
+            labelled=self.seeded.labelled,
+            test_sets=self.seeded.test_sets,
+            alphas=alphas,
             sae=measured.first if measured else None,
-        )  # fmt: skip
+        )
         path = PATH.expecting(self.recipe.prices.testing_seconds, MEGA)
         sae = {"sae": self.saes(measured)} if measured else {}
         return path(config, before=self.zero_shot, after=after, backbone=self.seeded.backbone, **sae)

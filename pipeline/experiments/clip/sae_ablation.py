@@ -59,14 +59,23 @@ def clip_sae_ablation(
     }
     return robust_graph(
         RobustRecipe(
-            title=f"The autoencoder of SAE-FT, on a CLIP of {data.world}", settings=settings, seeds=data.seeds,
+            title=f"The autoencoder of SAE-FT, on a CLIP of {data.world}",
+            settings=settings,
+            seeds=data.seeds,
             seeded=data.images_of(chosen),
-            class_names=chosen.class_names, templates=chosen.captions.class_templates(),
-            methods=tuple(ways), ways=ways, factors=sweep.strengths,
+            class_names=chosen.class_names,
+            templates=chosen.captions.class_templates(),
+            methods=tuple(ways),
+            ways=ways,
+            factors=sweep.strengths,
             training=finetuning(training, "none"),
-            anchoring="views", alphas=sweep.alphas, tolerance=sweep.tolerance, saes=made[BASE], sae_roles=STYLE_ROLES,
+            anchoring="views",
+            alphas=sweep.alphas,
+            tolerance=sweep.tolerance,
+            saes=made[BASE],
+            sae_roles=STYLE_ROLES,
         )
-    )  # fmt: skip
+    )
 
 
 def one_thing_each(

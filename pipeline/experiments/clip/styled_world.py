@@ -51,18 +51,29 @@ class SmallWorld:
     ) -> "StyledImages":
         """The images of that world by seed."""
         return StyledImages(
-            world, self.images, self.validation_share, self.test_images, natural,
-            corrupted.corruptions, corrupted.severities,
-        )  # fmt: skip
+            world,
+            self.images,
+            self.validation_share,
+            self.test_images,
+            natural,
+            corrupted.corruptions,
+            corrupted.severities,
+        )
 
 
 def finetuning(chosen: Optimisation, augment: Literal["none", "shift"]) -> TrainConfig:
     """How a small CLIP is fine-tuned."""
     return TrainConfig(
-        epochs=chosen.epochs, batch_size=chosen.batch_size, optimizer="adamw", learning_rate=chosen.learning_rate,
-        weight_decay=chosen.weight_decay, schedule="cosine", warmup_epochs=min(0.5, chosen.epochs / 4), clip_norm=1.0,
+        epochs=chosen.epochs,
+        batch_size=chosen.batch_size,
+        optimizer="adamw",
+        learning_rate=chosen.learning_rate,
+        weight_decay=chosen.weight_decay,
+        schedule="cosine",
+        warmup_epochs=min(0.5, chosen.epochs / 4),
+        clip_norm=1.0,
         augment=augment,
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)
@@ -76,8 +87,9 @@ class SAESetting:
 
     def __post_init__(self) -> None:
         for kind, name, known in (
-            ("recipe of autoencoders", self.recipe, SAE_RECIPES), ("kind of features", self.inputs, SAE_INPUTS)
-        ):  # fmt: skip
+            ("recipe of autoencoders", self.recipe, SAE_RECIPES),
+            ("kind of features", self.inputs, SAE_INPUTS),
+        ):
             if name not in known:
                 raise unknown_name(kind, name, known)
 

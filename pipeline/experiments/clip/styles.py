@@ -63,15 +63,24 @@ def clip_styles(
     setting = SAESetting(autoencoders.k, autoencoders.expansion, shown.sae_recipe)
     return robust_graph(
         RobustRecipe(
-            title=f"Fine-tuning a CLIP of {data.world} on one style of nine", settings=settings, seeds=data.seeds,
+            title=f"Fine-tuning a CLIP of {data.world} on one style of nine",
+            settings=settings,
+            seeds=data.seeds,
             seeded=data.images_of(chosen, natural, corrupted),
-            class_names=chosen.class_names, templates=chosen.captions.class_templates(),
-            methods=methods, factors=sweep.strengths, alphas=sweep.alphas, tolerance=sweep.tolerance,
-            training=finetuning(training, shown.augment), anchoring=anchors,
-            saes=setting.config(chosen, sae_seeds, autoencoders.sae_epochs), sae_roles=STYLE_ROLES,
-            explanation=_explanation(chosen), explained=shown.explain or (),
+            class_names=chosen.class_names,
+            templates=chosen.captions.class_templates(),
+            methods=methods,
+            factors=sweep.strengths,
+            alphas=sweep.alphas,
+            tolerance=sweep.tolerance,
+            training=finetuning(training, shown.augment),
+            anchoring=anchors,
+            saes=setting.config(chosen, sae_seeds, autoencoders.sae_epochs),
+            sae_roles=STYLE_ROLES,
+            explanation=_explanation(chosen),
+            explained=shown.explain or (),
         )
-    )  # fmt: skip
+    )
 
 
 def _explanation(world: World) -> ExplainConfig:
@@ -92,15 +101,40 @@ def _explanation(world: World) -> ExplainConfig:
 STYLE_RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "mnist_clip_styles": (
         "The same at full size on MNIST, with all methods, and natural shifts where their files are there.",
-        {"world": "mnist", "test_images": 5000, "strengths": (10.0, 30.0, 100.0, 300.0), "images": 20_000,
-         "validation_share": 0.2,
-         "methods": ("ft", "lp", "lp-ft", "flyp", "l2", "l2-sp", "ldifs", "sae-mask", "add-remove", "hinge",
-                     "l2-unlabelled")},
+        {
+            "world": "mnist",
+            "test_images": 5000,
+            "strengths": (10.0, 30.0, 100.0, 300.0),
+            "images": 20_000,
+            "validation_share": 0.2,
+            "methods": (
+                "ft",
+                "lp",
+                "lp-ft",
+                "flyp",
+                "l2",
+                "l2-sp",
+                "ldifs",
+                "sae-mask",
+                "add-remove",
+                "hinge",
+                "l2-unlabelled",
+            ),
+        },
     ),
     "photo_clip_styles": (
         "The same with photos for a GPU: CIFAR-10, and Tiny ImageNet as what may be forgotten.",
-        {"world": "photos", "images": 20_000, "validation_share": 0.2, "test_images": 8000, "epochs": 6,
-         "batch_size": 256, "learning_rate": 2e-4, "k": 16, "strengths": (10.0, 30.0, 100.0, 300.0)},
+        {
+            "world": "photos",
+            "images": 20_000,
+            "validation_share": 0.2,
+            "test_images": 8000,
+            "epochs": 6,
+            "batch_size": 256,
+            "learning_rate": 2e-4,
+            "k": 16,
+            "strengths": (10.0, 30.0, 100.0, 300.0),
+        },
     ),
-}  # fmt: skip
+}
 """Name -> what it shows, and the defaults in which it differs from `clip_styles`."""

@@ -103,9 +103,14 @@ def _of_seed(recipe: Recipe, seed: int) -> Iterator[Step]:
 
 def _member(recipe: Recipe, sample: SampleConfig, member: int) -> Step:
     config = MemberConfig(
-        sample=sample, model=recipe.model, split=recipe.split, training=recipe.training,
-        num_members=recipe.members, member=member, seed=sample.seed * recipe.members + member,
-    )  # fmt: skip
+        sample=sample,
+        model=recipe.model,
+        split=recipe.split,
+        training=recipe.training,
+        num_members=recipe.members,
+        member=member,
+        seed=sample.seed * recipe.members + member,
+    )
     return MEMBER(config)
 
 

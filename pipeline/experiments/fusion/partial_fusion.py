@@ -107,8 +107,14 @@ class Matchings:
         Texts, f"How units are matched: {', '.join(NAMES)}, or file.py:Class of your own, at every alpha it has."
     ] = ("Identity", "PartialOT")
     alphas: Annotated[Floats, "Shares of each layer's units that stay alone: 0 fuses all, 1 is the ensemble."] = (
-        0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0,
-    )  # fmt: skip
+        0.0,
+        0.2,
+        0.4,
+        0.5,
+        0.6,
+        0.8,
+        1.0,
+    )
     cost: Annotated[Cost, "What makes units similar."] = "weights"
     first_weight: Annotated[Floats, "Weights of the first member, a curve each; default: all weigh the same."] = ()
     probe_rows: Annotated[int, "Unlabelled training images for activations and recalibration."] = 1000
@@ -147,31 +153,59 @@ def partial_fusion(
     config = TrainConfig(**vars(training), **vars(training_of_members))
     return fusion_graph(
         Recipe(
-            data=pictures.spec, model=network.spec(pictures), split=members.shares, training=config,
-            finetuning=finetuning.after(config), members=members.members, seeds=members.seeds,
-            validation_share=members.validation_share, first_weight=matchings.first_weight,
+            data=pictures.spec,
+            model=network.spec(pictures),
+            split=members.shares,
+            training=config,
+            finetuning=finetuning.after(config),
+            members=members.members,
+            seeds=members.seeds,
+            validation_share=members.validation_share,
+            first_weight=matchings.first_weight,
             methods=matching_methods(matchings.methods, matchings.alphas, matchings.cost),
-            probe_rows=matchings.probe_rows, grid=matchings.grid, stage_dtype=matchings.stage_dtype,
+            probe_rows=matchings.probe_rows,
+            grid=matchings.grid,
+            stage_dtype=matchings.stage_dtype,
             finetune_share=finetuning.finetune_share,
         )
-    )  # fmt: skip
+    )
 
 
 _CIFAR10 = {
-    "data": "cifar10", "batch_size": 128, "optimizer": "sgd", "momentum": 0.9, "weight_decay": 5e-4,
-    "schedule": "cosine", "augment": "crop_flip", "validation_share": 0.05, "probe_rows": 2000, "seeds": 5,
-}  # fmt: skip
+    "data": "cifar10",
+    "batch_size": 128,
+    "optimizer": "sgd",
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "schedule": "cosine",
+    "augment": "crop_flip",
+    "validation_share": 0.05,
+    "probe_rows": 2000,
+    "seeds": 5,
+}
 
 RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "digits_partial_fusion": (
         "Four specialists of scikit-learn's 8x8 digits become one network (a minute on two cores).",
-        {"split": "class_split", "other": 0.05, "members": 4, "epochs": 60, "probe_rows": 500,
-         "alphas": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)},
+        {
+            "split": "class_split",
+            "other": 0.05,
+            "members": 4,
+            "epochs": 60,
+            "probe_rows": 500,
+            "alphas": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
+        },
     ),
     "mnist_partial_fusion": (
         "A general and a specialist MLP on MNIST, as in the paper's Table 1, fine-tuned on 1 % of the images.",
-        {"data": "mnist", "split": "general_specialist", "bias": False, "seeds": 5, "validation_share": 0.05,
-         "finetune_share": 0.01},
+        {
+            "data": "mnist",
+            "split": "general_specialist",
+            "bias": False,
+            "seeds": 5,
+            "validation_share": 0.05,
+            "finetune_share": 0.01,
+        },
     ),
     "cifar10_vgg11_partial_fusion": (
         "Two VGG11 without batch norm that saw the same CIFAR-10 images.",
@@ -179,8 +213,16 @@ RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "cifar10_resnet18_partial_fusion": (
         "Two ResNet18 on CIFAR-10, each at home in half of the classes (Table 1), fine-tuned on 5 % of the images.",
-        {**_CIFAR10, "model": "resnet18", "split": "class_split", "learning_rate": 0.1, "epochs": 200,
-         "finetune_share": 0.05, "finetune_epochs": 30, "finetune_learning_rate": 1e-3},
+        {
+            **_CIFAR10,
+            "model": "resnet18",
+            "split": "class_split",
+            "learning_rate": 0.1,
+            "epochs": 200,
+            "finetune_share": 0.05,
+            "finetune_epochs": 30,
+            "finetune_learning_rate": 1e-3,
+        },
     ),
-}  # fmt: skip
+}
 """Name -> what it shows, and the defaults in which it differs from `partial_fusion`."""

@@ -49,10 +49,15 @@ def pretrain_clip(config: PretrainedConfig, inputs: Mapping[str, Any], work: Wor
 
     spec = config.world.clip.model_copy(update={"seed": config.seed})
     trained = pretrain(
-        build_clip(spec), open_world(config.world, work.data_root, config.seed, work.device),
-        config.world.pretraining, config.seed, log=work.log, resume=resume_state(work), save=saver(work),
+        build_clip(spec),
+        open_world(config.world, work.data_root, config.seed, work.device),
+        config.world.pretraining,
+        config.seed,
+        log=work.log,
+        resume=resume_state(work),
+        save=saver(work),
         device=work.device,
-    )  # fmt: skip
+    )
     save_clip(trained, spec, work.out)
     return {"backbone": key_of(trained)}
 
@@ -81,9 +86,11 @@ def make_zero_shot(config: ZeroShotConfig, inputs: Mapping[str, Any], work: Work
 
     clip = load_clip(inputs["backbone"], weights_root(work.data_root))
     about = ClassifierInfo(
-        clip=read_clip_spec(inputs["backbone"]), class_names=config.class_names,
-        templates=templates_of(config.templates), backbone=key_of(clip),
-    )  # fmt: skip
+        clip=read_clip_spec(inputs["backbone"]),
+        class_names=config.class_names,
+        templates=templates_of(config.templates),
+        backbone=key_of(clip),
+    )
     clip.model.to(work.device)
     head = zero_shot_head(clip, about.class_names, about.templates)
     save_classifier(Classifier(clip.image_tower, head), about, work.out)

@@ -67,9 +67,13 @@ def stage_features(config: FeaturesConfig, inputs: Mapping[str, Path], work: Wor
     images = open_source(config.source, work.data_root)
     encoder = anchor(load_classifier(inputs["encoder"]), work.device).encoder
     staged = Staged(
-        backbone=read_about(inputs["encoder"]).backbone, data=images.fingerprint,
-        augment=config.augment, views=config.views, part=config.part, num_parts=config.num_parts,
-    )  # fmt: skip
+        backbone=read_about(inputs["encoder"]).backbone,
+        data=images.fingerprint,
+        augment=config.augment,
+        views=config.views,
+        part=config.part,
+        num_parts=config.num_parts,
+    )
     num_rows, width = write_features(work.out / FEATURES, encoder, images, config, staged, work.device)
     return {"rows": num_rows, "width": width, "data_fingerprint": images.fingerprint}
 

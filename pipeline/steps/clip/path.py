@@ -122,9 +122,12 @@ def _session(config: PathConfig, inputs: Mapping[str, Any], work: Workspace) -> 
 
 
 def _answers(
-    session: Session, networks: Networks, test_sets: Sequence[TestSet], meters: Mapping[str, DriftMeter],
+    session: Session,
+    networks: Networks,
+    test_sets: Sequence[TestSet],
+    meters: Mapping[str, DriftMeter],
     skipped: dict[str, int],
-) -> Iterator[Answers]:  # fmt: skip
+) -> Iterator[Answers]:
     """What all networks answer, one test set after another; `skipped` is filled with numbers of damaged pictures."""
     from amalgam.pipeline.store.tables.predictions import Answers
 

@@ -80,9 +80,12 @@ def _read(folder: Path, saes: SAEsConfig, width: int, backbone: str, device: str
 
 
 def _measured(
-    test_set: TestSet, images: Images, classifier: Classifier, groups: Mapping[str, Mapping[int, SparseAutoencoder]],
+    test_set: TestSet,
+    images: Images,
+    classifier: Classifier,
+    groups: Mapping[str, Mapping[int, SparseAutoencoder]],
     device: str,
-) -> list[Row]:  # fmt: skip
+) -> list[Row]:
     """A row for each autoencoder; images are encoded once for all."""
     import torch
 

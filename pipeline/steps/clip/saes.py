@@ -62,9 +62,14 @@ def train_saes(config: SAEsConfig, inputs: Mapping[str, Any], work: Workspace) -
     table = read_features(inputs["features"], backbone=backbone)
     about = FeatureInfo(width=table.features.shape[1], normalised=config.normalised, backbone=backbone)
     saes = train(
-        as_wanted(table.features.to(work.device), about), about, config.specs, config.training,
-        log=work.log, resume=resume_state(work), save=saver(work),
-    )  # fmt: skip
+        as_wanted(table.features.to(work.device), about),
+        about,
+        config.specs,
+        config.training,
+        log=work.log,
+        resume=resume_state(work),
+        save=saver(work),
+    )
     for spec, sae in zip(config.specs, saes, strict=True):
         save_sae(sae, work.out / spec.name)
     head = load_classifier(inputs["classifier"]).head.get_parameter("weight").detach()

@@ -82,10 +82,19 @@ def tune_contrastive(config: ContrastiveConfig, inputs: Mapping[str, Any], work:
 
     images, kept, held_out = open_labelled(config.labelled, work.data_root)
     trained = finetune_contrastive(
-        load_clip(inputs["backbone"], weights_root(work.data_root)), images, kept, held_out,
-        config.class_names, config.templates, config.training, config.seed, log=work.log,
-        resume=resume_state(work), save=saver(work), device=work.device,
-    )  # fmt: skip
+        load_clip(inputs["backbone"], weights_root(work.data_root)),
+        images,
+        kept,
+        held_out,
+        config.class_names,
+        config.templates,
+        config.training,
+        config.seed,
+        log=work.log,
+        resume=resume_state(work),
+        save=saver(work),
+        device=work.device,
+    )
     save_classifier(trained.module, read_about(inputs["classifier"]), work.out)
     return {"best_epoch": trained.best_epoch, "data_fingerprint": images.fingerprint}
 
@@ -104,14 +113,23 @@ def _tune(config: TunedConfig, inputs: Mapping[str, Any], work: Workspace, world
     staged = {role: FEATURES.read(inputs.get(role, ()), about.backbone) for role in roles}
     is_first = world.rank == 0  # the others compute the same, and one record is enough
     trained = finetune(
-        classifier, images, kept, held_out, config.finetuning, config.seed,
+        classifier,
+        images,
+        kept,
+        held_out,
+        config.finetuning,
+        config.seed,
         sae=SAES.read(inputs.get("saes"), config.sae, classifier.head.in_features, about.backbone),
         basis=staged["features"].directions(config.components),
         anchors=staged["anchors"].anchors(images, config.clean_anchors),
         unlabelled=_unlabelled(config, staged["unlabelled_anchors"], work.data_root),
-        log=work.log if is_first else _silent, resume=resume_state(work), save=saver(work) if is_first else None,
-        device=device, world=world, compiler="inductor" if config.compiled else None,
-    )  # fmt: skip
+        log=work.log if is_first else _silent,
+        resume=resume_state(work),
+        save=saver(work) if is_first else None,
+        device=device,
+        world=world,
+        compiler="inductor" if config.compiled else None,
+    )
     if is_first:
         save_classifier(trained.module, about, work.out)
     return {"best_epoch": trained.best_epoch, "data_fingerprint": images.fingerprint}

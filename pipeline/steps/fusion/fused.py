@@ -40,9 +40,13 @@ class FusedConfig(Config):
     def identity(self) -> Network:
         """What is evaluated, for the table of results."""
         return Network(
-            kind="fused", method=type(self.method).__name__, settings=settings_of(self.method), weights=self.weights,
-            recalibrated=self.recalibrated, seed=self.probe.sample.seed,
-        )  # fmt: skip
+            kind="fused",
+            method=type(self.method).__name__,
+            settings=settings_of(self.method),
+            weights=self.weights,
+            recalibrated=self.recalibrated,
+            seed=self.probe.sample.seed,
+        )
 
 
 class FinetunedConfig(Config):
@@ -102,9 +106,18 @@ def finetune(config: FinetunedConfig, inputs: Mapping[str, Any], work: Workspace
         allowed = support(axes, couplings, network)
     _, chosen = hold_out(images.labels.numpy()[pool], config.share, config.seed)
     tuned = train(
-        network, images, pool[chosen], validation, config.training, config.seed,
-        log=work.log, support=allowed, resume=resume_state(work), save=saver(work), device=work.device,
-    ).module  # fmt: skip
+        network,
+        images,
+        pool[chosen],
+        validation,
+        config.training,
+        config.seed,
+        log=work.log,
+        support=allowed,
+        resume=resume_state(work),
+        save=saver(work),
+        device=work.device,
+    ).module
     save_model(tuned, read_spec(inputs["network"]), work.out)
     return _evaluated(config.identity, tuned, config.sample.data, allowed, work)
 

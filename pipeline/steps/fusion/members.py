@@ -63,10 +63,17 @@ def train_member(config: MemberConfig, inputs: Mapping[str, Any], work: Workspac
     images, pool, validation = open_pool(config.sample, work.data_root)
     shares = config.split(images.labels.numpy()[pool], config.num_members, config.sample.seed)
     trained = train(
-        build(config.model, config.seed), images, pool[shares[config.member]], validation,
-        config.training, config.seed, log=work.log, device=work.device,
-        resume=resume_state(work), save=saver(work),
-    )  # fmt: skip
+        build(config.model, config.seed),
+        images,
+        pool[shares[config.member]],
+        validation,
+        config.training,
+        config.seed,
+        log=work.log,
+        device=work.device,
+        resume=resume_state(work),
+        save=saver(work),
+    )
     save_model(trained.module, config.model, work.out)
     return {"best_epoch": trained.best_epoch, "data_fingerprint": images.fingerprint}
 
