@@ -8,21 +8,21 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 
-def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor | float, said: Tensor) -> Tensor:
+def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor | float, captions: Tensor) -> Tensor:
     """The mean cross-entropy of finding the caption to a picture, and the picture to a caption.
 
-    Pictures of which the same is `said` (batch,) have each other's captions as targets too, in equal shares. Where all
-    is different this is CLIP's loss; so it is where the same is said in the very same words, whose features are equal.
+    `captions` (batch,) numbers the captions. Images of one caption have each other's as targets too, in equal shares.
+    Where all differ this is CLIP's loss; so it is where equal captions have equal words, whose features are equal.
     `scale` multiplies cosines. In the number format of the features also under autocast, as the scale is large.
     """
     with torch.autocast(images.device.type, enabled=False):
         logits = scale * images @ texts.T
-        same = (said[:, None] == said[None, :]).to(logits.dtype)
+        same = (captions[:, None] == captions[None, :]).to(logits.dtype)
         targets = same / same.sum(1, keepdim=True)
         return (cross_entropy(logits, targets) + cross_entropy(logits.T, targets)) / 2
 
 
 @torch.no_grad()
-def retrieval(images: Tensor, texts: Tensor, said: Tensor) -> Tensor:
-    """The share of pictures whose nearest caption of the batch says what is said of them."""
-    return (said[(images @ texts.T).argmax(1)] == said).float().mean()
+def retrieval(images: Tensor, texts: Tensor, captions: Tensor) -> Tensor:
+    """The share of images whose nearest caption of the batch is theirs."""
+    return (captions[(images @ texts.T).argmax(1)] == captions).float().mean()

@@ -37,7 +37,7 @@ def prompt(template: str, name: str) -> str:
 
 
 def templates_of(templates: str | Sequence[str]) -> tuple[str, ...]:
-    """The sentences of a set by name, or of a list of one's own, each with a slot {} for the class name.
+    """The sentences of a set by name, or of a given list, each with a slot {} for the class name.
 
     Raises ValueError for an unknown set, an empty list and a template without a slot.
     """

@@ -17,7 +17,7 @@ from amalgam.tasks.data.images import Images
 
 
 class TextEncoder(Protocol):
-    """What is asked of a CLIP to make a head."""
+    """What a head needs of a CLIP."""
 
     @property
     def logit_scale(self) -> float:
@@ -126,4 +126,4 @@ def require_head_classes(class_names: Sequence[str], images: Images) -> None:
     """Raise ValueError if a label has no class in the head."""
     most = int(images.labels.max())
     if most >= len(class_names):
-        raise ValueError(f"there is an image of class {most}, but the head has {len(class_names)} classes")
+        raise ValueError(f"labels go up to class {most}, but the head has {len(class_names)} classes")

@@ -1,7 +1,7 @@
 """The data sets by name: what each holds, and where its files must lie under the data root.
 
 Nothing here is ever downloaded. Add a data set of torchvision's by a line in `KNOWN`; any other one it has is
-`torchvision:Name`, and what is one's own is `KIND:PATH`, of a kind in `KINDS`.
+`torchvision:Name`, and what users supply is `KIND:PATH`, of a kind in `KINDS`.
 """
 
 import hashlib
@@ -59,7 +59,7 @@ KNOWN = {
 
 @dataclass(frozen=True)
 class Kind:
-    """A layout of files that a data set of one's own may have."""
+    """A layout of files that a user-supplied data set may have."""
 
     layout: str
     """What must lie at its path, for messages."""
@@ -127,9 +127,9 @@ class DataSpec(BaseModel):
             known = f"has {', '.join(kind.parts)}" if kind.parts else "is read as train and test"
             raise ValueError(f"data set {self.name!r} has no part {self.part!r}: it {known}")
         if self.classes and not kind.has_classes:
-            raise ValueError(f"classes of data set {self.name!r} cannot be read alone: leave classes out")
+            raise ValueError(f"data set {self.name!r} cannot be read by class: leave classes out")
         if (self.border or self.skip_damaged) and (self.name in KNOWN or self.name.startswith("npz:")):
-            raise ValueError(f"data set {self.name!r} is no files of pictures: leave out border and skip_damaged")
+            raise ValueError(f"data set {self.name!r} is not made of picture files: leave out border and skip_damaged")
 
     @property
     def num_classes(self) -> int:
@@ -197,11 +197,13 @@ def check(spec: DataSpec, root: Path | None) -> None:
 
 def _check_kind(spec: DataSpec, path: Path, kind: Kind) -> None:
     if not (path.exists() if spec.name.startswith("npz:") else path.is_dir()):
-        raise ValueError(f"data set {spec.name!r} is not there: {path} must be {kind.layout}")
+        raise ValueError(f"data set {spec.name!r} was not found: {path} must be {kind.layout}")
     folders = [spec.part] if spec.part and kind.parts == () else list(spec.classes)
     missing = [name for name in (*kind.needs, *folders) if not (path / name).exists()]
     if missing:
-        raise ValueError(f"data set {spec.name!r} is not whole: {path / missing[0]} is missing; it is {kind.layout}")
+        raise ValueError(
+            f"data set {spec.name!r} is incomplete: {path / missing[0]} is missing; expected {kind.layout}"
+        )
 
 
 def _check_torchvision(spec: DataSpec, root: Path | None) -> None:

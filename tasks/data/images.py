@@ -1,4 +1,4 @@
-"""Labelled images by name: digits, torchvision's sets, arrays and pictures of one's own, read and never downloaded.
+"""Labelled images by name: digits, torchvision's sets, arrays and user-supplied pictures, read and never downloaded.
 
 Shapes: (b, c, h, w) = batch, channels, height, width.
 """
@@ -131,7 +131,7 @@ def _torchvision(spec: DataSpec, split: PartName, root: Path | None) -> Images:
 
 def _require_pictures(spec: DataSpec) -> None:
     if spec.border or spec.skip_damaged:
-        raise ValueError(f"data set {spec.name!r} is no files of pictures: leave out border and skip_damaged")
+        raise ValueError(f"data set {spec.name!r} is not made of picture files: leave out border and skip_damaged")
 
 
 def _is_split(kind: Any) -> bool:

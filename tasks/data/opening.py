@@ -31,7 +31,7 @@ def open_source(source: AnySource, root: Path | None = None) -> Images:
 
 
 def open_studio(source: StyledPairs | StyledPhotos, root: Path | None = None) -> Studio:
-    """What draws the pictures of a source, as many as are asked for; `num_images` and `style` play no part."""
+    """What draws the pictures of a source, without end; `num_images` and `style` play no part."""
     return open_pairs(source, root) if isinstance(source, StyledPairs) else open_photos(source, root)
 
 

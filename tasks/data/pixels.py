@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images of one shape; pixels are read when asked for."""
+    """Labelled images of one shape; pixels are read on demand."""
 
     read: Callable[[Tensor], Tensor]
     """The images at indices (b,), uint8 (b, c, h, w)."""
@@ -155,7 +155,7 @@ class PictureFiles:
             return self.open(position).convert("RGB")
         except (OSError, SyntaxError) as error:  # Pillow's words for a file that is absent, cut short or no picture
             raise ValueError(
-                f"{self._name(position)} cannot be decoded: mend it, or skip damaged pictures ({error})"
+                f"{self._name(position)} cannot be decoded: replace the file, or set skip_damaged ({error})"
             ) from error
 
     def _square(self, position: int) -> Tensor:
@@ -164,7 +164,7 @@ class PictureFiles:
         picture, name = self._picture(position), self._name(position)
         width, height = picture.size
         if min(width, height) <= 2 * self.border:
-            raise ValueError(f"{name} is {width} x {height}: no border of {self.border} can be cut off it")
+            raise ValueError(f"{name} is {width} x {height} pixels, too small to crop a border of {self.border}")
         inner = picture.crop((self.border, self.border, width - self.border, height - self.border))
         scaled = functional.resize(inner, self.size, InterpolationMode(self.interpolation))
         pixels: Tensor = functional.pil_to_tensor(functional.center_crop(scaled, [self.size, self.size]))

@@ -1,6 +1,6 @@
 """Pictures in the layouts of test sets that shift: folders of classes, folders of domains, and the tables of WILDS.
 
-Every reader lists files, labels and groups; nothing is decoded before it is asked for.
+Every reader lists files, labels and groups; nothing is decoded before it is read.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def read_listing(spec: DataSpec, split: str, root: Path | None) -> Images:
     kind, path = spec.name.partition(":")[0], path_of(spec, root)
     listing = READERS[kind](spec, split, path)
     if not listing.files:
-        raise ValueError(f"{path} holds no pictures of {spec.part or 'any class'}")
+        raise ValueError(f"{path} contains no pictures of {spec.part or 'any class'}")
     sizes = [_size(listing.root / file) for file in listing.files] if not spec.skip_damaged else []
     content = repr((listing.class_names, listing.files, sizes, listing.labels, listing.groups)).encode()
     return decoded(
@@ -53,7 +53,7 @@ def _size(path: Path) -> int:
     try:
         return path.stat().st_size
     except FileNotFoundError as error:
-        raise ValueError(f"{path} is listed, but not there: fetch it, or skip damaged pictures") from error
+        raise ValueError(f"{path} is listed, but missing: fetch it, or set skip_damaged") from error
 
 
 def _classes(spec: DataSpec, split: str, path: Path) -> Listing:

@@ -28,7 +28,7 @@ DIGITAL = ("contrast", "elastic_transform", "pixelate", "jpeg_compression")
 CORRUPTIONS = (*NOISES, *BLURS, *WEATHERS, *DIGITAL)
 """The fifteen kinds of Hendrycks and Dietterich (2019)."""
 SEVERITIES = (1, 2, 3, 4, 5)
-MIN_SIDE = 8  # pixels; below it neither two digits nor a corruption can be told
+MIN_SIDE = 8  # pixels; below it neither two digits nor a corruption can be recognised
 
 
 class Value(BaseModel):
@@ -48,7 +48,7 @@ class Stored(Value):
 
 
 class Styled(Value):
-    """Pictures in a style, drawn when asked for: what they show follows from (seed, number of the image) alone."""
+    """Pictures in a style, drawn when read: what they show follows from (seed, number of the image) alone."""
 
     seen_styles: ClassVar[tuple[str, ...]]
     """Styles that pre-training shows; the first leaves pictures as they are."""
@@ -133,12 +133,12 @@ class MixedStyles(Value):
             if style not in known:
                 raise unknown_name("style", style, known)
         if len(set(self.styles)) < max(2, len(self.styles)):
-            raise ValueError(f"a mixture is of two or more different styles, got {self.styles}")
+            raise ValueError(f"styles must be two or more different ones, got {self.styles}")
         return self
 
 
 class Corrupted(Value):
-    """The images of another source, corrupted whenever they are asked for."""
+    """The images of another source, corrupted whenever they are read."""
 
     kind: Literal["corrupted"] = "corrupted"
     source: Annotated[Stored | StyledPairs | StyledPhotos | MixedStyles, Field(discriminator="kind")]

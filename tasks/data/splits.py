@@ -23,7 +23,7 @@ def require_classes(labels: Labels, what: str) -> None:
         raise ValueError(f"{what} is empty: a classifier needs examples of at least two classes")
     if len(classes) == 1:
         raise ValueError(
-            f"{what} holds only class {classes[0]} ({len(labels)} examples): "
+            f"{what} contains only class {classes[0]} ({len(labels)} examples): "
             f"a classifier needs examples of at least two classes"
         )
 
@@ -50,7 +50,7 @@ class ProbeConfig(BaseModel):
     """Images drawn from those that members may be trained on."""
 
     def indices(self, pool: Indices) -> Indices:
-        """The positions of the probe, drawn from `pool`. Raises ValueError if there are fewer images than asked for."""
+        """The positions of the probe, drawn from `pool`. Raises ValueError if there are fewer than `num_rows`."""
         if self.num_rows > len(pool):
             raise ValueError(
                 f"the probe needs {self.num_rows} images, but only {len(pool)} may be used: lower --probe-rows"
@@ -148,12 +148,12 @@ def hold_out(labels: Labels, share: float, seed: int) -> tuple[Indices, Indices]
     generator = np.random.default_rng(seed)
     classes, counts = np.unique(labels, return_counts=True)
     sizes = _largest_remainders(share * counts, total)
-    held = [
+    chosen = [
         generator.permutation(np.flatnonzero(labels == label))[:size]
         for label, size in zip(classes, sizes, strict=True)
     ]
     mask = np.zeros(len(labels), bool)
-    mask[np.concatenate(held)] = True
+    mask[np.concatenate(chosen)] = True
     return np.flatnonzero(~mask), np.flatnonzero(mask)
 
 

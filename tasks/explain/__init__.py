@@ -1,1 +1,1 @@
-"""What fine-tuning changed in a CLIP classifier, told in the latents of one sparse autoencoder."""
+"""What fine-tuning changed in a CLIP classifier, described by the latents of one sparse autoencoder."""

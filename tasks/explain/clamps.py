@@ -18,8 +18,8 @@ from amalgam.tasks.scoring.sums import Sums
 TARGETS = ("before", "zero")
 """What a latent is clamped to: its activation before fine-tuning, or 0."""
 PIECES = ("before", "after", "latents back", "error back", "features back", "head back")
-"""The classifiers, and the one after fine-tuning with a piece of it set back for every image."""
-LOGITS_AT_ONCE = 2**22  # clamps x classes held at once: 32 MB
+"""The classifiers, and the one after fine-tuning with a piece of it reset for every image."""
+LOGITS_AT_ONCE = 2**22  # clamps x classes in memory at once: 32 MB
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class ClampTable:
     """What clamping each latent does to the predictions after fine-tuning, (num_latents,)."""
 
     num_images: int
-    righted: Tensor
+    newly_correct: Tensor
     """Images that become right."""
-    wronged: Tensor
+    newly_incorrect: Tensor
     """Images that become wrong."""
     restored: Tensor
     """Flipped images whose prediction is again the one before fine-tuning."""
@@ -37,12 +37,12 @@ class ClampTable:
     @property
     def accuracy_change(self) -> Tensor:
         """Accuracy with the latent clamped, less the accuracy without."""
-        return (self.righted - self.wronged) / self.num_images
+        return (self.newly_correct - self.newly_incorrect) / self.num_images
 
     @property
     def p(self) -> Tensor:
         """McNemar's mid-p value of the change of accuracy."""
-        return mcnemar(self.righted, self.wronged)
+        return mcnemar(self.newly_correct, self.newly_incorrect)
 
 
 @dataclass
@@ -67,7 +67,7 @@ class ClampMeter:
         """The table for one of `TARGETS`. Raises ValueError if there were no images."""
         self.sums.require("images to clamp latents in")
         none = self.by.atoms.new_zeros(self.by.num_latents)
-        counts = (self.sums.get(f"{target} {name}", none) for name in ("righted", "wronged", "restored"))
+        counts = (self.sums.get(f"{target} {name}", none) for name in ("newly_correct", "newly_incorrect", "restored"))
         return ClampTable(self.sums.num_examples, *counts)
 
     def accuracies(self) -> dict[str, Tensor]:
@@ -82,8 +82,8 @@ class ClampMeter:
         labels, (old, new) = compared.labels[rows], (found[rows] for found in compared.predicted)
         is_right, was_right = predicted == labels, new == labels
         found = {
-            "righted": is_right & ~was_right,
-            "wronged": was_right & ~is_right,
+            "newly_correct": is_right & ~was_right,
+            "newly_incorrect": was_right & ~is_right,
             "restored": (old != new) & (predicted == old),
         }
         amounts = {f"{target} {name}": hits.double() for name, hits in found.items()}

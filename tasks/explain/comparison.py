@@ -30,7 +30,7 @@ class Comparison:
         if width != old[1]:
             raise ValueError(f"the autoencoder reads features of width {width}, the classifiers make {old[1]}")
         if not self.sae.info.normalised:
-            raise ValueError("heads read unit features, this autoencoder was trained on others: train one on unit ones")
+            raise ValueError("heads read features of norm 1: give an autoencoder trained with normalised=True")
 
     @property
     def num_latents(self) -> int:
@@ -66,7 +66,7 @@ class Comparison:
     def of(self, before: Tensor, after: Tensor, labels: Tensor, domains: Tensor) -> "Compared":
         """A batch, from features (batch, width) of any norm, true classes and numbers of domains (batch,)."""
         if before.shape != after.shape:
-            raise ValueError(f"features {tuple(before.shape)} and {tuple(after.shape)} are of other images")
+            raise ValueError(f"features {tuple(before.shape)} and {tuple(after.shape)} differ in shape")
         pairs = [(normalize(features.double(), dim=-1), self._codes(features)) for features in (before, after)]
         return Compared(self, pairs[0][0], pairs[1][0], pairs[0][1], pairs[1][1], labels, domains)
 

@@ -1,4 +1,4 @@
-"""Everything that is told about two classifiers, from one pass over the features of both."""
+"""Everything that explanations report about two classifiers, from one pass over the features of both."""
 
 from dataclasses import dataclass, replace
 
@@ -29,7 +29,7 @@ class Explanation:
     clamps: dict[str, ClampTable]
     """By target: `before`, `zero`."""
     accuracies: dict[str, Tensor]
-    """Of both classifiers and of the latter with a piece set back, by domain and, last, in all."""
+    """Of both classifiers and of the latter with a piece reset to what it was before, by domain and, last, in all."""
     quality: tuple[tuple[Quality, Quality], ...]
     """How well the autoencoder does on the features of each domain, before and after."""
     directions: Tensor

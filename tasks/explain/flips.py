@@ -15,13 +15,13 @@ from amalgam.tasks.explain.decomposition import Parts, contributions
 from amalgam.tasks.scoring.sums import Sums
 
 KINDS = ("right to wrong", "wrong to right", "wrong to wrong")
-LEADING = 3  # latents told of every flip
+LEADING = 3  # latents kept for every flip
 EXAMPLES = 6  # images kept of every kind of flip and leading latent
 
 
 @dataclass(frozen=True)
 class Flips:
-    """The flipped images of a batch, all (flips,) unless said otherwise."""
+    """The flipped images of a batch, all (flips,) unless stated otherwise."""
 
     rows: Tensor
     """Which of the batch."""
@@ -42,7 +42,7 @@ class Flips:
 
     @property
     def share(self) -> Tensor:
-        """The latents' part of the rise as a share of it; above 1 where the other parts held it back."""
+        """The latents' part of the rise as a share of it; above 1 where the other parts counteracted it."""
         return self.rise.latents / self.rise.total
 
     @property

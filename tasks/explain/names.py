@@ -17,7 +17,7 @@ from amalgam.tasks.clip.zero_shot import TextEncoder
 from amalgam.tasks.explain.latents import LatentTable
 from amalgam.tasks.explain.vocabulary import Concept, Truth
 
-BEST = 3  # words told of every latent
+BEST = 3  # words kept for every latent
 NUM_NULL = 2000  # meaningless directions that scores are compared with
 LEVEL = 0.05  # share of meaningless directions that would get a name
 MOST, TIMES = 0.5, 2.0  # a latent shows a word if most images that fire it do, and at least twice as many as all do
@@ -60,7 +60,7 @@ def name_latents(
     """The words nearest to the direction of each latent, (num_latents, width), which is free of the mean image.
 
     `texts` are unit embeddings (words, width), whose mean is subtracted here. A meaningless direction is a random
-    mixture of all living latents', drawn from `generator` on the CPU: it has the covariance that they have, and no
+    mixture of all alive latents', drawn from `generator` on the CPU: it has the covariance that they have, and no
     meaning of its own. Its best word over the whole vocabulary sets the threshold. Raises ValueError for fewer than two
     words, since their mean is subtracted.
     """
@@ -90,9 +90,9 @@ def shown(table: LatentTable, truth: Truth, words: Sequence[str]) -> Tensor:
             (truth.of_class, table.class_counts, table.images[0]),
             (truth.of_domain, table.domain_counts, table.images[1]),
         ):
-            holding = [number for number, held in enumerate(groups) if word in held]
-            showing = showing + fired[holding].sum(0)
-            base += (images[holding].sum() / images.sum()).item()
+            showing_groups = [number for number, words in enumerate(groups) if word in words]
+            showing = showing + fired[showing_groups].sum(0)
+            base += (images[showing_groups].sum() / images.sum()).item()
         columns.append((showing / counts >= MOST) & (showing / counts >= TIMES * base) & (showing > 0))
     return torch.stack(columns, 1)
 

@@ -34,7 +34,7 @@ def concepts_in(captions: Sequence[str], words: Iterable[str]) -> tuple[Concept,
     """
     found = {word: tuple(caption for caption in captions if word in caption.split()) for word in words}
     if absent := [word for word, holding in found.items() if not holding]:
-        raise ValueError(f"no caption holds the word {absent[0]!r}: leave it out or give captions with it")
+        raise ValueError(f"no caption contains the word {absent[0]!r}: leave it out or give captions with it")
     return tuple(Concept(word=word, prompts=holding) for word, holding in found.items())
 
 
@@ -51,7 +51,7 @@ class Truth(BaseModel):
     @model_validator(mode="after")
     def _kinds_differ(self) -> "Truth":
         if both := set(sum(self.of_class, ())) & set(sum(self.of_domain, ())):
-            raise ValueError(f"{min(both)!r} is a word of a class and of a domain: it must be one of both")
+            raise ValueError(f"the word {min(both)!r} names both a class and a domain: use different words")
         return self
 
     def require(self, num_classes: int, num_domains: int) -> None:

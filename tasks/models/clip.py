@@ -91,7 +91,7 @@ def require_weights(spec: ClipSpec, root: Path | None = None) -> None:
         if spec.preprocessing and getattr(spec.preprocessing, name) != own:
             raise ValueError(
                 f"the weights {spec.pretrained!r} of {spec.name} were trained on pictures with {name} {own}, not "
-                f"{getattr(spec.preprocessing, name)}: prepare pictures so, or choose other weights"
+                f"{getattr(spec.preprocessing, name)}: use that preprocessing, or choose other weights"
             )
     source = spec.checkpoint or (spec.pretrained and _fetched(spec, root))
     if source and not Path(source).is_file():

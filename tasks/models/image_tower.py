@@ -41,7 +41,7 @@ class ImageTower(nn.Module):
             first = self.visual.get_submodule("ln_pre")
         except AttributeError as error:
             kind = type(self.visual).__name__
-            raise ValueError(f"levels are read inside a vision transformer of open_clip, this is a {kind}") from error
+            raise ValueError(f"levels need a vision transformer of open_clip, this is a {kind}") from error
         depths = sorted({max(1, round(len(blocks) * quarter / NUM_QUARTERS)) for quarter in range(1, NUM_QUARTERS + 1)})
         return [first, *(blocks[depth - 1] for depth in depths)]
 

@@ -30,7 +30,7 @@ class WordTokenizer:
     def _padded(self, caption: str) -> list[int]:
         words = caption.lower().replace(".", " ").replace(",", " ").split()
         if len(words) + 2 > self.context_length:
-            raise ValueError(f"{caption!r} has {len(words)} words, {self.context_length - 2} fit: shorten it")
+            raise ValueError(f"caption {caption!r} has {len(words)} words, at most {self.context_length - 2} fit")
         ids = [START, *map(self._token, words), self._end]
         return ids + [PADDING] * (self.context_length - len(ids))
 

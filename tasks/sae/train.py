@@ -114,7 +114,7 @@ class _Run:
         ours = [spec.model_dump_json() for spec in self.specs], len(self.stacks)
         if (state["specs"], len(state["stacks"])) != ours:
             raise ValueError(
-                "the state to resume from is that of other autoencoders, or of another kind of device: "
+                "the state to resume from belongs to other autoencoders, or to another kind of device: "
                 "give the specs and the device that it was made with"
             )
         for stack, part in zip(self.stacks, state["stacks"], strict=True):

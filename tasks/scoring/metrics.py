@@ -21,7 +21,7 @@ WEIGHTS_AT_ONCE = 2**23  # entries of weights in memory, 64 MiB
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one network said of each example of one test set."""
+    """What one network predicts for each example of one test set."""
 
     ids: Tensor
     """Positions in the test set, int64, (n,)."""
@@ -52,7 +52,7 @@ class Predictions:
 
     @classmethod
     def of(cls, logits: Tensor, labels: Tensor, ids: Tensor) -> "Predictions":
-        """What logits (n, classes) say, on the CPU; examples are of no group.
+        """What logits (n, classes) predict, on the CPU; examples are of no group.
 
         Of equal logits the first class is predicted.
         """
@@ -90,7 +90,7 @@ def worst_group(predictions: Predictions, weights: Tensor) -> Tensor:
     """Lowest accuracy of a group that has examples, "Other" left out, as WILDS has it for the regions of FMoW."""
     counted = [group for group, name in enumerate(predictions.group_names) if name != IGNORED_GROUP]
     if not torch.isin(predictions.groups, torch.tensor(counted, dtype=torch.long)).any():
-        raise ValueError("the worst group is asked of examples that belong to none: read them with their groups")
+        raise ValueError("worst_group needs examples with a group, got none: read the test set with its groups")
     # One column more, for examples of no group: -1 is the last.
     places = predictions.groups % (len(predictions.group_names) + 1)
     hits, sizes = (
@@ -203,7 +203,7 @@ def _resampled(count: int, draws: int, seed: int) -> Tensor:
 
 
 def same_examples(a: Predictions, b: Predictions) -> bool:
-    """Whether both say something of the same examples, in one order."""
+    """Whether both are of the same examples, in one order."""
     return torch.equal(a.ids, b.ids) and torch.equal(a.labels, b.labels)
 
 

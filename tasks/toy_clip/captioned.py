@@ -21,10 +21,10 @@ CAPTION = 3  # purpose of chance
 
 
 class Captioned(Protocol):
-    """Pictures with captions, as many as are asked for."""
+    """An endless stream of pictures with captions."""
 
     def batch(self, ids: Tensor) -> tuple[Tensor, list[str]]:
-        """The pictures of numbers `ids` (n,), uint8 (n, 3, h, w), and what is said of each."""
+        """The pictures of numbers `ids` (n,), uint8 (n, 3, h, w), and their captions."""
         ...
 
 
@@ -46,7 +46,7 @@ class CaptionedWorld:
         return pictures, self._captions(styles, sentences, (labels + away) % len(self.world.captions.class_names))
 
     def _drawn(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Style, sentence and studio of each picture, and, third, how far its class is from what is said, all (n,)."""
+        """Style, sentence and studio of each picture; third, how far its class is from its caption's, all (n,)."""
         style, sentence, wrong, which, studio = Chance(ids, self.seed, CAPTION).uniforms(5).T
         others = len(self.world.captions.class_names) - 1
         away = torch.where(wrong < self.world.wrong_captions, 1 + (which * others).long(), 0)

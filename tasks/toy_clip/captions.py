@@ -14,7 +14,7 @@ STYLE_SLOT = "{style}"
 
 
 class Captions(Value):
-    """All that may be said of the pictures of a world."""
+    """Every caption that pictures of a world may have."""
 
     class_names: tuple[str, ...]
     """What the classes are called."""

@@ -66,7 +66,7 @@ def of_width(clip: ClipSpec, width: int) -> ClipSpec:
     Raises ValueError for a width that is not made of whole heads.
     """
     if width < HEAD_WIDTH or width % HEAD_WIDTH:
-        raise ValueError(f"the width of the image tower is a multiple of {HEAD_WIDTH}, got {width}")
+        raise ValueError(f"width of the image tower must be a multiple of {HEAD_WIDTH}, got {width}")
     assert isinstance(clip.architecture, dict), "worlds spell their network out"
     vision = clip.architecture["vision_cfg"] | {"width": width}
     return clip.model_copy(update={"architecture": clip.architecture | {"vision_cfg": vision}})

@@ -107,11 +107,12 @@ class _Run:
     def _step(self, pixels: Tensor, captions: list[str]) -> Tensor:
         """One step of the optimiser; gives the loss and the share of pictures that find their caption, (2,)."""
         images, tokens = normalise(pixels.to(self.device)), self.clip.tokenizer(captions)
-        said = tokens.unique(dim=0, return_inverse=True)[1].to(self.device)
+        caption_ids = tokens.unique(dim=0, return_inverse=True)[1].to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16"):
-            shown = self.model.encode_image(images, normalize=True)
-            told = self.model.encode_text(tokens.to(self.device), normalize=True)
-        loss = contrastive_loss(shown.float(), told.float(), self.model.logit_scale.exp(), said)
+            features = self.model.encode_image(images, normalize=True)
+            text_features = self.model.encode_text(tokens.to(self.device), normalize=True)
+        features, text_features = features.float(), text_features.float()
+        loss = contrastive_loss(features, text_features, self.model.logit_scale.exp(), caption_ids)
         self.optimizer.zero_grad()
         loss.backward()
         if self.config.train.clip_norm is not None:
@@ -119,7 +120,7 @@ class _Run:
         self.optimizer.step()
         with torch.no_grad():
             self.model.logit_scale.clamp_(max=torch.tensor(self.config.max_logit_scale).log().item())
-        return torch.stack([loss.detach(), retrieval(shown.detach().float(), told.detach().float(), said)])
+        return torch.stack([loss.detach(), retrieval(features.detach(), text_features.detach(), caption_ids)])
 
 
 def _require_finite(losses: Tensor, epoch: int) -> None:

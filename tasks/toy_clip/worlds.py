@@ -29,7 +29,7 @@ class BaseWorld(Value):
     """What its pictures are."""
 
     captions: Captions
-    """What may be said of a picture."""
+    """What may caption a picture."""
     wrong_captions: float = Field(default=0.3, ge=0, lt=1)
     """Share of the pictures whose caption names another class."""
     clip: ClipSpec
@@ -137,7 +137,7 @@ class PhotoWorld(BaseWorld):
     @model_validator(mode="after")
     def _captions_name_the_classes(self) -> Self:
         if sum((photos.class_names for photos in self.sets), ()) != self.captions.class_names:
-            raise ValueError("the class names of the captions must be those of the sets of photos, one after the other")
+            raise ValueError("the class names of captions must be those of all sets, in their order")
         return self
 
     @property
@@ -183,7 +183,7 @@ class PhotoWorld(BaseWorld):
     def natural(self, data: DataSpec, cut: float, num_images: int, seed: int) -> Stored:
         """Photos of other origin and the same classes, whole."""
         if cut:
-            raise ValueError("no share of photos is cut off: leave @MARGIN out")
+            raise ValueError("photos are not cropped: leave @MARGIN out")
         assert self.clip.preprocessing is not None
         size = self.clip.preprocessing.size[0]
         return Stored(data=data.model_copy(update={"image_size": size}))

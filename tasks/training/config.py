@@ -48,15 +48,11 @@ class TrainConfig(BaseModel):
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> "TrainConfig":
         if self.momentum and self.optimizer != "sgd":
-            raise ValueError(
-                f"momentum belongs to optimizer 'sgd', got momentum {self.momentum} with {self.optimizer!r}"
-            )
+            raise ValueError(f"momentum needs optimizer 'sgd', got momentum {self.momentum} with {self.optimizer!r}")
         if self.views is not None and self.augment not in REPEATABLE:
-            raise ValueError(f"views belong to augment {' and '.join(map(repr, REPEATABLE))}, not to {self.augment!r}")
+            raise ValueError(f"views needs augment {' or '.join(map(repr, REPEATABLE))}, got {self.augment!r}")
         if self.accumulate > self.batch_size:
-            raise ValueError(
-                f"{self.batch_size} images cannot be computed in {self.accumulate} parts: lower accumulate"
-            )
+            raise ValueError(f"accumulate must be at most batch_size ({self.batch_size}), got {self.accumulate}")
         if self.warmup_steps is not None and self.warmup_epochs:
             raise ValueError("give warm-up in steps or in epochs, not both")
         if self.warmup_epochs >= self.epochs:

@@ -1,6 +1,6 @@
 """Several processes that train one network: which images each of them takes, and how their gradients become one.
 
-They talk through torch.distributed's default group (gloo between CPUs, NCCL between GPUs), which the caller opens. A
+They communicate through torch.distributed's default group (gloo on CPUs, NCCL on GPUs), which the caller opens. A
 batch is that of all processes together, so that a run by two is the run by one but for the order of sums.
 """
 
@@ -32,8 +32,7 @@ class World:
         """Raise ValueError if a batch cannot be shared out evenly."""
         if batch_size % self.size:
             raise ValueError(
-                f"a batch of {batch_size} images cannot be shared evenly by {self.size} processes: "
-                f"give a batch_size that {self.size} divides"
+                f"batch_size must be a multiple of the number of processes ({self.size}), got {batch_size}"
             )
 
     def part(self, count: int) -> slice:

@@ -28,7 +28,7 @@ class Objective:
         return cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
     def end_step(self, world: World) -> None:
-        """Called after every step of the optimiser, of which the objective may have been asked several times."""
+        """Called after every step of the optimiser, for which the objective may have been called several times."""
 
     def metrics(self) -> dict[str, float]:
         """What to log of an epoch; called at its end."""

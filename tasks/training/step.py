@@ -1,4 +1,4 @@
-"""One step of training: a batch's gradient, in parts and by several processes if asked, and the optimiser's move."""
+"""One step of training: a batch's gradient, in parts and by several processes, and the optimiser's move."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -113,7 +113,7 @@ def augmentation(config: TrainConfig, epoch: int) -> Augmentation:
 
 
 class Watch:
-    """Stops a run whose loss is no number any more.
+    """Stops a run at its first non-finite loss.
 
     It looks at a loss when the next comes, by when a GPU has computed it and sent it here: waiting for the newest would
     hold it up.

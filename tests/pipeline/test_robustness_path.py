@@ -223,7 +223,7 @@ def test_pictures_in_files_bring_their_groups_and_the_number_skipped(folders, tm
 
 def test_bad_paths_are_refused(folders, tmp_path):
     root, _ = folders
-    with pytest.raises(ValueError, match="needs a head made of words: give the step a backbone"):
+    with pytest.raises(ValueError, match="give the step a backbone"):
         given = {role: place for role, place in inputs(root, "after1").items() if role != "backbone"}
         evaluate_path(CONFIG, given, workspace(tmp_path))
     assert not (tmp_path / PREDICTIONS).exists()

@@ -45,5 +45,5 @@ def test_every_example_is_one_process_own(count, size):
 def test_a_batch_that_cannot_be_shared_is_refused_before_training():
     images = load(DataSpec(name="digits"), "train")
     config = CONFIGS["even"].model_copy(update={"batch_size": 10})
-    with pytest.raises(ValueError, match="a batch of 10 images cannot be shared evenly by 3 processes: give a batch"):
+    with pytest.raises(ValueError, match=r"batch_size .*\(3\), got 10"):
         train(Wide(), images, range(100), range(100, 200), config, 0, log=print, world=World(0, 3))

@@ -253,7 +253,7 @@ def test_a_compiled_network_trains_as_it_does_uncompiled(digits, parts):
     "indices, validation_indices, message",
     [
         ([], [0], "the training split is empty"),
-        ([0, 0], [0], "the training split holds only class"),
+        ([0, 0], [0], "training split .* only class"),
         ([0, 1], [], "the validation split is empty"),
     ],
 )
@@ -265,10 +265,10 @@ def test_splits_nothing_can_be_learnt_from_are_refused(network, digits, indices,
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"momentum": 0.9}, "momentum belongs to optimizer 'sgd', got momentum 0.9 with 'adam'"),
+        ({"momentum": 0.9}, "momentum 0.9 with 'adam'"),
         ({"epochs": 5, "warmup_epochs": 5}, "warmup_epochs must be below epochs"),
         ({"warmup_epochs": 1, "warmup_steps": 5}, "give warm-up in steps or in epochs, not both"),
-        ({"batch_size": 4, "accumulate": 5}, "4 images cannot be computed in 5 parts"),
+        ({"batch_size": 4, "accumulate": 5}, "accumulate .*, got 5"),
     ],
 )
 def test_settings_without_effect_are_refused(settings, message):

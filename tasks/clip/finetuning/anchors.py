@@ -40,7 +40,7 @@ class CachedAnchors:
     features: Views
     """(views, images, width); rows of images that are not trained on may hold anything."""
     clean: bool = False
-    """Whether a single view, that of untouched pictures, stands for all: an approximation, to be asked for."""
+    """Whether a single view, that of untouched pictures, stands for all: an approximation, off by default."""
 
     def __call__(self, batch: Batch, epoch: int) -> Tensor:
         view = (epoch - 1) % len(self.features)
@@ -68,7 +68,7 @@ class CachedAnchors:
 
 @dataclass(frozen=True)
 class Unlabelled:
-    """Images on which features are held, whatever they show; their labels are not read."""
+    """Images on which feature drift is penalised, whatever they show; their labels are not read."""
 
     images: Images
     anchors: Anchors | None = None

@@ -43,7 +43,7 @@ class FinetuneConfig(BaseModel):
     strength: float = Field(default=1.0, ge=0)
     """lambda: multiplies the regulariser; at 0 it is not computed, and fine-tuning is the plain one to the bit."""
     anchor_on: Literal["labelled", "unlabelled", "both"] = "labelled"
-    """Images on which features are held: those that are learnt from, as many others, or both."""
+    """Images on which feature drift is penalised: those that are trained on, as many others, or both."""
     overlap: float | None = Field(default=None, gt=0, lt=1)
     """Wanted share of latents that stay active, the mean Jaccard index of an image's; `strength` is then only where the
     search for the right one begins. None keeps the strength as it is."""
@@ -59,10 +59,10 @@ class FinetuneConfig(BaseModel):
             )
         for name, neutral in (("anchor_on", "labelled"), ("overlap", None)):
             if getattr(self, name) != neutral and (not self.penalised or self.trained == "head"):
-                raise ValueError(f"{name} says how features are held: choose a regulariser of features and a strength")
+                raise ValueError(f"{name} has no effect without a penalty on features: choose a regulariser")
         if self.anchor_on != "labelled" and self.regulariser.needs == {"parameters"}:
             raise ValueError(
-                f"{type(self.regulariser).__name__} holds parameters, whatever images: leave out anchor_on"
+                f"{type(self.regulariser).__name__} penalises parameters, where anchor_on has no effect: leave it out"
             )
         return self
 

@@ -59,7 +59,7 @@ def finetune_contrastive(
     require_contrastive(config)
     most = int(images.labels.max())
     if most >= len(class_names):
-        raise ValueError(f"there is an image of class {most}, but there are {len(class_names)} class names")
+        raise ValueError(f"labels go up to class {most}, but there are {len(class_names)} class names")
     trained = train(
         _Towers(clip, checked_names(class_names), templates_of(templates)),
         images,
@@ -121,11 +121,11 @@ class _Contrastive(Objective):
         assert isinstance(module, _Towers)
         drawn = uniforms(batch.ids, self.seed, 1, STREAM + epoch)[:, 0] * len(module.templates)
         prompts = module.prompts[batch.labels, drawn.long().to(batch.labels.device)]
-        shown = normalize(module.model.encode_image(batch.images).float(), dim=-1)
-        told = normalize(module.model.encode_text(prompts).float(), dim=-1)
+        image_features = normalize(module.model.encode_image(batch.images).float(), dim=-1)
+        text_features = normalize(module.model.encode_text(prompts).float(), dim=-1)
         scale = module.model.logit_scale.exp().clamp(max=LARGEST_SCALE)
-        loss = contrastive_loss(shown, told, scale, batch.labels)
-        return _by_class(shown.detach() @ told.detach().T, batch.labels, len(module.prompts)), loss
+        loss = contrastive_loss(image_features, text_features, scale, batch.labels)
+        return _by_class(image_features.detach() @ text_features.detach().T, batch.labels, len(module.prompts)), loss
 
 
 def _by_class(cosines: Tensor, labels: Tensor, num_classes: int) -> Tensor:

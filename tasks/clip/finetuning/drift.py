@@ -21,7 +21,7 @@ SHARE = 1 << 16  # features that are made float64 at once
 
 
 class Autoencoder(Protocol):
-    """What is asked of a sparse autoencoder; `tasks.sae.SparseAutoencoder` is one."""
+    """What a drift needs of a sparse autoencoder; `tasks.sae.SparseAutoencoder` has it."""
 
     info: Any
     """Has `normalised`: whether it was trained on unit vectors."""
@@ -77,11 +77,11 @@ class Drift:
         """The drift between two encoders' features of the same images, in float32 or better.
 
         Features are scaled to norm 1 if the autoencoder was trained on such, and without one unless `normalise` is
-        False; features that are no numbers give a drift that is none. Raises ValueError if `normalise` or the width
+        False; non-finite features give a non-finite drift. Raises ValueError if `normalise` or the width
         contradicts the autoencoder, if shapes differ, or if the autoencoder would learn: `frozen(sae)` does not.
         """
         if current.shape != frozen.shape:
-            raise ValueError(f"features {tuple(current.shape)} and anchors {tuple(frozen.shape)} are of other images")
+            raise ValueError(f"features {tuple(current.shape)} and anchors {tuple(frozen.shape)} differ in shape")
         if sae is not None:
             _check(sae, current.shape[1], normalise)
             normalise = bool(sae.info.normalised)
@@ -156,7 +156,7 @@ def _check(sae: Autoencoder, width: int, normalise: bool | None) -> None:
             "leave normalise out, or train another autoencoder"
         )
     if isinstance(sae, nn.Module) and any(parameter.requires_grad for parameter in sae.parameters()):
-        raise ValueError("the autoencoder would collect gradients: give frozen(sae)")
+        raise ValueError("the parameters of the autoencoder require gradients: give frozen(sae)")
 
 
 @torch.no_grad()

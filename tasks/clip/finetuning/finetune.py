@@ -1,4 +1,4 @@
-"""Fine-tune a zero-shot classifier while its features are held to those of the frozen encoder.
+"""Fine-tune a zero-shot classifier while drift of its features from the frozen encoder's is penalised.
 
     loss = cross-entropy + strength x regulariser(drift)
 
@@ -46,8 +46,8 @@ def finetune(
     `tasks.training.loop.train`.
 
     Frozen features come from `anchors`, or from a frozen copy of the encoder where None. `sae` and `basis` are for the
-    regularisers that need them, `sae` also for a wanted overlap; `unlabelled` is for a config that holds features on
-    unlabelled images. Raises ValueError if one of those is missing, and for cached anchors of other views.
+    regularisers that need them, `sae` also for a wanted overlap; `unlabelled` is for a config that penalises drift
+    on unlabelled images. Raises ValueError if one of those is missing, and for cached anchors of other views.
     """
     objective = None
     if config.penalised:
@@ -81,11 +81,11 @@ def _check(config: FinetuneConfig, sae: Autoencoder | None, anchors: Anchors | N
     """Raise ValueError for what is missing, and for what is given and would have no effect."""
     on = config.anchor_on
     if (others is None) != (on == "labelled"):
-        raise ValueError(f"features are held on {on} images: {'give' if others is None else 'leave out'} unlabelled")
+        raise ValueError(f"anchor_on is {on!r}: {'give' if others is None else 'leave out'} unlabelled images")
     if anchors is not None and on == "unlabelled":
-        raise ValueError("features are held on unlabelled images alone: leave out the anchors of labelled ones")
+        raise ValueError("anchors of labelled images have no effect with anchor_on='unlabelled': leave anchors out")
     if config.overlap is not None and sae is None:
-        raise ValueError(f"an overlap of {config.overlap} is one of latents: give a sparse autoencoder")
+        raise ValueError(f"overlap={config.overlap} is measured on latents: give a sparse autoencoder (sae)")
     for each in (anchors, others and others.anchors):
         if each is not None and "levels" in config.regulariser.needs:
             raise ValueError(f"{type(config.regulariser).__name__} reads inside the frozen encoder: leave anchors out")

@@ -115,5 +115,5 @@ class Robust(Objective):
         if "levels" not in self.config.regulariser.needs:
             return _Read(encoder(batch.images))
         if not isinstance(encoder, ImageTower):
-            raise ValueError(f"levels are read inside the image tower of a CLIP, this is a {type(encoder).__name__}")
+            raise ValueError(f"levels need the image tower of a CLIP, this is a {type(encoder).__name__}")
         return _Read(*encoder.with_levels(batch.images))

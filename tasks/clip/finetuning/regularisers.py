@@ -1,4 +1,4 @@
-"""The regularisers, as values: what holds fine-tuned features to the frozen ones (method page, section 3.3 and 13.4).
+"""The regularisers, as values: penalties on the drift of features from the frozen ones (method page, 3.3 and 13.4).
 
 In quotes, the name that the public code of the paper gives it. Defaults are the weights of that code, which belong to
 the form "reference_mean".
@@ -70,7 +70,7 @@ class PCA(Regulariser):
 
 
 class _WithResidual(Regulariser):
-    """Terms of codes beside the residual, which holds what the autoencoder does not explain."""
+    """Terms of codes beside the residual, which penalises drift in what the autoencoder does not explain."""
 
     RESIDUAL: ClassVar[Term] = Term("unexplained_change", "residual", "features", "sae")
 
@@ -128,7 +128,7 @@ class AddRemove(SAEMask):
 
 
 class SupportHinge(_WithResidual):
-    """SAEMask without its jump: inactive latents are held below the active ones before they pass them (13.4.1)."""
+    """SAEMask without its jump: inactive latents are pushed below the active ones before they pass them (13.4.1)."""
 
     TERMS = (Term("support_excess", "excess", "latents", "sae", ("margin",)), _WithResidual.RESIDUAL)
 

@@ -1,4 +1,4 @@
-"""How strongly features are held: by a number, or by whatever keeps a wanted share of active latents.
+"""The regularisation strength (lambda): a number, or whatever keeps a wanted share of active latents.
 
 The overlap of an image is the Jaccard index of the latents active now and in the frozen encoder. A wanted overlap means
 the same for other encoders and autoencoders, which a strength does not (method page, section 13.4).
@@ -14,7 +14,7 @@ from amalgam.tasks.clip.finetuning.config import FinetuneConfig
 from amalgam.tasks.clip.finetuning.drift import Drift
 from amalgam.tasks.training.distributed import World
 
-FACTOR = 1e3
+LARGEST_RATIO = 1e3
 """How far the search may go from where it begins, either way; a warm-up, where nothing moves yet, lowers it."""
 
 
@@ -41,19 +41,19 @@ class Strength:
         if self.config.overlap is None:
             return
         step = world.sum(self._step)
-        begun = math.log(self.config.strength)
+        begun, reach = math.log(self.config.strength), math.log(LARGEST_RATIO)
         change = self.config.overlap_rate * (self.config.overlap - step[0] / step[1])
-        self._log = (self._log.to(step.device) + change).clamp(begun - math.log(FACTOR), begun + math.log(FACTOR))
+        self._log = (self._log.to(step.device) + change).clamp(begun - reach, begun + reach)
         self._epoch = self._epoch.to(step.device) + step
         self._step = torch.zeros_like(step)
 
     def metrics(self) -> dict[str, float]:
-        """The strength now and the mean overlap since this was last asked."""
+        """The strength now and the mean overlap since the last call."""
         if self.config.overlap is None:
             return {}
-        held, count = self._epoch.tolist()
+        overlap, count = self._epoch.tolist()
         self._epoch = torch.zeros_like(self._epoch)
-        return {"train/strength": self._log.exp().item(), "train/overlap": held / count}
+        return {"train/strength": self._log.exp().item(), "train/overlap": overlap / count}
 
     def state(self) -> dict[str, Any]:
         """What the next epoch reads."""

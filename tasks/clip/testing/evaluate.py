@@ -32,7 +32,7 @@ class Examination:
 
     images: Images
     indices: Indices | None = None
-    """Positions of the images asked; None asks all."""
+    """Positions of the images to predict; None takes all."""
     head: nn.Module | None = None
     """A head of the images' own classes, for all networks; None takes that of each network."""
     projection: Projection | None = None
@@ -42,7 +42,7 @@ class Examination:
     drift: Mapping[str, DriftMeter] = field(default_factory=dict)
     """By network, what is fed its features beside those of the network before."""
     drift_images: int | None = None
-    """How many images drift is measured on, the first ones asked; None takes all."""
+    """How many images drift is measured on, the first of them; None takes all."""
 
 
 @torch.no_grad()
@@ -55,7 +55,7 @@ def examine(
     precision: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> dict[str, Predictions]:
-    """What each network says of each image, in the order asked, unaugmented and in eval mode.
+    """The predictions of each network, in the order of the indices, unaugmented and in eval mode.
 
     `classifier` lends its architecture and must be on `device`, as the state dicts; its own weights play no part and
     stay as they are. In another `precision` than float32 the encoder runs under autocast. Raises ValueError unless
@@ -63,7 +63,7 @@ def examine(
     """
     images, was_training = examination.images, classifier.training
     indices = torch.arange(len(images)) if examination.indices is None else examination.indices
-    said: dict[str, list[Predictions]] = {name: [] for name in networks}
+    parts: dict[str, list[Predictions]] = {name: [] for name in networks}
     classifier.eval()
     features_of = partial(_features, classifier.encoder, precision)
     left = _drift_images(examination, len(indices))
@@ -74,17 +74,17 @@ def examine(
             features = features_of(state, batch.images)
             logits = _logits(classifier, state, features, examination)
             _require_classes(images, logits)
-            said[name].append(Predictions.of(logits, batch.labels, batch.ids))
+            parts[name].append(Predictions.of(logits, batch.labels, batch.ids))
             before = features[:left] if before is None else before
             if left and name in examination.drift:
                 examination.drift[name].update(before, features[:left])
         left = max(0, left - len(batch.ids))
     classifier.train(was_training)
-    return {name: _joined(parts, images) for name, parts in said.items()}
+    return {name: _joined(of_network, images) for name, of_network in parts.items()}
 
 
 def path_networks(before: State, after: State, alphas: tuple[float, ...]) -> dict[str, Callable[[], State]]:
-    """The networks of a WiSE-FT path, "alpha=0" to "alpha=1", made anew whenever they are asked for.
+    """The networks of a WiSE-FT path, "alpha=0" to "alpha=1", made anew at every call.
 
     The end points are the given weights, bit for bit.
     """
@@ -127,8 +127,8 @@ def _part(state: State, prefix: str) -> dict[str, Tensor]:
 def _require_classes(images: Images, logits: Tensor) -> None:
     if logits.shape[1] != len(images.class_names):
         raise ValueError(
-            f"images of {len(images.class_names)} classes cannot be told by {logits.shape[1]} logits: "
-            "give the test set columns of the head, or templates for a head of its own"
+            f"the test set has {len(images.class_names)} classes but the head gives {logits.shape[1]} logits: "
+            "give the test set columns, or templates and class names to make its head of"
         )
 
 

@@ -85,7 +85,7 @@ class Session:
         if not test_set.templates:
             return None
         if self.clip is None:
-            raise ValueError(f"test set {test_set.name!r} needs a head made of words: give the step a backbone")
+            raise ValueError(f"test set {test_set.name!r} needs a zero-shot head: give the step a backbone")
         clip = self.clip()
         clip.model.to(self.device)
         names = test_set.class_names or tuple(map(spoken, images.class_names))

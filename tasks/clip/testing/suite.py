@@ -40,7 +40,7 @@ class Pictures:
         """Those of a backbone. Raises ValueError for a backbone that reads no squares."""
         height, width = preprocessing.size
         if height != width or preprocessing.interpolation not in ("bicubic", "bilinear"):
-            raise ValueError(f"pictures are made bicubic or bilinear squares, this backbone reads {preprocessing!r}")
+            raise ValueError(f"backbones must read squares, resized bicubic or bilinear, got {preprocessing!r}")
         scale = {"mean": preprocessing.mean, "std": preprocessing.std, "interpolation": preprocessing.interpolation}
         return cls({"image_size": height, **scale, **settings})
 

@@ -100,7 +100,7 @@ SUITES: dict[str, Callable[[Path | None, Pictures, Sequence[str]], Suite]] = {
 
 
 def image_folder(path: str, root: Path | None, pictures: Pictures) -> Suite:
-    """Pictures of one's own in PATH/train/CLASS and PATH/test/CLASS, whose folders are the names in prompts."""
+    """User-supplied pictures in PATH/train/CLASS and PATH/test/CLASS, whose folders are the names in prompts."""
     names = class_folders(Place(f"{path}/train", "a folder of pictures for each class").under(root))
     source = f"imagefolder:{path}"
     return Suite(

@@ -15,7 +15,7 @@ Role = Literal["id", "seen", "unseen", "natural", "forgetting"]
 """As the fine-tuning images; shifts that pre-training saw, never saw, or found in nature; classes never tuned on."""
 MetricName = Literal["accuracy", "macro_f1", "worst_group"]
 VALIDATION = "validation"
-"""What the held-out images of the labelled ones are called among test sets."""
+"""What the held-out images of the labelled ones are called among the test sets."""
 ROLES: tuple[Role, ...] = ("id", "seen", "unseen", "natural", "forgetting")
 
 
@@ -56,9 +56,9 @@ class TestSet(BaseModel):
         if self.class_names and not self.templates:
             raise ValueError(f"test set {self.name!r} has class names but no templates to make a head of: give both")
         if self.role == "forgetting" and not self.templates:
-            raise ValueError(f"test set {self.name!r} is of classes the head does not have: give templates")
+            raise ValueError(f"test set {self.name!r} has classes that the head lacks: give templates")
         if not all(self.columns):
-            raise ValueError(f"test set {self.name!r} has a class for which no class of the head stands")
+            raise ValueError(f"test set {self.name!r} has a class without columns of the head: give it at least one")
         return self
 
     @property
@@ -77,9 +77,9 @@ def corrupted_sets(
     kinds = CORRUPTIONS if tuple(corruptions) == ("all",) else tuple(corruptions)
     clean = [test_set for test_set in test_sets if test_set.role == "id"]
     if kinds and not clean:
-        raise ValueError("corruptions are of a test set like the images of fine-tuning, and there is none")
+        raise ValueError("corruptions need a test set of role 'id', and there is none")
     if kinds and not severities:
-        raise ValueError("corruptions have a severity: give severities from 1 to 5")
+        raise ValueError("corruptions need severities from 1 to 5, got none")
     return tuple(
         TestSet(**dict(test_set) | {"name": f"{kind}-{severity}", "role": "unseen", "source": source})
         for test_set in clean

@@ -104,7 +104,7 @@ def corrupted_images(images: Images, corruption: str, severity: int, seed: int) 
     channels, height, width = images.shape
     if min(height, width) < MIN_SIDE or channels not in (1, 3):
         raise ValueError(
-            f"corruptions are of grey or colour pictures of at least {MIN_SIDE} pixels, "
+            f"corruptions need grey or RGB images of at least {MIN_SIDE} pixels, "
             f"got {channels} channels of {height} x {width}"
         )
     change = partial(corrupted, corruption=corruption, severity=severity, seed=seed)

@@ -62,7 +62,9 @@ class PairStudio:
         if not self.glyphs.in_colour:
             return in_style(style, canvases[:, 0], ids, self.seed)
         if style != StyledPairs.seen_styles[0]:
-            raise ValueError(f"the digits are in colour, which leaves no style to choose: {style!r}")
+            raise ValueError(
+                f"style {style!r} needs grey digits, these are in colour: choose {StyledPairs.seen_styles[0]!r}"
+            )
         return as_bytes(canvases)
 
     def to(self, device: torch.device | str) -> "PairStudio":
@@ -79,7 +81,7 @@ def open_glyphs(source: StyledPairs, root: Path | None) -> Glyphs:
     images = load(source.glyphs, source.split, root)
     if len(images.class_names) != len(DIGIT_NAMES):
         raise ValueError(
-            f"pairs are made of the ten digits: {source.glyphs.name!r} has {len(images.class_names)} classes"
+            f"pairs need a data set of the ten digits: {source.glyphs.name!r} has {len(images.class_names)} classes"
         )
     middle = len(images) // 2
     first, last = {"all": (0, len(images)), "first": (0, middle), "second": (middle, len(images))}[source.half]

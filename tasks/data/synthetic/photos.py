@@ -53,7 +53,7 @@ def open_photos(source: StyledPhotos, root: Path | None) -> PhotoStudio:
     if source.num_images > len(places) and not source.varied:
         part = "all" if source.half == "all" else f"the {source.half} half"
         raise ValueError(
-            f"{source.num_images} photos are asked for: {part} of the {source.split} split of {source.data.name!r} "
+            f"num_images is {source.num_images}, but {part} of the {source.split} split of {source.data.name!r} "
             f"has {len(places)}"
         )
     order = Chance(torch.arange(len(places)), source.seed, ORDER).uniforms(1)[:, 0].argsort(stable=True)
@@ -66,7 +66,7 @@ def _class_names(source: StyledPhotos, images: Images) -> tuple[str, ...]:
     """Those that are given, or come with the photos."""
     names, found = source.class_names, len(images.class_names)
     if names and len(names) != found:
-        raise ValueError(f"{source.data.name!r} has {found} classes, {len(names)} class names are given")
+        raise ValueError(f"{source.data.name!r} has {found} classes, got {len(names)} class_names")
     return names or images.class_names
 
 

@@ -107,7 +107,7 @@ def test_classes_of_the_head_stand_for_those_of_the_images(ends):
     projection = Projection(((0, 2), (3,)), 4)
     said = examine(ends[0], {"it": ends[1].state_dict}, Examination(images, projection=projection))["it"]
     assert torch.equal(said.classes, projection(predict(ends[1], images, range(40))).argmax(1))
-    with pytest.raises(ValueError, match="images of 2 classes cannot be told by 4 logits"):
+    with pytest.raises(ValueError, match=r"2 classes.*4 logits"):
         examine(ends[0], {"it": ends[1].state_dict}, Examination(images))
 
 

@@ -94,5 +94,5 @@ def test_settings_that_mean_nothing_here_are_refused(digits, settings, message):
 
 
 def test_a_label_without_a_name_is_refused(digits):
-    with pytest.raises(ValueError, match="an image of class 3, but there are 2 class names"):
+    with pytest.raises(ValueError, match=r"class 3.* 2 class names"):
         finetune_contrastive(tiny_clip(), digits, [0], [1], CLASSES[:2], TEMPLATES, CONFIG, 0, log=print)

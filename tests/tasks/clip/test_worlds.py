@@ -87,14 +87,14 @@ def test_a_world_of_another_size_is_one_that_can_be_trained():
         assert world.sized(None, None) == world
         twice = 2 * world.pretraining.images_per_epoch
         assert world.sized(twice, None).pretraining.train.epochs == 2
-    with pytest.raises(ValueError, match="a multiple of 32, got 48"):
+    with pytest.raises(ValueError, match=r"width.* 32, got 48"):
         WORLDS["photos"].sized(None, 48)
 
 
 def test_what_is_no_world_is_refused(world):
-    with pytest.raises(ValidationError, match="one after the other"):
+    with pytest.raises(ValidationError, match="class names"):
         type(world)(**dict(world) | {"sets": world.sets[:1]})
-    with pytest.raises(ValueError, match="leave @MARGIN out"):
+    with pytest.raises(ValueError, match="@MARGIN"):
         world.natural(DataSpec(name="cifar10"), 0.1, 5, 0)
 
 

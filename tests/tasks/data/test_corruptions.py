@@ -112,7 +112,7 @@ def test_stored_sets_are_corrupted_and_what_is_no_picture_is_refused():
     stored = Corrupted(source=Stored(data=DataSpec(name="digits")), corruption="pixelate", severity=5)
     assert open_source(stored).batch(torch.arange(3)).shape == (3, 1, 8, 8)
     short = in_memory(torch.zeros(2, 3, 4, 16, dtype=torch.uint8), torch.arange(2), ("a", "b"))
-    with pytest.raises(ValueError, match="at least 8 pixels, got 3 channels of 4 x 16"):
+    with pytest.raises(ValueError, match=r"8 pixels.* 3 channels of 4 x 16"):
         corrupted_images(short, "fog", 1, 0)
 
 

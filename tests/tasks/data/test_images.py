@@ -84,7 +84,7 @@ def test_a_folder_of_other_classes_is_refused(tmp_path):
 def test_a_folder_of_one_class_is_refused(tmp_path):
     for part in ("train", "test"):
         save_pictures(tmp_path / part, [(8, 8)], classes=["red"])
-    with pytest.raises(ValueError, match="holds only class 0"):
+    with pytest.raises(ValueError, match="only class 0"):
         load(DataSpec(name="imagefolder:."), "train", tmp_path)
 
 

@@ -118,11 +118,11 @@ def test_a_mixture_of_styles_and_corruptions_are_those_of_the_photos(photos):
 
 
 def test_what_there_is_not_is_refused(photos):
-    with pytest.raises(ValueError, match=r"25 photos are asked for: all of the test split of .* has 24"):
+    with pytest.raises(ValueError, match=r"num_images is 25, .* 24"):
         open_source(changed(photos, num_images=25))
     with pytest.raises(ValueError, match="the first half"):
         open_source(changed(photos, half="first"))
-    with pytest.raises(ValueError, match="has 4 classes, 2 class names are given"):
+    with pytest.raises(ValueError, match=r"4 classes, .* 2 class_names"):
         open_source(changed(photos, class_names=("cat", "dog")))
     with pytest.raises(ValueError, match="did you mean 'sketch'"):
         changed(photos, style="skech")

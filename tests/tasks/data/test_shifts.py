@@ -54,7 +54,7 @@ def test_some_classes_can_be_read_in_an_order_of_ones_own(tmp_path):
         picture(tmp_path / "all" / colour / "1.png", colour)
     images = load(DataSpec(name="classes:all", classes=("red", "blue"), image_size=8), "test", tmp_path)
     assert (images.class_names, colours(images)) == (("red", "blue"), ["red", "blue"])
-    with pytest.raises(ValueError, match=r"is not whole: .*yellow is missing"):
+    with pytest.raises(ValueError, match=r"yellow is missing"):
         check(DataSpec(name="classes:all", classes=("yellow",)), tmp_path)
 
 
@@ -65,7 +65,7 @@ def test_a_border_is_cut_off_before_anything_is_resized(tmp_path):
     assert whole.batch(torch.tensor([0]))[0, 0].any()
     assert not cut.batch(torch.tensor([0, 1]))[:, 0].any() and colours(cut) == ["blue", "green"]
     assert whole.fingerprint != cut.fingerprint
-    with pytest.raises(ValueError, match="is 20 x 16: no border of 8 can be cut off it"):
+    with pytest.raises(ValueError, match=r"20 x 16 .*border of 8"):
         load(DataSpec(name="classes:objects", border=8), "test", tmp_path).batch(torch.tensor([0]))
 
 
@@ -90,7 +90,7 @@ def test_domains_are_groups_that_share_their_classes(tmp_path):
     assert images.groups.tolist() == [0, 0, 1, 1]
     one = load(spec.model_copy(update={"part": "photo"}), "test", tmp_path)
     assert (len(one), one.class_names, set(one.groups.tolist())) == (2, images.class_names, {1})
-    with pytest.raises(ValueError, match=r"is not whole: .*sketch is missing"):
+    with pytest.raises(ValueError, match=r"sketch is missing"):
         check(spec.model_copy(update={"part": "sketch"}), tmp_path)
 
 
@@ -112,7 +112,7 @@ def test_camera_traps_are_read_by_their_official_parts(iwildcam):
     train, test = load(spec, "train", iwildcam), load(spec, "test", iwildcam)
     assert train.class_names == ("empty", "class 1", "ox") == test.class_names
     assert (train.labels.tolist(), test.labels.tolist()) == ([0, 2], [1, 2]) and colours(test) == ["green", "blue"]
-    with pytest.raises(ValueError, match="holds only class 0"):
+    with pytest.raises(ValueError, match="only class 0"):
         load(spec.model_copy(update={"part": "id_test"}), "test", iwildcam)
     with pytest.raises(ValueError, match="has no part 'ood': it has train, id_val, id_test, val, test"):
         DataSpec(name="iwildcam:iwildcam_v2.0", part="ood")
@@ -153,7 +153,7 @@ def test_satellite_pictures_are_dealt_by_year_and_grouped_by_region(tmp_path):
     assert [images.group_names[group] for group in images.groups.tolist()] == ["Other", "Other", "Asia"]
     for part in ("train", "id_val", "val", "id_test"):
         alone = DataSpec(name="fmow:fmow_v1.1", part=part)
-        with pytest.raises(ValueError, match=r"holds only class \d \(1 examples\)"):
+        with pytest.raises(ValueError, match=r"only class \d \(1 examples\)"):
             load(alone, "test", tmp_path)
 
 
@@ -177,7 +177,7 @@ def test_a_damaged_picture_is_named(damaged):
     images = load(DataSpec(name="classes:set"), "test", damaged)
     images.batch(torch.tensor([0, 1, 2]))
     for place, name in ((3, "green/1.png"), (4, "red/0.png")):
-        with pytest.raises(ValueError, match=f"{name} cannot be decoded: mend it, or skip damaged pictures"):
+        with pytest.raises(ValueError, match=f"{name} .*skip_damaged"):
             images.batch(torch.tensor([place]))
 
 
@@ -231,10 +231,10 @@ def test_arrays_made_larger_are_made_so_when_asked_for():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "digits", "border": 2}, "no files of pictures"),
-        ({"name": "npz:a.npz", "skip_damaged": True}, "no files of pictures"),
+        ({"name": "digits", "border": 2}, "border"),
+        ({"name": "npz:a.npz", "skip_damaged": True}, "border"),
         ({"name": "mnist", "part": "val"}, "has no part 'val': it is read as train and test"),
-        ({"name": "imagefolder:a", "classes": ("b",)}, "cannot be read alone"),
+        ({"name": "imagefolder:a", "classes": ("b",)}, "classes"),
     ],
 )
 def test_settings_without_an_effect_are_refused(settings, message):
@@ -244,12 +244,12 @@ def test_settings_without_an_effect_are_refused(settings, message):
 
 @pytest.mark.parametrize("name", ["classes:a", "domains:a", "iwildcam:a", "fmow:a"])
 def test_what_is_absent_is_said_with_its_layout(name, tmp_path):
-    with pytest.raises(ValueError, match=f"'{name}' is not there: .*a must be "):
+    with pytest.raises(ValueError, match=f"'{name}' .*a must be "):
         check(DataSpec(name=name), tmp_path)
     (tmp_path / "a").mkdir()
     if name in ("iwildcam:a", "fmow:a"):
-        with pytest.raises(ValueError, match=r"is not whole: .*metadata.csv is missing; it is WILDS"):
+        with pytest.raises(ValueError, match=r"metadata.csv is missing.*WILDS"):
             check(DataSpec(name=name), tmp_path)
     else:
-        with pytest.raises(ValueError, match="holds no pictures"):
+        with pytest.raises(ValueError, match="no pictures of"):
             load(DataSpec(name=name), "test", tmp_path)

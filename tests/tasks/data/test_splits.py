@@ -61,13 +61,13 @@ def test_another_seed_deals_otherwise(split):
     "split, labels, num_members, message",
     [
         (Shared(), np.array([], int), 2, "member 0 is empty"),
-        (Shared(), np.full(9, 3), 2, r"holds only class 3 \(9 examples\)"),
+        (Shared(), np.full(9, 3), 2, r"contains only class 3 \(9 examples\)"),
         (GeneralSpecialist(), LABELS, 3, "makes 2 members, got 3"),
         (GeneralSpecialist(special_class=12), LABELS, 2, "must be one of the classes 0, 1.*got 12"),
-        (GeneralSpecialist(special_class=1), LABELS[:100], 2, "general member holds only class 0"),
+        (GeneralSpecialist(special_class=1), LABELS[:100], 2, "general member contains only class 0"),
         (ClassSplit(), LABELS, 11, "a class for each member: got 11 members, 10 classes"),
         (ClassSplit(other=0.5), LABELS, 3, "other must be below 1/2 with 3 members, got 0.5"),
-        (ClassSplit(other=0), LABELS[:100], 2, "member 0 holds only class 0"),
+        (ClassSplit(other=0), LABELS[:100], 2, "member 0 contains only class 0"),
     ],
 )
 def test_a_split_nothing_can_be_learnt_from_is_refused(split, labels, num_members, message):

@@ -59,7 +59,7 @@ def test_equal_networks_change_nothing():
         assert not changes.added.any() and not changes.removed.any() and not changes.effect.any()
         assert (changes.p == 1).all() and (changes.q == 1).all()
     assert not found.flips.numbers.any() and not found.flips.groups and found.flips.explained_share is None
-    assert not found.clamps["before"].righted.any() and not found.clamps["before"].wronged.any()
+    assert not found.clamps["before"].newly_correct.any() and not found.clamps["before"].newly_incorrect.any()
     assert len({value[-1].item() for value in found.accuracies.values()}) == 1
 
 
@@ -84,10 +84,10 @@ def test_setting_back_the_planted_latent_rights_its_victims():
     after = after + 0.6 * before  # class 2 keeps a weaker trace of itself, so that one axis decides
     found = explained(axes_comparison(), (before, after, *groups))
     clamps = found.clamps["before"]
-    assert clamps.righted.nonzero().flatten().tolist() == sorted((LOST, GAINED))
-    assert clamps.righted[GAINED] == clamps.restored[GAINED] == 40 and clamps.p[GAINED] < 1e-6
+    assert clamps.newly_correct.nonzero().flatten().tolist() == sorted((LOST, GAINED))
+    assert clamps.newly_correct[GAINED] == clamps.restored[GAINED] == 40 and clamps.p[GAINED] < 1e-6
     assert clamps.accuracy_change[GAINED] == pytest.approx(0.2)
-    assert not clamps.wronged.any()
+    assert not clamps.newly_incorrect.any()
 
 
 def test_groups_add_up_to_the_whole():

@@ -54,7 +54,7 @@ def test_any_batches_give_one_explanation():
         (a.kind, a.latent, a.number, a.examples) == (b.kind, b.latent, b.number, b.examples)
         for a, b in zip(one.flips.groups, many.flips.groups, strict=True)
     )
-    assert torch.equal(one.clamps["zero"].righted, many.clamps["zero"].righted)
+    assert torch.equal(one.clamps["zero"].newly_correct, many.clamps["zero"].newly_correct)
 
 
 def test_permuted_latents_permute_every_table():
@@ -68,7 +68,7 @@ def test_permuted_latents_permute_every_table():
         torch.testing.assert_close(getattr(other.after, name), getattr(one.after, name)[order], equal_nan=True)
     for name in ("added", "removed", "mean_change", "effect", "p", "q"):
         torch.testing.assert_close(getattr(other.changes.by_class, name), getattr(one.changes.by_class, name)[:, order])
-    assert torch.equal(other.clamps["before"].wronged, one.clamps["before"].wronged[order])
+    assert torch.equal(other.clamps["before"].newly_incorrect, one.clamps["before"].newly_incorrect[order])
     led = [{(g.kind, g.latent): g.number for g in found.flips.groups} for found in (one, other)]
     assert led[0] == {(kind, int(order[latent])): number for (kind, latent), number in led[1].items()}
 

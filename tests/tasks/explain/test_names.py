@@ -121,9 +121,9 @@ def test_concepts_are_means_of_their_prompts():
 def test_what_cannot_be_named_is_refused():
     with pytest.raises(ValueError, match="at least two words"):
         name_latents(draw(3, 4), draw(1, 4), ("one",), torch.ones(3).bool(), torch.Generator())
-    with pytest.raises(ValueError, match="no caption holds the word 'five'"):
+    with pytest.raises(ValueError, match="'five'"):
         concepts_in(("zero one",), ("five",))
-    with pytest.raises(ValueError, match="'red' is a word of a class and of a domain"):
+    with pytest.raises(ValueError, match="'red'"):
         Truth(of_class=(("red",),), of_domain=(("red",),))
-    with pytest.raises(ValueError, match="words for 1 class values, there are 3"):
+    with pytest.raises(ValueError, match=r"1 class .* 3"):
         Truth(of_class=(("red",),)).require(3, 1)

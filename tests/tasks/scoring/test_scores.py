@@ -118,7 +118,7 @@ def test_what_cannot_be_scored_is_refused():
     with pytest.raises(ValueError, match="columns of one length, at least 1"):
         chosen(said, torch.arange(0))
     ungrouped = Predictions(**said.columns | {"groups": torch.full((200,), -1)})
-    with pytest.raises(ValueError, match="belong to none"):
+    with pytest.raises(ValueError, match="worst_group"):
         value(METRICS["worst_group"], ungrouped)
     with pytest.raises(ValueError, match="group 2 has no name"):
         Predictions(**said.columns)
