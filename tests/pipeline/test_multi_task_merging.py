@@ -10,7 +10,7 @@ from amalgam import Average, RegMean, TaskArithmetic, merge
 from amalgam.pipeline.engine.execute import Local, run
 from amalgam.pipeline.engine.step import ancestors
 from amalgam.pipeline.experiments import EXPERIMENTS
-from amalgam.pipeline.reports.files import read_rows
+from amalgam.pipeline.reports.builder import read_rows
 from amalgam.pipeline.reports.merging.page import terminal_table
 from amalgam.pipeline.reports.merging.table import merge_table, verdicts
 from amalgam.pipeline.steps.merging.merged import MERGED

@@ -6,22 +6,25 @@ from typing import Any
 
 from rich.table import Table
 
-from amalgam.pipeline.reports.files import (
+from amalgam.pipeline.reports.builder import Report, read_rows
+from amalgam.pipeline.reports.merging.table import TASK, merge_table, verdicts
+from amalgam.pipeline.reports.tables import (
+    DEVIATION,
+    HIGH,
+    LOW,
     Column,
     Row,
     console_table,
     markdown_table,
     percent,
-    read_rows,
-    render,
     seeds_text,
     shown,
-    write_rows,
 )
-from amalgam.pipeline.reports.merging.table import TASK, merge_table, verdicts
+from amalgam.pipeline.store.artifact import Record
 from amalgam.tasks.scoring.results import Result
 
 STEM = "merging"
+ENDS = (DEVIATION, LOW, HIGH)
 LEGEND = (
     "Settings are chosen by mean accuracy on validation images, each method from the same grid of scales; accuracies "
     "are on test images. worst: the task recognised worst. edge: share of seeds in which the largest scale won. "
@@ -42,37 +45,28 @@ COLUMNS = (
 )
 
 
-def write_report(
-    results: Sequence[Result],
-    folder: Path,
-    title: str,
-    config: Mapping[str, Any],
-    provenance: Sequence[Mapping[str, Any]],
-) -> dict[str, float]:
-    """Write the report into a folder and return every row's mean and worst accuracy."""
+def merge_report(
+    results: Sequence[Result], title: str, settings: Mapping[str, Any], provenance: Sequence[Record] = ()
+) -> tuple[Report, dict[str, float]]:
+    """The report of some results, and its headline: every row's mean and worst accuracy."""
     rows = merge_table(results)
-    said = [sentence for ours, others in PAIRS for sentence in verdicts(results, ours, others)]
-    write_rows(rows, folder, STEM)
-    (folder / f"{STEM}.md").write_text(_markdown(rows, title, said))
+    found = [sentence for ours, others in PAIRS for sentence in verdicts(results, ours, others)]
     columns = columns_of(rows)
-    page = render(
-        "merging.html.j2",
-        title=title,
-        subtitle=seeds_text(rows),
-        legend=LEGEND,
-        said=said,
-        headings=[column.heading for column in columns],
-        cells=[(row["label"], [column.cell(row) for column in columns]) for row in rows],
-        config=config,
-        provenance=provenance,
-    )
-    (folder / f"{STEM}.html").write_text(page)
-    return {f"{name}/{row['label']}": row[name] for row in rows for name in ("accuracy", "worst")}
+    values = {
+        "subtitle": seeds_text(rows),
+        "legend": LEGEND,
+        "sentences": found,
+        "headings": [column.heading for column in columns],
+        "cells": [(row["label"], [column.cell(row) for column in columns]) for row in rows],
+    }
+    texts = {f"{STEM}.md": _markdown(rows, title, found)}
+    report = Report(STEM, title, "merging.html.j2", settings, values, {STEM: rows}, {}, texts, provenance)
+    return report, {f"{name}/{row['label']}": row[name] for row in rows for name in ("accuracy", "worst")}
 
 
 def columns_of(rows: Sequence[Row]) -> list[Column]:
     """The summary, then every task."""
-    tasks = dict.fromkeys(name for row in rows for name in row if name.startswith(TASK) and not name.endswith("_std"))
+    tasks = dict.fromkeys(name for row in rows for name in row if name.startswith(TASK) and not name.endswith(ENDS))
     return shown([*COLUMNS, *(Column(name.removeprefix(TASK), name, percent) for name in tasks)], rows)
 
 
@@ -83,9 +77,7 @@ def terminal_table(folder: Path) -> Table:
     return console_table("method", rows, columns, lambda row: "", f"{seeds_text(rows)}. {LEGEND}")
 
 
-def _markdown(rows: Sequence[Row], title: str, said: Sequence[str]) -> str:
-    columns = columns_of(rows)
-    lines = [[row["label"], *(column.cell(row) for column in columns)] for row in rows]
-    table = markdown_table(["method", *(column.heading for column in columns)], lines)
-    sentences = "\n".join(f"* {sentence}" for sentence in said)
-    return f"**{title}**\n\n{table}\n\n{seeds_text(rows)}. {LEGEND}\n\n{sentences}\n"
+def _markdown(rows: Sequence[Row], title: str, sentences: Sequence[str]) -> str:
+    listed = "\n".join(f"* {sentence}" for sentence in sentences)
+    table = markdown_table("method", rows, columns_of(rows))
+    return f"**{title}**\n\n{table}\n\n{seeds_text(rows)}. {LEGEND}\n\n{listed}\n"

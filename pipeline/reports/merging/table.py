@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Sequence
 
-from amalgam.pipeline.reports.files import Row, mean_and_deviation
+from amalgam.pipeline.reports.tables import Row, spread
 from amalgam.tasks.scoring.results import Result
 
 TASK = "task/"
@@ -27,7 +27,7 @@ def merge_table(results: Sequence[Result]) -> list[Row]:
     for label, measures in values.items():
         row: Row = {"label": label, "seeds": len(measures["accuracy"])}
         for name, by_seed in measures.items():
-            row |= mean_and_deviation(name, list(by_seed.values()))
+            row |= spread(name, list(by_seed.values()))
         rows.append(row)
     return rows
 
@@ -51,18 +51,18 @@ def verdicts(results: Sequence[Result], ours: str, others: Sequence[str]) -> lis
         a, b = values[ours]["accuracy"], values[other]["accuracy"]
         gaps = [100 * (a[seed] - b[seed]) for seed in sorted(a.keys() & b.keys())]
         mean = statistics.fmean(gaps)
-        spread = statistics.stdev(gaps) if len(gaps) > 1 else None
-        sentences.append(f"{ours} {_verb(mean, spread)} {other} by {_points(mean, spread, len(gaps))}.")
+        deviation = statistics.stdev(gaps) if len(gaps) > 1 else None
+        sentences.append(f"{ours} {_verb(mean, deviation)} {other} by {_points(mean, deviation, len(gaps))}.")
     return sentences
 
 
-def _verb(mean: float, spread: float | None) -> str:
+def _verb(mean: float, deviation: float | None) -> str:
     """Wins and losses only where every seed would agree within two standard deviations of the gap."""
-    if spread is None or abs(mean) <= 2 * spread:
+    if deviation is None or abs(mean) <= 2 * deviation:
         return "is not clearly apart from" if mean else "equals"
     return "beats" if mean > 0 else "loses to"
 
 
-def _points(mean: float, spread: float | None, seeds: int) -> str:
-    deviation = "" if spread is None else f" ± {spread:.1f}"
-    return f"{mean:+.1f}{deviation} points of mean test accuracy over {seeds} {'seeds' if seeds > 1 else 'seed'}"
+def _points(mean: float, deviation: float | None, seeds: int) -> str:
+    width = "" if deviation is None else f" ± {deviation:.1f}"
+    return f"{mean:+.1f}{width} points of mean test accuracy over {seeds} {'seeds' if seeds > 1 else 'seed'}"

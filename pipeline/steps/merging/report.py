@@ -18,14 +18,15 @@ class MergeReportConfig(Config):
 
 def write_merge_report(config: MergeReportConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
     """Write the table, its page and files; the summary is every row's mean and worst accuracy."""
-    from amalgam.pipeline.reports.files import made_from
-    from amalgam.pipeline.reports.merging import page
+    from amalgam.pipeline.reports.merging.page import merge_report
     from amalgam.pipeline.store.artifact import read_record
     from amalgam.pipeline.store.tables.results import read_all
 
-    records = [read_record(folder) for folder in inputs["results"]]
-    results = read_all(inputs["results"])
-    return page.write_report(results, work.out, config.title, config.settings, made_from(records))
+    folders = inputs["results"]
+    records = [read_record(folder) for folder in folders]
+    report, headline = merge_report(read_all(folders), config.title, config.settings, records)
+    report.write(work.out)
+    return {**headline}
 
 
 MERGE_REPORT = Kind("merge_report", write_merge_report, MergeReportConfig, expect=Expect(3, 200_000))
