@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from amalgam.pipeline.engine.host import threads
 from amalgam.pipeline.steps.clip.features import FeaturesConfig, write_features
 from amalgam.pipeline.store.tables.features import Staged
-from amalgam.pipeline.store.tables.rows import MEBIBYTE
+from amalgam.pipeline.store.tables.rows_writer import MEBIBYTE
 from amalgam.tasks.clip.finetuning.finetune import anchor
 from amalgam.tasks.clip.zero_shot import Classifier, Head
 from amalgam.tasks.data.catalogue import DataSpec

@@ -24,8 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from amalgam.pipeline.engine.host import threads
-from amalgam.pipeline.store.tables.rows import MEBIBYTE, RowsWriter, read_rows
+from amalgam.pipeline.store.tables.rows import read_rows
 from amalgam.pipeline.store.tables.rows_schema import RowsSchema
+from amalgam.pipeline.store.tables.rows_writer import MEBIBYTE, RowsWriter
 from amalgam.tasks.models import build
 from amalgam.tasks.models.spec import ModelSpec
 from amalgam.tasks.tracing.capture import capture, sites

@@ -8,7 +8,8 @@ import numpy as np
 
 from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.engine.workspace import Workspace
-from amalgam.pipeline.store.tables.rows import RowsSchema, RowsWriter
+from amalgam.pipeline.store.tables.rows_schema import RowsSchema
+from amalgam.pipeline.store.tables.rows_writer import RowsWriter
 
 SITES = {"layers.0": (6, 1), "layers.1": (4, 2)}
 

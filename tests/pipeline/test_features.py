@@ -11,8 +11,9 @@ from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.steps.clip.features import FeaturesConfig, stage_features
 from amalgam.pipeline.store.clip_checkpoints import ClassifierInfo, key_of, load_classifier, save_classifier
 from amalgam.pipeline.store.tables.features import FEATURES, SITE, anchors, read_features
-from amalgam.pipeline.store.tables.rows import RowsWriter, describe
+from amalgam.pipeline.store.tables.rows import describe
 from amalgam.pipeline.store.tables.rows_schema import RowsSchema
+from amalgam.pipeline.store.tables.rows_writer import RowsWriter
 from amalgam.tasks.clip.finetuning.finetune import anchor
 from amalgam.tasks.clip.zero_shot import Classifier, zero_shot_head
 from amalgam.tasks.data.catalogue import DataSpec

@@ -16,7 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from amalgam.pipeline.engine.host import threads
-from amalgam.pipeline.store.tables.rows import RowsSchema, RowsWriter, describe, read_rows
+from amalgam.pipeline.store.tables.rows import describe, read_rows
+from amalgam.pipeline.store.tables.rows_schema import RowsSchema
+from amalgam.pipeline.store.tables.rows_writer import RowsWriter
 
 SITES = {"net.0": (3, 4), "net.0.act": (5, 1)}
 PROVENANCE = {"member_fingerprint": "a" * 16, "data_fingerprint": "b" * 16}
@@ -231,7 +233,8 @@ def test_a_failed_disk_leaves_no_file(tmp_path):
         import resource, signal, sys
         from pathlib import Path
         import numpy as np
-        from amalgam.pipeline.store.tables.rows import RowsSchema, RowsWriter
+        from amalgam.pipeline.store.tables.rows_schema import RowsSchema
+        from amalgam.pipeline.store.tables.rows_writer import RowsWriter
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         values = np.random.default_rng(0).normal(size=(100, 1000))

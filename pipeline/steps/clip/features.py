@@ -85,8 +85,8 @@ def write_features(
     import torch
 
     from amalgam.pipeline.store.tables.features import SITE
-    from amalgam.pipeline.store.tables.rows import RowsWriter
     from amalgam.pipeline.store.tables.rows_schema import RowsSchema
+    from amalgam.pipeline.store.tables.rows_writer import RowsWriter
     from amalgam.tasks.data.loading import view_batches
     from amalgam.tasks.data.views import View
 

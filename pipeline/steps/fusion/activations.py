@@ -30,8 +30,8 @@ def stage_activations(config: ActivationsConfig, inputs: Mapping[str, Path], wor
     """Write `activations.parquet`; memory does not grow with the number of images."""
     from amalgam.pipeline.store.checkpoints import load_model
     from amalgam.pipeline.store.tables.activations import ROWS
-    from amalgam.pipeline.store.tables.rows import RowsWriter
     from amalgam.pipeline.store.tables.rows_schema import RowsSchema
+    from amalgam.pipeline.store.tables.rows_writer import RowsWriter
     from amalgam.tasks.data.loading import Repeatable, example
     from amalgam.tasks.data.opening import open_pool
     from amalgam.tasks.tracing.capture import capture, sites

@@ -4,6 +4,7 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, field_validator
 
 KEY_COLUMNS = {
@@ -14,7 +15,7 @@ KEY_COLUMNS = {
     "view": pa.int16(),
 }
 """What stands beside the values of every row: which example it is, where it is from, which view of it was taken."""
-SCHEMA_KEY = b"amalgam.rows"
+SCHEMA_KEY, DIGEST_KEY = b"amalgam.rows", b"amalgam.digest"
 
 
 class RowsSchema(BaseModel):
@@ -58,3 +59,12 @@ class RowsSchema(BaseModel):
         lists = [pa.field(site, pa.list_(value, self.width(site))) for site in self.sites]
         fields = [field.with_nullable(False) for field in keys + lists]
         return pa.schema(fields, metadata={SCHEMA_KEY: self.model_dump_json()})
+
+
+def values_of(column: pa.Array) -> NDArray:
+    """The values of a column as one flat array, without a copy where they are numbers."""
+    if pa.types.is_fixed_size_list(column.type):
+        return column.flatten().to_numpy()
+    if pa.types.is_string(column.type):
+        return np.frombuffer("\0".join([*column.to_pylist(), ""]).encode(), dtype=np.uint8)
+    return column.to_numpy()
