@@ -19,6 +19,7 @@ REPORTS = {
     "frontier": "amalgam.pipeline.reports.frontier.page",
     "robustness": "amalgam.pipeline.reports.robustness.page",
     "merging": "amalgam.pipeline.reports.merging.page",
+    "comparison": "amalgam.pipeline.reports.comparison",
 }
 """The stem of the files that a report step writes, and the module that prints it."""
 

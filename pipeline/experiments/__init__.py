@@ -5,10 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 from amalgam.pipeline.engine.step import Step
+from amalgam.pipeline.experiments.architectures import architectures
 from amalgam.pipeline.experiments.clip.finetune import REAL_RECIPES, clip_finetune
 from amalgam.pipeline.experiments.clip.sae_ablation import clip_sae_ablation
 from amalgam.pipeline.experiments.clip.styles import STYLE_RECIPES, clip_styles
 from amalgam.pipeline.experiments.fusion.partial_fusion import RECIPES, partial_fusion
+from amalgam.pipeline.experiments.imaging import few_shot, layered_volumes
 from amalgam.pipeline.experiments.merging.multi_task import multi_task_merging
 
 
@@ -36,5 +38,8 @@ EXPERIMENTS: dict[str, Callable[..., Step]] = {
     **{name: with_defaults(clip_styles, name, *recipe) for name, recipe in STYLE_RECIPES.items()},
     "clip_sae_ablation": clip_sae_ablation,
     "clip_finetune": clip_finetune,
+    "architectures": architectures,
+    "few_shot": few_shot,
+    "layered_volumes": layered_volumes,
     **{name: with_defaults(clip_finetune, name, *recipe) for name, recipe in REAL_RECIPES.items()},
 }

@@ -59,6 +59,8 @@ class ViM2Options(Options):
     """Pairs of a token and a channel mixer in each stage."""
     states: PositiveInt = 8
     """States that a selective layer keeps for each channel."""
+    token_mixer: Literal["selective", "mlp"] = "selective"
+    """Mixer of tokens; "mlp" is that of MLP-Mixer."""
     channel_mixer: Literal["selective", "mlp"] = "selective"
     """Mixer of channels; "mlp" is that of MLP-Mixer."""
     weighted_skips: bool = True

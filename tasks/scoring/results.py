@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 Setting = bool | int | float | str
-NetworkKind = Literal["member", "ensemble", "fused", "classifier", "autoencoder"]
+NetworkKind = Literal["member", "ensemble", "fused", "classifier", "autoencoder", "translator"]
 ALPHA, STRENGTH = "alpha", "strength"
 """Settings that reports know: how much of two networks stays apart, or is mixed, and how hard a penalty presses."""
 COST = "cost"

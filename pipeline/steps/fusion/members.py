@@ -42,12 +42,16 @@ class EvaluationConfig(Config):
     weights: tuple[float, ...] = ()
     """One per member of an ensemble; empty for a single network."""
     kind: EvaluationKind = "member"
+    name: str | None = None
+    """What reports call it; None: its kind."""
 
     @property
     def identity(self) -> Network:
         """What is evaluated, for the table of results."""
         kind: NetworkKind = "member" if self.kind == "member" else "ensemble"
-        return Network(kind=kind, method=self.kind, weights=self.weights, member=self.member, seed=self.seed)
+        return Network(
+            kind=kind, method=self.name or self.kind, weights=self.weights, member=self.member, seed=self.seed
+        )
 
 
 def train_member(config: MemberConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:

@@ -8,34 +8,15 @@ The adversarial and perceptual terms of the paper are left out: they need discri
 from dataclasses import dataclass, field
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn.functional import l1_loss
 
+from amalgam.tasks.imaging.volumes.config import TranslationConfig
 from amalgam.tasks.imaging.volumes.projection import project, projection_errors, projection_loss
 from amalgam.tasks.imaging.volumes.synthetic import Volumes
 from amalgam.tasks.imaging.volumes.unet import UNet3d
 from amalgam.tasks.training.epochs import Log, Save, State, run_epochs, silent
 from amalgam.tasks.training.seeding import derived
-
-
-class TranslationConfig(BaseModel):
-    """How a network is trained to translate volumes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    epochs: PositiveInt = 20
-    """Passes over the training volumes."""
-    batch_size: PositiveInt = 4
-    """Volumes in a step."""
-    learning_rate: PositiveFloat = 2e-3
-    """Of Adam, falling to 0 as a cosine."""
-    layer_weight: NonNegativeFloat = Field(default=1.0)
-    """Weight of the loss on layers' projections; 0 trains on voxels alone."""
-    width: PositiveInt = 8
-    """Channels of the first level of the U-Net."""
-    levels: int = Field(default=3, ge=2)
-    """Levels of the U-Net."""
 
 
 def translator(config: TranslationConfig, seed: int) -> UNet3d:

@@ -7,7 +7,7 @@ channels, its features the tokens, so it is made for a fixed number of tokens.
 """
 
 import math
-from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from amalgam.tasks.models.vim2.scan import selective_scan
 
+MixerKind = Literal["selective", "mlp"]
 FASTEST, SLOWEST = 0.001, 0.1  # the step sizes that a selective layer starts between (Gu and Dao 2023)
 
 
@@ -86,44 +87,47 @@ class CrossScan(nn.Module):
 
 
 class Gated(nn.Module):
-    """A mixer along the sequence between linear layers, times a gate, after a layer norm."""
+    """A mixer along the sequence between linear layers, times a gate."""
 
     def __init__(self, width: int, mixer: nn.Module) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
         self.inner = nn.Linear(width, 2 * width)
         self.mixer = mixer
         self.outer = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs (batch, length, width)."""
-        entered, gate = self.inner(self.norm(x)).chunk(2, dim=-1)
+        entered, gate = self.inner(x).chunk(2, dim=-1)
         result: Tensor = self.outer(self.mixer(entered) * functional.silu(gate))
         return result
 
 
 class Transposed(nn.Module):
-    """A mixer of channels: `mixer` on features (batch, channels, tokens)."""
+    """A mixer along the other axis: `mixer` on features (batch, width, length)."""
 
     def __init__(self, mixer: nn.Module) -> None:
         super().__init__()
         self.mixer = mixer
 
     def forward(self, x: Tensor) -> Tensor:
-        """Outputs (batch, tokens, channels)."""
+        """Outputs (batch, length, width)."""
         result: Tensor = self.mixer(x.transpose(1, 2)).transpose(1, 2)
         return result
 
 
 def perceptron(width: int) -> nn.Module:
-    """The channel mixer of MLP-Mixer, for ablations: a layer norm and two linear layers per token."""
-    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+    """Two linear layers, as in MLP-Mixer (Tolstikhin et al. 2021)."""
+    return nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
 
 
-ChannelMixer = Callable[[int, int, int], nn.Module]
-"""From channels, tokens and states to a channel mixer."""
+def token_mixer(kind: MixerKind, channels: int, sides: tuple[int, int], states: int) -> nn.Module:
+    """A mixer of the tokens (batch, height * width, channels) of an image, after a norm of each token."""
+    tokens = sides[0] * sides[1]
+    mixer = Transposed(perceptron(tokens)) if kind == "mlp" else Gated(channels, CrossScan(channels, states, sides))
+    return nn.Sequential(nn.LayerNorm(channels), mixer)
 
-CHANNEL_MIXERS: dict[str, ChannelMixer] = {
-    "selective": lambda channels, tokens, states: Transposed(Gated(tokens, BothWays(tokens, states))),
-    "mlp": lambda channels, tokens, states: perceptron(channels),
-}
+
+def channel_mixer(kind: MixerKind, channels: int, tokens: int, states: int) -> nn.Module:
+    """A mixer of channels, after a norm of each token."""
+    mixer = perceptron(channels) if kind == "mlp" else Transposed(Gated(tokens, BothWays(tokens, states)))
+    return nn.Sequential(nn.LayerNorm(channels), mixer)

@@ -1,11 +1,9 @@
 """ViM2 for images and TSM2 for time series: stacks of selective token and channel mixers with weighted skips."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
-from amalgam.tasks.models.vim2.mixers import CHANNEL_MIXERS, BothWays, Causal, CrossScan, Gated, Transposed
+from amalgam.tasks.models.vim2.mixers import Causal, Gated, MixerKind, channel_mixer, token_mixer
 from amalgam.tasks.models.vim2.skips import WeightedStack
 
 PATCH = 4
@@ -22,7 +20,7 @@ class ViM2(nn.Module):
         width: int,
         depths: tuple[int, ...],
         states: int,
-        channel_mixer: Literal["selective", "mlp"],
+        mixers: tuple[MixerKind, MixerKind],
         weighted_skips: bool,
     ) -> None:
         super().__init__()
@@ -31,10 +29,9 @@ class ViM2(nn.Module):
         self.stages, self.reductions = nn.ModuleList(), nn.ModuleList()
         sides = (height // PATCH, breadth // PATCH)
         for depth in depths:
-            tokens = [Gated(width, CrossScan(width, states, sides)) for _ in range(depth)]
-            mix = CHANNEL_MIXERS[channel_mixer]
-            mixers = [mix(width, sides[0] * sides[1], states) for _ in range(depth)]
-            self.stages.append(WeightedStack(tokens, mixers, learned=weighted_skips))
+            tokens = [token_mixer(mixers[0], width, sides, states) for _ in range(depth)]
+            channels_of = [channel_mixer(mixers[1], width, sides[0] * sides[1], states) for _ in range(depth)]
+            self.stages.append(WeightedStack(tokens, channels_of, learned=weighted_skips))
             if len(self.stages) < len(depths):
                 self.reductions.append(nn.Conv2d(width, 2 * width, 2, stride=2))
                 width, sides = 2 * width, (sides[0] // 2, sides[1] // 2)
@@ -60,7 +57,8 @@ def vim2_tiny(
     width: int,
     depths: tuple[int, ...],
     states: int,
-    channel_mixer: Literal["selective", "mlp"],
+    token_mixer: MixerKind,
+    channel_mixer: MixerKind,
     weighted_skips: bool,
 ) -> ViM2:
     """A ViM2 of 1 to 5 million parameters at its defaults.
@@ -72,7 +70,7 @@ def vim2_tiny(
         raise ValueError(
             f"vim2_tiny with {len(depths)} stages needs sides that are multiples of {unit}, got {in_shape}"
         )
-    return ViM2(num_classes, in_shape, width, depths, states, channel_mixer, weighted_skips)
+    return ViM2(num_classes, in_shape, width, depths, states, (token_mixer, channel_mixer), weighted_skips)
 
 
 class TSM2(nn.Module):
@@ -83,8 +81,10 @@ class TSM2(nn.Module):
 
     def __init__(self, num_series: int, length: int, horizon: int, depth: int = 2, states: int = 8) -> None:
         super().__init__()
-        times = [Gated(num_series, Causal(num_series, states)) for _ in range(depth)]
-        across = [Transposed(Gated(length, BothWays(length, states))) for _ in range(depth)]
+        times = [
+            nn.Sequential(nn.LayerNorm(num_series), Gated(num_series, Causal(num_series, states))) for _ in range(depth)
+        ]
+        across = [channel_mixer("selective", num_series, length, states) for _ in range(depth)]
         self.stack = WeightedStack(times, across)
         self.head = nn.Linear(length, horizon)
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from amalgam.tasks.imaging.volumes.config import TranslationConfig
 from amalgam.tasks.imaging.volumes.projection import one_hot_layers, project, projection_errors, projection_loss
 from amalgam.tasks.imaging.volumes.synthetic import make_volumes
-from amalgam.tasks.imaging.volumes.translation import TranslationConfig, measured, train_translator, translator
+from amalgam.tasks.imaging.volumes.translation import measured, train_translator, translator
 from amalgam.tasks.imaging.volumes.unet import UNet3d
 from amalgam.tasks.imaging.volumes.windows import sliding_window
 

@@ -117,11 +117,15 @@ def test_weighted_blocks_start_as_the_blocks_of_a_vision_transformer():
     torch.testing.assert_close(vit(images), before)
 
 
+@pytest.mark.parametrize("token_mixer", ["selective", "mlp"])
 @pytest.mark.parametrize("channel_mixer", ["selective", "mlp"])
 @pytest.mark.parametrize("in_shape", [(3, 32, 32), (1, 8, 16)])
-def test_vim2_gives_logits_of_its_classes(channel_mixer, in_shape):
+def test_vim2_gives_logits_of_its_classes(token_mixer, channel_mixer, in_shape):
     spec = ModelSpec(
-        name="vim2_tiny", num_classes=7, in_shape=in_shape, options=TINY | {"channel_mixer": channel_mixer}
+        name="vim2_tiny",
+        num_classes=7,
+        in_shape=in_shape,
+        options=TINY | {"token_mixer": token_mixer, "channel_mixer": channel_mixer},
     )
     assert build(spec, 0)(torch.zeros(2, *in_shape)).shape == (2, 7)
 

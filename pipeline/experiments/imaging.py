@@ -1,0 +1,104 @@
+"""Medical imaging: classifiers of a few labelled images, and volumes translated under the supervision of their layers.
+
+amalgam run few_shot --data fashion_mnist --shots 5,10,20,50 --data-root DATA
+amalgam run layered_volumes
+"""
+
+from typing import Annotated, get_args
+
+from amalgam.pipeline.engine.step import Step
+from amalgam.pipeline.experiments.flags import Floats, Ints, Texts
+from amalgam.pipeline.steps.comparison import COMPARISON, ComparisonConfig, MeasureConfig
+from amalgam.pipeline.steps.imaging.few_shot import FEW_SHOT, FewShotStepConfig
+from amalgam.pipeline.steps.imaging.volumes import VOLUMES, VolumesConfig
+from amalgam.tasks.data.catalogue import DataSpec
+from amalgam.tasks.imaging.few_shot.config import METHODS, FewShotConfig, FewShotMethod
+from amalgam.tasks.imaging.volumes.config import TranslationConfig
+from amalgam.tasks.near_names import unknown_name
+
+
+def few_shot(
+    *,
+    data: Annotated[str, "Data set: a name such as digits or fashion_mnist, npz:PATH, imagefolder:PATH."] = "digits",
+    image_size: Annotated[int | None, "Side in pixels that images are resized to; default: the data set's own."] = None,
+    shots: Annotated[Ints, "Labelled images of each class, a row for each number."] = (5, 20),
+    methods: Annotated[Texts, f"What is compared: {', '.join(METHODS)}."] = METHODS,
+    seeds: Annotated[int, "Repetitions, each with its own labelled images and weights."] = 3,
+    unlabelled: Annotated[int, "Most images without labels."] = 5000,
+    epochs: Annotated[int, "Passes of --steps steps."] = 20,
+    steps: Annotated[int, "Steps in an epoch."] = 20,
+    width: Annotated[int, "Channels of the first convolution of each network, a multiple of 4."] = 32,
+) -> Step:
+    """Train classifiers on a few labels: images translated between classes (SPARSE) beside plainer ways."""
+    for name in methods:
+        if name not in get_args(FewShotMethod):
+            raise unknown_name("method", name, METHODS)
+    spec = DataSpec(name=data, image_size=image_size)
+    results = tuple(
+        FEW_SHOT(
+            FewShotStepConfig(
+                data=spec,
+                shots=count,
+                unlabelled=unlabelled,
+                training=FewShotConfig(method=name, epochs=epochs, steps=steps, width=width),
+                seed=seed,
+            )
+        )
+        for count in shots
+        for name in methods
+        for seed in range(seeds)
+    )
+    settings = {"data": data, "epochs": str(epochs), "steps": str(steps), "width": str(width), "seeds": str(seeds)}
+    measures = (
+        MeasureConfig(name="accuracy", heading="accuracy %", unit="percent"),
+        MeasureConfig(name="accuracy_of_both", heading="with the critic %", unit="percent"),
+        MeasureConfig(name="nll", heading="NLL"),
+    )
+    config = ComparisonConfig(title="A few labelled images", settings=settings, measures=measures)
+    return COMPARISON(config, results=results)
+
+
+def layered_volumes(
+    *,
+    shape: Annotated[Ints, "Depth, height and width of the volumes."] = (16, 32, 32),
+    layer_weights: Annotated[Floats, "Weights of the loss on layers' projections; 0 trains on voxels alone."] = (
+        0.0,
+        1.0,
+        10.0,
+    ),
+    num_train: Annotated[int, "Training volumes."] = 24,
+    num_test: Annotated[int, "Test volumes."] = 12,
+    epochs: Annotated[int, "Passes over the training volumes."] = 10,
+    width: Annotated[int, "Channels of the first level of the U-Net, a multiple of 4."] = 8,
+    levels: Annotated[int, "Levels of the U-Net."] = 3,
+    seeds: Annotated[int, "Repetitions, each with its own volumes and weights."] = 3,
+) -> Step:
+    """Translate layered volumes with and without a loss on the projection of each layer (XOCT)."""
+    if len(shape) != 3 or any(side % 2 ** (levels - 1) for side in shape):
+        raise ValueError(f"shape must be three multiples of {2 ** (levels - 1)} for {levels} levels, got {shape}")
+    depth, height, breadth = shape
+    results = tuple(
+        VOLUMES(
+            VolumesConfig(
+                shape=(depth, height, breadth),
+                num_train=num_train,
+                num_test=num_test,
+                training=TranslationConfig(
+                    epochs=epochs, batch_size=2, learning_rate=5e-3, layer_weight=weight, width=width, levels=levels
+                ),
+                seed=seed,
+            )
+        )
+        for weight in layer_weights
+        for seed in range(seeds)
+    )
+    settings = {"shape": str(shape), "volumes": f"{num_train} + {num_test}", "epochs": str(epochs), "seeds": str(seeds)}
+    measures = (
+        MeasureConfig(name="projection_error_layer_1", heading="projection error, layer 1"),
+        MeasureConfig(name="projection_error_layer_2", heading="layer 2"),
+        MeasureConfig(name="voxel_error", heading="voxel error"),
+        MeasureConfig(name="psnr", heading="PSNR dB"),
+        MeasureConfig(name="ssim", heading="SSIM of projections"),
+    )
+    config = ComparisonConfig(title="Layered volumes", settings=settings, measures=measures)
+    return COMPARISON(config, results=results)

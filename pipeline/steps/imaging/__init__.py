@@ -1,0 +1,1 @@
+"""Steps of medical imaging: few-shot classifiers, translated volumes."""

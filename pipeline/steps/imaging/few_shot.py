@@ -1,0 +1,99 @@
+"""Train a classifier on a few labelled images of each class and all others without labels; test it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import PositiveInt
+
+from amalgam.pipeline.engine.kinds import Config, Kind
+from amalgam.pipeline.engine.step import Expect, Metrics
+from amalgam.pipeline.engine.workspace import Workspace
+from amalgam.tasks.data.catalogue import DataSpec, check
+from amalgam.tasks.imaging.few_shot.config import FewShotConfig
+from amalgam.tasks.scoring.results import Network, Result
+
+if TYPE_CHECKING:
+    from amalgam.tasks.data.images import Images
+    from amalgam.tasks.imaging.few_shot.training import Shots
+
+
+class FewShotStepConfig(Config):
+    """One classifier."""
+
+    data: DataSpec
+    shots: PositiveInt
+    """Labelled images of each class."""
+    unlabelled: PositiveInt
+    """Most images without labels, drawn from the rest of the training split."""
+    training: FewShotConfig
+    seed: int
+    """Draws the labelled images, the weights and the batches."""
+
+
+def train_and_test(config: FewShotStepConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
+    """Accuracy of the classifier alone, and together with the critic's class head, on the test split."""
+    import torch
+    from torch.nn.functional import nll_loss
+
+    from amalgam.pipeline.engine.resuming import resume_state, saver
+    from amalgam.pipeline.store.measures import TEST, recorded
+    from amalgam.tasks.data.images import load
+    from amalgam.tasks.imaging.few_shot.training import train_few_shot
+    from amalgam.tasks.scoring.logits import probability_ensemble
+
+    images, test = (load(config.data, split, work.data_root) for split in ("train", "test"))
+    shots = draw_shots(config, images, work.device)
+    trained = train_few_shot(
+        config.training, shots, config.seed, log=work.log, resume=resume_state(work), save=saver(work)
+    )
+    pixels, labels = _pixels(test, torch.arange(len(test))), torch.as_tensor(test.labels)
+    logits = trained.logits(pixels.to(work.device)).cpu()
+    both = probability_ensemble(list(logits))
+    network = Network(
+        kind="classifier", method=config.training.method, settings={"shots": config.shots}, seed=config.seed
+    )
+    measured = {
+        "accuracy": (logits[0].argmax(1) == labels).double().mean().item(),
+        "accuracy_of_both": (both.argmax(1) == labels).double().mean().item(),
+        "nll": nll_loss(logits[0].log_softmax(1), labels).item(),
+    }
+    results = [Result(network, TEST, None, name, value) for name, value in measured.items()]
+    return {**recorded(results, work.out), "data_fingerprint": images.fingerprint}
+
+
+def draw_shots(config: FewShotStepConfig, images: "Images", device: str) -> "Shots":
+    """`shots` labelled images of each class, and others without labels. Raises ValueError if a class has too few."""
+    import numpy as np
+    import torch
+
+    from amalgam.tasks.imaging.few_shot.training import Shots
+
+    labels = np.asarray(images.labels)
+    order = np.random.default_rng((config.seed, 2)).permutation(len(labels))
+    counts = np.bincount(labels, minlength=len(images.class_names))
+    if (few := int(counts.min())) < config.shots:
+        name = images.class_names[int(counts.argmin())]
+        raise ValueError(f"class {name!r} has {few} training images, fewer than --shots {config.shots}")
+    chosen = np.concatenate([order[labels[order] == kind][: config.shots] for kind in range(len(counts))])
+    others = np.setdiff1d(order, chosen)
+    others = np.random.default_rng((config.seed, 3)).permutation(others)[: config.unlabelled]
+    labelled, unlabelled = (_pixels(images, torch.from_numpy(ids)).to(device) for ids in (chosen, others))
+    return Shots(labelled, torch.from_numpy(labels[chosen]).to(device), unlabelled, len(counts))
+
+
+def _pixels(images: "Images", ids: Any) -> Any:
+    """Images (n, c, h, w) in [-1, 1]."""
+    import torch
+
+    from amalgam.tasks.data.loading import batches
+
+    return torch.cat([batch.images for batch in batches(images, ids, 4096)])
+
+
+def check_data(config: FewShotStepConfig, data_root: Path | None) -> None:
+    """Raise ValueError unless the data set's files are there."""
+    check(config.data, data_root)
+
+
+FEW_SHOT = Kind("few_shot", train_and_test, FewShotStepConfig, check=check_data, expect=Expect(30, 10_000))

@@ -1,0 +1,65 @@
+"""Experiments that compare methods, end to end at their smallest, and the report they share."""
+
+import pandas as pd
+import pytest
+
+from amalgam.pipeline.__main__ import main
+from amalgam.pipeline.reports.comparison import Measure, comparison_rows
+from amalgam.pipeline.store.artifact import read_records
+from amalgam.tasks.scoring.results import Network, Result
+
+SMALL = {
+    "few_shot": "--epochs 1 --steps 1 --width 8 --shots 2 --methods supervised,sparse --seeds 2",
+    "layered_volumes": "--epochs 1 --num-train 2 --num-test 1 --shape 4,12,12 --levels 2 --width 4 --seeds 2",
+    "architectures": "--epochs 1 --width 24 --depths 1 --names ViM2,ViT --seeds 2",
+}
+
+
+def amalgam(command, root):
+    with pytest.raises(SystemExit) as ended:
+        main([*command.split(), "--local", "--root", str(root)])
+    return ended.value.code or 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", SMALL)
+def test_each_method_is_a_row_of_means_over_its_seeds(experiment, tmp_path, capsys):
+    assert amalgam(f"run {experiment} {SMALL[experiment]}", tmp_path) == 0
+    (record,) = read_records(tmp_path, "comparison")
+    table = pd.read_parquet(tmp_path / record.key / "comparison.parquet")
+    assert len(table) >= 2 and (table["seeds"] == 2).all() and table["label"].is_unique
+    measured = [name for name in table if f"{name}_std" in table]
+    assert measured and table[measured].notna().all(axis=None)
+    assert amalgam(f"run {experiment} {SMALL[experiment]}", tmp_path) == 0  # all of it is found
+    assert len(read_records(tmp_path, "comparison")) == 1
+
+
+def result(method, value, seed=0, test_set=None, **settings):
+    network = Network(kind="classifier", method=method, settings=settings, seed=seed)
+    return Result(network, "test", test_set, "accuracy", value)
+
+
+def test_rows_are_means_by_method_and_setting_in_order_of_appearance():
+    results = [result("b", 0.5, shots=5), result("b", 0.7, seed=1, shots=5), result("a", 0.1, shots=5)]
+    results += [result("b", 0.9, shots=10), result("b", 0.3, shots=5, test_set="other")]
+    rows = comparison_rows(results, [Measure("accuracy", "accuracy"), Measure("accuracy", "other", test_set="other")])
+    assert [(row["label"], row["accuracy"], row["seeds"]) for row in rows] == [
+        ("b, shots 5", pytest.approx(0.6), 2), ("a, shots 5", 0.1, 1), ("b, shots 10", 0.9, 1),
+    ]  # fmt: skip
+    assert rows[0]["other/accuracy"] == 0.3 and rows[1]["other/accuracy"] is None
+    assert rows[0]["group"] == rows[1]["group"] != rows[2]["group"]
+
+
+@pytest.mark.parametrize(
+    "command, value",
+    [
+        ("few_shot --methods gan", "'gan'"),
+        ("few_shot --shots 500 --epochs 1 --steps 1", "--shots 500"),
+        ("layered_volumes --shape 4,12,13", "13"),
+        ("architectures --names ViM3", "'ViM2'"),
+    ],
+)
+def test_a_setting_without_a_meaning_is_one_sentence(command, value, tmp_path, capsys):
+    assert amalgam(f"run {command}", tmp_path) == 2
+    error = capsys.readouterr().err
+    assert value in error and "Traceback" not in error
