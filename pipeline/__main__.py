@@ -94,10 +94,14 @@ def report(
 
 
 @app.command()
-def ui(root: Root = Path("runs"), port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000) -> None:
+def ui(
+    root: Root = Path("runs"), port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000
+) -> None:
     """Open MLflow on the runs under the root; Ctrl-C ends it."""
-    from amalgam.pipeline.tracking.store import serve_ui
+    from amalgam.pipeline.tracking.serve import require_free, require_store, serve_ui
 
+    require_store(root)
+    require_free(port)
     say(f"MLflow at http://127.0.0.1:{port} (Ctrl-C ends it)")
     raise SystemExit(serve_ui(root, port))
 
@@ -109,10 +113,12 @@ def sync(root: Root = Path("runs"), tracking_uri: TrackingUri = None) -> None:
     from amalgam.pipeline.tracking.store import store_of
     from amalgam.pipeline.tracking.sync import sync as sync_runs  # here, not above: it imports mlflow
 
+    store = store_of(root, tracking_uri)
+    store.check()
     damaged = damaged_runs(root)
     for path in damaged:
         say(f"{path} cannot be read and is left out: remove it; the steps it names have records of their own")
-    tracked = sync_runs(root, store_of(root, tracking_uri))
+    tracked = sync_runs(root, store)
     for one in tracked:
         say(one.line)
     if damaged or any(one.problem for one in tracked):

@@ -1,5 +1,6 @@
 """Run or plan one experiment: build its steps, keep the run's record, show it in MLflow, print the result."""
 
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -33,11 +34,14 @@ def plan_experiment(name: str, experiment: Experiment, arguments: dict[str, Any]
 def run_experiment(name: str, experiment: Experiment, arguments: dict[str, Any], settings: Settings) -> None:
     """Build what is missing, show the run in MLflow, and print the report."""
     step = settings.equipped(make_step(experiment, arguments, settings.data_root))
+    store = store_of(settings.root, settings.tracking_uri)
+    store.check()
     check_writable(settings.root)
     lines = forecast([step], settings.root)
     check_space(lines, shutil.disk_usage(settings.root).free)
     say(f"{name}: {totals(lines)}")
-    store = store_of(settings.root, settings.tracking_uri)
+    if problem := store.problem():
+        say(f"MLflow at {store.address} does not answer ({problem}): the run goes on, `amalgam sync` logs it later")
     with logged(RunRecord.begun(name, arguments, [step]), settings.root, store) as listen:
         _run(step, settings, listen)
     print_result(step.path(settings.root))
@@ -46,8 +50,8 @@ def run_experiment(name: str, experiment: Experiment, arguments: dict[str, Any],
 
 def ui_line(settings: Settings) -> str:
     """The command that shows the runs, or the address that does already."""
-    root = "" if settings.root == Path("runs") else f" --root {settings.root}"
-    return settings.tracking_uri or f"{program()} ui{root}"
+    root = "" if settings.root == Path("runs") else f" --root {shlex.quote(str(settings.root))}"
+    return store_of(settings.root, settings.tracking_uri).address if settings.tracking_uri else f"{program()} ui{root}"
 
 
 def _run(step: Step, settings: Settings, listen: Callable[[Event], None]) -> None:

@@ -9,6 +9,8 @@ from amalgam.pipeline.store.artifact import Record
 
 SAME_EVERYWHERE = ("Config", "Spec")  # endings of classes that say no more than the name of their setting
 
+MOST_LETTERS = 60  # of a step's title: a table cuts off more
+
 
 def flat(config: Mapping[str, Any]) -> dict[str, str]:
     """The settings by path, such as `method.alpha`; a model's class stands at the path of the model itself."""
@@ -36,8 +38,9 @@ def titles(records: Sequence[Record]) -> dict[str, str]:
         read = [found[key] for key in parents(record) if key in found]
         if counts[title] > 1 and read:
             title += f" of {read[0]}" + (f" and {len(read) - 1} more" if len(read) > 1 else "")
-        found[record.fingerprint] = title[:120]
-    return found
+        found[record.fingerprint] = title[:MOST_LETTERS]
+    again = Counter(found.values())
+    return {key: title if again[title] == 1 else f"{title} {key[:6]}" for key, title in found.items()}
 
 
 def _differing(configs: Sequence[Mapping[str, Any]], most: int = 6) -> dict[str, str]:

@@ -5,17 +5,20 @@ The record is written when the run begins and after every step, so a driver that
 nor one that is away costs the run any time.
 """
 
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from amalgam.pipeline.console import say
 from amalgam.pipeline.engine.execute import Event, StepsFailed
-from amalgam.pipeline.tracking.run_record import RunRecord
+from amalgam.pipeline.tracking.run_record import RunRecord, bury_dead
 from amalgam.pipeline.tracking.store import Store
 
 if TYPE_CHECKING:
@@ -30,10 +33,11 @@ def logged(run: RunRecord, root: Path, store: Store, every: float = EVERY) -> It
 
     However the block ends, the record says so; only a run that is refused before any step is tried leaves none.
     """
-    log = RunLog(run, root, store, every)
+    log = RunLog(run, root, store, every, bury_dead(root))
     run.write(root)
     try:
-        yield log.hear
+        with ended_by_signals():
+            yield log.hear
     except StepsFailed:
         log.end()
         raise
@@ -46,11 +50,31 @@ def logged(run: RunRecord, root: Path, store: Store, every: float = EVERY) -> It
     log.end()
 
 
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let a signal that ends programs raise SystemExit in the block, so that what is to be kept is kept."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class RunLog:
     """The record of a run that goes on, and the thread that shows it."""
 
-    def __init__(self, run: RunRecord, root: Path, store: Store, every: float) -> None:
-        self.run, self._root, self._store, self._every = run, root, store, every
+    def __init__(
+        self, run: RunRecord, root: Path, store: Store, every: float, buried: Sequence[RunRecord] = ()
+    ) -> None:
+        self.run, self._root, self._store, self._every, self._buried = run, root, store, every, buried
         self._begun = time.monotonic()
         self._next_look = self._begun + every
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlflow")
@@ -69,13 +93,19 @@ class RunLog:
 
     def end(self, error: BaseException | None = None) -> None:
         """Keep the whole record, show it, and say where; `error` is what broke the run off."""
-        self.run = self.run.ended(error, time.monotonic() - self._begun)
+        seconds = time.monotonic() - self._begun
+        self.run = self.run.killed(seconds) if isinstance(error, SystemExit) else self.run.ended(error, seconds)
         try:
             self.run.write(self._root)
         except OSError as unwritable:
             say(f"the record of this run cannot be kept: {unwritable}")
         self._thread.shutdown()
-        say(self._tracker.track(self.run).line)
+        try:
+            for one in self._buried:
+                self._tracker.track(one)
+            say(self._tracker.track(self.run).line)
+        except Exception as problem:  # of importing mlflow: the result is there and must be printed nevertheless
+            say(f"MLflow does not work here ({type(problem).__name__}: {problem}); `amalgam sync` logs the run later")
 
     @cached_property
     def _tracker(self) -> "Tracker":

@@ -3,13 +3,16 @@
 A step's record says how it was built; a run's record says which steps one command asked for, built and found built.
 """
 
+import os
 import re
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
+import psutil
 from pydantic import BaseModel, ConfigDict
 
 from amalgam.pipeline.engine.execute import Event
@@ -18,6 +21,33 @@ from amalgam.pipeline.store.artifact import sealed, unsealed, written_whole
 from amalgam.pipeline.store.canonical import canonical
 
 FOLDER = ".runs"
+CLOCK_STEP = 2.0  # seconds by which the start of one process may differ between two looks: the clock was set
+
+
+class Driver(BaseModel):
+    """The process that runs an experiment, told apart from any other that has its number later."""
+
+    model_config = ConfigDict(frozen=True)
+    host: str
+    pid: int
+    started: float
+    """Unix time, in seconds, as the system has it."""
+
+    @classmethod
+    def this(cls) -> Self:
+        """This process."""
+        return cls(host=socket.gethostname(), pid=os.getpid(), started=psutil.Process().create_time())
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether it ran on this machine and runs no more; of other machines nothing is known."""
+        if self.host != socket.gethostname():
+            return False
+        try:
+            process = psutil.Process(self.pid)
+            return abs(process.create_time() - self.started) > CLOCK_STEP or process.status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
 
 
 class RunRecord(BaseModel):
@@ -40,12 +70,18 @@ class RunRecord(BaseModel):
     """Fingerprints of the steps found built."""
     failures: tuple[str, ...] = ()
     """One sentence per failed step, and one if the run was broken off."""
+    driver: Driver | None = None
+    """What runs it."""
+    was_killed: bool = False
+    """Whether its driver was ended from outside."""
 
     @classmethod
     def begun(cls, experiment: str, config: Mapping[str, Any], targets: Sequence[Step]) -> Self:
         """The record of a run that begins now."""
         asked = tuple(step.fingerprint for step in targets)
-        return cls(experiment=experiment, config=canonical(config), started=time.time(), targets=asked)
+        return cls(
+            experiment=experiment, config=canonical(config), started=time.time(), targets=asked, driver=Driver.this()
+        )
 
     def after(self, event: Event) -> Self:
         """The record with what became of one more step."""
@@ -65,6 +101,17 @@ class RunRecord(BaseModel):
         broken_off = (f"broken off: {_last_line(error)}",) if error else ()
         took = max(0.0, time.time() - self.started) if seconds is None else seconds
         return self.model_copy(update={"seconds": took, "failures": self.failures + broken_off})
+
+    def killed(self, seconds: float) -> Self:
+        """The record of the run, whose driver was ended from outside after so many seconds."""
+        return self.model_copy(update={"seconds": seconds, "was_killed": True})
+
+    @property
+    def status(self) -> str:
+        """MLflow's word for what became of the run."""
+        if self.seconds is None:
+            return "RUNNING"
+        return "KILLED" if self.was_killed else "FAILED" if self.failures else "FINISHED"
 
     @property
     def key(self) -> str:
@@ -101,6 +148,15 @@ def read_runs(root: Path) -> list[RunRecord]:
 def damaged_runs(root: Path) -> list[Path]:
     """The files under `root` that should be records of runs and cannot be read."""
     return [path for path in _files(root) if _read(path) is None]
+
+
+def bury_dead(root: Path) -> list[RunRecord]:
+    """Mark the runs under `root` as killed whose driver died on this machine, as of its last sign of life."""
+    dead = [run for run in read_runs(root) if run.seconds is None and run.driver and run.driver.is_dead]
+    buried = [run.killed(max(0.0, run.path(root).stat().st_mtime - run.started)) for run in dead]
+    for run in buried:
+        run.write(root)
+    return buried
 
 
 def _files(root: Path) -> list[Path]:

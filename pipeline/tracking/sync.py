@@ -5,31 +5,33 @@ syncing after a server was away, or filling an empty store, is the same call. On
 ids is used, in the driver alone.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
-from amalgam.pipeline.tracking.store import SETTINGS, Store
+from filelock import Timeout
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-for name, value in SETTINGS.items():
-    os.environ.setdefault(name, value)  # mlflow reads them when it is imported
-
-from mlflow import MlflowClient  # noqa: E402
-from mlflow.entities import Metric, Param, Run, RunTag  # noqa: E402
-from mlflow.exceptions import MlflowException  # noqa: E402
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID  # noqa: E402
-from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
-
-from amalgam.pipeline.store.artifact import CURVES, RECORD, Record, is_complete, read_curves, read_record  # noqa: E402
-from amalgam.pipeline.store.record_text import parents, titles  # noqa: E402
-from amalgam.pipeline.tracking import view  # noqa: E402
-from amalgam.pipeline.tracking.run_record import RunRecord, read_runs  # noqa: E402
+from amalgam.pipeline.store.artifact import CURVES, RECORD, Record, finished, read_curves, read_record
+from amalgam.pipeline.store.record_text import parents, titles
+from amalgam.pipeline.tracking import view
+from amalgam.pipeline.tracking.client import RunsInStore
+from amalgam.pipeline.tracking.database import tracking_lock
+from amalgam.pipeline.tracking.run_record import RunRecord, bury_dead, read_runs
+from amalgam.pipeline.tracking.store import Store
 
 BATCH = 1000  # most metrics, params and tags together that MLflow takes in one call
 PARAMS_PER_BATCH = 100  # most params among them
+
+ENDED = ("FINISHED", "FAILED", "KILLED")
+
+
+class UnreadableStep(ValueError):
+    """A step that a run names was removed or is damaged."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,18 @@ class Tracked:
             return f"MLflow cannot show run {self.run.key}: {self.problem}"
         if self.problem:
             return (
-                f"MLflow at {self.store.uri} did not take the run ({self.problem}); "
+                f"MLflow at {self.store.address} did not take the run ({self.problem}); "
                 "its records are kept, and `amalgam sync` logs them when MLflow is back"
             )
-        return f"MLflow run {self.run.key}: {self.url or self.store.uri}"
+        return f"MLflow run {self.run.key}: {self.url or self.store.address}"
 
 
 def sync(root: Path, store: Store) -> list[Tracked]:
-    """Log every run under `root` that the store does not show yet, oldest first; stops at trouble with the store."""
+    """Log every run under `root` that the store does not show yet, oldest first; stops at trouble with the store.
+
+    Runs whose driver died are marked as killed first.
+    """
+    bury_dead(root)
     tracker, done = Tracker(root, store), list[Tracked]()
     for run in read_runs(root):
         done.append(tracker.track(run))
@@ -75,64 +81,59 @@ class Tracker:
         self.root, self.store = root.absolute(), store
         self._links: dict[str, view.Link] = {}
 
+        self._folders: dict[str, Path] = {}
+        self._data: dict[str, list[str]] = {}
+        self._runs = RunsInStore(store)
+
     @cached_property
     def _client(self) -> MlflowClient:
-        return MlflowClient(self.store.uri)
+        return self._runs.client
 
     def track(self, run: RunRecord) -> Tracked:
-        """Log the run as `log` does, but give trouble as a sentence: neither a run nor those after it fail for it."""
+        """Log the run as `log` does, but give any trouble as a sentence: no run fails for what MLflow does."""
         if problem := self.store.problem():
             return Tracked(run, self.store, problem=problem)
         try:
-            parent = self.log(run)
-        except (MlflowException, SQLAlchemyError, OSError) as error:
-            return Tracked(run, self.store, problem=(str(error).strip() or type(error).__name__).splitlines()[0][:200])
-        except ValueError as error:
+            with tracking_lock(self.root):
+                parent = self.log(run)
+        except UnreadableStep as error:
             problem = f"{error}; remove {run.path(self.root)} to leave the run out"
             return Tracked(run, self.store, problem=problem, is_unreadable=True)
+        except Timeout:
+            return Tracked(run, self.store, problem="another driver is logging to it")
+        except Exception as error:  # of MLflow, SQLAlchemy, requests, a database's module, the file system ...
+            sentence = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            return Tracked(run, self.store, problem=self.store.without_secrets(sentence))
         url = self.store.url(parent.info.experiment_id, parent.info.run_id)
         return Tracked(run, self.store, parent.info.run_id, url)
 
     def log(self, run: RunRecord) -> Run:
         """The parent run, made or completed, with a child for every step the store does not show yet.
 
-        A run may be logged while it goes on, again and again: what is there already is left alone. Raises ValueError
-        if a step that the run names was removed or is damaged.
+        A run may be logged while it goes on, again and again: what is there already is left alone. Raises
+        UnreadableStep if a step that the run names was removed or is damaged.
         """
-        experiment_id = self._experiment(run.experiment)
-        found = self._oldest([experiment_id], view.RUN_KEY, run.key)
-        if found and found.info.status in ("FINISHED", "FAILED"):
+        experiment_id = self._runs.experiment(run.experiment)
+        found = self._runs.oldest([experiment_id], view.RUN_KEY, run.key)
+        if found and found.info.status in ENDED:
             return found
-        records = {key: read_record(self._folder(key)) for key in [*run.cached, *run.built]}
-        parent = found or self._parent(run, experiment_id)
+        records = {key: self._record(key) for key in [*run.cached, *run.built]}
+        parent = found or self._runs.created(
+            experiment_id, run.started, {view.RUN_KEY: run.key}, view.RUN_KEY, run.title
+        )
         names = titles(list(records.values()))
-        experiments = [experiment.experiment_id for experiment in self._client.search_experiments()]
-        for fingerprint, record in records.items():
-            if fingerprint not in self._links:
-                self._links[fingerprint] = self._show(record, names[fingerprint], parent, experiments)
+        unknown = [key for key in records if key not in self._links]
+        shown = self._runs.by_fingerprint(unknown) if unknown else {}
+        for key in unknown:
+            self._links[key] = self._show(records[key], names[key], parent, shown.get(key))
         if run.seconds is not None:
             self._rename({key: names[key] for key in run.built})
             self._finish(run, records, parent)
         return parent
 
-    def _parent(self, run: RunRecord, experiment_id: str) -> Run:
-        tags = {view.RUN_KEY: run.key}
-        return self._client.create_run(experiment_id, _milliseconds(run.started), tags, run_name=run.title)
-
-    def _experiment(self, name: str) -> str:
-        """Id of the experiment, made if there is none; two drivers may both try to make it."""
-        if found := self._client.get_experiment_by_name(name):
-            return found.experiment_id
-        try:
-            return self._client.create_experiment(name, self.store.artifacts, tags=view.EXPERIMENT_TAGS)
-        except MlflowException:
-            if found := self._client.get_experiment_by_name(name):
-                return found.experiment_id
-            raise
-
-    def _show(self, record: Record, title: str, parent: Run, experiments: list[str]) -> view.Link:
+    def _show(self, record: Record, title: str, parent: Run, shown: Run | None) -> view.Link:
         """Link to the run that shows a step: one the store has, perhaps under another parent, or a new child."""
-        child = self._oldest(experiments, view.FINGERPRINT, record.fingerprint) or self._child(record, title, parent)
+        child = shown or self._child(record, title, parent)
         if child.info.status != "FINISHED":
             self._fill(child.info.run_id, record)
         return view.Link(child.info.run_name or title, record.key, child.info.experiment_id, child.info.run_id)
@@ -145,14 +146,9 @@ class Tracker:
                 self._client.update_run(link.run_id, name=name)
                 self._links[fingerprint] = replace(link, title=name)
 
-    def _oldest(self, experiments: list[str], tag: str, value: str) -> Run | None:
-        order = ["attributes.start_time ASC"]
-        found = self._client.search_runs(experiments, f"tags.{tag} = '{value}'", max_results=1, order_by=order)
-        return found[0] if found else None
-
     def _child(self, record: Record, title: str, parent: Run) -> Run:
         tags = {MLFLOW_PARENT_RUN_ID: parent.info.run_id, view.FINGERPRINT: record.fingerprint}
-        return self._client.create_run(parent.info.experiment_id, _milliseconds(record.started), tags, run_name=title)
+        return self._runs.created(parent.info.experiment_id, record.started, tags, view.FINGERPRINT, title)
 
     def _fill(self, run_id: str, record: Record) -> None:
         """Log all of a record. What an attempt that broke off logged is the same, and MLflow keeps it once."""
@@ -181,8 +177,9 @@ class Tracker:
         self._log_batches(run_id, view.params(run.config), view.run_metrics(run, targets), tags)
         for file in shown:
             self._client.log_artifact(run_id, str(file))
-        status = "FAILED" if run.failures else "FINISHED"
-        self._client.set_terminated(run_id, status, _milliseconds(run.started + (run.seconds or 0)))
+        if len(cached) > view.MOST_LINKS:
+            self._client.log_text(run_id, "\n".join(link.run_id for link in cached), view.LINKS_FILE)
+        self._client.set_terminated(run_id, run.status, _milliseconds(run.started + (run.seconds or 0)))
 
     def _log_batches(self, run_id: str, params: list[Param], metrics: list[Metric], tags: list[RunTag]) -> None:
         while params or metrics or tags:
@@ -198,15 +195,24 @@ class Tracker:
 
     def _data_fingerprints(self, record: Record) -> list[str]:
         """Of the data a step or its ancestors read, as those that read it say."""
-        if own := record.metrics.get(view.DATA_FINGERPRINT):
-            return [str(own)]
-        folders = [self._folder(key) for key in parents(record)]
-        above = [self._data_fingerprints(read_record(folder)) for folder in folders if is_complete(folder)]
-        return sorted(set(chain.from_iterable(above)))
+        if record.fingerprint not in self._data:
+            own = record.metrics.get(view.DATA_FINGERPRINT)
+            above = [] if own else [finished(self._folder(key)) for key in parents(record)]
+            found = [str(own)] if own else chain.from_iterable(self._data_fingerprints(p) for p in above if p)
+            self._data[record.fingerprint] = sorted(set(found))
+        return self._data[record.fingerprint]
+
+    def _record(self, fingerprint: str) -> Record:
+        try:
+            return read_record(self._folder(fingerprint))
+        except ValueError as error:
+            raise UnreadableStep(str(error)) from error
 
     def _folder(self, fingerprint: str) -> Path:
         """Where a step lies under the root; a folder that is not there if it was removed."""
-        return next(self.root.glob(f"*-{fingerprint}"), self.root / fingerprint)
+        if fingerprint not in self._folders:  # one listing for all of them
+            self._folders = {path.name.rpartition("-")[2]: path for path in self.root.glob("*-*")}
+        return self._folders.get(fingerprint, self.root / fingerprint)
 
 
 def _staged(folder: Path) -> list[view.StagedRows]:

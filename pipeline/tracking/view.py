@@ -31,6 +31,9 @@ EXPERIMENT_TAGS = {
 PARAM_LIMIT = 500  # nobody compares longer ones, and MLflow warns of those it cuts off itself
 NOTE_LIMIT = 7500  # MLflow refuses tags beyond 8000 characters, and a note is one.
 
+MOST_LINKS = 200  # run ids in one tag; more are a file of the run
+LINKS_FILE = "cached_runs.txt"
+
 
 @dataclass(frozen=True)
 class Link:
@@ -83,6 +86,8 @@ def run_tags(run: RunRecord, records: Sequence[Record], cached: Sequence[Link], 
     commits = {record.git_commit: None for record in records if record.fingerprint in run.built}
     source = _source(f"amalgam run {run.experiment}", next(iter(commits), None))
     links = " ".join(link.run_id for link in cached)
+    if len(cached) > MOST_LINKS:
+        links = f"{len(cached)} runs: see {LINKS_FILE}"
     return _tags({"step": "experiment", RUN_KEY: run.key, "cached_runs": links, names.MLFLOW_RUN_NOTE: note} | source)
 
 
