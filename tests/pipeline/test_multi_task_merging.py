@@ -128,7 +128,7 @@ def results(label, values):
     ]
 
 
-def test_sentences_claim_a_win_only_beyond_two_deviations():
+def test_sentences_claim_a_win_only_beyond_the_interval_over_seeds():
     close = results("a", [0.80, 0.90]) + results("b", [0.82, 0.87])
     clear = results("a", [0.80, 0.90]) + results("b", [0.70, 0.801])
     assert verdicts(close, "a", ["b"])[0].startswith("a is not clearly apart from b")

@@ -10,6 +10,7 @@ from typer import Argument, Option
 
 from amalgam.pipeline.console import say
 from amalgam.tasks.merging import MERGE_METHODS, MergeMethod, find_merge_method
+from amalgam.tasks.merging.weights.providers import MWA
 
 Checkpoints = Annotated[
     list[Path],
@@ -23,6 +24,14 @@ OWN_FLAGS: dict[str, tuple[Any, Any]] = {
     "space": (Annotated[Literal["product", "factors"] | None, Option(help="Where LoRA adapters are merged.")], None),
     "adapter_rank": (Annotated[int | None, Option(min=1, help="Rank of a merged LoRA adapter.")], None),
 }
+HISTORY_FLAGS: dict[str, tuple[Any, Any]] = {
+    "history": (Annotated[str | None, Option(help="CSV or MLflow run whose metric weights checkpoints (MWA).")], None),
+    "metric": (Annotated[str | None, Option(help="Its metric, such as validation/nll.")], None),
+    "by": (Annotated[Literal["loss", "step", "metric"], Option(help="What is better: low, late or high.")], "loss"),
+    "penalty": (Annotated[float, Option(min=0, help="How much better checkpoints are preferred.")], 1.0),
+    "steps": (Annotated[str | None, Option(help="Step of each checkpoint. [default: the last ones]")], None),
+    "tracking_uri": (Annotated[str | None, Option(envvar="MLFLOW_TRACKING_URI", help="MLflow server.")], None),
+}
 
 
 def merge_command() -> Callable[..., None]:
@@ -32,6 +41,9 @@ def merge_command() -> Callable[..., None]:
     def merge(checkpoints: list[Path], **given: Any) -> None:
         settings = {name: value for name in fields if (value := given.pop(name)) is not None}
         method = method_with(given.pop("method"), settings)
+        weighting = {name: given.pop(name) for name in HISTORY_FLAGS}
+        if weighting["history"] is not None:
+            method = weighted(method, len(checkpoints) - given["base"], **weighting)
         from amalgam.pipeline.cli.from_files.merge_files import (  # here, not above: it imports torch
             MergeRequest,
             merge_files,
@@ -43,11 +55,11 @@ def merge_command() -> Callable[..., None]:
         say(f"merged network: {request.out}")
 
     keyword = inspect.Parameter.KEYWORD_ONLY
-    flags = {name: (_kind(field, kinds), None) for name, (field, kinds) in fields.items()}
+    flags = OWN_FLAGS | HISTORY_FLAGS | {name: (_kind(field, kinds), None) for name, (field, kinds) in fields.items()}
     merge.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
             inspect.Parameter("checkpoints", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Checkpoints),
-            *(inspect.Parameter(n, keyword, annotation=a, default=d) for n, (a, d) in (OWN_FLAGS | flags).items()),
+            *(inspect.Parameter(n, keyword, annotation=a, default=d) for n, (a, d) in flags.items()),
         ]
     )
     merge.__doc__ = "Merge networks with a common start into one, now.\n\nMethods: " + ", ".join(
@@ -72,6 +84,37 @@ def method_with(name: str, settings: dict[str, Any]) -> MergeMethod:
         flags = ", ".join("--" + known.replace("_", "-") for known in kind.model_fields) or "none"
         raise ValueError(f"{kind.__name__} has no setting --{odd[0].replace('_', '-')}: it takes {flags}")
     return kind(**{key: _parsed(kind.model_fields[key], value) for key, value in settings.items()})
+
+
+def weighted(
+    method: MergeMethod,
+    count: int,
+    *,
+    history: str,
+    metric: str | None,
+    by: Literal["loss", "step", "metric"],
+    penalty: float,
+    steps: str | None,
+    tracking_uri: str | None,
+) -> MergeMethod:
+    """The method with weights of `count` checkpoints by a metric's history (MWA).
+
+    Raises ValueError if the method takes no weights, or as `read_history` and `checkpoint_weights` do.
+    """
+    from amalgam.pipeline.tracking.history import checkpoint_weights, read_history
+
+    if "weights" not in type(method).model_fields:
+        raise ValueError(f"{type(method).__name__} takes no weights: --history is for linear methods such as Average")
+    if metric is None:
+        raise ValueError("give --metric: which metric of the history weights the checkpoints")
+    try:
+        places = [int(part) for part in (steps or "").split(",") if part.strip()]
+    except ValueError:
+        raise ValueError(f"steps are whole numbers with commas, such as 100,200, got {steps!r}") from None
+    found = read_history(history, metric, tracking_uri)
+    return type(method)(
+        **{**dict(method), "weights": checkpoint_weights(found, MWA(by=by, penalty=penalty), count, places)}
+    )
 
 
 def _kind(field: FieldInfo, methods: list[str]) -> Any:

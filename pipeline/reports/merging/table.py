@@ -1,10 +1,10 @@
 """Results of merges as rows over seeds, and pairs of methods compared seed by seed."""
 
-import statistics
 from collections.abc import Sequence
 
 from amalgam.pipeline.reports.tables import Row, spread
 from amalgam.tasks.scoring.results import Result
+from amalgam.tasks.scoring.seeds import OverSeeds, over_seeds
 
 TASK = "task/"
 """What the measure of a single task begins with."""
@@ -49,20 +49,19 @@ def verdicts(results: Sequence[Result], ours: str, others: Sequence[str]) -> lis
         if ours not in values or other not in values:
             continue
         a, b = values[ours]["accuracy"], values[other]["accuracy"]
-        gaps = [100 * (a[seed] - b[seed]) for seed in sorted(a.keys() & b.keys())]
-        mean = statistics.fmean(gaps)
-        deviation = statistics.stdev(gaps) if len(gaps) > 1 else None
-        sentences.append(f"{ours} {_verb(mean, deviation)} {other} by {_points(mean, deviation, len(gaps))}.")
+        gaps = over_seeds([100 * (a[seed] - b[seed]) for seed in sorted(a.keys() & b.keys())])
+        sentences.append(f"{ours} {_verb(gaps)} {other} by {_points(gaps)}.")
     return sentences
 
 
-def _verb(mean: float, deviation: float | None) -> str:
-    """Wins and losses only where every seed would agree within two standard deviations of the gap."""
-    if deviation is None or abs(mean) <= 2 * deviation:
-        return "is not clearly apart from" if mean else "equals"
-    return "beats" if mean > 0 else "loses to"
+def _verb(gaps: OverSeeds) -> str:
+    """Wins and losses only where the interval of the mean over seeds leaves out 0."""
+    if not gaps.is_sure:
+        return "is not clearly apart from"
+    return "beats" if gaps.mean > 0 else "loses to"
 
 
-def _points(mean: float, deviation: float | None, seeds: int) -> str:
-    width = "" if deviation is None else f" ± {deviation:.1f}"
-    return f"{mean:+.1f}{width} points of mean test accuracy over {seeds} {'seeds' if seeds > 1 else 'seed'}"
+def _points(gaps: OverSeeds) -> str:
+    width = "" if gaps.std is None else f" ± {gaps.std:.1f}"
+    seeds = f"{gaps.num_seeds} {'seeds' if gaps.num_seeds > 1 else 'seed'}"
+    return f"{gaps.mean:+.1f}{width} points of mean test accuracy over {seeds}"
