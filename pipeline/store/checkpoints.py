@@ -17,6 +17,7 @@ from amalgam.tasks.fusion import resize
 from amalgam.tasks.models import build
 from amalgam.tasks.models.spec import ModelSpec
 
+SUPPORT = "support.safetensors"
 WRAPPERS = ("state_dict", "model", "model_state_dict")  # Where training scripts nest the weights.
 
 
@@ -32,6 +33,17 @@ def load_model(folder: Path) -> nn.Module:
     """The module of a checkpoint folder, in eval mode, at the widths its weights have."""
     state = read_state(folder / "model.safetensors")
     return fill(build(read_spec(folder), seed=0), state, str(folder), resizable=True).eval()
+
+
+def save_support(support: Mapping[str, Tensor], folder: Path) -> None:
+    """Write, beside a fused network, where its parameters may differ from zero."""
+    masks = {name: mask.cpu().contiguous() for name, mask in support.items()}
+    (folder / SUPPORT).write_bytes(save(masks))
+
+
+def read_support(folder: Path) -> dict[str, Tensor]:
+    """What `save_support` wrote beside a network; empty for a network without structural zeros."""
+    return load_file(folder / SUPPORT) if (folder / SUPPORT).is_file() else {}
 
 
 def read_spec(folder: Path) -> ModelSpec:

@@ -96,6 +96,7 @@ def test_a_saved_network_scores_again_what_its_record_says(built):
 def test_fine_tuned_networks_keep_their_structural_zeros(built):
     root, _ = built
     for step, record in of_kind(built, "finetuned"):
+        assert set(step.inputs) == {"network"}, "no member is loaded, and none traced, a second time"
         before = load_model(step.inputs["network"].path(root)).state_dict()
         after = load_model(step.path(root)).state_dict()
         stored = record.metrics["cost/parameters"] - record.metrics["cost/nonzero_parameters"]

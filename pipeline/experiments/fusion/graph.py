@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
-from amalgam.pipeline.engine.step import Inputs, Step
+from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.engine.user_code import source_digest
 from amalgam.pipeline.steps.fusion.activations import ACTIVATIONS, ActivationsConfig, StageDtype
 from amalgam.pipeline.steps.fusion.fused import FINETUNED, FUSED, FinetunedConfig, FusedConfig
@@ -88,7 +88,7 @@ def _of_seed(recipe: Recipe, seed: int) -> Iterator[Step]:
     for place, member in enumerate(members):
         alone = EvaluationConfig(data=recipe.data, seed=seed, member=place)
         yield _evaluation(alone, (member,))
-        yield from _finetuned(recipe, sample, alone, {"network": member})
+        yield from _finetuned(recipe, sample, alone, member)
     probe = ProbeConfig(sample=sample, num_rows=recipe.probe_rows)
     matchings = {kind: _matching(recipe, sweep, probe, members) for kind, sweep in recipe.families.items()}
     for weights in recipe.weightings:
@@ -126,17 +126,16 @@ def _matching(recipe: Recipe, sweep: tuple[Method, ...], probe: ProbeConfig, mem
 
 
 def _fused(recipe: Recipe, config: FusedConfig, members: tuple[Step, ...], matching: Step) -> Iterator[Step]:
-    inputs: dict[str, Step | tuple[Step, ...]] = {"members": members, "matching": matching}
-    fused = FUSED(config, **inputs)
+    fused = FUSED(config, members=members, matching=matching)
     yield fused
-    yield from _finetuned(recipe, config.probe.sample, config, {**inputs, "network": fused})
+    yield from _finetuned(recipe, config.probe.sample, config, fused)
 
 
 def _finetuned(
-    recipe: Recipe, sample: SampleConfig, network: EvaluationConfig | FusedConfig, inputs: Inputs
+    recipe: Recipe, sample: SampleConfig, network: EvaluationConfig | FusedConfig, trained: Step
 ) -> Iterator[Step]:
     if recipe.finetune_share:
         config = FinetunedConfig(
             network=network, sample=sample, share=recipe.finetune_share, training=recipe.finetuning, seed=sample.seed
         )
-        yield FINETUNED(config, **inputs)
+        yield FINETUNED(config, network=trained)

@@ -69,7 +69,7 @@ class FinetunedConfig(Config):
 
 def fuse_members(config: FusedConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
     """Fuse the members as one method matched them, save the network, and evaluate it on the test split."""
-    from amalgam.pipeline.store.checkpoints import read_spec, save_model
+    from amalgam.pipeline.store.checkpoints import read_spec, save_model, save_support
     from amalgam.tasks.data.loading import Repeatable, example
     from amalgam.tasks.data.opening import open_pool
     from amalgam.tasks.fusion import merge, support
@@ -82,28 +82,26 @@ def fuse_members(config: FusedConfig, inputs: Mapping[str, Any], work: Workspace
     if config.recalibrated:
         probe = Repeatable(train_images, config.probe.indices(pool), CALIBRATION_BATCH, work.device)
         fused = restored(fused, members, axes, couplings, weights, probe)
+    allowed = support(axes, couplings, fused)
     save_model(fused, read_spec(inputs["members"][0]), work.out)
-    return _evaluated(config.identity, fused, config.probe.sample.data, support(axes, couplings, fused), work)
+    save_support(allowed, work.out)
+    return _evaluated(config.identity, fused, config.probe.sample.data, allowed, work)
 
 
 def finetune(config: FinetunedConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
     """Train a network on a few labelled images, structural zeros kept, and evaluate it on the test split.
 
-    After a retry, go on from the last finished epoch.
+    It reads the network alone: a fused one brings its structural zeros. After a retry, go on from the last finished
+    epoch.
     """
     from amalgam.pipeline.engine.resuming import resume_state, saver
-    from amalgam.pipeline.store.checkpoints import load_model, read_spec, save_model
-    from amalgam.tasks.data.loading import example
+    from amalgam.pipeline.store.checkpoints import load_model, read_spec, read_support, save_model
     from amalgam.tasks.data.opening import open_pool
-    from amalgam.tasks.fusion import support
     from amalgam.tasks.training.loop import train
 
     images, pool, validation = open_pool(config.sample, work.data_root)
     network = load_model(inputs["network"]).to(work.device)
-    allowed: Mapping[str, Tensor] = {}
-    if isinstance(config.network, FusedConfig):
-        _, axes, couplings = _matched(config.network, inputs, example(images, work.device), work.device)
-        allowed = support(axes, couplings, network)
+    allowed = read_support(inputs["network"])
     _, chosen = hold_out(images.labels.numpy()[pool], config.share, config.seed)
     tuned = train(
         network,
@@ -154,5 +152,5 @@ def _evaluated(
     return {**recorded(results, work.out), "data_fingerprint": images.fingerprint}
 
 
-FUSED = Kind("fused", fuse_members, FusedConfig, version=2, expect=Expect(2, 1_000_000))
-FINETUNED = Kind("finetuned", finetune, FinetunedConfig, version=2, expect=Expect(5, 1_000_000))
+FUSED = Kind("fused", fuse_members, FusedConfig, version=3, expect=Expect(2, 1_000_000))
+FINETUNED = Kind("finetuned", finetune, FinetunedConfig, version=3, expect=Expect(5, 1_000_000))
