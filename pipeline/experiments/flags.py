@@ -41,6 +41,9 @@ class Sweep:
     tolerance: Annotated[
         float, "Largest drop in validation accuracy (fraction) accepted when choosing a larger regularisation strength."
     ] = 0.01
+    compare: Annotated[
+        Texts, "Two of the methods to compare at matched validation accuracy, such as sae-mask,l2; default: none."
+    ] = ()
 
 
 @dataclass(frozen=True)

@@ -37,18 +37,22 @@ class Report:
     """What the template reads besides."""
     tables: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     """Rows by the stem of their files."""
-    figures: Mapping[str, Figure] = field(default_factory=dict)
-    """By name; the page finds each as `drawings[name]`, SVG in base64."""
+    figures: dict[str, Figure] = field(default_factory=dict)
+    """By name, also written as `{name}.png`; the page finds each as `drawings[name]`, SVG in base64."""
     texts: Mapping[str, str] = field(default_factory=dict)
     """Contents of other files by name, such as the Markdown that MLflow shows."""
     provenance: Sequence[Record] = ()
     """Records of the steps that it was made from."""
+    charts: dict[str, Figure] = field(default_factory=dict)
+    """Figures that stand in the page alone, as `drawings[name]` too."""
 
     def write(self, folder: Path) -> None:
         """Write all files into an existing folder, the page last."""
         for stem, rows in self.tables.items():
             write_rows(rows, folder, stem)
-        drawings = {name: _drawn(figure, folder / f"{name}.png") for name, figure in self.figures.items()}
+        for name, figure in self.figures.items():
+            figure.savefig(folder / f"{name}.png", dpi=PICTURE_DPI)
+        drawings = {name: _drawn(figure) for name, figure in (self.figures | self.charts).items()}
         for name, text in self.texts.items():
             (folder / name).write_text(text)
         page = _template(self.template).render(
@@ -79,9 +83,8 @@ def read_rows(folder: Path, stem: str) -> list[Row]:
         raise ValueError(f"{file} is cut short or damaged: delete its folder to build it again") from error
 
 
-def _drawn(figure: Figure, file: Path) -> str:
-    """Write the figure as PNG; the same figure as SVG in base64, for a page."""
-    figure.savefig(file, dpi=PICTURE_DPI)
+def _drawn(figure: Figure) -> str:
+    """The figure as SVG in base64, for a page."""
     drawing = io.BytesIO()
     figure.savefig(drawing, format="svg")
     return base64.b64encode(drawing.getvalue()).decode()

@@ -17,6 +17,8 @@ Setting = bool | int | float | str
 NetworkKind = Literal["member", "ensemble", "fused", "classifier", "autoencoder", "translator"]
 ALPHA, STRENGTH = "alpha", "strength"
 """Settings that reports know: how much of two networks stays apart, or is mixed, and how hard a penalty presses."""
+GAIN = "_gain"
+"""End of the metrics that say how far a network is ahead of the first one of its step."""
 COST = "cost"
 """The role of what a network costs, which no test set says."""
 
@@ -101,9 +103,11 @@ def measure_name(role: str, test_set: str | None, metric: str) -> str:
 
 
 def flat(results: Iterable[Result], by: Sequence[str] = ()) -> dict[str, float]:
-    """The values by flat name, with the settings that tell a step's networks apart: `seen/accuracy@alpha=0.5`."""
+    """The values, but no gains, by flat name with the settings that differ in a step: `seen/accuracy@alpha=0.5`."""
     found: dict[str, float] = {}
     for result in results:
+        if result.metric.endswith(GAIN):
+            continue
         marks = [f"@{name}={_text(result.network.setting(name))}" for name in by]
         found["".join([result.measure, *marks])] = result.value
     return found

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from amalgam.tasks.scoring.metrics import METRICS, Estimate, Predictions, estimates, mean_over_sets, value
-from amalgam.tasks.scoring.results import Network, Result
+from amalgam.tasks.scoring.results import GAIN, Network, Result
 
 WITHOUT_INTERVAL = ("nll", "calibration_error")  # given of every set
-GAIN = "_gain"
 
 
 @dataclass(frozen=True)

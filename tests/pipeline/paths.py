@@ -1,4 +1,4 @@
-"""Made-up paths between networks, of the size that a pilot of the robustness experiment measured, as real records."""
+"""Made-up paths between networks, of the size that a pilot of the robustness experiment measured, as real results."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,10 +7,13 @@ import torch
 
 from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.engine.workspace import Workspace
-from amalgam.pipeline.reports.path_scores import path_scores, summary
-from amalgam.pipeline.reports.robustness.config import ResultLabel, RobustnessReportConfig
+from amalgam.pipeline.reports.robustness.config import RobustnessReportConfig
+from amalgam.pipeline.steps.clip.path import path_results
+from amalgam.pipeline.store.measures import recorded
 from amalgam.pipeline.store.tables.predictions import PREDICTIONS, Answers, write_predictions
+from amalgam.tasks.clip.testing.evaluate import path_name
 from amalgam.tasks.scoring.metrics import Predictions
+from amalgam.tasks.scoring.results import Network
 
 ALPHAS = (0.0, 0.3, 0.5, 0.7, 1.0)
 NUM_CLASSES = 10
@@ -22,32 +25,34 @@ ENDS = {
     "l2": {100.0: (0.556, 0.316, 0.240), 300.0: (0.550, 0.346, 0.263), 1000.0: (0.537, 0.376, 0.287)},
     "sae-mask": {70.0: (0.548, 0.314, 0.237), 200.0: (0.528, 0.345, 0.257), 700.0: (0.514, 0.377, 0.281)},
 }
-"""In-distribution, seen and unseen accuracy by variant and strength, without WiSE."""
+"""In-distribution, seen and unseen accuracy by method and strength, without WiSE."""
 
 
 def path(config: Mapping[str, Any], inputs: Mapping[str, Any], work: Workspace) -> dict[str, float]:
-    """Pretend to test a path: predictions as real ones, and the metrics that a real path step returns."""
+    """Pretend to test a path: predictions as real ones, and the results that a real path step writes."""
     write_predictions(work.out / PREDICTIONS, _answers(config))
-    return summary(path_scores(work.out / PREDICTIONS, {}))
+    network = Network(kind="classifier", method=config["method"], settings=config["settings"], seed=config["seed"])
+    networks = {path_name(alpha): network.with_setting("alpha", alpha) for alpha in config["alphas"]}
+    return recorded(path_results(work.out / PREDICTIONS, {}, networks), work.out, by=("alpha",))
 
 
 def robustness(
     ends: Mapping[str, Mapping[float | None, tuple[float, ...]]] = ENDS, seeds: int = 3, num_images: int = 150,
-    tolerance: float = 0.01, test_sets: Mapping[str, str] = TEST_SETS, **changed: Any,
+    tolerance: float = 0.01, test_sets: Mapping[str, str] = TEST_SETS, compare: tuple[str, ...] = (), **changed: Any,
 ) -> Step:  # fmt: skip
     """The report over made-up paths; `changed` goes into the config of every path."""
-    every = [("zero-shot", None, (0.0,)), *((v, s, ALPHAS) for v, strengths in ends.items() for s in strengths)]
-    labels = [(variant, strength, alphas, seed) for variant, strength, alphas in every for seed in range(seeds)]
+    every = [("zero-shot", None, (0.0,)), *((m, s, ALPHAS) for m, strengths in ends.items() for s in strengths)]
     paths = tuple(
         Step("path", "tests.pipeline.paths:path", {
-            "variant": variant, "seed": seed, "alphas": alphas, "num_images": num_images, "test_sets": dict(test_sets),
-            "end": ends[variant][strength] if variant in ends else (), **changed,
-        }) for variant, strength, alphas, seed in labels
+            "method": method, "settings": {} if strength is None else {"strength": strength}, "seed": seed,
+            "alphas": alphas, "num_images": num_images, "test_sets": dict(test_sets),
+            "end": ends[method][strength] if method in ends else (), **changed,
+        }) for method, strength, alphas in every for seed in range(seeds)
     )  # fmt: skip
     config = RobustnessReportConfig(
         title="Two digits <b>in nine styles</b>", settings={"images": f"{num_images} a kind"}, tolerance=tolerance,
-        results=tuple(ResultLabel(variant=v, strength=s, seed=seed) for v, s, _, seed in labels),
         about={"ft": "plain fine-tuning of everything", "sae-mask": "SAE-FT: no new latents, and the residual stays"},
+        compare=compare,
     )  # fmt: skip
     return Step("robustness", "amalgam.pipeline.steps.clip.report:write_report", config, {"paths": paths})
 
@@ -65,7 +70,7 @@ def _answers(config: Mapping[str, Any]) -> Iterator[Answers]:
         for alpha in config["alphas"]:
             wrong = hardness > _accuracy(config, "id" if role == "validation" else role, alpha)
             said = torch.nn.functional.one_hot((labels + wrong) % NUM_CLASSES, NUM_CLASSES) * 3.0
-            yield Answers(name, role, f"alpha={alpha:g}", Predictions.of(said, labels, torch.arange(len(labels))))
+            yield Answers(name, role, path_name(alpha), Predictions.of(said, labels, torch.arange(len(labels))))
 
 
 def _accuracy(config: Mapping[str, Any], role: str, alpha: float) -> float:

@@ -12,7 +12,7 @@ from amalgam.pipeline.experiments.clip.graph import robust_graph
 from amalgam.pipeline.experiments.clip.sae_ablation import BASE, clip_sae_ablation, one_thing_each
 from amalgam.pipeline.experiments.clip.styled_world import SAESetting
 from amalgam.pipeline.experiments.clip.variants import VARIANTS
-from amalgam.pipeline.reports.files import read_rows
+from amalgam.pipeline.reports.builder import read_rows
 from amalgam.pipeline.reports.robustness.page import terminal_table
 from amalgam.pipeline.reports.robustness.saes import SAES_STEM
 from amalgam.pipeline.reports.robustness.table import main_rows
@@ -50,8 +50,11 @@ def test_settings_share_all_that_comes_before_their_autoencoders(ablation):
 
 
 def test_networks_of_two_settings_differ_in_their_autoencoder_alone(ablation):
-    paths = zip(ablation.config.results, ablation.inputs["paths"], strict=True)
-    tuned = {label.variant: path.inputs["after"][0] for label, path in paths if (label.strength, label.seed) == (10, 0)}
+    paths = {path.config.identity: path for path in ablation.inputs["paths"]}
+    tuned = {
+        network.method: path.inputs["after"][0] for network, path in paths.items()
+        if (network.setting("strength"), network.seed) == (10, 0)
+    }  # fmt: skip
     base = tuned[BASE]
     for name in OTHERS:
         other, inputs = tuned[name], tuned[name].identity["inputs"]
@@ -91,7 +94,7 @@ def test_qualities_are_those_of_the_metrics_on_test_images(built):
                 mean = sum(getattr(result, measure) for result in results) / len(results)
                 assert found[f"{name}/{test_set.role}/{measure}"] == pytest.approx(mean, rel=1e-5)
             stability = matched_cosines(*(meter.sae.decoder.detach() for meter in meters)).mean().item()
-            assert found[f"{name}/stability"] == pytest.approx(stability)
+            assert found[f"{name}/atoms/stability"] == pytest.approx(stability)
 
 
 def test_the_report_shows_how_good_autoencoders_are_wherever_it_is_read(built):

@@ -131,11 +131,11 @@ def test_a_label_without_a_class_is_refused(root):
 
 def test_a_soup_is_of_all_networks_that_trained_everything(root):
     recipe = sweep(methods=("ft", "lp", "l2", "soup"), alphas=(0.5, 1.0))
-    results = {(label.variant, label.strength): step for label, step in OfSeed(recipe, 0).results()}
-    soup = results.pop(("soup", None))
+    results = {(path.config.identity.method, path.fingerprint): path for path in OfSeed(recipe, 0).paths()}
+    soup = next(path for (name, _), path in results.items() if name == "soup")
     tried = {s.fingerprint for (name, _), path in results.items() if name in ("ft", "l2") for s in path.inputs["after"]}
     assert {step.fingerprint for step in soup.inputs["after"]} == tried and len(tried) == 3
-    metrics = run([soup, *results.values()], root, Local()).records
+    metrics = run([*results.values()], root, Local()).records
     best = max(
         metrics[path.fingerprint].metrics["validation/accuracy@alpha=1"]
         for (name, _), path in results.items()
@@ -143,7 +143,7 @@ def test_a_soup_is_of_all_networks_that_trained_everything(root):
     )
     assert metrics[soup.fingerprint].metrics["validation/accuracy@alpha=1"] >= best
     with pytest.raises(ValueError, match="two or more fine-tuned networks"):
-        list(OfSeed(sweep(methods=("ft", "soup")), 0).results())
+        list(OfSeed(sweep(methods=("ft", "soup")), 0).paths())
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_only_ways_that_are_tried_are_explained_unless_asked_for():
 def test_a_sweep_without_autoencoders_measures_drift_all_the_same(root):
     report = robust_graph(sweep(methods=("ft",)))
     assert "saes" not in {step.name for step in ancestors([report])}
-    [path] = [step for label, step in OfSeed(sweep(methods=("ft",)), 0).results() if label.variant == "ft"]
+    [path] = [one for one in OfSeed(sweep(methods=("ft",)), 0).paths() if one.config.identity.method == "ft"]
     records = run([report], root, Local()).records
     drift = {name for name in records[path.fingerprint].metrics if name.startswith("drift/")}
     assert "drift/cka@alpha=1" in drift and not any("fvu" in name or "jaccard" in name for name in drift)

@@ -1,6 +1,5 @@
 """A path between two classifiers is tested whole: file, scores and summary say the same."""
 
-import json
 import math
 from dataclasses import replace
 
@@ -9,10 +8,11 @@ import torch
 from PIL import Image
 
 from amalgam.pipeline.engine.workspace import Workspace
-from amalgam.pipeline.steps.clip.path import SCORES, PathConfig, check_path, evaluate_path
+from amalgam.pipeline.steps.clip.path import PathConfig, check_path, evaluate_path
 from amalgam.pipeline.steps.clip.saes import ChosenSAE
 from amalgam.pipeline.store.clip_checkpoints import ClassifierInfo, key_of, save_classifier, save_clip, save_sae
 from amalgam.pipeline.store.tables.predictions import PREDICTIONS, read_predictions
+from amalgam.pipeline.store.tables.results import read_results
 from amalgam.tasks.clip.finetuning.drift import frozen
 from amalgam.tasks.clip.testing.test_sets import TestSet
 from amalgam.tasks.clip.zero_shot import Classifier, zero_shot_head
@@ -25,6 +25,7 @@ from amalgam.tasks.sae.autoencoder import initial
 from amalgam.tasks.sae.config import SAEInfo, SAETrainConfig, TopK
 from amalgam.tasks.scoring.logits import predict, score
 from amalgam.tasks.scoring.metrics import METRICS, value
+from amalgam.tasks.scoring.results import Network
 from amalgam.tasks.training.averaging import mean_state
 from tests.tasks.clip.worlds import spec
 
@@ -46,7 +47,8 @@ TEST_SETS = (
     TestSet(name="negative", role="seen", source=pairs("negative"), metric="macro_f1"),
     TestSet(name="kinds", role="forgetting", source=pairs("bold", seed=5), templates=("a kind {}",)),
 )
-CONFIG = PathConfig(labelled=LABELLED, test_sets=TEST_SETS, alphas=(0.0, 0.5, 1.0), sae=ChosenSAE(name="small"))
+CONFIG = PathConfig(labelled=LABELLED, test_sets=TEST_SETS, alphas=(0.0, 0.5, 1.0), sae=ChosenSAE(name="small"),
+                    identity=Network(kind="classifier", method="l2", settings={"strength": 30.0}, seed=7))  # fmt: skip
 
 
 def moved(classifier: Classifier, seed: int) -> Classifier:
@@ -139,18 +141,22 @@ def test_a_head_of_words_belongs_to_the_backbone(walked, folders):
     assert torch.equal(said["alpha=1"].classes, expected.argmax(1))
 
 
-def test_scores_have_intervals_and_gains_over_the_first_network(walked):
-    metrics, out = walked
-    rows = json.loads((out / SCORES).read_text())
-    for row in rows:
-        if row["metric"] == "accuracy":
-            assert row["low"] <= row["value"] <= row["high"]
-            place = f"set/{row['test_set']}" if row["test_set"] else row["role"]
-            if row["test_set"] != "validation":
-                first = metrics[f"{place}/accuracy@alpha=0"]
-                assert row["gain_value"] == pytest.approx(row["value"] - first)
-    unmoved = [row for row in rows if row["network"] == "alpha=0" and row["metric"] == "accuracy"]
-    assert all(row["gain_low"] == row["gain_high"] == 0 for row in unmoved) and unmoved
+def test_results_have_intervals_and_gains_over_the_first_network(walked):
+    _, out = walked
+    values = {(row.measure, row.network.setting("alpha")): row for row in read_results(out)}
+    gains = {key: row for key, row in values.items() if row.metric == "accuracy_gain"}
+    assert len(gains) == 3 * (len(TEST_SETS) + 4)  # every test set, and the means over each role
+    for (measure, alpha), gain in gains.items():
+        row, first = (values[measure.removesuffix("_gain"), a] for a in (alpha, 0.0))
+        assert row.low <= row.value <= row.high
+        assert gain.value == pytest.approx(row.value - first.value)
+        assert alpha or gain.low == gain.high == 0
+
+
+def test_results_say_whose_they_are(walked):
+    networks = {row.network for row in read_results(walked[1])}
+    assert {(network.method, network.setting("strength"), network.seed) for network in networks} == {("l2", 30.0, 7)}
+    assert {network.setting("alpha") for network in networks} == set(CONFIG.alphas)
 
 
 def test_drift_is_that_of_the_tuned_network(walked):

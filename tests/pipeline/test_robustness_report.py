@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,74 +9,69 @@ from rich.console import Console
 
 from amalgam.pipeline.cli.show import find_report, print_result
 from amalgam.pipeline.engine.execute import Local, run
-from amalgam.pipeline.reports.files import MINUS, read_rows
-from amalgam.pipeline.reports.robustness.config import ResultLabel, RobustnessReportConfig
-from amalgam.pipeline.reports.robustness.findings import share_bought_back
+from amalgam.pipeline.reports.builder import read_rows
+from amalgam.pipeline.reports.robustness.config import RobustnessReportConfig
 from amalgam.pipeline.reports.robustness.page import terminal_table
-from amalgam.pipeline.reports.robustness.pooling import network_of, pooled
+from amalgam.pipeline.reports.robustness.pooling import key_of, pooled
 from amalgam.pipeline.reports.robustness.table import (
     VALIDATION,
-    WisePath,
     main_rows,
+    path_frame,
     robustness_table,
     row_of,
-    scores_by_alpha,
     strength_rows,
-    whole_paths,
 )
+from amalgam.pipeline.reports.tables import MINUS
 from amalgam.pipeline.store.artifact import read_record
+from amalgam.pipeline.store.tables.results import read_results
+from amalgam.tasks.scoring.selection import recovered_fraction
 from tests.pipeline.paths import ALPHAS, ENDS, robustness
 
+PAIR = ("sae-mask", "l2")
 TOLERANCE = 0.02
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """A built report with its records, its root and its paths as they were read."""
+    """A built report, its root and the results of its paths by folder."""
     root = tmp_path_factory.mktemp("runs")
-    step = robustness(seeds=2, num_images=100, tolerance=TOLERANCE)
+    step = robustness(seeds=2, num_images=100, tolerance=TOLERANCE, compare=PAIR)
     run([step], root, Local())
-    folders = [path.path(root) for path in step.inputs["paths"]]
-    paths = [
-        WisePath(label.variant, label.strength, label.seed, scores_by_alpha(read_record(folder).metrics, folder))
-        for label, folder in zip(step.config.results, folders, strict=True)
-    ]
-    return step.path(root), root, paths
+    return step.path(root), root, {path.path(root): read_results(path.path(root)) for path in step.inputs["paths"]}
 
 
 @pytest.fixture(scope="module")
-def rows(report):
-    return robustness_table(whole_paths(report[2]), TOLERANCE)
+def frame(report):
+    return path_frame(report[2])
+
+
+@pytest.fixture(scope="module")
+def rows(frame):
+    return robustness_table(frame, TOLERANCE)
 
 
 def choices(rows):
     return [(row["label"], row["chosen_strength"], row["chosen_alpha"], row["within_tolerance"]) for row in rows]
 
 
-def test_no_choice_depends_on_a_test_score(report, rows):
-    generator = np.random.default_rng(0)
-
-    def shuffled(tested):
-        scores = {
-            name: value if name.startswith("validation/") else generator.random()
-            for name, value in tested.scores.items()
-        }
-        return replace(tested, scores=scores)
-
-    paths = [replace(p, by_alpha={alpha: shuffled(t) for alpha, t in p.by_alpha.items()}) for p in report[2]]
-    assert choices(robustness_table(whole_paths(paths), TOLERANCE)) == choices(rows)
+def test_no_choice_depends_on_a_test_score(frame, rows):
+    random = np.random.default_rng(0).random(len(frame))
+    shuffled = frame.assign(value=frame["value"].where(frame["role"] == "validation", random))
+    assert choices(robustness_table(shuffled, TOLERANCE)) == choices(rows)
 
 
 def test_rows_are_means_and_deviations_over_seeds(report, rows):
+    results = [result for of_path in report[2].values() for result in of_path]
     for row in rows:
-        if row["strength"] == 0:
+        if row["strength"] == 0 or (row["alpha"] == 0 and row["method"] == "zero-shot"):
             continue
-        scores = [
-            path.by_alpha[row["alpha"]].scores
-            for path in report[2] if path.setting == (row["variant"], row["strength"]) and row["alpha"] in path.by_alpha
+        of_row = [
+            result for result in results
+            if (result.network.method, result.network.setting("strength"), result.network.setting("alpha"))
+            == (row["method"], row["strength"], row["alpha"])
         ]  # fmt: skip
         for measure in ("id/accuracy", "unseen/accuracy", "set/negative/accuracy", "validation/nll"):
-            values = [of_seed[measure] for of_seed in scores]
+            values = [result.value for result in of_row if result.measure == measure]
             assert row[measure] == pytest.approx(np.mean(values))
             assert row[measure + "_std"] == pytest.approx(np.std(values, ddof=1))
 
@@ -91,48 +85,43 @@ def test_strength_zero_is_plain_finetuning_and_alpha_zero_is_zero_shot(rows):
             assert row["seen/accuracy"] == plain["seen/accuracy"]
 
 
-def test_the_main_table_has_every_variant_in_every_form(rows):
+def test_the_main_table_has_every_method_in_every_form(rows):
     labels = [row["label"] for row in main_rows(rows)]
-    forms = [f"{variant}{form}" for variant in ENDS for form in ("", " + WiSE 0.5", " + WiSE")]
+    forms = [f"{method}{form}" for method in ENDS for form in ("", " + WiSE 0.5", " + WiSE")]
     assert labels == ["zero-shot", *forms]
     assert all(row["chosen_strength"] for row in main_rows(rows))
 
 
 def test_the_order_of_results_decides_only_the_order_of_rows(report, rows):
-    again = robustness_table(whole_paths(report[2][::-1]), TOLERANCE)
+    again = robustness_table(path_frame(dict(reversed(report[2].items()))), TOLERANCE)
     assert sorted(choices(again)) == sorted(choices(rows))
 
 
-def test_more_tolerance_regularises_more(report):
+def test_more_tolerance_regularises_more(frame):
     def chosen(tolerance):
-        return [
-            row["strength"] for row in main_rows(robustness_table(whole_paths(report[2]), tolerance)) if row["strength"]
-        ]
+        return [row["strength"] for row in main_rows(robustness_table(frame, tolerance)) if row["strength"]]
 
     assert chosen(0.0) <= chosen(0.05) <= chosen(1.0)
     assert set(chosen(1.0)) == {max(ENDS["l2"]), max(ENDS["sae-mask"])}
 
 
-def test_a_method_beyond_the_tolerance_is_shown_at_its_best_and_said_to_be(report):
-    paths = [p for p in report[2] if p.variant != "ft" or p.seed == 0]
-    seed_0 = [path for path in paths if path.seed == 0]
-    best = {1.0: replace(seed_0[0].by_alpha[0.0], scores={"validation/accuracy": 1.0, "id/accuracy": 0.9})}
-    unbeatable = [replace(path, by_alpha=best) if path.variant == "ft" else path for path in seed_0]
-    rows = robustness_table(whole_paths(unbeatable), 0.01)
-    chosen, tried = row_of(rows, "l2"), [r for r in strength_rows(rows) if r["variant"] == "l2" and r["strength"]]
+def test_a_method_beyond_the_tolerance_is_shown_at_its_best_and_said_to_be(frame):
+    plain = (frame["method"] == "ft") | (frame["strength"] == 0)
+    unbeatable = frame.assign(value=frame["value"].where(~plain | (frame["measure"] != VALIDATION), 1.0))
+    rows = robustness_table(unbeatable, 0.01)
+    chosen, tried = row_of(rows, "l2"), [r for r in strength_rows(rows) if r["method"] == "l2" and r["strength"]]
     assert not chosen["within_tolerance"]
-    assert chosen["validation/accuracy"] == max(row["validation/accuracy"] for row in tried)
+    assert chosen[VALIDATION] == max(row[VALIDATION] for row in tried)
 
 
-def test_differences_are_those_of_the_table_and_turn_their_sign(report, rows):
+def test_differences_are_those_of_the_table(frame, rows):
     ours, theirs = row_of(rows, "sae-mask", "WiSE"), row_of(rows, "ft", "WiSE")
-    found = pooled(whole_paths(report[2]), [network_of(ours), network_of(theirs)])
+    found = pooled(frame, [key_of(ours), key_of(theirs)])
     for role in ("id", "seen", "overall"):
-        ahead = found.difference(role, network_of(ours), network_of(theirs))
-        behind = found.difference(role, network_of(theirs), network_of(ours))
+        ahead = found.difference(role, key_of(ours), key_of(theirs))
         assert ahead.value == pytest.approx(ours[f"{role}/accuracy"] - theirs[f"{role}/accuracy"])
         assert ahead.low <= ahead.value <= ahead.high
-        assert (ahead.low, ahead.high) == pytest.approx((-behind.high, -behind.low))
+        assert ahead.seeds.low <= ahead.seeds.mean <= ahead.seeds.high
 
 
 def test_overall_is_half_in_distribution_and_half_the_mean_of_shifts(rows):
@@ -141,19 +130,18 @@ def test_overall_is_half_in_distribution_and_half_the_mean_of_shifts(rows):
         assert row["overall/accuracy"] == pytest.approx((row["id/accuracy"] + shifts) / 2)
 
 
-def test_all_is_bought_back_at_zero_shot_and_nothing_by_plain_finetuning():
-    assert share_bought_back(0.4, zero_shot=0.4, plain=0.3) == pytest.approx(1)
-    assert share_bought_back(0.3, zero_shot=0.4, plain=0.3) == 0
-    assert share_bought_back(0.3, zero_shot=0.3, plain=0.3) is None
+def test_all_is_recovered_at_zero_shot_and_nothing_by_plain_finetuning():
+    assert recovered_fraction(0.4, zero_shot=0.4, plain=0.3) == pytest.approx(1)
+    assert recovered_fraction(0.3, zero_shot=0.4, plain=0.3) == 0
+    assert recovered_fraction(0.3, zero_shot=0.3, plain=0.3) is None
 
 
 def test_files_hold_the_rows_and_findings(report, rows):
     folder, root, _ = report
     assert [row["seen/accuracy"] for row in read_rows(folder, "robustness")] == [row["seen/accuracy"] for row in rows]
     findings = json.loads((folder / "robustness.json").read_text())
-    criteria = [criterion["verdict"] for criterion in findings["criteria"]]
-    assert criteria[0] == "met" and criteria[2] == "reported"
     assert len(findings["comparisons"]) == 1 + len(ENDS) - 1
+    assert findings["comparisons"][0]["ours"].startswith("sae-mask (")
     assert find_report(root, None) == folder
 
 
@@ -196,7 +184,6 @@ def test_a_report_without_penalties_or_wise_still_says_what_it_can(tmp_path):
     step = robustness(ends={"ft": ENDS["ft"]}, seeds=1, num_images=50, test_sets={"plain": "id", "other": "forgetting"})
     run([step], tmp_path, Local())
     findings = json.loads((step.path(tmp_path) / "robustness.json").read_text())
-    assert [criterion["verdict"] for criterion in findings["criteria"]] == ["cannot be judged"] * 3
     assert findings["comparisons"] == [] and findings["recommendation"] == ""
 
 
@@ -204,33 +191,48 @@ def test_a_suite_without_test_images_in_distribution_is_reported_on_held_out_one
     step = robustness(seeds=1, num_images=50, test_sets={"sketch": "natural"})
     run([step], tmp_path, Local())
     findings = json.loads((step.path(tmp_path) / "robustness.json").read_text())
-    assert [criterion["verdict"] for criterion in findings["criteria"]][::2] == ["cannot be judged", "reported"]
     rows = main_rows(read_rows(step.path(tmp_path), "robustness"))
     sae, plain = (next(row for row in rows if row["label"] == label) for label in ("sae-mask", "ft"))
     price = f"{100 * (sae[VALIDATION] - plain[VALIDATION]):+.1f}".replace("-", MINUS)
     assert any(f"(in distribution {price})" in sentence for sentence in findings["headlines"])
 
 
-def labels(*of):
-    return tuple(ResultLabel(variant=variant, strength=strength, seed=seed) for variant, strength, seed in of)
+def test_no_pair_is_compared_that_nobody_named(tmp_path):
+    step = robustness(seeds=1, num_images=50)
+    run([step], tmp_path, Local())
+    page = (step.path(tmp_path) / "robustness.html").read_text()
+    assert "Criteria" not in page and "sae-mask against l2" not in page
+    assert not any(name.startswith("difference/") for name in read_record(step.path(tmp_path)).metrics)
 
 
-@pytest.mark.parametrize(
-    ("results", "message"),
-    [
-        (labels(("ft", None, 0)), "compares with 'zero-shot'"),
-        (
-            labels(("zero-shot", None, 0), ("zero-shot", None, 1), ("l2", 3.0, 0)),
-            r"'l2' at strength 3.0 has seeds \[0\]",
-        ),
-        (labels(("zero-shot", None, 0), ("ft", None, 0), ("ft", None, 0)), r"'ft' at strength None has seeds \[0, 0\]"),
-    ],
-)
-def test_labels_that_cannot_be_compared_are_one_sentence(results, message):
-    with pytest.raises(ValueError, match=message):
-        RobustnessReportConfig(title="", settings={}, results=results)
+@pytest.mark.parametrize("pair", [("l2", "lp"), ("ft", "l2"), ("lp", "ft")])
+def test_any_pair_of_methods_is_compared(pair, tmp_path):
+    step = robustness(seeds=2, num_images=50, compare=pair)
+    run([step], tmp_path, Local())
+    folder = step.path(tmp_path)
+    findings = json.loads((folder / "robustness.json").read_text())
+    assert any(sentence.startswith(f"{pair[0]} against {pair[1]} at") for sentence in findings["headlines"])
+    assert "difference/seen" in read_record(folder).metrics
+    assert "by Student" in (folder / "robustness.html").read_text()
 
 
-def test_a_record_that_is_no_path_is_named(tmp_path):
-    with pytest.raises(ValueError, match="is no path between networks"):
-        scores_by_alpha({"test/accuracy": 0.5}, tmp_path)
+@pytest.mark.parametrize("pair", [("l2",), ("l2", "l2"), ("l2", "lp", "ft")])
+def test_a_comparison_is_of_two_methods(pair):
+    with pytest.raises(ValueError, match="two different methods"):
+        RobustnessReportConfig(title="", settings={}, compare=pair)
+
+
+def test_results_that_cannot_be_compared_are_named(report):
+    def of(*wanted):
+        return {folder: rows for folder, rows in report[2].items() if any(fits(rows[0].network) for fits in wanted)}
+
+    def is_zero_shot(network):
+        return network.method == "zero-shot"
+
+    with pytest.raises(ValueError, match="zero-shot"):
+        path_frame(of(lambda network: network.method == "ft"))
+    with pytest.raises(ValueError, match=r"'l2' at strength 100.0 has seeds \[0\]"):
+        path_frame(of(is_zero_shot, lambda network: (network.method, network.seed) == ("l2", 0)))
+    plain = next(rows for rows in report[2].values() if (rows[0].network.method, rows[0].network.seed) == ("ft", 0))
+    with pytest.raises(ValueError, match=r"'ft' at strength nan has seeds \[0, 0\]"):
+        path_frame(of(lambda network: network.seed == 0) | {report[0]: plain})

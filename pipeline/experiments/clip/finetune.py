@@ -151,6 +151,7 @@ def clip_finetune(
             factors=sweep.strengths,
             alphas=sweep.alphas,
             tolerance=sweep.tolerance,
+            compare=sweep.compare,
             training=large.config(training),
             anchoring=anchors,
             num_parts=parts,

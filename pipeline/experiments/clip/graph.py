@@ -6,7 +6,7 @@ backbone -> zero_shot -> features -> saes -> sae_quality (every test set) ------
                                                 +-> explanation
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -15,7 +15,8 @@ from amalgam.pipeline.engine.kinds import C, Kind
 from amalgam.pipeline.engine.step import Inputs, Step
 from amalgam.pipeline.experiments.clip.recipe import MEGA, RobustRecipe, Seeded
 from amalgam.pipeline.experiments.clip.variants import Variant
-from amalgam.pipeline.reports.robustness.config import ResultLabel, RobustnessReportConfig
+from amalgam.pipeline.reports.robustness.config import ZERO_SHOT as FROZEN
+from amalgam.pipeline.reports.robustness.config import RobustnessReportConfig
 from amalgam.pipeline.steps.clip.backbones import ZERO_SHOT, ZeroShotConfig
 from amalgam.pipeline.steps.clip.explanation import EXPLANATION
 from amalgam.pipeline.steps.clip.features import FEATURES, FeaturesConfig
@@ -26,6 +27,7 @@ from amalgam.pipeline.steps.clip.saes import SAES, SAEsConfig
 from amalgam.pipeline.steps.clip.tuning import CONTRASTIVE, TUNED, ContrastiveConfig, TunedConfig
 from amalgam.tasks.clip.finetuning.config import FinetuneConfig
 from amalgam.tasks.data.sources import Source
+from amalgam.tasks.scoring.results import STRENGTH, Network
 
 Augment = Literal["none", "shift", "resized_crop"]
 PRINCIPAL = 16  # directions of PCA, as in the paper's public code
@@ -34,17 +36,16 @@ PRINCIPAL = 16  # directions of PCA, as in the paper's public code
 def robust_graph(recipe: RobustRecipe) -> Step:
     """The report of a recipe, and behind it all that it needs."""
     seeds = [OfSeed(recipe, seed) for seed in range(recipe.seeds)]
-    results = [found for seed in seeds for found in seed.results()]
     config = RobustnessReportConfig(
         title=recipe.title,
         settings=recipe.settings,
-        results=tuple(label for label, _ in results),
         tolerance=recipe.tolerance,
+        compare=recipe.compare,
         about={name: recipe.way(name).about for name in recipe.methods},
     )
     return ROBUSTNESS(
         config,
-        paths=tuple(path for _, path in results),
+        paths=tuple(path for seed in seeds for path in seed.paths()),
         qualities=tuple(step for seed in seeds for step in seed.qualities()),
         explanations=tuple(seeds[0].explanation(name) for name in recipe.explained),
     )
@@ -79,7 +80,7 @@ class OfSeed:
         if not users or not test_sets:
             return ()
         named = tuple((name, self._saes_config(way)) for name, way in users.items())
-        config = SAEQualityConfig(saes=named, test_sets=test_sets)
+        config = SAEQualityConfig(saes=named, test_sets=test_sets, seed=self.seed)
         return (SAE_QUALITY(config, classifier=self.zero_shot, saes=tuple(map(self._saes_of, users.values()))),)
 
     def clean(self, source: Source) -> tuple[Step, ...]:
@@ -99,16 +100,15 @@ class OfSeed:
             )
         return self._features(source, training.augment, tuple(range(training.num_views)))
 
-    def results(self) -> Iterator[tuple[ResultLabel, Step]]:
-        """Every network that is tested, with what it is."""
-        yield ResultLabel(variant="zero-shot", strength=None, seed=self.seed), self._path((), (0.0,))
+    def paths(self) -> Iterator[Step]:
+        """Every network that is tested, with those between it and zero-shot."""
+        yield self._path(FROZEN, {}, (), (0.0,))
         for name in self.recipe.methods:
             way = self.recipe.way(name)
             for factor in self.recipe.factors if way.is_swept else (1.0,):
-                strength = factor * way.unit if way.is_swept else None
-                label = ResultLabel(variant=name, strength=strength, seed=self.seed)
+                settings = {STRENGTH: factor * way.unit} if way.is_swept else {}
                 after = self._ingredients() if way.kind == "soup" else (self.tuned(way, factor),)
-                yield label, self._path(after, self.recipe.alphas)
+                yield self._path(name, settings, after, self.recipe.alphas)
 
     def _ingredients(self) -> tuple[Step, ...]:
         """Every network of the sweep that trained everything from the zero-shot one."""
@@ -217,13 +217,16 @@ class OfSeed:
         )
         return tuple(features(config, encoder=self.zero_shot) for config in configs)
 
-    def _path(self, after: tuple[Step, ...], alphas: tuple[float, ...]) -> Step:
+    def _path(
+        self, method: str, settings: Mapping[str, float], after: tuple[Step, ...], alphas: tuple[float, ...]
+    ) -> Step:
         measured = self.recipe.saes if self.recipe.uses_saes else None
         config = PathConfig(
             labelled=self.seeded.labelled,
             test_sets=self.seeded.test_sets,
             alphas=alphas,
             sae=measured.first if measured else None,
+            identity=Network(kind="classifier", method=method, settings=tuple(settings.items()), seed=self.seed),
         )
         path = PATH.expecting(self.recipe.prices.testing_seconds, MEGA)
         sae = {"sae": self.saes(measured)} if measured else {}

@@ -64,6 +64,8 @@ class RobustRecipe:
     """
     alphas: tuple[float, ...]
     tolerance: float
+    compare: tuple[str, ...] = field(default=(), kw_only=True)
+    """Two of the methods that the report compares at matched validation accuracy; empty compares none."""
     ways: Mapping[str, Variant] = field(default_factory=lambda: VARIANTS)
     """All ways to fine-tune that there are to choose from, by name."""
     sae_roles: tuple[Role, ...] = ()
@@ -90,6 +92,8 @@ class RobustRecipe:
         for what, given in (("method", self.methods), ("strength", self.factors), ("explained way", self.explained)):
             if twice := [one for place, one in enumerate(given) if one in given[:place]]:
                 raise ValueError(f"{what} {twice[0]} is given twice: once is enough")
+        if untried := [name for name in self.compare if name not in self.methods]:
+            raise ValueError(f"{untried[0]!r} is to be compared but not tried: add it to --methods")
         if 1.0 not in self.alphas:
             raise ValueError(f"alphas must end with 1, the fine-tuned network itself, got {self.alphas}")
         if self.explained and self.explanation is None:

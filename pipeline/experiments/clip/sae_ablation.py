@@ -72,6 +72,7 @@ def clip_sae_ablation(
             anchoring="views",
             alphas=sweep.alphas,
             tolerance=sweep.tolerance,
+            compare=sweep.compare,
             saes=made[BASE],
             sae_roles=STYLE_ROLES,
         )

@@ -73,6 +73,7 @@ def clip_styles(
             factors=sweep.strengths,
             alphas=sweep.alphas,
             tolerance=sweep.tolerance,
+            compare=sweep.compare,
             training=finetuning(training, shown.augment),
             anchoring=anchors,
             saes=setting.config(chosen, sae_seeds, autoencoders.sae_epochs),

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from amalgam.pipeline.reports.explanation.flips import FlipsWriter
-from amalgam.pipeline.reports.explanation.page import write_page
+from amalgam.pipeline.reports.explanation.page import explanation_report
 from amalgam.pipeline.reports.explanation.request import Request
-from amalgam.pipeline.reports.explanation.tables import Told, write_tables
+from amalgam.pipeline.reports.explanation.tables import NamedExplanation, write_tables
 from amalgam.pipeline.store.clip_checkpoints import ClassifierInfo, load_classifier, read_about, read_sae
 from amalgam.tasks.clip.zero_shot import Classifier, Head, TextEncoder
 from amalgam.tasks.data.images import Images
@@ -45,7 +45,7 @@ class Material:
     """Which words images are known to show."""
 
 
-def explain(request: Request, material: Material, folder: Path) -> Told:
+def explain(request: Request, material: Material, folder: Path) -> NamedExplanation:
     """Write the page, `explanation.json` and the Parquet tables into a folder, and return what they tell.
 
     Raises ValueError, before anything is encoded, if classifiers, autoencoder, images and words do not fit together.
@@ -54,13 +54,14 @@ def explain(request: Request, material: Material, folder: Path) -> Told:
     _check(material, about, networks[0])
     found = _look(request, material, networks, by, folder)
     names, atom_names = (_names(material, found.alive, directions) for directions in (found.directions, by.atoms))
-    told = Told(
+    explanation = NamedExplanation(
         request.title, about.class_names, tuple(domain.name for domain in material.domains), found, names, atom_names,
         None if names is None or material.truth is None else shown(found.meaning, material.truth, names.words),
     )  # fmt: skip
-    write_tables(told, folder)
-    write_page(told, lambda row: _pixels(material, row), _settings(request, material, about), folder)
-    return told
+    write_tables(explanation, folder)
+    report = explanation_report(explanation, lambda row: _pixels(material, row), _settings(request, material, about))
+    report.write(folder)
+    return explanation
 
 
 def _settings(request: Request, material: Material, about: ClassifierInfo) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from amalgam.pipeline.reports.explanation.tables import Told
+from amalgam.pipeline.reports.explanation.tables import NamedExplanation
 from amalgam.pipeline.reports.frontier.figure import BLUE, GREEN, ORANGE, SKY, VERMILION
 from amalgam.tasks.explain.decomposition import NAMES as PARTS
 
@@ -26,19 +26,19 @@ LARGEST = 64  # pixels; the longer side of an image in the page
 LINE, AROUND = 0.3, 1.5  # inches: one row of a chart, and what stands around all
 
 
-def domains_figure(told: Told) -> Figure:
+def domains_figure(explanation: NamedExplanation) -> Figure:
     """Per domain: accuracy, also with a piece set back, and who carried the change of the true-class logit."""
-    names = [*told.domains, "all images"] if len(told.domains) > 1 else list(told.domains)
+    names = [*explanation.domains, "all images"] if len(explanation.domains) > 1 else list(explanation.domains)
     rows = np.arange(len(names))
     figure, (left, right) = _panels(len(names))
     for piece, (marker, colour, label) in PIECE_LOOK.items():
-        values = 100 * told.found.accuracies[piece].cpu().numpy()[: len(names)]
+        values = 100 * explanation.found.accuracies[piece].cpu().numpy()[: len(names)]
         filled = "none" if piece == "before" else colour
         left.plot(values, rows, marker, color=colour, markerfacecolor=filled, label=label, alpha=0.85)
     start = np.zeros(len(names))
     for part in PARTS:
         colour, label = PART_LOOK[part]
-        width = 100 * told.found.shares.share(part).cpu().numpy()[: len(names)]
+        width = 100 * explanation.found.shares.share(part).cpu().numpy()[: len(names)]
         right.barh(rows, width, left=start, color=colour, label=label, height=0.65)
         start = start + width
     left.set_xlabel("accuracy (%)")
@@ -48,9 +48,9 @@ def domains_figure(told: Told) -> Figure:
     return figure
 
 
-def latents_figure(told: Told, latents: Sequence[int], labels: Sequence[str]) -> Figure:
+def latents_figure(explanation: NamedExplanation, latents: Sequence[int], labels: Sequence[str]) -> Figure:
     """Per latent: in how many images it went and came, and what that did to the true-class logit."""
-    rows, overall = np.arange(len(latents)), told.found.changes.overall
+    rows, overall = np.arange(len(latents)), explanation.found.changes.overall
     figure, (left, right) = _panels(len(latents))
     added, removed, effect = (
         values[0].cpu().numpy()[list(latents)] for values in (overall.added_rate, overall.removed_rate, overall.effect)

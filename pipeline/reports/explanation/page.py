@@ -3,60 +3,51 @@
 Sentences first, then charts, then what each changed latent looks like, what it caused, and which predictions flipped.
 """
 
-import base64
-import io
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
 from torch import Tensor
 
+from amalgam.pipeline.reports.builder import Report
 from amalgam.pipeline.reports.explanation.figure import domains_figure, inline_png, latents_figure
 from amalgam.pipeline.reports.explanation.sentences import headline, number_text, percent, signed, warnings
-from amalgam.pipeline.reports.explanation.tables import Told
-from amalgam.pipeline.reports.files import render
+from amalgam.pipeline.reports.explanation.tables import NamedExplanation
 from amalgam.tasks.explain.flips import KINDS, FlipGroup
 from amalgam.tasks.explain.latents import LatentTable
 
-PAGE = "explanation.html"
+STEM = "explanation"
 MOST_LATENTS, MOST_GROUPS, STRIP = 20, 6, 8  # latents, flip groups of a kind and images of a latent that are shown
 Pixels = Callable[[int], Tensor]
 """The image of a number in the stream, uint8 (channels, height, width)."""
 
 
-def write_page(told: Told, pixels: Pixels, settings: Mapping[str, Any], folder: Path) -> None:
-    """Write the page into an existing folder; `settings` are what a reader may ask how it was made."""
-    latents = told.ranked()[:MOST_LATENTS]
-    album = _Album(told, pixels)
-    page = render(
-        "explain.html.j2",
-        title=told.title,
-        sentences=headline(told),
-        warnings=warnings(told),
-        domains_chart=_svg(domains_figure(told)),
-        latents_chart=_svg(latents_figure(told, latents, [_label(told, latent) for latent in latents]))
-        if latents
-        else "",
-        domains=_domain_rows(told),
-        latents=[_latent(told, latent, album) for latent in latents],
-        named=told.names is not None,
-        judged=told.judged,
-        judged_by_atoms=told.judged_by_atoms,
-        truth_known=told.shown is not None,
-        threshold=None if told.names is None else f"{told.names.threshold:.2f}",
-        kinds=[_flips(told, kind, album) for kind in KINDS],
-        config=settings,
-        provenance=[],
-    )
-    (folder / PAGE).write_text(page)
+def explanation_report(explanation: NamedExplanation, pixels: Pixels, settings: Mapping[str, Any]) -> Report:
+    """The page and its two charts; `settings` are what a reader may ask how it was made."""
+    latents = explanation.ranked()[:MOST_LATENTS]
+    album = _Album(explanation, pixels)
+    charts = {"domains": domains_figure(explanation)}
+    if latents:
+        charts["latents"] = latents_figure(explanation, latents, [_label(explanation, latent) for latent in latents])
+    values = {
+        "sentences": headline(explanation),
+        "warnings": warnings(explanation),
+        "domains": _domain_rows(explanation),
+        "latents": [_latent(explanation, latent, album) for latent in latents],
+        "named": explanation.names is not None,
+        "judged": explanation.judged,
+        "judged_by_atoms": explanation.judged_by_atoms,
+        "truth_known": explanation.shown is not None,
+        "threshold": None if explanation.names is None else f"{explanation.names.threshold:.2f}",
+        "kinds": [_flips(explanation, kind, album) for kind in KINDS],
+    }
+    return Report(STEM, explanation.title, "explanation.html.j2", settings, values, charts=charts)
 
 
 class _Album:
     """Images as the page shows them, with what is known of each as a caption."""
 
-    def __init__(self, told: Told, pixels: Pixels) -> None:
-        self.told, self.pixels = told, pixels
+    def __init__(self, explanation: NamedExplanation, pixels: Pixels) -> None:
+        self.explanation, self.pixels = explanation, pixels
 
     def strip(self, table: LatentTable, latent: int) -> list[dict[str, str]]:
         """The strongest images of a latent."""
@@ -65,25 +56,19 @@ class _Album:
 
     def image(self, row: int, note: str = "") -> dict[str, str]:
         """One image."""
-        domain, position = self.told.place(row)
+        domain, position = self.explanation.place(row)
         title = f"{domain}, image {position}" + (f", activation {note}" if note else "")
         return {"png": inline_png(self.pixels(row)), "title": title}
 
 
-def _svg(figure: Figure) -> str:
-    drawing = io.BytesIO()
-    figure.savefig(drawing, format="svg")
-    return base64.b64encode(drawing.getvalue()).decode()
-
-
-def _label(told: Told, latent: int) -> str:
-    word = told.word(latent)
+def _label(explanation: NamedExplanation, latent: int) -> str:
+    word = explanation.word(latent)
     return str(latent) if word is None else f"{word} ({latent})"
 
 
-def _domain_rows(told: Told) -> list[list[str]]:
-    found, rows = told.found, []
-    for number, domain in enumerate(told.domains):
+def _domain_rows(explanation: NamedExplanation) -> list[list[str]]:
+    found, rows = explanation.found, []
+    for number, domain in enumerate(explanation.domains):
         before, after = (found.accuracies[piece][number].item() for piece in ("before", "after"))
         old, new = found.quality[number]
         flips = found.flips.by_domain[number].long().tolist()
@@ -92,17 +77,17 @@ def _domain_rows(told: Told) -> list[list[str]]:
     return rows
 
 
-def _latent(told: Told, latent: int, album: _Album) -> dict[str, Any]:
-    found, overall = told.found, told.found.changes.overall
+def _latent(explanation: NamedExplanation, latent: int, album: _Album) -> dict[str, Any]:
+    found, overall = explanation.found, explanation.found.changes.overall
     words: Sequence[str] = ()
-    if told.names is not None:
-        scored = zip(told.names.best[latent].tolist(), told.names.scores[latent].tolist(), strict=True)
-        words = [f"{told.names.words[word]} {score:.2f}" for word, score in scored]
+    if explanation.names is not None:
+        scored = zip(explanation.names.best[latent].tolist(), explanation.names.scores[latent].tolist(), strict=True)
+        words = [f"{explanation.names.words[word]} {score:.2f}" for word, score in scored]
     return {
         "number": latent,
-        "word": told.word(latent),
+        "word": explanation.word(latent),
         "words": ", ".join(words),
-        "shows": ", ".join(told.truth(latent)) or "no one factor",
+        "shows": ", ".join(explanation.truth(latent)) or "no one factor",
         "numbers": [
             percent(found.before.firing_rates[latent].item()),
             percent(found.after.firing_rates[latent].item()),
@@ -120,8 +105,8 @@ def _latent(told: Told, latent: int, album: _Album) -> dict[str, Any]:
     }
 
 
-def _flips(told: Told, kind: str, album: _Album) -> dict[str, Any]:
-    flips, place = told.found.flips, KINDS.index(kind)
+def _flips(explanation: NamedExplanation, kind: str, album: _Album) -> dict[str, Any]:
+    flips, place = explanation.found.flips, KINDS.index(kind)
     number = int(flips.numbers[place])
     groups = [group for group in flips.groups if group.kind == kind]
     return {
@@ -129,14 +114,14 @@ def _flips(told: Told, kind: str, album: _Album) -> dict[str, Any]:
         "number": f"{number:,}",
         "explained": percent(flips.explained[place].item() / number) if number else "",
         "alone": percent(flips.alone[place].item() / number) if number else "",
-        "groups": [_group(told, group, album) for group in groups[:MOST_GROUPS]],
+        "groups": [_group(explanation, group, album) for group in groups[:MOST_GROUPS]],
         "others": len(groups) - MOST_GROUPS,
     }
 
 
-def _group(told: Told, group: FlipGroup, album: _Album) -> dict[str, Any]:
+def _group(explanation: NamedExplanation, group: FlipGroup, album: _Album) -> dict[str, Any]:
     return {
-        "label": _label(told, group.latent),
+        "label": _label(explanation, group.latent),
         "number": group.number,
         "share": percent(group.share),
         "images": [album.image(row) for row in group.examples],

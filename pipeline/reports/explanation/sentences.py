@@ -2,22 +2,29 @@
 
 from collections.abc import Iterator
 
-from amalgam.pipeline.reports.explanation.tables import DISCOVERY_RATE, Told, num_changed
-from amalgam.pipeline.reports.files import MINUS, points
+from amalgam.pipeline.reports.explanation.tables import DISCOVERY_RATE, NamedExplanation, num_changed
+from amalgam.pipeline.reports.tables import MINUS, points
 from amalgam.tasks.explain.flips import KINDS
 
-ENOUGH = 0.6  # share of flips that latents must explain for the story to be theirs; set before any was told
+ENOUGH = 0.6  # share of flips that latents must explain for the story to be theirs; set before any was explanation
 LOSSY = 0.5  # FVU from which on codes say too little of a domain's images
 
 
-def headline(told: Told) -> list[str]:
+def headline(explanation: NamedExplanation) -> list[str]:
     """What changed, and how much of it the latents explain."""
-    return [*_accuracy(told), *_latents(told), *_decomposition(told), *_flips(told), *_causes(told), *_names(told)]
+    return [
+        *_accuracy(explanation),
+        *_latents(explanation),
+        *_decomposition(explanation),
+        *_flips(explanation),
+        *_causes(explanation),
+        *_names(explanation),
+    ]
 
 
-def warnings(told: Told) -> list[str]:
+def warnings(explanation: NamedExplanation) -> list[str]:
     """Reasons not to believe the rest, if there are any."""
-    return [*_error_dominates(told), *_lossy_domains(told), *_few_flips_explained(told)]
+    return [*_error_dominates(explanation), *_lossy_domains(explanation), *_few_flips_explained(explanation)]
 
 
 def percent(share: float) -> str:
@@ -30,39 +37,39 @@ def signed(value: float, digits: int) -> str:
     return f"{value:+.{digits}f}".replace("-", MINUS)
 
 
-def _accuracy(told: Told) -> Iterator[str]:
-    before, after = (told.found.accuracies[piece] for piece in ("before", "after"))
-    images = int(told.found.num_images.sum())
+def _accuracy(explanation: NamedExplanation) -> Iterator[str]:
+    before, after = (explanation.found.accuracies[piece] for piece in ("before", "after"))
+    images = int(explanation.found.num_images.sum())
     yield (
         f"Accuracy went from {percent(before[-1].item())} to {percent(after[-1].item())} "
         f"({points((after - before)[-1].item())} points) on {images:,} images."
     )
-    if len(told.domains) > 1:
+    if len(explanation.domains) > 1:
         change = (after - before)[:-1]
         best, worst = int(change.argmax()), int(change.argmin())
         yield (
-            f"It changed most for the better on {told.domains[best]!r} ({points(change[best].item())} points) "
-            f"and for the worse on {told.domains[worst]!r} ({points(change[worst].item())} points)."
+            f"It changed most for the better on {explanation.domains[best]!r} ({points(change[best].item())} points) "
+            f"and for the worse on {explanation.domains[worst]!r} ({points(change[worst].item())} points)."
             if change[worst] < 0 < change[best]
-            else f"By domain the change is between {points(change[worst].item())} points on {told.domains[worst]!r} "
-            f"and {points(change[best].item())} points on {told.domains[best]!r}."
+            else f"By domain the change is between {points(change[worst].item())} points on "
+            f"{explanation.domains[worst]!r} and {points(change[best].item())} points on {explanation.domains[best]!r}."
         )
 
 
-def _latents(told: Told) -> Iterator[str]:
-    overall = told.found.changes.overall
-    swapped = (overall.removed.sum() / told.found.num_images.sum()).item()
-    active = (told.found.before.counts.sum() / told.found.num_images.sum()).item()
-    alive = int((told.found.before.counts + told.found.after.counts > 0).sum())
+def _latents(explanation: NamedExplanation) -> Iterator[str]:
+    overall = explanation.found.changes.overall
+    swapped = (overall.removed.sum() / explanation.found.num_images.sum()).item()
+    active = (explanation.found.before.counts.sum() / explanation.found.num_images.sum()).item()
+    alive = int((explanation.found.before.counts + explanation.found.after.counts > 0).sum())
     yield (
         f"An image lost {swapped:.2f} of the {active:.2f} latents that were active in it, on average; "
-        f"{num_changed(told)} of {alive} living latents are now active in more or in fewer images than chance allows "
-        f"(false-discovery rate {DISCOVERY_RATE:.0%})."
+        f"{num_changed(explanation)} of {alive} alive latents are now active in more or in fewer images than chance "
+        f"allows (false-discovery rate {DISCOVERY_RATE:.0%})."
     )
 
 
-def _decomposition(told: Told) -> Iterator[str]:
-    shares, change = told.found.shares, told.found.shares.change[-1].item()
+def _decomposition(explanation: NamedExplanation) -> Iterator[str]:
+    shares, change = explanation.found.shares, explanation.found.shares.change[-1].item()
     parts = {part: percent(shares.share(part)[-1].item()) for part in shares.size}
     yield (
         f"The logit of the true class changed by {signed(change, 2)} on average. Of all that moved it up or down, "
@@ -71,8 +78,8 @@ def _decomposition(told: Told) -> Iterator[str]:
     )
 
 
-def _flips(told: Told) -> Iterator[str]:
-    flips = told.found.flips
+def _flips(explanation: NamedExplanation) -> Iterator[str]:
+    flips = explanation.found.flips
     if flips.explained_share is None or flips.alone_share is None:
         yield "No prediction changed."
         return
@@ -84,8 +91,8 @@ def _flips(told: Told) -> Iterator[str]:
     )
 
 
-def _causes(told: Told) -> Iterator[str]:
-    accuracies, clamps = told.found.accuracies, told.found.clamps["before"]
+def _causes(explanation: NamedExplanation) -> Iterator[str]:
+    accuracies, clamps = explanation.found.accuracies, explanation.found.clamps["before"]
     pieces = {piece: (accuracies[piece] - accuracies["after"])[-1].item() for piece in accuracies}
     latents, error, head = (points(pieces[f"{piece} back"]) for piece in ("latents", "error", "head"))
     yield (
@@ -95,20 +102,22 @@ def _causes(told: Told) -> Iterator[str]:
     latent = int(clamps.restored.argmax())
     if clamps.restored[latent]:
         change, p = clamps.accuracy_change[latent].item(), number_text(clamps.p[latent].item())
-        rates = [percent(table.firing_rates[latent].item()) for table in (told.found.before, told.found.after)]
+        rates = [
+            percent(table.firing_rates[latent].item()) for table in (explanation.found.before, explanation.found.after)
+        ]
         yield (
-            f"The single latent that matters most is {latent_text(told, latent)}, active in {rates[0]} of the images "
-            f"before and {rates[1]} after: set back alone, it gives {int(clamps.restored[latent]):,} predictions back "
-            f"and changes accuracy by {points(change)} points (p value {p})."
+            f"The single latent that matters most is {latent_text(explanation, latent)}, active in {rates[0]} of the "
+            f"images before and {rates[1]} after: reset alone, it gives {int(clamps.restored[latent]):,} predictions "
+            f"back and changes accuracy by {points(change)} points (p value {p})."
         )
 
 
-def _names(told: Told) -> Iterator[str]:
-    judged = told.judged
+def _names(explanation: NamedExplanation) -> Iterator[str]:
+    judged = explanation.judged
     if judged is None:
         return
     start = (
-        f"Of {judged.alive} living latents, {judged.clear} fire mostly for a known factor and {judged.named} got a "
+        f"Of {judged.alive} alive latents, {judged.clear} fire mostly for a known factor and {judged.named} got a "
         f"name; {judged.judged} are both"
     )
     if judged.accuracy is None:
@@ -120,8 +129,8 @@ def _names(told: Told) -> Iterator[str]:
     )
 
 
-def _error_dominates(told: Told) -> Iterator[str]:
-    shares = told.found.shares
+def _error_dominates(explanation: NamedExplanation) -> Iterator[str]:
+    shares = explanation.found.shares
     latents, error = (shares.share(part)[-1].item() for part in ("latents", "error"))
     if error >= latents and error > 0:
         yield (
@@ -130,9 +139,9 @@ def _error_dominates(told: Told) -> Iterator[str]:
         )
 
 
-def _lossy_domains(told: Told) -> Iterator[str]:
-    worst = [max(old.fvu, new.fvu) for old, new in told.found.quality]
-    bad = [f"{domain!r} ({fvu:.2f})" for domain, fvu in zip(told.domains, worst, strict=True) if fvu > LOSSY]
+def _lossy_domains(explanation: NamedExplanation) -> Iterator[str]:
+    worst = [max(old.fvu, new.fvu) for old, new in explanation.found.quality]
+    bad = [f"{domain!r} ({fvu:.2f})" for domain, fvu in zip(explanation.domains, worst, strict=True) if fvu > LOSSY]
     if bad:
         yield (
             f"Codes leave more than half of the variance unexplained on {', '.join(bad)}: the autoencoder "
@@ -140,8 +149,8 @@ def _lossy_domains(told: Told) -> Iterator[str]:
         )
 
 
-def _few_flips_explained(told: Told) -> Iterator[str]:
-    share = told.found.flips.explained_share
+def _few_flips_explained(explanation: NamedExplanation) -> Iterator[str]:
+    share = explanation.found.flips.explained_share
     if share is not None and share < ENOUGH:
         yield (
             f"Latents explain {percent(share)} of the changed predictions, less than the {ENOUGH:.0%} that were asked "
@@ -149,9 +158,9 @@ def _few_flips_explained(told: Told) -> Iterator[str]:
         )
 
 
-def latent_text(told: Told, latent: int) -> str:
+def latent_text(explanation: NamedExplanation, latent: int) -> str:
     """A latent by number and, where there is a vocabulary, word."""
-    word = told.word(latent)
+    word = explanation.word(latent)
     return f"latent {latent}" if word is None else f"latent {latent} ({word})"
 
 

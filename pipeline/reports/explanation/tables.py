@@ -28,7 +28,7 @@ LISTED = 50  # latents in the JSON
 
 
 @dataclass(frozen=True)
-class Told:
+class NamedExplanation:
     """An explanation and what its numbers are called."""
 
     title: str
@@ -84,46 +84,47 @@ class Told:
         return by_effect[restored.argsort(descending=True, stable=True)].tolist()
 
 
-def summary(told: Told) -> dict[str, float]:
+def summary(explanation: NamedExplanation) -> dict[str, float]:
     """The headline as numbers: what MLflow compares."""
-    found = told.found
+    found = explanation.found
     metrics = {f"accuracy/{piece}": values[-1].item() for piece, values in found.accuracies.items()}
     metrics |= {f"share/{part}": found.shares.share(part)[-1].item() for part in PARTS}
     metrics |= {f"flips/{kind}": number for kind, number in zip(KINDS, found.flips.numbers.tolist(), strict=True)}
-    metrics["latents/changed"] = float(num_changed(told))
+    metrics["latents/changed"] = float(num_changed(explanation))
     metrics["share/fit"] = found.shares.fit[-1].item()
     for name, value in (("explained", found.flips.explained_share), ("alone", found.flips.alone_share)):
         metrics |= {} if value is None else {f"flips/{name}": value}
-    for kind, judged in (("names", told.judged), ("atom_names", told.judged_by_atoms)):
+    for kind, judged in (("names", explanation.judged), ("atom_names", explanation.judged_by_atoms)):
         if judged is not None:
             metrics |= {f"{kind}/{name}": float(value) for name, value in asdict(judged).items()}
             metrics |= {} if judged.accuracy is None else {f"{kind}/accuracy": judged.accuracy}
     return metrics
 
 
-def num_changed(told: Told) -> int:
+def num_changed(explanation: NamedExplanation) -> int:
     """Latents that are active in more, or in fewer, images than chance would have it."""
-    return int((told.found.changes.overall.q < DISCOVERY_RATE).sum())
+    return int((explanation.found.changes.overall.q < DISCOVERY_RATE).sum())
 
 
-def write_tables(told: Told, folder: Path) -> None:
+def write_tables(explanation: NamedExplanation, folder: Path) -> None:
     """Write `latents.parquet`, `changes.parquet` and `explanation.json`."""
-    found = told.found
+    found = explanation.found
     models = [
-        pa.table(_latents(told, model, table)) for model, table in (("before", found.before), ("after", found.after))
+        pa.table(_latents(explanation, model, table))
+        for model, table in (("before", found.before), ("after", found.after))
     ]
     _write(pa.concat_tables(models), folder / "latents.parquet")
-    _write(pa.concat_tables(_changes(told)), folder / "changes.parquet")
-    (folder / "explanation.json").write_text(json.dumps(_in_short(told), indent=1) + "\n")
+    _write(pa.concat_tables(_changes(explanation)), folder / "changes.parquet")
+    (folder / "explanation.json").write_text(json.dumps(_in_short(explanation), indent=1) + "\n")
 
 
 def _write(table: pa.Table, path: Path) -> None:
     pq.write_table(table, path, compression="zstd", write_page_checksum=True)
 
 
-def _latents(told: Told, model: str, table: LatentTable) -> dict[str, Any]:
+def _latents(explanation: NamedExplanation, model: str, table: LatentTable) -> dict[str, Any]:
     number = len(table.means)
-    places = [[told.place(row) for row in rows if row >= 0] for rows in table.top_rows.tolist()]
+    places = [[explanation.place(row) for row in rows if row >= 0] for rows in table.top_rows.tolist()]
     values = [kept[: len(place)] for kept, place in zip(table.top_values.tolist(), places, strict=True)]
     rates = table.class_rates.T.float().cpu().contiguous()
     columns = {
@@ -139,22 +140,22 @@ def _latents(told: Told, model: str, table: LatentTable) -> dict[str, Any]:
         "top_activations": pa.array(values, pa.list_(pa.float64())),
         "class_firing_rates": pa.FixedSizeListArray.from_arrays(pa.array(rates.flatten().numpy()), rates.shape[1]),
     }
-    if told.names is not None:
-        names = told.names
-        columns["name"] = [told.name(latent) for latent in range(number)]
+    if explanation.names is not None:
+        names = explanation.names
+        columns["name"] = [explanation.name(latent) for latent in range(number)]
         columns["nearest_words"] = [[names.words[word] for word in best] for best in names.best.tolist()]
         columns["word_scores"] = names.scores.tolist()
-    if told.shown is not None:
-        columns["shows"] = pa.array([told.truth(latent) for latent in range(number)], pa.list_(pa.string()))
+    if explanation.shown is not None:
+        columns["shows"] = pa.array([explanation.truth(latent) for latent in range(number)], pa.list_(pa.string()))
     return columns
 
 
-def _changes(told: Told) -> Iterator[pa.Table]:
-    table, clamps = told.found.changes, told.found.clamps
+def _changes(explanation: NamedExplanation) -> Iterator[pa.Table]:
+    table, clamps = explanation.found.changes, explanation.found.clamps
     scopes: Sequence[tuple[str, Sequence[str], Changes]] = (
         (ALL, (ALL,), table.overall),
-        ("class", told.class_names, table.by_class),
-        ("domain", told.domains, table.by_domain),
+        ("class", explanation.class_names, table.by_class),
+        ("domain", explanation.domains, table.by_domain),
     )
     for scope, groups, changes in scopes:
         changed = (changes.added + changes.removed > 0) | (changes.mean_change != 0)
@@ -175,21 +176,21 @@ def _changes(told: Told) -> Iterator[pa.Table]:
                 ("p", clamp.p),
                 ("restored", clamp.restored),
             ):
-                told_once = values.cpu()[latents].numpy() if scope == ALL else pa.nulls(len(rows), pa.float64())
-                columns[f"clamped_to_{target}_{name}"] = told_once
+                overall_only = values.cpu()[latents].numpy() if scope == ALL else pa.nulls(len(rows), pa.float64())
+                columns[f"clamped_to_{target}_{name}"] = overall_only
         yield pa.table(columns)
 
 
-def _in_short(told: Told) -> dict[str, Any]:
-    found, overall = told.found, told.found.changes.overall
+def _in_short(explanation: NamedExplanation) -> dict[str, Any]:
+    found, overall = explanation.found, explanation.found.changes.overall
 
     def by_place(values: Tensor) -> dict[str, float]:
-        return dict(zip((*told.domains, ALL), values.tolist(), strict=True))
+        return dict(zip((*explanation.domains, ALL), values.tolist(), strict=True))
 
     return {
-        "title": told.title,
-        "images": dict(zip(told.domains, found.num_images.long().tolist(), strict=True)),
-        "summary": summary(told),
+        "title": explanation.title,
+        "images": dict(zip(explanation.domains, found.num_images.long().tolist(), strict=True)),
+        "summary": summary(explanation),
         "accuracy": {piece: by_place(values) for piece, values in found.accuracies.items()},
         "true_class_logit": {
             "change": by_place(found.shares.change),
@@ -198,19 +199,19 @@ def _in_short(told: Told) -> dict[str, Any]:
         },
         "fvu": {
             domain: {"before": before.fvu, "after": after.fvu}
-            for domain, (before, after) in zip(told.domains, found.quality, strict=True)
+            for domain, (before, after) in zip(explanation.domains, found.quality, strict=True)
         },
-        "flips": [asdict(group) | {"name": told.name(group.latent)} for group in found.flips.groups[:LISTED]],
+        "flips": [asdict(group) | {"name": explanation.name(group.latent)} for group in found.flips.groups[:LISTED]],
         "changes": [
             {
-                "latent": latent, "name": told.name(latent), "shows": told.truth(latent),
+                "latent": latent, "name": explanation.name(latent), "shows": explanation.truth(latent),
                 "added": int(overall.added[0, latent]), "removed": int(overall.removed[0, latent]),
                 "effect": overall.effect[0, latent].item(),
                 "accuracy_change_if_set_back": found.clamps["before"].accuracy_change[latent].item(),
                 "restored_if_set_back": int(found.clamps["before"].restored[latent]),
             }
-            for latent in told.ranked()[:LISTED]
+            for latent in explanation.ranked()[:LISTED]
         ],
-        "names": None if told.judged is None else asdict(told.judged),
-        "atom_names": None if told.judged_by_atoms is None else asdict(told.judged_by_atoms),
+        "names": None if explanation.judged is None else asdict(explanation.judged),
+        "atom_names": None if explanation.judged_by_atoms is None else asdict(explanation.judged_by_atoms),
     }  # fmt: skip

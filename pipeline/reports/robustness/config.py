@@ -1,21 +1,13 @@
-"""Configuration of the robustness report: which path belongs to which way to fine-tune. Importable without torch."""
+"""Configuration of the robustness report. Importable without torch."""
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 
 from amalgam.pipeline.engine.kinds import Config
 
 ZERO_SHOT = "zero-shot"
 PLAIN = "ft"
-
-
-class ResultLabel(Config):
-    """What the path of one fine-tuned network is called in a report."""
-
-    variant: str
-    """Way to fine-tune; `zero-shot` is the network before it, `ft` plain fine-tuning."""
-    strength: float | None
-    """Weight of its penalty; None where it has none."""
-    seed: int
+DRIFT = "drift"
+"""The role of how far the features of held-out images moved."""
 
 
 class RobustnessReportConfig(Config):
@@ -24,22 +16,16 @@ class RobustnessReportConfig(Config):
     title: str
     settings: dict[str, str]
     """What the reader of the page should know of the experiment, by name."""
-    results: tuple[ResultLabel, ...]
-    """One per path, in the order of the paths."""
     tolerance: float = Field(default=0.01, ge=0, lt=1)
-    """Share of in-distribution validation accuracy that the choice of a strength, or of an alpha, may give up."""
+    """Largest drop in validation accuracy (fraction) accepted when choosing a strength or an alpha."""
     about: dict[str, str] = Field(default_factory=dict)
     """What each way to fine-tune is, in a few words."""
+    compare: tuple[str, ...] = ()
+    """Two methods to compare at matched validation accuracy, the first as it was chosen; empty compares none."""
 
-    @model_validator(mode="after")
-    def _results_agree(self) -> "RobustnessReportConfig":
-        seeds: dict[tuple[str, float | None], list[int]] = {}
-        for label in self.results:
-            seeds.setdefault((label.variant, label.strength), []).append(label.seed)
-        if (ZERO_SHOT, None) not in seeds:
-            raise ValueError(f"a report compares with {ZERO_SHOT!r}, which has no strength: give its results too")
-        for (variant, strength), tried in seeds.items():
-            if sorted(tried) != sorted(seeds[ZERO_SHOT, None]) or len(set(tried)) < len(tried):
-                every = sorted(seeds[ZERO_SHOT, None])
-                raise ValueError(f"{variant!r} at strength {strength} has seeds {sorted(tried)}, zero-shot has {every}")
-        return self
+    @field_validator("compare")
+    @classmethod
+    def _is_a_pair(cls, compare: tuple[str, ...]) -> tuple[str, ...]:
+        if compare and (len(compare) != 2 or compare[0] == compare[1]):
+            raise ValueError(f"a comparison is of two different methods, such as sae-mask,l2, got {','.join(compare)}")
+        return compare

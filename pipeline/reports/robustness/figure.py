@@ -14,10 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from amalgam.pipeline.reports.files import DEVIATION, Row
 from amalgam.pipeline.reports.frontier.figure import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
 from amalgam.pipeline.reports.robustness.config import PLAIN, ZERO_SHOT
-from amalgam.pipeline.reports.robustness.table import SHIFTS, VALIDATION, home_measure, is_averaged, roles_of
+from amalgam.pipeline.reports.robustness.table import VALIDATION, home_measure, is_averaged, roles_of
+from amalgam.pipeline.reports.tables import DEVIATION, Row
+from amalgam.tasks.scoring.comparing import SHIFTS
 
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, "#777777")
 MARKERS = "sDv^P<X>pdh"
@@ -62,29 +63,29 @@ def robustness_figure(rows: Sequence[Row], title: str) -> Figure:
 
 def _looks(rows: Sequence[Row]) -> dict[str, Look]:
     """A colour, a marker and a line for each way to fine-tune; plain fine-tuning is black."""
-    others = [variant for variant in dict.fromkeys(row["variant"] for row in rows) if variant not in (ZERO_SHOT, PLAIN)]
+    others = [method for method in dict.fromkeys(row["method"] for row in rows) if method not in (ZERO_SHOT, PLAIN)]
     looks: dict[str, Look] = {PLAIN: {"color": "black", "marker": "o", "linestyle": (0, (1, 1))}}
-    for place, (variant, colour, marker) in enumerate(zip(others, cycle(COLOURS), cycle(MARKERS), strict=False)):
-        looks[variant] = {"color": colour, "marker": marker, "linestyle": LINES[place // len(COLOURS) % len(LINES)]}
+    for place, (method, colour, marker) in enumerate(zip(others, cycle(COLOURS), cycle(MARKERS), strict=False)):
+        looks[method] = {"color": colour, "marker": marker, "linestyle": LINES[place // len(COLOURS) % len(LINES)]}
     return looks
 
 
 def _draw_strengths(axes: Axes, rows: Sequence[Row], measure: str, looks: dict[str, Look]) -> None:
-    for variant, look in looks.items():
-        tuned = [row for row in rows if row["variant"] == variant and row["alpha"] == 1]
+    for method, look in looks.items():
+        tuned = [row for row in rows if row["method"] == method and row["alpha"] == 1]
         _line(axes, tuned, measure, **look, linewidth=1.5)
-        _chosen(axes, [row for row in tuned if row["chosen_strength"]], measure, variant, look)
+        _chosen(axes, [row for row in tuned if row["chosen_strength"]], measure, method, look)
     _draw_path(axes, rows, measure, PLAIN, looks[PLAIN])
 
 
 def _draw_paths(axes: Axes, rows: Sequence[Row], measure: str, looks: dict[str, Look]) -> None:
-    for variant, look in looks.items():
-        path = _draw_path(axes, rows, measure, variant, look)
-        _chosen(axes, [row for row in path if row["chosen_alpha"]], measure, variant, look)
+    for method, look in looks.items():
+        path = _draw_path(axes, rows, measure, method, look)
+        _chosen(axes, [row for row in path if row["chosen_alpha"]], measure, method, look)
 
 
-def _draw_path(axes: Axes, rows: Sequence[Row], measure: str, variant: str, look: Look) -> list[Row]:
-    path = [row for row in rows if row["variant"] == variant and row["chosen_strength"]]
+def _draw_path(axes: Axes, rows: Sequence[Row], measure: str, method: str, look: Look) -> list[Row]:
+    path = [row for row in rows if row["method"] == method and row["chosen_strength"]]
     _line(axes, path, measure, **look, linewidth=0.9)
     return path
 
@@ -94,18 +95,18 @@ def _line(axes: Axes, rows: Sequence[Row], measure: str, **look: Any) -> None:
     axes.plot(x, y, markersize=4, markerfacecolor="white", markeredgewidth=0.9, **look)
 
 
-def _chosen(axes: Axes, rows: Sequence[Row], measure: str, variant: str, look: Look) -> None:
+def _chosen(axes: Axes, rows: Sequence[Row], measure: str, method: str, look: Look) -> None:
     """The points that validation chose, large, with their deviations."""
     x, y = _places(rows, measure)
     x_bars, y_bars = ([100 * (row[name + DEVIATION] or 0) for row in rows] for name in (HOME, measure))
     axes.errorbar(
-        x, y, y_bars, x_bars, label=variant, markersize=9, markeredgecolor="black", markeredgewidth=0.8,
+        x, y, y_bars, x_bars, label=method, markersize=9, markeredgecolor="black", markeredgewidth=0.8,
         elinewidth=0.9, linewidth=1.5, zorder=4, **look,
     )  # fmt: skip
 
 
 def _draw_zero_shot(axes: Axes, rows: Sequence[Row], measure: str) -> None:
-    x, y = _places([row for row in rows if row["variant"] == ZERO_SHOT], measure)
+    x, y = _places([row for row in rows if row["method"] == ZERO_SHOT], measure)
     axes.plot(x, y, marker="*", markersize=18, color="#F0E442", markeredgecolor="black", linestyle="none",
               label=ZERO_SHOT, zorder=5)  # fmt: skip
     axes.axvline(x[0], color="black", linewidth=0.8, alpha=0.35, zorder=0)
@@ -114,9 +115,9 @@ def _draw_zero_shot(axes: Axes, rows: Sequence[Row], measure: str) -> None:
 
 def _name_what_matters(axes: Axes, rows: Sequence[Row], measure: str) -> None:
     """Write beside the two ends that all share, and beside the path between them, what they are."""
-    plain = {row["alpha"]: row for row in rows if row["variant"] == PLAIN}
+    plain = {row["alpha"]: row for row in rows if row["method"] == PLAIN}
     inner = sorted(alpha for alpha in plain if 0 < alpha < 1)
-    zero_shot = next(row for row in rows if row["variant"] == ZERO_SHOT)
+    zero_shot = next(row for row in rows if row["method"] == ZERO_SHOT)
     _name(axes, "zero-shot", zero_shot, measure, (10, 8), "left")
     if 1.0 in plain:
         _name(axes, "plain fine-tuning", plain[1.0], measure, (-8, -16), "right")

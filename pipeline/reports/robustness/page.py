@@ -1,42 +1,31 @@
 """The report of a robustness experiment: ways to fine-tune as findings in words, one picture, tables and a page.
 
-`write_report` makes `robustness.png`, `.html` (one file, nothing to fetch), `.csv`, `.parquet`, `.md` and `.json`, and
-`autoencoders.csv` and `.parquet` where autoencoders were measured.
+`robustness_report` makes `robustness.png`, `.html` (one file, nothing to fetch), `.csv`, `.parquet`, `.md` and `.json`,
+and `autoencoders.csv` and `.parquet` where autoencoders were measured.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich.console import Group
 
-from amalgam.pipeline.reports.files import (
-    Column,
-    Row,
-    console_table,
-    markdown_table,
-    percent,
-    read_rows,
-    render,
-    seeds_text,
-    shown,
-    write_picture,
-    write_rows,
-)
+from amalgam.pipeline.reports.builder import Report, read_rows
 from amalgam.pipeline.reports.robustness.config import ZERO_SHOT, RobustnessReportConfig
 from amalgam.pipeline.reports.robustness.figure import robustness_figure
 from amalgam.pipeline.reports.robustness.findings import (
     ROLE_NAMES,
     Comparison,
     Findings,
+    Pair,
     compared_networks,
-    criteria,
     matched_comparison,
     wise_comparisons,
 )
-from amalgam.pipeline.reports.robustness.pooling import PooledAccuracies, pooled
+from amalgam.pipeline.reports.robustness.pooling import Pooled, interval_text, pooled
 from amalgam.pipeline.reports.robustness.saes import (
     SAES_STEM,
     compared_measures,
@@ -47,15 +36,26 @@ from amalgam.pipeline.reports.robustness.saes import (
 from amalgam.pipeline.reports.robustness.sentences import headlines, recommendation
 from amalgam.pipeline.reports.robustness.table import (
     VALIDATION,
-    WisePath,
     drift_measures,
     is_averaged,
     main_rows,
     robustness_table,
     set_measures,
     strength_rows,
-    whole_paths,
 )
+from amalgam.pipeline.reports.tables import (
+    INTERVALS,
+    Column,
+    Row,
+    console_table,
+    markdown_table,
+    percent,
+    points,
+    seeds_text,
+    shown,
+)
+from amalgam.pipeline.store.artifact import Record
+from amalgam.tasks.scoring.seeds import OverSeeds
 
 STEM = "robustness"
 SETTINGS = (Column("strength", "strength", "{:g}".format), Column("alpha", "alpha", "{:g}".format))
@@ -68,6 +68,7 @@ IN_CONSOLE = (
         ("id", "in dist. %"), ("seen", "seen %"), ("unseen", "unseen %"), ("natural", "natural %"),
     )),
 )  # fmt: skip
+INTERVAL_COLUMNS = tuple(Column(name, f"{role}/accuracy", percent, interval=True) for role, name in ROLE_NAMES.items())
 STRENGTH_LEGEND = (
     "Strength: the largest that loses at most {tolerance} of in-distribution validation accuracy to the best "
     "strength and to plain fine-tuning."
@@ -80,40 +81,41 @@ WISE_LEGEND = (
 OVERALL_LEGEND = "Overall: the mean of in-distribution accuracy and of the mean over kinds of shift."
 
 
-def write_report(
-    paths: Sequence[WisePath], qualities: Sequence[Row], folder: Path, config: RobustnessReportConfig,
-    provenance: Sequence[Mapping[str, Any]],
-) -> dict[str, float]:  # fmt: skip
-    """Write the report into a folder and return what MLflow should compare: accuracies and differences by name.
+def robustness_report(
+    frame: pd.DataFrame, qualities: Sequence[Row], config: RobustnessReportConfig, provenance: Sequence[Record] = ()
+) -> tuple[Report, dict[str, float]]:
+    """The report of what was tested, and what MLflow should compare of it: accuracies and differences by name.
 
-    `qualities` are rows of `robustness_saes`, none if no autoencoder was measured.
+    `qualities` are rows of `quality_rows`, none if no autoencoder was measured.
     """
-    whole = whole_paths(paths)
-    rows = robustness_table(whole, config.tolerance)
-    findings = find(rows, whole, pooled(whole, compared_networks(rows)))
-    write_rows(rows, folder, STEM)
-    drawing = write_picture(robustness_figure(rows, config.title), folder / f"{STEM}.png")
-    (folder / f"{STEM}.json").write_text(json.dumps(asdict(findings), indent=2) + "\n")
-    if qualities:
-        write_rows(qualities, folder, SAES_STEM)
-    (folder / f"{STEM}.md").write_text(_markdown(rows, qualities, findings, config))
-    (folder / f"{STEM}.html").write_text(_page(rows, qualities, findings, drawing, config, provenance))
-    return headline(rows, findings) | compared_measures(qualities)
+    rows = robustness_table(frame, config.tolerance)
+    findings = find(rows, pooled(frame, compared_networks(rows, config.compare)), config.compare)
+    report = Report(
+        STEM, config.title, "robustness.html.j2", config.settings,
+        values=_values(rows, frame, qualities, findings, config),
+        tables={STEM: rows} | ({SAES_STEM: qualities} if qualities else {}),
+        figures={STEM: robustness_figure(rows, config.title)},
+        texts={
+            f"{STEM}.json": json.dumps(asdict(findings), indent=2) + "\n",
+            f"{STEM}.md": _markdown(rows, qualities, findings, config),
+        },
+        provenance=provenance,
+    )  # fmt: skip
+    return report, headline(rows, findings, config.compare) | compared_measures(qualities)
 
 
-def find(rows: Sequence[Row], paths: Sequence[WisePath], accuracies: PooledAccuracies) -> Findings:
+def find(rows: Sequence[Row], accuracies: Pooled, pair: Pair) -> Findings:
     """Everything the rows say in words."""
-    matched = matched_comparison(rows, accuracies)
+    matched = matched_comparison(rows, accuracies, pair)
     return Findings(
-        headlines(rows, accuracies),
+        headlines(rows, accuracies, pair),
         recommendation(rows, accuracies),
         [*([matched] if matched else []), *wise_comparisons(rows, accuracies)],
-        criteria(rows, paths, accuracies),
     )
 
 
-def headline(rows: Sequence[Row], findings: Findings) -> dict[str, float]:
-    """Accuracies such as `seen/l2 + WiSE`, choices such as `strength/l2`, and the first difference with its ends."""
+def headline(rows: Sequence[Row], findings: Findings, pair: Pair) -> dict[str, float]:
+    """Accuracies such as `seen/l2 + WiSE`, choices such as `strength/l2`, the difference of a pair with its ends."""
     found = dict[str, float]()
     for row in main_rows(rows):
         found |= {f"{role}/{row['label']}": row[f"{role}/accuracy"] for role in ROLE_NAMES if f"{role}/accuracy" in row}
@@ -121,7 +123,7 @@ def headline(rows: Sequence[Row], findings: Findings) -> dict[str, float]:
             found[f"strength/{row['label']}"] = row["strength"]
         if row["form"] == "WiSE":
             found[f"alpha/{row['label']}"] = row["alpha"]
-    for one in findings.comparisons[:1]:
+    for one in findings.comparisons[: 1 if pair else 0]:
         for role, difference in one.by_role.items():
             found |= {f"difference/{role}": difference.value, f"difference/{role} low": difference.low}
             found |= {f"difference/{role} high": difference.high}
@@ -136,49 +138,44 @@ def terminal_table(folder: Path) -> Group:
     rows = main_rows(read_rows(folder, STEM))
     choice = json.loads((folder / f"{STEM}.json").read_text())["recommendation"]
     caption = "\n".join(filter(None, (f"{seeds_text(rows)}. Without WiSE alpha is 1.", choice and f"Choose {choice}")))
-    main = console_table("", rows, shown(IN_CONSOLE, rows), lambda row: row["variant"], caption)
+    main = console_table("", rows, shown(IN_CONSOLE, rows), lambda row: row["method"], caption)
     has_saes = (folder / f"{SAES_STEM}.parquet").is_file()
     return Group(main, *([console_qualities(folder)] if has_saes else []))
 
 
 def _markdown(rows: Sequence[Row], qualities: Sequence[Row], findings: Findings, config: RobustnessReportConfig) -> str:
     main = main_rows(rows)
-    columns = shown((*SETTINGS, *SCORES), main)
-    lines = [[row["label"], *(column.cell(row) for column in columns)] for row in main]
-    table = markdown_table(["", *(column.heading for column in columns)], lines)
+    table = markdown_table("", main, shown((*SETTINGS, *SCORES), main))
     choice = f"**Choose** {findings.recommendation}\n\n" if findings.recommendation else ""
-    said = "".join(f"* {sentence}\n" for sentence in findings.headlines)
+    sentences = "".join(f"* {sentence}\n" for sentence in findings.headlines)
     legend = f"Accuracy in %. {seeds_text(rows)}. {_legend(rows, config)}"
     saes = f"\n{markdown_qualities(qualities)}" if qualities else ""
-    return f"**{config.title}**\n\n{table}\n\n{choice}{said}\n{legend}\n{saes}"
+    return f"**{config.title}**\n\n{table}\n\n{choice}{sentences}\n{legend}\n{saes}"
 
 
-def _page(
-    rows: Sequence[Row], qualities: Sequence[Row], findings: Findings, drawing: str, config: RobustnessReportConfig,
-    provenance: Sequence[Mapping[str, Any]],
-) -> str:  # fmt: skip
-    main, tuned, sets = main_rows(rows), [row for row in rows if row["alpha"] == 1], set_measures(rows)
-    moved = [Column(text, name, "{:.3f}".format, deviation=True) for name, text in drift_measures(tuned).items()]
+def _values(
+    rows: Sequence[Row], frame: pd.DataFrame, qualities: Sequence[Row], findings: Findings,
+    config: RobustnessReportConfig,
+) -> dict[str, Any]:  # fmt: skip
+    main, tuned, sets = main_rows(rows), [row for row in rows if row["alpha"] == 1], set_measures(frame)
+    moved = [Column(text, name, "{:.3f}".format, deviation=True) for name, text in drift_measures(frame).items()]
     roles = [role for role in ROLE_NAMES if any(role in one.by_role for one in findings.comparisons)]
-    return render(
-        "robustness.html.j2",
-        title=config.title,
-        subtitle=seeds_text(rows),
-        legend=_legend(rows, config),
-        drawing=drawing,
-        findings=findings,
-        main=_scores(main, (*SETTINGS, *SCORES)),
-        roles=[ROLE_NAMES[role] for role in roles],
-        comparisons=[_compared(one, roles) for one in findings.comparisons],
-        strengths=_scores(strength_rows(rows), (SETTINGS[0], CHOICE, *SCORES)),
-        drift=_scores(tuned, (SETTINGS[0], *moved)) if moved else None,
-        saes=page_qualities(qualities) if qualities else None,
-        sets=list(sets.values()),
-        set_cells=[(row["label"], row["variant"], _changes(row, main[0], list(sets))) for row in main],
-        about=[(name, config.about[name]) for name in _variants(main) if name in config.about],
-        config=config.settings,
-        provenance=provenance,
-    )
+    return {
+        "subtitle": seeds_text(rows),
+        "legend": _legend(rows, config),
+        "findings": findings,
+        "main": _scores(main, (*SETTINGS, *SCORES)),
+        "intervals": _scores(main, INTERVAL_COLUMNS),
+        "intervals_legend": INTERVALS,
+        "roles": [ROLE_NAMES[role] for role in roles],
+        "comparisons": [_compared(one, roles) for one in findings.comparisons],
+        "strengths": _scores(strength_rows(rows), (SETTINGS[0], CHOICE, *SCORES)),
+        "drift": _scores(tuned, (SETTINGS[0], *moved)) if moved else None,
+        "saes": page_qualities(qualities) if qualities else None,
+        "sets": list(sets.values()),
+        "set_cells": [(row["label"], row["method"], _changes(row, main[0], list(sets))) for row in main],
+        "about": [(name, config.about[name]) for name in _methods(main) if name in config.about],
+    }
 
 
 def _scores(rows: Sequence[Row], columns: Sequence[Column]) -> dict[str, Any]:
@@ -190,27 +187,35 @@ def _scores(rows: Sequence[Row], columns: Sequence[Column]) -> dict[str, Any]:
     return {
         "headings": [column.heading for column in columns],
         "rows": [
-            {"label": row["label"], "kind": row["variant"], "chosen": row["chosen_strength"], "cells": cells}
+            {"label": row["label"], "kind": row["method"], "chosen": row["chosen_strength"], "cells": cells}
             for row, cells in zip(rows, values, strict=True)
         ],
     }
 
 
-def _variants(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(row["variant"] for row in rows))
+def _methods(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(row["method"] for row in rows))
 
 
 def _compared(one: Comparison, roles: Sequence[str]) -> tuple[str, str, list[tuple[str, bool, str]]]:
-    """Both names, and for each role the difference, whether it is sure, and in how many seeds it is positive."""
+    """Both names, and for each role the difference, whether it is sure, and what the seeds say of it."""
     found = [one.by_role.get(role) for role in roles]
     return one.ours, one.theirs, [
-        ("", False, "") if d is None else (str(d), d.is_sure, f"{d.num_ahead}/{d.num_seeds}") for d in found
+        ("", False, "") if d is None else (interval_text(d), d.is_sure, _over_seeds(d.num_ahead, d.seeds))
+        for d in found
     ]  # fmt: skip
+
+
+def _over_seeds(num_ahead: int, seeds: OverSeeds) -> str:
+    ahead = f"{num_ahead}/{seeds.num_seeds}"
+    if seeds.low is None or seeds.high is None:
+        return ahead
+    return f"{ahead}; t: [{points(seeds.low)}, {points(seeds.high)}]"
 
 
 def _changes(row: Row, zero_shot: Row, sets: Sequence[str]) -> list[tuple[str, float]]:
     """The accuracy on each test set in percent, and its distance to zero-shot, full at 20 points, to colour it by."""
-    assert zero_shot["variant"] == ZERO_SHOT, "zero-shot is the first row of the main table"
+    assert zero_shot["method"] == ZERO_SHOT, "zero-shot is the first row of the main table"
     found = []
     for name in sets:
         value, before = (each.get(name) for each in (row, zero_shot))

@@ -1,24 +1,28 @@
 """How good the autoencoders of a robustness experiment are: a table of its report, a row for each way to make them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from amalgam.pipeline.reports.files import (
+from amalgam.pipeline.reports.builder import read_rows
+from amalgam.pipeline.reports.tables import (
     DEVIATION,
+    HIGH,
+    LOW,
     Column,
     Row,
     console_table,
     markdown_table,
-    mean_and_deviation,
     percent,
-    read_rows,
     shown,
+    spread,
 )
+from amalgam.tasks.scoring.results import Result, results_frame
 
 SAES_STEM = "autoencoders"
+STABILITY = "atoms/stability"
 ROLES = {"id": "in distribution", "seen": "seen shifts", "unseen": "unseen shifts"}
 AFTER, BEFORE = "reconstruction_accuracy", "accuracy"  # of the zero-shot head
 COLUMNS = (
@@ -27,7 +31,7 @@ COLUMNS = (
     Column("dead %", "id/dead_share", percent, deviation=True),
     *(Column(f"accuracy {name}", f"{role}/{AFTER}", percent, deviation=True) for role, name in ROLES.items()),
     *(Column(f"monosem. {name}", f"{role}/monosemanticity", "{:.2f}".format) for role, name in ROLES.items()),
-    Column("stability", "stability", "{:.2f}".format, deviation=True),
+    Column("stability", STABILITY, "{:.2f}".format, deviation=True),
 )
 IN_CONSOLE = (
     *(
@@ -37,7 +41,7 @@ IN_CONSOLE = (
     Column("L0", "id/l0", "{:.1f}".format),
     Column("dead", "id/dead_share", percent),
     *(Column(name, f"{role}/{AFTER}", percent) for role, name in zip(ROLES, ("acc.", "seen", "unseen"), strict=True)),
-    Column("stab.", "stability", "{:.2f}".format),
+    Column("stab.", STABILITY, "{:.2f}".format),
 )
 CAPTION = "FVU and accuracy are in distribution, on seen and on unseen shifts; shares but FVU in %."
 LEGEND = (
@@ -52,18 +56,14 @@ UNTOUCHED = "no autoencoder"
 """The row of the features themselves: their accuracy, and how alike they are."""
 
 
-def quality_rows(summaries: Sequence[Mapping[str, float | int | str]]) -> list[Row]:
-    """Mean and deviation over seeds, by name and measure, from the summary of each seed's `sae_quality` step."""
-    values: dict[str, dict[str, list[float]]] = {}
-    for summary in summaries:
-        for metric, value in summary.items():
-            name, _, measure = metric.partition("/")
-            values.setdefault(name, {}).setdefault(measure, []).append(float(value))
+def quality_rows(results: Sequence[Result]) -> list[Row]:
+    """Mean and deviation over seeds, by name and measure, of the means that each seed's `sae_quality` step writes."""
+    frame = results_frame(result for result in results if result.network.member is None)
     rows = list[Row]()
-    for name, measures in values.items():
-        row: Row = {"label": name, "seeds": len(summaries)}
-        for measure, found in measures.items():
-            row |= mean_and_deviation(measure, found)
+    for network, of_network in frame.groupby("network", sort=False):
+        row: Row = {"label": network.method, "seeds": of_network["seed"].nunique()}
+        for measure, values in of_network.groupby("measure", sort=False)["value"]:
+            row |= spread(measure, values.tolist())
         rows.append(row)
     return rows
 
@@ -84,9 +84,8 @@ def console_qualities(folder: Path) -> Table:
 
 def markdown_qualities(rows: Sequence[Row]) -> str:
     """The table and what its words mean, in Markdown."""
-    table = page_qualities(rows)
-    lines = [[row["label"], *(text for text, _ in row["cells"])] for row in table["rows"]]
-    return f"{markdown_table(['autoencoders', *table['headings']], lines)}\n\n{LEGEND}\n"
+    every = _with_untouched(rows)
+    return f"{markdown_table('autoencoders', every, shown(COLUMNS, every))}\n\n{LEGEND}\n"
 
 
 def page_qualities(rows: Sequence[Row]) -> dict[str, Any]:
@@ -108,6 +107,6 @@ def _with_untouched(rows: Sequence[Row]) -> list[Row]:
     first: Row = {"label": UNTOUCHED}
     for role in ROLES:
         first[f"{role}/monosemanticity"] = rows[0].get(f"{role}/similarity")
-        for end in ("", DEVIATION):
+        for end in ("", DEVIATION, LOW, HIGH):
             first[f"{role}/{AFTER}{end}"] = rows[0].get(f"{role}/{BEFORE}{end}")
     return [first, *rows]

@@ -2,54 +2,41 @@
 
 from collections.abc import Sequence
 
-from amalgam.pipeline.reports.files import MINUS, Row, percent, points
 from amalgam.pipeline.reports.robustness.config import PLAIN, ZERO_SHOT
-from amalgam.pipeline.reports.robustness.findings import (
-    METHOD,
-    PEER,
-    ROLE_NAMES,
-    matched_comparison,
-    named,
-    share_bought_back,
-)
-from amalgam.pipeline.reports.robustness.pooling import Difference, PooledAccuracies, network_of
-from amalgam.pipeline.reports.robustness.table import (
-    OVERALL,
-    SHIFTS,
-    home_measure,
-    main_rows,
-    reference_shift,
-    roles_of,
-    row_of,
-)
+from amalgam.pipeline.reports.robustness.findings import ROLE_NAMES, Pair, matched_comparison, named
+from amalgam.pipeline.reports.robustness.pooling import Pooled, interval_text, key_of
+from amalgam.pipeline.reports.robustness.table import home_measure, main_rows, reference_shift, roles_of, row_of
+from amalgam.pipeline.reports.tables import MINUS, Row, percent, points
+from amalgam.tasks.scoring.comparing import OVERALL, SHIFTS, Difference
+from amalgam.tasks.scoring.selection import recovered_fraction
 
 NUM_NAMED = 3  # ways to fine-tune that one sentence names
 MEASURE = "the mean of in-distribution and shifted accuracy"
 
 
-def headlines(rows: Sequence[Row], pooled: PooledAccuracies) -> list[str]:
-    """What plain fine-tuning does, what penalties and WiSE buy back, and how the method and its peer compare."""
-    found = [_plain(rows), _penalties(rows), _beyond(rows), _wise(rows), _compared(rows, pooled)]
+def headlines(rows: Sequence[Row], pooled: Pooled, pair: Pair = ()) -> list[str]:
+    """What plain fine-tuning does, what penalties and WiSE recover, and how the two methods of a pair compare."""
+    found = [_plain(rows), _penalties(rows, pair), _beyond(rows), _wise(rows), _compared(rows, pooled, pair)]
     return [sentence for sentence in found if sentence]
 
 
-def recommendation(rows: Sequence[Row], pooled: PooledAccuracies) -> str:
+def recommendation(rows: Sequence[Row], pooled: Pooled) -> str:
     """What to choose: the best overall if it is surely ahead of plain fine-tuning with WiSE, else that."""
     tried = [row for row in main_rows(rows) if row.get(f"{OVERALL}/accuracy") is not None]
-    simple = max((row for row in tried if row["variant"] == PLAIN), key=_overall, default=None)
+    simple = max((row for row in tried if row["method"] == PLAIN), key=_overall, default=None)
     if simple is None:
         return ""
     best = max(tried, key=_overall)
-    if network_of(best) == network_of(simple):
+    if key_of(best) == key_of(simple):
         return f"{named(simple)}: nothing tried is better on {MEASURE} ({percent(_overall(best))} %)."
-    lead = pooled.difference(OVERALL, network_of(best), network_of(simple))
-    ahead = f"by {lead} points on {MEASURE}, and in {lead.num_ahead} of {lead.num_seeds} seeds"
+    lead = pooled.difference(OVERALL, key_of(best), key_of(simple))
+    ahead = f"by {interval_text(lead)} points on {MEASURE}, and in {lead.num_ahead} of {lead.seeds.num_seeds} seeds"
     if not lead.low > 0:
         return (
             f"{named(simple)}, the simplest remedy. The best of {len(tried)} rows, {named(best)}, is ahead of it "
             f"{ahead}: these test images cannot tell that from nothing."
         )
-    if best["variant"] == ZERO_SHOT:
+    if best["method"] == ZERO_SHOT:
         return f"no fine-tuning at all. Zero-shot is ahead of {named(simple)} {ahead}."
     return (
         f"{named(best)}. It is ahead of the simplest remedy, {named(simple)}, {ahead}. As the best of {len(tried)} "
@@ -80,21 +67,21 @@ def _change(name: str, before: float, after: float) -> str:
     return f"{100 * abs(after - before):.1f} points {preposition}{name} ({percent(before)} → {percent(after)} %)"
 
 
-def _penalties(rows: Sequence[Row]) -> str:
-    shares = {row["variant"]: found for row in main_rows(rows) if row["strength"] is not None and not row["form"]
-              if (found := _bought_back(rows, row))}  # fmt: skip
-    ranked = sorted(shares, key=lambda variant: -shares[variant][0])
-    shown = [variant for place, variant in enumerate(ranked) if place < NUM_NAMED or variant in (METHOD, PEER)]
+def _penalties(rows: Sequence[Row], pair: Pair) -> str:
+    shares = {row["method"]: found for row in main_rows(rows) if row["strength"] is not None and not row["form"]
+              if (found := _recovered(rows, row))}  # fmt: skip
+    ranked = sorted(shares, key=lambda method: -shares[method][0])
+    shown = [method for place, method in enumerate(ranked) if place < NUM_NAMED or method in pair]
     if not shown:
         return ""
-    words = [f"{variant} {_with_price(*shares[variant])}" for variant in shown]
-    rest = f"; {len(ranked) - len(shown)} others buy back less" if len(ranked) > len(shown) else ""
+    words = [f"{method} {_with_price(*shares[method])}" for method in shown]
+    rest = f"; {len(ranked) - len(shown)} others recover less" if len(ranked) > len(shown) else ""
     loss = f"the loss on {ROLE_NAMES[reference_shift(rows) or '']}"
-    return f"Bought back of {loss}, at the strengths chosen on validation: {'; '.join(words)}{rest}."
+    return f"Recovered of {loss}, at the strengths chosen on validation: {'; '.join(words)}{rest}."
 
 
 def _beyond(rows: Sequence[Row]) -> str:
-    beyond = list(dict.fromkeys(row["variant"] for row in rows if not row["within_tolerance"]))
+    beyond = list(dict.fromkeys(row["method"] for row in rows if not row["within_tolerance"]))
     if not beyond:
         return ""
     return (
@@ -105,11 +92,11 @@ def _beyond(rows: Sequence[Row]) -> str:
 
 def _wise(rows: Sequence[Row]) -> str:
     plain = row_of(rows, PLAIN, "WiSE")
-    found = plain and _bought_back(rows, plain)
+    found = plain and _recovered(rows, plain)
     if not plain or not found:
         return ""
     return (
-        f"WiSE, averaging plainly fine-tuned and zero-shot weights, buys back {_with_price(*found)} at alpha "
+        f"WiSE, averaging plainly fine-tuned and zero-shot weights, recovers {_with_price(*found)} at alpha "
         f"{plain['alpha']:g}, without any penalty."
     )
 
@@ -118,32 +105,29 @@ def _with_price(share: float, price: float) -> str:
     return f"{100 * share:.0f} % (in distribution {points(price)})".replace("-", MINUS)
 
 
-def _bought_back(rows: Sequence[Row], row: Row) -> tuple[float, float] | None:
-    """Which share of plain fine-tuning's loss a row buys back, and what it changes in distribution."""
+def _recovered(rows: Sequence[Row], row: Row) -> tuple[float, float] | None:
+    """Which share of plain fine-tuning's loss a row recovers, and what it changes in distribution."""
     zero, plain, shift = row_of(rows, ZERO_SHOT), row_of(rows, PLAIN), reference_shift(rows)
     if zero is None or plain is None or not shift:
         return None
-    share = share_bought_back(*(each[f"{shift}/accuracy"] for each in (row, zero, plain)))
+    share = recovered_fraction(*(each[f"{shift}/accuracy"] for each in (row, zero, plain)))
     home = home_measure(rows)
     return None if share is None else (share, row[home] - plain[home])
 
 
-def _compared(rows: Sequence[Row], pooled: PooledAccuracies) -> str:
-    found = matched_comparison(rows, pooled)
+def _compared(rows: Sequence[Row], pooled: Pooled, pair: Pair) -> str:
+    found = matched_comparison(rows, pooled, pair)
     if found is None:
         return ""
-    words = [
-        f"{found.by_role[role]} on {ROLE_NAMES[role]} ({_verdict(found.by_role[role])})"
-        for role in SHIFTS
-        if role in found.by_role
-    ]
-    return f"{METHOD} against {PEER} at matched in-distribution accuracy: {_listed(words)}."
+    differences = {ROLE_NAMES[role]: found.by_role[role] for role in SHIFTS if role in found.by_role}
+    words = [f"{interval_text(one)} on {name} ({_verdict(one, pair)})" for name, one in differences.items()]
+    return f"{pair[0]} against {pair[1]} at matched in-distribution accuracy: {_listed(words)}."
 
 
-def _verdict(difference: Difference) -> str:
+def _verdict(difference: Difference, pair: Pair) -> str:
     if not difference.is_sure:
         return "no difference these images can show"
-    return f"{METHOD if difference.value > 0 else PEER} is better"
+    return f"{pair[0] if difference.value > 0 else pair[1]} is better"
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -5,7 +5,6 @@ No network is written to disk. Every prediction is, and all scores are computed 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,9 +16,11 @@ from amalgam.pipeline.engine.host import free_bytes
 from amalgam.pipeline.engine.kinds import Config, Kind
 from amalgam.pipeline.engine.step import Metrics
 from amalgam.pipeline.engine.workspace import Workspace
+from amalgam.pipeline.reports.robustness.config import DRIFT
 from amalgam.pipeline.steps.clip.saes import SAES, ChosenSAE
 from amalgam.tasks.clip.testing.test_sets import VALIDATION, TestSet, check_test_sets
 from amalgam.tasks.data.sources import LabelledConfig, check_source
+from amalgam.tasks.scoring.results import ALPHA, Network, Result
 
 if TYPE_CHECKING:
     from amalgam.pipeline.store.tables.predictions import Answers
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from amalgam.tasks.clip.testing.evaluate import Networks
     from amalgam.tasks.clip.testing.session import Session
 
-SCORES = "scores.json"
 MEMORY_SHARE = 0.5  # of what is free, that networks kept from batch to batch may take
 ALPHAS = tuple(step / 10 for step in range(11))  # the sweep of WiSE-FT (Wortsman et al. 2022)
 
@@ -50,6 +50,8 @@ class PathConfig(Config):
     """Images per forward pass; it decides how sums are rounded."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 runs the encoder under autocast."""
+    identity: Network = Network(kind="classifier", method="fine-tuned")
+    """What the results at alpha 1 are of: the method that fine-tuned, its strength, the seed."""
 
     @model_validator(mode="after")
     def _can_be_walked(self) -> PathConfig:
@@ -64,16 +66,17 @@ class PathConfig(Config):
 
 
 def evaluate_path(config: PathConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
-    """Write predictions, scores with intervals, and a summary of `role/metric@network` and `set/NAME/metric@network`.
+    """Write predictions and the table of results; the summary has `role/metric@alpha=A` and `set/NAME/metric@alpha=A`.
 
     `before` is a classifier. `after` is another, or several that are made a soup of, the greedy one by held-out images;
     its weights are mixed with those of `before` by every alpha. Test sets with templates need `backbone`; drift
     through an autoencoder, `sae`. Drift is that of the last network.
     """
-    from amalgam.pipeline.reports.path_scores import path_scores, summary
     from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_about
+    from amalgam.pipeline.store.measures import recorded
     from amalgam.pipeline.store.tables.predictions import PREDICTIONS, write_predictions
     from amalgam.tasks.clip.finetuning.similarity import DriftMeter
+    from amalgam.tasks.clip.testing.evaluate import path_name
 
     session = _session(config, inputs, work)
     tuned = [load_classifier(folder).to(work.device).state_dict() for folder in _folders(inputs)]
@@ -83,12 +86,12 @@ def evaluate_path(config: PathConfig, inputs: Mapping[str, Any], work: Workspace
     sae, skipped = sae and sae.to(work.device), dict[str, int]()
     meters = {name: DriftMeter(sae) for name in (VALIDATION, *(one.name for one in config.test_sets))}
     write_predictions(work.out / PREDICTIONS, _answers(session, networks, config.test_sets, meters, skipped))
+    identities = {path_name(alpha): config.identity.with_setting(ALPHA, alpha) for alpha in config.alphas}
     official = {test_set.name: test_set.metric for test_set in config.test_sets}
-    rows = path_scores(work.out / PREDICTIONS, official)
-    (work.out / SCORES).write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+    results = path_results(work.out / PREDICTIONS, official, identities)
+    results += _drift(meters, identities[list(networks)[-1]], {one.name: one.role for one in config.test_sets})
     return {
-        **summary(rows),
-        **_drift_metrics(meters, list(networks)[-1]),
+        **recorded(results, work.out, by=(ALPHA,)),
         **{f"set/{name}/skipped": count for name, count in skipped.items() if count},
         "data_fingerprint": session.validation.images.fingerprint,
     }
@@ -143,15 +146,38 @@ def _folders(inputs: Mapping[str, Any]) -> Sequence[Path]:
     return (after,) if isinstance(after, Path) else after
 
 
-def _drift_metrics(meters: Mapping[str, DriftMeter], network: str) -> dict[str, float]:
-    """`drift/cka@alpha=1` of the held-out images, and `set/NAME/drift_cka@alpha=1` of each test set."""
+def path_results(predictions: Path, official: Mapping[str, str], networks: Mapping[str, Network]) -> list[Result]:
+    """The scores of every network on every test set, then the means over the test sets of each role.
+
+    `official` is the metric of test sets that are not judged by accuracy alone, `networks` what the names in the file
+    stand for. Memory is what all networks answered on one test set.
+    """
+    from itertools import groupby
+
+    from amalgam.pipeline.store.tables.predictions import read_predictions
+    from amalgam.tasks.scoring.scores import Scores, mean_scores, score_rows, scores_of
+
+    rows, by_role = list[Result](), dict[str, list[Scores]]()
+    for name, of_set in groupby(read_predictions(predictions), key=lambda answers: answers.test_set):
+        answers = list(of_set)
+        scores = scores_of({each.network: each.predictions for each in answers}, official.get(name, "accuracy"))
+        by_role.setdefault(answers[0].role, []).append(scores)
+        if name != VALIDATION:  # held-out images are the only ones of their role, and go by it alone
+            rows += score_rows(scores, networks, answers[0].role, name)
+    for role, sets in by_role.items():
+        rows += score_rows(mean_scores(sets), networks, role, None)
+    return rows
+
+
+def _drift(meters: Mapping[str, DriftMeter], network: Network, roles: Mapping[str, str]) -> list[Result]:
+    """How far features moved: of held-out images as `drift/cka`, of a test set as `set/NAME/drift_cka`."""
     found = {name: meter.result() for name, meter in meters.items() if meter.num_examples}
-    own = {f"drift/{name}@{network}": number for name, number in found.pop(VALIDATION, {}).items()}
-    return own | {
-        f"set/{test_set}/drift_{name}@{network}": number
+    own = [Result(network, DRIFT, None, name, number) for name, number in found.pop(VALIDATION, {}).items()]
+    return own + [
+        Result(network, roles[test_set], test_set, f"{DRIFT}_{name}", number)
         for test_set, numbers in found.items()
         for name, number in numbers.items()
-    }
+    ]
 
 
 def check_path(config: PathConfig, data_root: Path | None) -> None:
@@ -160,4 +186,4 @@ def check_path(config: PathConfig, data_root: Path | None) -> None:
         check_source(source, data_root)
 
 
-PATH = Kind("path", evaluate_path, PathConfig, check=check_path)
+PATH = Kind("path", evaluate_path, PathConfig, version=2, check=check_path)

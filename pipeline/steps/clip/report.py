@@ -1,4 +1,4 @@
-"""The report of a robustness experiment: every way to fine-tune, from the records and predictions of its paths."""
+"""The report of a robustness experiment: every way to fine-tune, from the results and predictions of its paths."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,24 +14,18 @@ def write_report(config: RobustnessReportConfig, inputs: Mapping[str, Any], work
 
     Reads the `paths` and, if autoencoders were measured, their `qualities`, a step of each seed.
     """
-    from amalgam.pipeline.reports.files import made_from
-    from amalgam.pipeline.reports.robustness import page
+    from amalgam.pipeline.reports.robustness.page import robustness_report
     from amalgam.pipeline.reports.robustness.saes import quality_rows
-    from amalgam.pipeline.reports.robustness.table import WisePath, scores_by_alpha
+    from amalgam.pipeline.reports.robustness.table import path_frame
     from amalgam.pipeline.store.artifact import read_record
+    from amalgam.pipeline.store.tables.results import read_all, read_results
 
-    folders = inputs["paths"]
-    if len(folders) != len(config.results):
-        raise ValueError(f"a report needs a label per path, got {len(config.results)} labels of {len(folders)} paths")
-    records = [read_record(folder) for folder in folders]
-    paths = [
-        WisePath(label.variant, label.strength, label.seed, scores_by_alpha(record.metrics, folder))
-        for label, record, folder in zip(config.results, records, folders, strict=True)
-    ]
-    measured = [read_record(folder) for folder in inputs.get("qualities", ())]
-    qualities = quality_rows([record.metrics for record in measured])
-    provenance = made_from([*records, *measured])
-    return {**page.write_report(paths, qualities, work.out, config, provenance)}
+    paths, qualities = inputs["paths"], inputs.get("qualities", ())
+    frame = path_frame({folder: read_results(folder) for folder in paths})
+    provenance = [read_record(folder) for folder in (*paths, *qualities)]
+    report, headline = robustness_report(frame, quality_rows(read_all(qualities)), config, provenance)
+    report.write(work.out)
+    return {**headline}
 
 
-ROBUSTNESS = Kind("robustness", write_report, RobustnessReportConfig, expect=Expect(5, 1_000_000))
+ROBUSTNESS = Kind("robustness", write_report, RobustnessReportConfig, version=2, expect=Expect(5, 1_000_000))

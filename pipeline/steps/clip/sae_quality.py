@@ -5,7 +5,6 @@ A step of its own, so that no autoencoder, and nothing that is fine-tuned with o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -16,8 +15,9 @@ from pydantic import model_validator
 from amalgam.pipeline.engine.kinds import Config, Kind
 from amalgam.pipeline.engine.step import Expect, Metrics
 from amalgam.pipeline.engine.workspace import Workspace
-from amalgam.pipeline.steps.clip.saes import QUALITY, SAES, ChosenSAE, SAEsConfig, agreement, numbers
+from amalgam.pipeline.steps.clip.saes import SAES, ChosenSAE, SAEsConfig, agreement, numbers
 from amalgam.tasks.clip.testing.test_sets import TestSet, check_test_sets
+from amalgam.tasks.scoring.results import Network, Result
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from amalgam.tasks.sae.autoencoder import SparseAutoencoder
 
 BATCH = 512  # images encoded at once
-PLACE = ("saes", "seed", "test_set", "role")  # what of a row is no measure
-Row = dict[str, Any]
+ATOMS = "atoms"  # the role of what no test set says of autoencoders
 
 
 class SAEQualityConfig(Config):
@@ -37,6 +36,8 @@ class SAEQualityConfig(Config):
     saes: tuple[tuple[str, SAEsConfig], ...]
     """What each step of autoencoders is called, and what it has trained, in the order of the steps."""
     test_sets: tuple[TestSet, ...]
+    seed: int = 0
+    """The repetition that the results belong to."""
 
     @model_validator(mode="after")
     def _means_make_sense(self) -> SAEQualityConfig:
@@ -50,12 +51,13 @@ class SAEQualityConfig(Config):
 
 
 def measure_saes(config: SAEQualityConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
-    """Write `quality.json`, a row for each autoencoder and test set, from `saes` and the frozen `classifier`.
+    """Write the table of results, each autoencoder on each test set, from `saes` and the frozen `classifier`.
 
-    The summary is `NAME/role/measure`, the mean over a step's autoencoders and a role's test sets, and `NAME/stability`
-    where a step has several autoencoders.
+    Then come means over a step's autoencoders and a role's test sets, and how alike the atoms of several autoencoders
+    are; the summary has these as `NAME/role/measure` and `NAME/atoms/stability`.
     """
     from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_about
+    from amalgam.pipeline.store.tables.results import write_results
     from amalgam.tasks.data.opening import open_source
 
     classifier = load_classifier(inputs["classifier"]).to(work.device)
@@ -64,13 +66,21 @@ def measure_saes(config: SAEQualityConfig, inputs: Mapping[str, Any], work: Work
         name: _read(folder, saes, width, backbone, work.device)
         for (name, saes), folder in zip(config.saes, inputs["saes"], strict=True)
     }
-    rows = []
+    rows = list[Result]()
     for test_set in config.test_sets:
         images = open_source(test_set.source, work.data_root)
-        rows += _measured(test_set, images, classifier, groups, work.device)
-    (work.out / QUALITY).write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
-    stability = {f"{name}/stability": agreement([*saes.values()]) for name, saes in groups.items() if len(saes) > 1}
-    return {**_means(rows), **stability}
+        rows += _measured(test_set, images, classifier, groups, config.seed, work.device)
+    means = _means(rows) + [
+        Result(_identity(name, config.seed), ATOMS, None, "stability", agreement([*saes.values()]))
+        for name, saes in groups.items()
+        if len(saes) > 1
+    ]
+    write_results(rows + means, work.out)
+    return {f"{mean.network.method}/{mean.measure}": mean.value for mean in means}
+
+
+def _identity(name: str, seed: int, member: int | None = None) -> Network:
+    return Network(kind="autoencoder", method=name, member=member, seed=seed)
 
 
 def _read(folder: Path, saes: SAEsConfig, width: int, backbone: str, device: str) -> dict[int, SparseAutoencoder]:
@@ -84,9 +94,10 @@ def _measured(
     images: Images,
     classifier: Classifier,
     groups: Mapping[str, Mapping[int, SparseAutoencoder]],
+    repetition: int,
     device: str,
-) -> list[Row]:
-    """A row for each autoencoder; images are encoded once for all."""
+) -> list[Result]:
+    """The numbers of each autoencoder; images are encoded once for all."""
     import torch
 
     from amalgam.pipeline.store.tables.features import as_wanted
@@ -100,8 +111,11 @@ def _measured(
             features = classifier.encoder(batch.images)
             for _, _, meter in meters:
                 meter.update(as_wanted(features, meter.sae.info), batch.labels)
-        place = {"test_set": test_set.name, "role": test_set.role}
-        return [{"saes": name, "seed": seed} | place | numbers(meter.result()) for name, seed, meter in meters]
+    return [
+        Result(_identity(name, repetition, seed), test_set.role, test_set.name, measure, number)
+        for name, seed, meter in meters
+        for measure, number in numbers(meter.result()).items()
+    ]
 
 
 def _head(test_set: TestSet, classifier: Classifier) -> Tensor | None:
@@ -110,12 +124,13 @@ def _head(test_set: TestSet, classifier: Classifier) -> Tensor | None:
     return None if own else classifier.head.get_parameter("weight").detach()
 
 
-def _means(rows: Sequence[Row]) -> dict[str, float]:
-    values: dict[str, list[float]] = {}
+def _means(rows: Sequence[Result]) -> list[Result]:
+    """The mean of each measure over a step's autoencoders and a role's test sets."""
+    values: dict[tuple[Network, str, str], list[float]] = {}
     for row in rows:
-        for measure in (name for name in row if name not in PLACE):
-            values.setdefault(f"{row['saes']}/{row['role']}/{measure}", []).append(row[measure])
-    return {name: fmean(of_name) for name, of_name in values.items()}
+        network = row.network.model_copy(update={"member": None})
+        values.setdefault((network, row.role, row.metric), []).append(row.value)
+    return [Result(network, role, None, metric, fmean(of)) for (network, role, metric), of in values.items()]
 
 
-SAE_QUALITY = Kind("sae_quality", measure_saes, SAEQualityConfig, version=2, expect=Expect(5, 1_000_000))
+SAE_QUALITY = Kind("sae_quality", measure_saes, SAEQualityConfig, version=3, expect=Expect(5, 1_000_000))

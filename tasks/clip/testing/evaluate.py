@@ -88,7 +88,12 @@ def path_networks(before: State, after: State, alphas: tuple[float, ...]) -> dic
 
     The end points are the given weights, bit for bit.
     """
-    return {f"alpha={alpha:g}": partial(interpolate, before, after, alpha) for alpha in alphas}
+    return {path_name(alpha): partial(interpolate, before, after, alpha) for alpha in alphas}
+
+
+def path_name(alpha: float) -> str:
+    """What the network of a path is called that has this share of the fine-tuned weights."""
+    return f"alpha={alpha:g}"
 
 
 def kept(networks: Networks, num_bytes: int) -> dict[str, Callable[[], State]]:

@@ -46,6 +46,7 @@ def test_flat_names_are_one_for_each_row():
     ]
     names = flat(rows, by=("alpha",))
     assert len(names) == len(rows)
+    assert flat([Result(path, "seen", None, "accuracy_gain", 0.1)]) == {}
     assert names["seen/accuracy@alpha=0.5"] == 0 and names["set/bold/nll@alpha=0"] == 1
 
 
