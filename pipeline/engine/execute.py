@@ -5,9 +5,10 @@ A finished target is never looked behind: its ancestors may be gone.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from amalgam.pipeline.engine.build import build, resolve
 from amalgam.pipeline.engine.host import source_commit
@@ -87,19 +88,15 @@ class Ray:
     """A cluster's address; None: RAY_ADDRESS, else an own instance on this machine."""
 
     def __call__(self, steps: Sequence[Step], place: Place) -> Iterator[Event]:
-        from amalgam.pipeline.engine.ray.cluster import connected, travel_by_value  # here, not above: it imports ray
+        from amalgam.pipeline.engine.ray.tasks import ended_tasks  # here, not above: it imports ray
 
-        with connected(self.address, steps):
-            travel_by_value(steps)
-            references: dict[str, Any] = {}
-            for step in steps:
-                upstream = [references[s.fingerprint] for s in step.parents if s.fingerprint in references]
-                references[step.fingerprint] = _submit(step, place, upstream)
-            try:
-                yield from _gather(steps, references)
-            except BaseException:
-                _cancel(list(references.values()))
-                raise
+        lost: set[str] = set()
+        with closing(ended_tasks(self.address, steps, place)) as ended:
+            for step, end in ended:
+                event = _skipped(step, lost) or _event(step, end())
+                if event.kind != "built":
+                    lost.add(step.fingerprint)
+                yield event
 
 
 def run(
@@ -189,61 +186,8 @@ def refusals(steps: Sequence[Step], data_root: Path | None) -> list[ValueError]:
     return list(found.values())
 
 
-def _task(step: Step, place: Place, *parents: Record) -> Record:
-    """What a worker runs; the parents' records are there only to make Ray wait for them."""
-    return build(step, place)
-
-
-def _submit(step: Step, place: Place, upstream: Sequence[Any]) -> Any:
-    import ray  # here, not above: a run without Ray needs none
-
-    together = step.resources.num_workers > 1  # then Ray Train reserves what each process needs
-    options = ray.remote(_task).options(
-        name=step.key,
-        num_cpus=0 if together else step.resources.num_cpus,
-        num_gpus=0 if together else step.resources.num_gpus,
-        max_retries=step.resources.max_retries,
-        retry_exceptions=[OSError],
-    )
-    return options.remote(step, place, *upstream)
-
-
-def _gather(steps: Sequence[Step], references: Mapping[str, Any]) -> Iterator[Event]:
-    """One event per step as they end. A failure is ready no later than its descendants': hence in order."""
-    import ray  # here, not above: a run without Ray needs none
-
-    waiting, lost = list(steps), set[str]()
-    while waiting:
-        pending = [references[step.fingerprint] for step in waiting]
-        ray.wait(pending, num_returns=1)
-        ready = set(ray.wait(pending, num_returns=len(pending), timeout=0)[0])
-        for step in [step for step in waiting if references[step.fingerprint] in ready]:
-            waiting.remove(step)
-            event = _skipped(step, lost) or _ended(step, references[step.fingerprint])
-            if event.kind != "built":
-                lost.add(step.fingerprint)
-            yield event
-
-
-def _cancel(references: list[Any]) -> None:
-    import ray  # here, not above: a run without Ray needs none
-
-    # Only what still runs: Ray aborts this process when a task that has just ended is cancelled by force.
-    for reference in ray.wait(references, num_returns=len(references), timeout=0)[1]:
-        ray.cancel(reference, force=True)
-
-
-def _ended(step: Step, reference: Any) -> Event:
-    import ray  # here, not above: a run without Ray needs none
-
-    try:
-        return Event("built", step, record=ray.get(reference))
-    except ray.exceptions.RayTaskError as error:
-        # A user's mistake needs its sentence; anything else the worker's traceback, which Ray's error carries.
-        told = error.cause if isinstance(error.cause, ValueError) else error
-        return Event("failed", step, error=told.with_traceback(None))
-    except ray.exceptions.RayError as error:
-        return Event("failed", step, error=error)
+def _event(step: Step, end: Record | Exception) -> Event:
+    return Event("failed", step, error=end) if isinstance(end, Exception) else Event("built", step, record=end)
 
 
 def _skipped(step: Step, lost: set[str]) -> Event | None:
