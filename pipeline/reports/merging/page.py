@@ -30,9 +30,13 @@ LEGEND = (
     "are on test images. worst: the task recognised worst. edge: share of seeds in which the largest scale won. "
     "eta: what the flat mean loses to the curved one by the tasks' own curvatures."
 )
+CHECKPOINT_RIVALS = ("uniform", "last", "best", "EMA")
 PAIRS = (
     ("EpiMer", ("TSVM", "RegMean", "IsoC", "TaskArithmetic", "EpiMer raw")),
     ("Fisher exact", ("Fisher batch", "Average")),
+    ("full MWA loss", tuple(f"full {rival}" for rival in CHECKPOINT_RIVALS)),
+    ("LoRA MWA loss, product", ("LoRA uniform, product", "LoRA last", "LoRA best", "LoRA EMA, product")),
+    ("LoRA uniform, product", ("LoRA uniform, factors",)),
 )
 """What the sentences compare."""
 COLUMNS = (
@@ -40,6 +44,8 @@ COLUMNS = (
     Column("worst %", "worst", percent, deviation=True),
     Column("validation %", "validation", percent),
     Column("scale", "scale", "{:.2f}".format),
+    Column("penalty", "penalty", "{:.2f}".format),
+    Column("decay", "decay", "{:.2f}".format),
     Column("edge", "at_edge", "{:.1f}".format),
     Column("eta", "eta", "{:.3g}".format),
 )
@@ -61,7 +67,9 @@ def merge_report(
     }
     texts = {f"{STEM}.md": _markdown(rows, title, found)}
     report = Report(STEM, title, "merging.html.j2", settings, values, {STEM: rows}, {}, texts, provenance)
-    return report, {f"{name}/{row['label']}": row[name] for row in rows for name in ("accuracy", "worst")}
+    return report, {
+        f"{name}/{row['label']}": row[name] for row in rows for name in ("accuracy", "worst") if name in row
+    }
 
 
 def columns_of(rows: Sequence[Row]) -> list[Column]:

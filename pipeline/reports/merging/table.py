@@ -14,6 +14,8 @@ SUMMARY = {
     ("chosen", "validation_accuracy"): "validation",
     ("chosen", "scale"): "scale",
     ("chosen", "eta"): "eta",
+    ("chosen", "penalty"): "penalty",
+    ("chosen", "decay"): "decay",
     ("chosen", "at_edge"): "at_edge",
     ("chosen", "fallbacks"): "fallbacks",
 }

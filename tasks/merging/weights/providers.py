@@ -74,6 +74,16 @@ class MWA(WeightRule):
         return _normalised(np.exp(self.penalty * (scores - scores.max()) / spread))
 
 
+def exponential_weights(count: int, decay: float) -> Shares:
+    """Weights of an exponential moving average over checkpoints, oldest first: `decay` of each step is kept.
+
+    Raises ValueError unless decay lies in [0, 1).
+    """
+    if not 0 <= decay < 1:
+        raise ValueError(f"decay must be at least 0 and below 1, got {decay}")
+    return _normalised(np.power(float(decay), np.arange(count)[::-1]))
+
+
 class FisherTrace(WeightRule):
     """Members by the trace of their Fisher information: how sharply their data determine them."""
 
