@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from amalgam.pipeline.reports.explanation.flips import FlipsWriter
-from amalgam.pipeline.reports.explanation.page import explanation_report
+from amalgam.pipeline.reports.explanation.page import Album, explanation_report
 from amalgam.pipeline.reports.explanation.request import Request
 from amalgam.pipeline.reports.explanation.tables import NamedExplanation, write_tables
 from amalgam.pipeline.store.clip_checkpoints import ClassifierInfo, load_classifier, read_about, read_sae
@@ -21,6 +22,8 @@ from amalgam.tasks.explain.explanation import Explainer, Explanation
 from amalgam.tasks.explain.latents import pixel_embedding
 from amalgam.tasks.explain.names import Names, embed, name_latents, shown
 from amalgam.tasks.explain.vocabulary import Concept, Truth
+from amalgam.tasks.explain.where import ReadPart, read_part
+from amalgam.tasks.sae.autoencoder import unit
 from amalgam.tasks.sae.config import FeatureInfo
 
 
@@ -59,8 +62,8 @@ def explain(request: Request, material: Material, folder: Path) -> NamedExplanat
         None if names is None or material.truth is None else shown(found.meaning, material.truth, names.words),
     )  # fmt: skip
     write_tables(explanation, folder)
-    report = explanation_report(explanation, lambda row: _pixels(material, row), _settings(request, material, about))
-    report.write(folder)
+    album = Album(explanation, partial(_pixels, material), partial(_part, material, networks[1], by))
+    explanation_report(album, _settings(request, material, about)).write(folder)
     return explanation
 
 
@@ -139,8 +142,28 @@ def _names(material: Material, alive: Tensor, directions: Tensor) -> Names | Non
 
 def _pixels(material: Material, row: int) -> Tensor:
     """The image of a number in the stream, uint8 (channels, height, width)."""
+    images, place = _placed(material, row)
+    return images.batch(torch.tensor([place]))[0]
+
+
+def _placed(material: Material, row: int) -> tuple[Images, int]:
     for domain in material.domains:
         if row < len(domain.images):
-            return domain.images.batch(torch.tensor([row]))[0]
+            return domain.images, row
         row -= len(domain.images)
     raise AssertionError("a row beyond the last image")
+
+
+def _part(material: Material, network: Classifier, by: Comparison, latent: int, row: int) -> ReadPart | None:
+    """The part of an image that a latent reads in a network; None if the latent is not active there."""
+    images, place = _placed(material, row)
+    device = by.sae.decoder.device
+    (batch,) = batches(images, [place], 1, device=device)
+
+    def activations(images: Tensor) -> Tensor:
+        return by.sae.sparse(by.sae.pre_activations(unit(network.encoder(images)))).dense()
+
+    try:
+        return read_part(activations, batch.images[0], latent)
+    except ValueError:
+        return None  # a strongest image of the network before may not be one of the network after

@@ -14,17 +14,23 @@ from amalgam.pipeline.reports.explanation.sentences import headline, number_text
 from amalgam.pipeline.reports.explanation.tables import NamedExplanation
 from amalgam.tasks.explain.flips import KINDS, FlipGroup
 from amalgam.tasks.explain.latents import LatentTable
+from amalgam.tasks.explain.where import ReadPart, outlined
 
 STEM = "explanation"
 MOST_LATENTS, MOST_GROUPS, STRIP = 20, 6, 8  # latents, flip groups of a kind and images of a latent that are shown
+OUTLINE = (255, 140, 0)
 Pixels = Callable[[int], Tensor]
 """The image of a number in the stream, uint8 (channels, height, width)."""
 
 
-def explanation_report(explanation: NamedExplanation, pixels: Pixels, settings: Mapping[str, Any]) -> Report:
+Part = Callable[[int, int], ReadPart | None]
+"""The part of the image of a number that a latent reads; None where it is not active after fine-tuning."""
+
+
+def explanation_report(album: "Album", settings: Mapping[str, Any]) -> Report:
     """The page and its two charts; `settings` are what a reader may ask how it was made."""
+    explanation = album.explanation
     latents = explanation.ranked()[:MOST_LATENTS]
-    album = _Album(explanation, pixels)
     charts = {"domains": domains_figure(explanation)}
     if latents:
         charts["latents"] = latents_figure(explanation, latents, [_label(explanation, latent) for latent in latents])
@@ -43,22 +49,29 @@ def explanation_report(explanation: NamedExplanation, pixels: Pixels, settings: 
     return Report(STEM, explanation.title, "explanation.html.j2", settings, values, charts=charts)
 
 
-class _Album:
+class Album:
     """Images as the page shows them, with what is known of each as a caption."""
 
-    def __init__(self, explanation: NamedExplanation, pixels: Pixels) -> None:
-        self.explanation, self.pixels = explanation, pixels
+    def __init__(self, explanation: NamedExplanation, pixels: Pixels, part: Part) -> None:
+        self.explanation, self.pixels, self.part = explanation, pixels, part
 
     def strip(self, table: LatentTable, latent: int) -> list[dict[str, str]]:
-        """The strongest images of a latent."""
+        """The strongest images of a latent, each with the part that the latent reads outlined."""
         rows, values = table.top_rows[latent].tolist()[:STRIP], table.top_values[latent].tolist()
-        return [self.image(row, f"{value:.2f}") for row, value in zip(rows, values, strict=False) if row >= 0]
+        return [self._read(latent, row, value) for row, value in zip(rows, values, strict=False) if row >= 0]
 
-    def image(self, row: int, note: str = "") -> dict[str, str]:
+    def image(self, row: int) -> dict[str, str]:
         """One image."""
         domain, position = self.explanation.place(row)
-        title = f"{domain}, image {position}" + (f", activation {note}" if note else "")
-        return {"png": inline_png(self.pixels(row)), "title": title}
+        return {"png": inline_png(self.pixels(row)), "title": f"{domain}, image {position}"}
+
+    def _read(self, latent: int, row: int, value: float) -> dict[str, str]:
+        shown, part = self.image(row), self.part(latent, row)
+        title = f"{shown['title']}, activation {value:.2f}"
+        if part is None:
+            return {"png": shown["png"], "title": title}
+        png = inline_png(outlined(self.pixels(row), part.mask, OUTLINE))
+        return {"png": png, "title": f"{title}, of which the outlined part carries {percent(part.share)}"}
 
 
 def _label(explanation: NamedExplanation, latent: int) -> str:
@@ -77,7 +90,7 @@ def _domain_rows(explanation: NamedExplanation) -> list[list[str]]:
     return rows
 
 
-def _latent(explanation: NamedExplanation, latent: int, album: _Album) -> dict[str, Any]:
+def _latent(explanation: NamedExplanation, latent: int, album: Album) -> dict[str, Any]:
     found, overall = explanation.found, explanation.found.changes.overall
     words: Sequence[str] = ()
     if explanation.names is not None:
@@ -105,7 +118,7 @@ def _latent(explanation: NamedExplanation, latent: int, album: _Album) -> dict[s
     }
 
 
-def _flips(explanation: NamedExplanation, kind: str, album: _Album) -> dict[str, Any]:
+def _flips(explanation: NamedExplanation, kind: str, album: Album) -> dict[str, Any]:
     flips, place = explanation.found.flips, KINDS.index(kind)
     number = int(flips.numbers[place])
     groups = [group for group in flips.groups if group.kind == kind]
@@ -119,7 +132,7 @@ def _flips(explanation: NamedExplanation, kind: str, album: _Album) -> dict[str,
     }
 
 
-def _group(explanation: NamedExplanation, group: FlipGroup, album: _Album) -> dict[str, Any]:
+def _group(explanation: NamedExplanation, group: FlipGroup, album: Album) -> dict[str, Any]:
     return {
         "label": _label(explanation, group.latent),
         "number": group.number,

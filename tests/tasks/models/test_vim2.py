@@ -5,6 +5,7 @@ import timm
 import torch
 from torch import nn
 
+from amalgam import PartialOT, TaskArithmetic, fuse, merge
 from amalgam.tasks.models import ModelSpec, build
 from amalgam.tasks.models.vim2.mixers import BothWays, Causal, CrossScan, Selective
 from amalgam.tasks.models.vim2.networks import TSM2
@@ -159,3 +160,16 @@ def test_tsm2_learns_a_sine():
         loss.backward()
         optimiser.step()
     assert loss.item() < 0.1 * series[:, 24:].var().item()
+
+
+def test_members_with_a_common_start_merge_and_fusion_names_what_it_cannot_carry():
+    spec = ModelSpec(name="vim2_tiny", num_classes=3, in_shape=(1, 8, 8), options=TINY)
+    start = build(spec, 0).state_dict()
+    members = [{key: tensor + 0.01 * step for key, tensor in start.items()} for step in (1, 3)]
+    merged = merge(start, members, TaskArithmetic(scale=0.5))
+    network = build(spec, 1)
+    network.load_state_dict(merged)
+    for key, tensor in network.state_dict().items():
+        torch.testing.assert_close(tensor, start[key] + 0.02)
+    with pytest.raises(ValueError, match="stages"):
+        fuse([build(spec, seed) for seed in (0, 1)], PartialOT(alpha=0.5), example=torch.zeros(2, 1, 8, 8))
