@@ -1,5 +1,8 @@
 """A kind of step is declared in one place: every graph, a user's own too, takes its version and checks from there."""
 
+import re
+from pathlib import Path
+
 import pytest
 from pydantic import BaseModel
 
@@ -11,25 +14,7 @@ from amalgam.pipeline.steps.fusion.activations import ACTIVATIONS, ActivationsCo
 from amalgam.pipeline.steps.fusion.members import MEMBER
 from amalgam.pipeline.store.artifact import read_records
 
-OWN_FILE = """
-from amalgam.pipeline.engine.kinds import Config, Kind
-from amalgam.pipeline.engine.step import Step
-
-class Power(Config):
-    exponent: int = 3
-
-def work(config, inputs, work):
-    return {"value": 2 ** config.exponent}
-
-def check(config, data_root):
-    if config.exponent < 0:
-        raise ValueError(f"exponent must be zero or more, got {config.exponent}")
-
-POWER = Kind("power", work, Power, version=7, check=check)
-
-def powers(exponent: int = 3) -> Step:
-    return POWER(Power(exponent=exponent))
-"""
+GUIDE = Path(__file__).parents[2] / "docs" / "add_a_dataset_or_model.md"
 
 
 def of_kind(name: str) -> list:
@@ -44,13 +29,15 @@ def test_a_users_own_graph_finds_what_the_experiment_staged():
     assert MEMBER(member.config).fingerprint == member.fingerprint
 
 
-def test_a_kind_of_ones_own_is_planned_checked_and_run_from_one_place(tmp_path, capsys):
-    file = tmp_path / "own.py"
-    file.write_text(OWN_FILE)
+def test_a_users_kind_is_planned_checked_and_run_from_the_one_place_that_the_guide_shows(tmp_path, capsys):
+    [own] = [code for code in re.findall("```python\n(.*?)```", GUIDE.read_text(), re.S) if "Kind(" in code]
+    file = tmp_path / "mine.py"
+    file.write_text(own.replace("version=1", "version=7"))
     place = ["--root", str(tmp_path / "runs"), "--local"]
-    with pytest.raises(SystemExit) as refused:
-        main(["run", f"{file}:powers", "--exponent", "-1", *place])
-    assert refused.value.code == 2 and "-1" in capsys.readouterr().err
+    for act in ("plan", "run"):
+        with pytest.raises(SystemExit) as refused:
+            main([act, f"{file}:powers", "--exponent", "-1", *place])
+        assert refused.value.code == 2 and "-1" in capsys.readouterr().err
     with pytest.raises(SystemExit) as done:
         main(["run", f"{file}:powers", "--exponent", "5", *place])
     assert done.value.code == 0
