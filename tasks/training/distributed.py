@@ -15,7 +15,7 @@ BUCKET = 1 << 23  # numbers sent at once: few enough to need little memory, many
 
 
 @dataclass(frozen=True)
-class World:
+class ProcessGroup:
     """This process among those that train together; by default it is alone."""
 
     rank: int = 0
@@ -24,8 +24,8 @@ class World:
     """How many there are."""
 
     @classmethod
-    def joined(cls) -> "World":
-        """The world of torch.distributed's default group."""
+    def joined(cls) -> "ProcessGroup":
+        """The processes of torch.distributed's default group."""
         return cls(dist.get_rank(), dist.get_world_size())
 
     def check(self, batch_size: int) -> None:
@@ -83,4 +83,4 @@ def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
         yield bucket
 
 
-ALONE = World()
+ALONE = ProcessGroup()

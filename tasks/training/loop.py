@@ -19,7 +19,7 @@ from amalgam.tasks.data.loading import Batch, Indices, num_batches, shuffled_bat
 from amalgam.tasks.data.splits import require_classes
 from amalgam.tasks.scoring.logits import predict
 from amalgam.tasks.training.config import TrainConfig
-from amalgam.tasks.training.distributed import ALONE, World
+from amalgam.tasks.training.distributed import ALONE, ProcessGroup
 from amalgam.tasks.training.diverged import Diverged
 from amalgam.tasks.training.epochs import Log, Save, State, run_epochs, silent
 from amalgam.tasks.training.objective import Objective
@@ -53,7 +53,7 @@ def train(
     resume: State | None = None,
     save: Save | None = None,
     device: torch.device | str = "cpu",
-    world: World = ALONE,
+    processes: ProcessGroup = ALONE,
     compiler: str | None = None,
 ) -> Trained:
     """Train a copy of `module` on the images at `indices`, choosing the epoch on those at `validation_indices`.
@@ -61,7 +61,7 @@ def train(
     `log`, `resume` and `save` are those of `tasks.training.epochs.run_epochs`. Entries of a parameter that are False in
     `support` must be 0 and stay exactly 0. `objective` is what steps lower: the cross-entropy where None.
 
-    Of several processes each calls this with the same arguments and its own `world` and device; all are given the
+    Of several processes each calls this with the same arguments and its own `processes` and device; all are given the
     network, the first one logs and saves. `compiler` is a backend of torch.compile, such as "inductor", which pays in
     long runs. Raises ValueError for an empty or single-class split, a batch that the processes cannot share, and as
     soon as a loss is not finite: what was saved before is sound.
@@ -73,13 +73,13 @@ def train(
         config,
         seed,
         torch.device(device),
-        world,
+        processes,
     )
     task.check()
     run = _Run.start(copy.deepcopy(module), task, support or {}, objective or Objective(config.label_smoothing))
     if compiler is not None:
         run.compile(compiler)
-    leads = world.rank == 0
+    leads = processes.rank == 0
     run_epochs(run, log=log if leads else silent, resume=resume, save=save if leads else None)
     return run.trained()
 
@@ -94,14 +94,14 @@ class _Task:
     config: TrainConfig
     seed: int
     device: torch.device
-    world: World
+    processes: ProcessGroup
 
     def check(self) -> None:
         """Raise ValueError for splits that nothing can be learnt from or judged on, and batches that do not divide."""
         require_classes(self.images.labels[self.indices].numpy(), "the training split")
         if len(self.validation_indices) == 0:
             raise ValueError("the validation split is empty: hold out some examples to choose the epoch on")
-        self.world.check(self.config.batch_size)
+        self.processes.check(self.config.batch_size)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -126,7 +126,7 @@ class _Run:
     def start(cls, module: nn.Module, task: _Task, support: Mapping[str, Tensor], objective: Objective) -> "_Run":
         # Convolutions are faster with channels last, most so in half precision; other layers do not notice.
         module.to(task.device).to(memory_format=torch.channels_last)
-        return cls(task, Stepper.of(module, support, objective, task.config, task.world, task.device), best={})
+        return cls(task, Stepper.of(module, support, objective, task.config, task.processes, task.device), best={})
 
     @property
     def module(self) -> nn.Module:
@@ -153,9 +153,9 @@ class _Run:
     def advance(self) -> None:
         """One epoch of training and its validation."""
         epoch = len(self.history) + 1
-        with seeded(self.task.seed, epoch, self.task.device, self.task.world.rank) as generator:
+        with seeded(self.task.seed, epoch, self.task.device, self.task.processes.rank) as generator:
             metrics = self._train_epoch(epoch, generator)
-        self.task.world.mean_statistics(self.module)
+        self.task.processes.mean_statistics(self.module)
         metrics |= self.stepper.objective.metrics() | self._validate(epoch)
         self.history.append(metrics)
         if self.best_epoch == epoch:
@@ -196,18 +196,18 @@ class _Run:
             generator=generator,
             augment=augmentation(task.config, epoch),
             device=task.device,
-            part=task.world.part,
+            part=task.processes.part,
         )
 
     def _validate(self, epoch: int) -> dict[str, float]:
         task, count = self.task, len(self.task.validation_indices)
-        indices = task.validation_indices[task.world.part(count)]
+        indices = task.validation_indices[task.processes.part(count)]
         with self.stepper.autocast():
             logits = predict(self.module, task.images, indices, device=task.device)
         labels = task.images.labels[indices]
         hits = (logits.argmax(1) == labels).double().mean()
-        means = torch.stack([hits, cross_entropy(logits, labels).double()]) * task.world.weight(count)
-        accuracy, nll = task.world.sum(means.to(task.device)).tolist()
+        means = torch.stack([hits, cross_entropy(logits, labels).double()]) * task.processes.weight(count)
+        accuracy, nll = task.processes.sum(means.to(task.device)).tolist()
         if not math.isfinite(nll):
             raise Diverged(f"the validation loss is {nll} after epoch {epoch}: lower learning_rate or set clip_norm")
         return {"validation/accuracy": accuracy, "validation/nll": nll}

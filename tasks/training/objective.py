@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from amalgam.tasks.data.loading import Batch
-from amalgam.tasks.training.distributed import World
+from amalgam.tasks.training.distributed import ProcessGroup
 
 
 class Objective:
@@ -27,7 +27,7 @@ class Objective:
         """The mean of a batch, with smoothed labels."""
         return cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
-    def end_step(self, world: World) -> None:
+    def end_step(self, processes: ProcessGroup) -> None:
         """Called after every step of the optimiser, for which the objective may have been called several times."""
 
     def metrics(self) -> dict[str, float]:

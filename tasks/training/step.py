@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from amalgam.tasks.data.loading import Augmentation, Batch
 from amalgam.tasks.data.views import View
 from amalgam.tasks.training.config import TrainConfig
-from amalgam.tasks.training.distributed import World
+from amalgam.tasks.training.distributed import ProcessGroup
 from amalgam.tasks.training.diverged import Diverged
 from amalgam.tasks.training.objective import Objective
 from amalgam.tasks.training.optimizers import optimizer
@@ -27,7 +27,7 @@ class Stepper:
     module: nn.Module
     objective: Objective
     config: TrainConfig
-    world: World
+    processes: ProcessGroup
     device: torch.device
     optimizer: Optimizer
     scaler: torch.amp.GradScaler
@@ -41,7 +41,7 @@ class Stepper:
         support: Mapping[str, Tensor],
         objective: Objective,
         config: TrainConfig,
-        world: World,
+        processes: ProcessGroup,
         device: torch.device,
     ) -> "Stepper":
         """For a network on `device`, of which entries that are False in `support` stay 0."""
@@ -49,7 +49,7 @@ class Stepper:
         forbidden = [(parameters[name], ~allowed.to(device)) for name, allowed in support.items()]
         assert not any(parameter[zeros].any() for parameter, zeros in forbidden), "a structural zero is not 0"
         scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
-        return cls(module, objective, config, world, device, optimizer(module, config), scaler, forbidden)
+        return cls(module, objective, config, processes, device, optimizer(module, config), scaler, forbidden)
 
     def state(self) -> dict[str, Any]:
         """All that the next step reads."""
@@ -79,7 +79,7 @@ class Stepper:
         self.optimizer.zero_grad()
         means = sum(self._backward(part, batch, count, epoch) for part in self._parts(batch))
         assert isinstance(means, Tensor)
-        self.world.sum_gradients(self.module)
+        self.processes.sum_gradients(self.module)
         self.scaler.unscale_(self.optimizer)
         for parameter, zeros in self.forbidden:
             if parameter.grad is not None:
@@ -88,8 +88,8 @@ class Stepper:
             nn.utils.clip_grad_norm_(self.module.parameters(), self.config.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.objective.end_step(self.world)
-        return self.world.sum(means)
+        self.objective.end_step(self.processes)
+        return self.processes.sum(means)
 
     def _parts(self, batch: Batch) -> Iterator[Batch]:
         """What is computed at once: at least two images, of which batch norm needs a variance."""
@@ -99,7 +99,7 @@ class Stepper:
 
     def _backward(self, part: Batch, batch: Batch, count: int, epoch: int) -> Tensor:
         """Add the gradient of a part to those of the parameters; gives what it adds to mean loss and accuracy."""
-        share = len(part.ids) / len(batch.ids) * self.world.weight(count)
+        share = len(part.ids) / len(batch.ids) * self.processes.weight(count)
         with self.autocast():
             logits, loss = self.objective(self.module, part, epoch)
         self.scaler.scale(loss * share).backward()

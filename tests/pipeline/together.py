@@ -14,7 +14,7 @@ from amalgam.pipeline.engine.ray.training import run_distributed
 from amalgam.pipeline.engine.resuming import resume_state, saver
 from amalgam.pipeline.engine.step import Resources
 from amalgam.pipeline.engine.workspace import Workspace
-from amalgam.tasks.training.distributed import World
+from amalgam.tasks.training.distributed import ProcessGroup
 from tests.tasks.together import outcome
 
 
@@ -25,20 +25,20 @@ def trained_by_two(
     return dict(run_distributed(partial(_train, config["name"], work), Resources(num_workers=2), work.scratch))
 
 
-def place(world: World, device: str) -> dict[str, float | str]:
+def place(processes: ProcessGroup, device: str) -> dict[str, float | str]:
     """What a process finds itself to be and have."""
     gpus = ray.get_runtime_context().get_assigned_resources()["GPU"]
-    return {"processes": world.size, "device": device, "backend": dist.get_backend(), "GPU": gpus}
+    return {"processes": processes.size, "device": device, "backend": dist.get_backend(), "GPU": gpus}
 
 
-def _train(name: str, work: Workspace, world: World, device: str) -> dict[str, float | str]:
+def _train(name: str, work: Workspace, processes: ProcessGroup, device: str) -> dict[str, float | str]:
     if name == "refused":
-        raise ValueError(f"process {world.rank} refuses")
+        raise ValueError(f"process {processes.rank} refuses")
     state = resume_state(work)
-    weights = outcome(name, world, state, partial(_save_and_be_killed_once, work))["weights"]
-    if world.rank == 0:
+    weights = outcome(name, processes, state, partial(_save_and_be_killed_once, work))["weights"]
+    if processes.rank == 0:
         torch.save(weights, work.out / "weights.pt")
-    return {"processes": world.size, "device": device, "epochs before": len(state["history"]) if state else 0}
+    return {"processes": processes.size, "device": device, "epochs before": len(state["history"]) if state else 0}
 
 
 def _save_and_be_killed_once(work: Workspace, state: dict) -> None:

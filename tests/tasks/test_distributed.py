@@ -6,7 +6,7 @@ import torch.multiprocessing as processes
 
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.images import load
-from amalgam.tasks.training.distributed import ALONE, World
+from amalgam.tasks.training.distributed import ALONE, ProcessGroup
 from amalgam.tasks.training.loop import train
 from tests.tasks.together import CONFIGS, Wide, outcome, work
 
@@ -34,16 +34,16 @@ def test_two_processes_train_as_one_does(of_two, name):
 
 @pytest.mark.parametrize("count, size", [(7, 2), (8, 3), (1, 4), (5, 5)])
 def test_every_example_is_one_process_own(count, size):
-    worlds = [World(rank, size) for rank in range(size)]
-    own = [list(range(count))[world.part(count)] for world in worlds if world.weight(count)]
+    worlds = [ProcessGroup(rank, size) for rank in range(size)]
+    own = [list(range(count))[processes.part(count)] for processes in worlds if processes.weight(count)]
     assert [i for each in own for i in each] == list(range(count)) and sum(
-        world.weight(count) for world in worlds
+        processes.weight(count) for processes in worlds
     ) == pytest.approx(1)
-    assert all(len(range(count)[world.part(count)]) > 0 for world in worlds)
+    assert all(len(range(count)[processes.part(count)]) > 0 for processes in worlds)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_before_training():
     images = load(DataSpec(name="digits"), "train")
     config = CONFIGS["even"].model_copy(update={"batch_size": 10})
     with pytest.raises(ValueError, match=r"batch_size .*\(3\), got 10"):
-        train(Wide(), images, range(100), range(100, 200), config, 0, log=print, world=World(0, 3))
+        train(Wide(), images, range(100), range(100, 200), config, 0, log=print, processes=ProcessGroup(0, 3))

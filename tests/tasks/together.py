@@ -11,7 +11,7 @@ from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.images import load
 from amalgam.tasks.models import ModelSpec, build
 from amalgam.tasks.training.config import TrainConfig
-from amalgam.tasks.training.distributed import World
+from amalgam.tasks.training.distributed import ProcessGroup
 from amalgam.tasks.training.loop import train
 
 CONFIG = TrainConfig(epochs=2, batch_size=48, optimizer="adamw", learning_rate=1e-3, clip_norm=1.0, augment="crop_flip")
@@ -34,7 +34,7 @@ class Wide(nn.Module):
         return self.network(images.double())
 
 
-def outcome(name: str, world: World, resume=None, save=None) -> dict:
+def outcome(name: str, processes: ProcessGroup, resume=None, save=None) -> dict:
     """Weights and history of a run."""
     history: list[dict[str, float]] = []
     images = load(DataSpec(name="digits"), "train")
@@ -46,7 +46,7 @@ def outcome(name: str, world: World, resume=None, save=None) -> dict:
         CONFIGS[name],
         0,
         log=lambda m, e: history.append(m),
-        world=world,
+        processes=processes,
         resume=resume,
         save=save,
     )
@@ -59,5 +59,5 @@ def work(rank: int, size: int, folder: str) -> None:
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size, timeout=timedelta(seconds=60)
     )
-    torch.save({name: outcome(name, World.joined()) for name in CONFIGS}, Path(folder) / f"{rank}.pt")
+    torch.save({name: outcome(name, ProcessGroup.joined()) for name in CONFIGS}, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()

@@ -1,7 +1,7 @@
 """Run one training by several processes at once, on this machine or on a cluster, through Ray Train.
 
 Each process gets its place among the others and joins them through torch.distributed: NCCL where each has a GPU,
-else gloo. What is arranged here is who runs; `tasks.training.loop.train(..., world=...)` does the training.
+else gloo. What is arranged here is who runs; `tasks.training.loop.train(..., processes=...)` does the training.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,15 +14,15 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from amalgam.pipeline.engine.host import threads
 from amalgam.pipeline.engine.ray.cluster import check_room, connected
 from amalgam.pipeline.engine.step import Resources
-from amalgam.tasks.training.distributed import World
+from amalgam.tasks.training.distributed import ProcessGroup
 
 Outcome = Mapping[str, float | int | str]
 NAME = "ray_train"  # folder of Ray's own notes, in the scratch folder of the step
 PATIENCE = 600  # seconds a process waits for the others, which may be reading data
 
 
-def run_distributed(function: Callable[[World, str], Outcome], resources: Resources, scratch: Path) -> Outcome:
-    """What `function(world, device)` gives in the first of `resources.num_workers` processes that call it together.
+def run_distributed(function: Callable[[ProcessGroup, str], Outcome], resources: Resources, scratch: Path) -> Outcome:
+    """What `function(processes, device)` gives in the first of `resources.num_workers` processes that call it together.
 
     The function must be importable where workers run, or pickle, and gives plain values; what is larger its first
     process writes to a file. `scratch` is a folder that all of them see. Connects to Ray as
@@ -58,12 +58,12 @@ def _backend(num_gpus: float) -> str:
 class _Worker:
     """What every process runs."""
 
-    def __init__(self, function: Callable[[World, str], Outcome], cpus: float) -> None:
+    def __init__(self, function: Callable[[ProcessGroup, str], Outcome], cpus: float) -> None:
         self.function, self.cpus = function, cpus
 
     def __call__(self) -> Outcome:
         with threads(max(1, int(self.cpus))):
-            return self.function(World.joined(), str(get_device()))
+            return self.function(ProcessGroup.joined(), str(get_device()))
 
 
 def _told(failed: TrainingFailedError) -> Exception:

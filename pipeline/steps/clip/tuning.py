@@ -20,7 +20,7 @@ from amalgam.tasks.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from amalgam.tasks.clip.finetuning.anchors import Unlabelled
-    from amalgam.tasks.training.distributed import World
+    from amalgam.tasks.training.distributed import ProcessGroup
 
 
 class TunedConfig(Config):
@@ -99,19 +99,22 @@ def tune_contrastive(config: ContrastiveConfig, inputs: Mapping[str, Any], work:
     return {"best_epoch": trained.best_epoch, "data_fingerprint": images.fingerprint}
 
 
-def _tune(config: TunedConfig, inputs: Mapping[str, Any], work: Workspace, world: World, device: str) -> Metrics:
+def _tune(
+    config: TunedConfig, inputs: Mapping[str, Any], work: Workspace, processes: ProcessGroup, device: str
+) -> Metrics:
     from amalgam.pipeline.engine.resuming import resume_state, saver
     from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_about, save_classifier
     from amalgam.tasks.clip.finetuning.finetune import finetune
     from amalgam.tasks.clip.zero_shot import require_head_classes
     from amalgam.tasks.data.opening import open_labelled
+    from amalgam.tasks.training.epochs import silent
 
     images, kept, held_out = open_labelled(config.labelled, work.data_root)
     about, classifier = read_about(inputs["classifier"]), load_classifier(inputs["classifier"])
     require_head_classes(about.class_names, images)
     roles = ("features", "anchors", "unlabelled_anchors")
     staged = {role: FEATURES.read(inputs.get(role, ()), about.backbone) for role in roles}
-    is_first = world.rank == 0  # the others compute the same, and one record is enough
+    is_first = processes.rank == 0  # the others compute the same, and one record is enough
     trained = finetune(
         classifier,
         images,
@@ -123,11 +126,11 @@ def _tune(config: TunedConfig, inputs: Mapping[str, Any], work: Workspace, world
         basis=staged["features"].directions(config.components),
         anchors=staged["anchors"].anchors(images, config.clean_anchors),
         unlabelled=_unlabelled(config, staged["unlabelled_anchors"], work.data_root),
-        log=work.log if is_first else _silent,
+        log=work.log if is_first else silent,
         resume=resume_state(work),
         save=saver(work) if is_first else None,
         device=device,
-        world=world,
+        processes=processes,
         compiler="inductor" if config.compiled else None,
     )
     if is_first:
@@ -143,10 +146,6 @@ def _unlabelled(config: TunedConfig, staged: StagedFeatures, data_root: Path | N
         return None
     images = open_source(config.unlabelled, data_root)
     return Unlabelled(images, staged.anchors(images, config.clean_anchors))
-
-
-def _silent(metrics: Mapping[str, float], epoch: int) -> None:
-    """What processes other than the first log."""
 
 
 def check_labelled(config: TunedConfig | ContrastiveConfig, data_root: Path | None) -> None:

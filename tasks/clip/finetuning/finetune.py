@@ -18,7 +18,7 @@ from amalgam.tasks.clip.finetuning.objective import Given, Robust
 from amalgam.tasks.clip.zero_shot import Classifier
 from amalgam.tasks.data.images import Images
 from amalgam.tasks.data.loading import Indices
-from amalgam.tasks.training.distributed import ALONE, World
+from amalgam.tasks.training.distributed import ALONE, ProcessGroup
 from amalgam.tasks.training.epochs import Log, Save, State
 from amalgam.tasks.training.loop import Trained, train
 
@@ -39,7 +39,7 @@ def finetune(
     resume: State | None = None,
     save: Save | None = None,
     device: torch.device | str = "cpu",
-    world: World = ALONE,
+    processes: ProcessGroup = ALONE,
     compiler: str | None = None,
 ) -> Trained:
     """Train a copy of `classifier`, whose encoder as it is now is the anchor; the rest is as in
@@ -70,7 +70,7 @@ def finetune(
         resume=resume,
         save=save,
         device=device,
-        world=world,
+        processes=processes,
         compiler=compiler,
     )
     trained.module.requires_grad_(True)  # the encoder of a probe learns in the next run

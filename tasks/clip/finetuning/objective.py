@@ -14,7 +14,7 @@ from amalgam.tasks.clip.finetuning.strength import Strength
 from amalgam.tasks.clip.zero_shot import Classifier
 from amalgam.tasks.data.loading import Batch
 from amalgam.tasks.models.image_tower import ImageTower
-from amalgam.tasks.training.distributed import World
+from amalgam.tasks.training.distributed import ProcessGroup
 from amalgam.tasks.training.objective import Objective
 from amalgam.tasks.training.step import augmentation
 
@@ -72,8 +72,8 @@ class Robust(Objective):
         penalty = self.strength(drift) * self.config.regulariser(drift)
         return logits, self.cross_entropy(logits, batch.labels) + penalty
 
-    def end_step(self, world: World) -> None:
-        self.strength.end_step(world)
+    def end_step(self, processes: ProcessGroup) -> None:
+        self.strength.end_step(processes)
 
     def metrics(self) -> dict[str, float]:
         return self.strength.metrics()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from amalgam.tasks.clip.finetuning.config import FinetuneConfig
 from amalgam.tasks.clip.finetuning.drift import Drift
-from amalgam.tasks.training.distributed import World
+from amalgam.tasks.training.distributed import ProcessGroup
 
 LARGEST_RATIO = 1e3
 """How far the search may go from where it begins, either way; a warm-up, where nothing moves yet, lowers it."""
@@ -36,11 +36,11 @@ class Strength:
             self._step = self._step.to(overlap.device) + torch.stack([overlap.sum(), overlap.new_tensor(len(overlap))])
         return self._log.exp().to(drift.current)
 
-    def end_step(self, world: World) -> None:
+    def end_step(self, processes: ProcessGroup) -> None:
         """Adapt to the overlap of all that was noted since the last step, in all processes."""
         if self.config.overlap is None:
             return
-        step = world.sum(self._step)
+        step = processes.sum(self._step)
         begun, reach = math.log(self.config.strength), math.log(LARGEST_RATIO)
         change = self.config.overlap_rate * (self.config.overlap - step[0] / step[1])
         self._log = (self._log.to(step.device) + change).clamp(begun - reach, begun + reach)
