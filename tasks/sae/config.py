@@ -131,7 +131,12 @@ class SAESpec(_Value):
 
     @property
     def name(self) -> str:
-        """Short name, unlike that of any other autoencoder of a sweep that differs in size, rule or seed.
+        """Short name, unlike that of any other autoencoder of a sweep that differs in size, rule or seed."""
+        return f"{self.name_without_seed}-s{self.seed}"
+
+    @property
+    def name_without_seed(self) -> str:
+        """Short name that autoencoders share which differ in their seed alone.
 
         Settings of the rule that few change follow its kind where they are not the defaults.
         """
@@ -141,7 +146,7 @@ class SAESpec(_Value):
             for name, value in rule.model_dump(exclude_defaults=True).items()
             if name not in ("kind", "k", "target_l0")
         )
-        return f"{rule.kind}{changed}-{num_active(rule):g}-x{self.expansion:g}-s{self.seed}"
+        return f"{rule.kind}{changed}-{num_active(rule):g}-x{self.expansion:g}"
 
     def info(self, features: FeatureInfo) -> SAEInfo:
         """The autoencoder as trained on these features."""

@@ -71,6 +71,8 @@ def test_pictures_of_ones_own_are_fine_tuned_on_and_reported(data, capsys):
         (("--suite", "imagefolder:elsewhere"), "elsewhere/train is missing"),
         (("--suite", "domains:pictures@third"), "there is no domain 'third'"),
         (("--methods", "sae_mask"), "did you mean 'sae-mask'"),
+        (("--compare", "sae-mask,lp"), "'lp'"),
+        (("--compare", "sae-mask"), "two different methods"),
         (("--corruptions", "frogg"), "did you mean 'fog' or 'frost'"),
         (("--tests", "imagenet-a"), "--tests belongs to the suites of the literature"),
     ],

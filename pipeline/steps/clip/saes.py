@@ -82,7 +82,7 @@ def stability(specs: Sequence[SAESpec], saes: Sequence[SparseAutoencoder]) -> di
     """Mean cosine of matched atoms between autoencoders that differ in their seed alone, over all such pairs."""
     alike: dict[str, list[SparseAutoencoder]] = defaultdict(list)
     for spec, sae in zip(specs, saes, strict=True):
-        alike[spec.name.rpartition("-s")[0]].append(sae)
+        alike[spec.name_without_seed].append(sae)
     return {f"{name}/stability": agreement(group) for name, group in alike.items() if len(group) > 1}
 
 
