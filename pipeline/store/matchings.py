@@ -7,11 +7,13 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from amalgam.pipeline.store.canonical import canonical
 from amalgam.tasks.fusion import Method
 from amalgam.tasks.fusion.cost import Universe
-from amalgam.tasks.fusion.matching import Matching
+from amalgam.tasks.fusion.coupling import Coupling
+from amalgam.tasks.fusion.matching import Grouping, Matching
 
 SLOTS, FACTS = "matching.safetensors", "matching.json"
 
@@ -23,6 +25,9 @@ def save_matchings(methods: Sequence[Method], matchings: Sequence[Matching], fol
         for place, matching in enumerate(matchings)
         for group, table in matching.universe.slots.items()
     }
+    for place, matching in enumerate(matchings):
+        for group, coupling in matching.found.items() if isinstance(matching, Grouping) else ():
+            slots |= {f"{place}/{group}/{name}": tensor for name, tensor in _tensors(coupling).items()}
     (folder / SLOTS).write_bytes(save(slots))
     facts = [
         {
@@ -30,6 +35,7 @@ def save_matchings(methods: Sequence[Method], matchings: Sequence[Matching], fol
             "num_matched": matching.universe.num_matched,
             "sizes": matching.sizes,
             "objective": matching.objective,
+            "found": list(matching.found) if isinstance(matching, Grouping) else None,
         }
         for method, matching in zip(methods, matchings, strict=True)
     ]
@@ -43,5 +49,25 @@ def load_matching(method: Method, folder: Path) -> Matching:
     found = facts[place]
     with safe_open(folder / SLOTS, framework="pt") as tables:
         slots = {group: tables.get_tensor(f"{place}/{group}").to(torch.long) for group in found["num_matched"]}
+        couplings = {g: _coupling(tables, f"{place}/{g}", len(found["sizes"][g])) for g in found["found"] or ()}
     sizes = {group: tuple(counts) for group, counts in found["sizes"].items()}
-    return Matching(Universe(slots, found["num_matched"]), sizes, tuple(found["objective"]))
+    universe, objective = Universe(slots, found["num_matched"]), tuple(found["objective"])
+    if found["found"] is not None:
+        return Grouping(universe, sizes, objective, couplings)
+    return Matching(universe, sizes, objective)
+
+
+def _tensors(coupling: Coupling) -> dict[str, Tensor]:
+    """What a coupling is made of, by field and member."""
+    fields = {"fused_unit": coupling.fused_unit, "scale": coupling.scale, "plan": coupling.plan}
+    return {f"{name}/{k}": t.contiguous() for name, parts in fields.items() for k, t in enumerate(parts or ())}
+
+
+def _coupling(tables: safe_open, place: str, num_members: int) -> Coupling:
+    names = set(tables.keys())
+    parts = {
+        field: tuple(tables.get_tensor(f"{place}/{field}/{k}") for k in range(num_members))
+        for field in ("fused_unit", "scale", "plan")
+        if f"{place}/{field}/0" in names
+    }
+    return Coupling(**parts)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 Setting = bool | int | float | str
-NetworkKind = Literal["member", "ensemble", "fused", "classifier", "autoencoder", "translator"]
+NetworkKind = Literal["member", "ensemble", "rival", "fused", "classifier", "autoencoder", "translator"]
 ALPHA, STRENGTH = "alpha", "strength"
 """Settings that reports know: how much of two networks stays apart, or is mixed, and how hard a penalty presses."""
 GAIN = "_gain"
@@ -36,6 +36,8 @@ class Network(BaseModel):
     """Of the members, in an ensemble or a fused network."""
     recalibrated: bool = False
     """Whether its statistics were measured anew (batch norm) or repaired (REPAIR)."""
+    refitted: bool = False
+    """Whether its layers were fitted to the ensemble."""
     finetuned: bool = False
     """Whether it was trained a little more after it was made."""
     member: int | None = None
@@ -72,7 +74,7 @@ class Network(BaseModel):
         words = [self.method if self.member is None else f"{self.method} {self.member}"]
         words += [f"{value:g}" for name, value in self.settings if name == ALPHA]
         others = [f"{name} {_text(value)}" for name, value in self.settings if name != ALPHA]
-        marks = ["recalibrated"] * self.recalibrated + ["fine-tuned"] * self.finetuned
+        marks = ["recalibrated"] * self.recalibrated + ["refit"] * self.refitted + ["fine-tuned"] * self.finetuned
         return ", ".join([" ".join(words), *others, *marks])
 
 

@@ -1,6 +1,6 @@
 """The graph of a partial-fusion experiment: which steps there are, and which reads which."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 
 from amalgam.pipeline.engine.step import Step
@@ -17,12 +17,15 @@ from amalgam.pipeline.steps.fusion.members import (
     MemberConfig,
 )
 from amalgam.pipeline.steps.fusion.report import REPORT, ReportConfig
+from amalgam.pipeline.steps.fusion.rivals import RIVAL, RivalConfig, RivalName
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.splits import ProbeConfig, SampleConfig, Split
 from amalgam.tasks.fusion import Method
 from amalgam.tasks.models.spec import ModelSpec
 from amalgam.tasks.training.config import TrainConfig
 
+TREATMENTS: tuple[dict[str, bool], ...] = ({}, {"recalibrated": True}, {"refitted": True})
+"""What is done to a merged network: nothing, its statistics measured anew, its layers fitted to the ensemble."""
 ENSEMBLES: tuple[EvaluationKind, ...] = ("logit ensemble", "probability ensemble")
 
 
@@ -44,6 +47,8 @@ class Recipe:
     grid: int
     stage_dtype: StageDtype
     validation_share: float
+    rivals: tuple[RivalName, ...]
+    """Networks of one member's size, made otherwise, to compare with; their training has the members' settings."""
     finetune_share: float
     """Share of the training split that fused networks are fine-tuned on; 0 leaves that out."""
 
@@ -96,9 +101,10 @@ def _of_seed(recipe: Recipe, seed: int) -> Iterator[Step]:
             config = EvaluationConfig(data=recipe.data, seed=seed, weights=weights, kind=kind)
             yield _evaluation(config, members)
         for method in recipe.methods:
-            for recalibrated in (False, True):
-                fused = FusedConfig(method=method, weights=weights, probe=probe, recalibrated=recalibrated)
+            for treatment in TREATMENTS:
+                fused = FusedConfig(method=method, weights=weights, probe=probe, **treatment)
                 yield from _fused(recipe, fused, members, matchings[type(method)])
+        yield from _rivals(recipe, probe, weights, members, matchings)
 
 
 def _member(recipe: Recipe, sample: SampleConfig, member: int) -> Step:
@@ -129,6 +135,29 @@ def _fused(recipe: Recipe, config: FusedConfig, members: tuple[Step, ...], match
     fused = FUSED(config, members=members, matching=matching)
     yield fused
     yield from _finetuned(recipe, config.probe.sample, config, fused)
+
+
+def _rivals(
+    recipe: Recipe,
+    probe: ProbeConfig,
+    weights: tuple[float, ...],
+    members: tuple[Step, ...],
+    matchings: Mapping[type[Method], Step],
+) -> Iterator[Step]:
+    """Networks made otherwise; a start for distillation is the smallest fused network, refitted."""
+    for rival in recipe.rivals:
+        inputs: dict[str, Step | tuple[Step, ...]] = {"members": members}
+        if rival == "distilled from fused":
+            smallest = recipe.methods[0]
+            config = FusedConfig(method=smallest, weights=weights, probe=probe, refitted=True)
+            inputs["fused"] = FUSED(config, members=members, matching=matchings[type(smallest)])
+        seed = probe.sample.seed * recipe.members
+        yield RIVAL(
+            RivalConfig(
+                rival=rival, model=recipe.model, probe=probe, weights=weights, training=recipe.training, seed=seed
+            ),
+            **inputs,
+        )
 
 
 def _finetuned(

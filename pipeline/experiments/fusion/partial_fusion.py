@@ -16,10 +16,12 @@ from amalgam.pipeline.experiments.flags import Floats, Ints, LabelSmoothing, Opt
 from amalgam.pipeline.experiments.fusion.graph import Recipe, fusion_graph
 from amalgam.pipeline.experiments.fusion.matching_methods import NAMES, matching_methods
 from amalgam.pipeline.steps.fusion.activations import StageDtype
+from amalgam.pipeline.steps.fusion.rivals import RIVALS, RivalName
 from amalgam.tasks.data.catalogue import FOLDER_IMAGE_SIZE, KNOWN, DataSpec
 from amalgam.tasks.data.splits import ClassSplit, GeneralSpecialist, Shared, Split
 from amalgam.tasks.fusion.methods import Cost
 from amalgam.tasks.models.spec import Activation, ModelSpec
+from amalgam.tasks.near_names import unknown_name
 from amalgam.tasks.training.config import TrainConfig
 
 
@@ -105,7 +107,7 @@ class Matchings:
 
     methods: Annotated[
         Texts, f"How units are matched: {', '.join(NAMES)}, or file.py:Class of your own, at every alpha it has."
-    ] = ("Identity", "PartialOT")
+    ] = ("Identity", "PartialOT", "Ward", "SpreadPruning")
     alphas: Annotated[Floats, "Shares of each layer's units that stay alone: 0 fuses all, 1 is the ensemble."] = (
         0.0,
         0.2,
@@ -116,10 +118,19 @@ class Matchings:
         1.0,
     )
     cost: Annotated[Cost, "What makes units similar."] = "weights"
+    rivals: Annotated[Texts, f"Networks of one member's size to compare with: {', '.join(RIVALS)}; or none."] = RIVALS
     first_weight: Annotated[Floats, "Weights of the first member, a curve each; default: all weigh the same."] = ()
-    probe_rows: Annotated[int, "Unlabelled training images for activations and recalibration."] = 1000
+    probe_rows: Annotated[int, "Unlabelled training images that fusion and distillation may see."] = 1000
     grid: Annotated[int, "Feature maps are staged at grid x grid positions."] = 2
     stage_dtype: Annotated[StageDtype, "How activations are stored."] = "float32"
+
+    @property
+    def chosen_rivals(self) -> tuple[RivalName, ...]:
+        """The rivals as named; none of them for `none`. Raises ValueError for an unknown name."""
+        for name in self.rivals:
+            if name not in (*RIVALS, "none"):
+                raise unknown_name("rival", name, RIVALS)
+        return tuple(name for name in RIVALS if name in self.rivals)
 
 
 @dataclass(frozen=True)
@@ -167,6 +178,7 @@ def partial_fusion(
             grid=matchings.grid,
             stage_dtype=matchings.stage_dtype,
             finetune_share=finetuning.finetune_share,
+            rivals=matchings.chosen_rivals,
         )
     )
 

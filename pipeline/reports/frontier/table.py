@@ -10,7 +10,7 @@ from typing import Any
 from amalgam.pipeline.reports.tables import DEVIATION, HIGH, LOW, Row, spread
 from amalgam.tasks.scoring.results import ALPHA, COST, Network, Result, results_frame
 
-KINDS = ("member", "ensemble", "fused")
+KINDS = ("member", "ensemble", "rival", "fused")
 RELATIVE = "relative_"
 OF_CLASS = "accuracy_class_"
 
@@ -37,8 +37,9 @@ def identity(network: Network, *, with_weights: bool) -> Row:
     """What a row says of its network; `treatment` is what was done to it besides, `series` all but its alpha."""
     weights = f"weights {'/'.join(f'{weight:.3g}' for weight in network.weights)}" if network.weights else ""
     kept = tuple(pair for pair in network.settings if pair[0] != ALPHA)
-    untreated = network.model_copy(update={"recalibrated": False, "finetuned": False})
-    marks = [*["recalibrated"] * network.recalibrated, *["fine-tuned"] * network.finetuned]
+    untreated = network.model_copy(update={"recalibrated": False, "refitted": False, "finetuned": False})
+    marks = [*["recalibrated"] * network.recalibrated, *["refit"] * network.refitted]
+    marks += ["fine-tuned"] * network.finetuned
     marks += [weights] * (with_weights and bool(weights))
     return {
         "label": ", ".join([untreated.label, *marks]),
@@ -49,6 +50,7 @@ def identity(network: Network, *, with_weights: bool) -> Row:
         "alpha": network.number(ALPHA),
         "weights": network.weights,
         "recalibrated": network.recalibrated,
+        "refitted": network.refitted,
         "finetuned": network.finetuned,
         "member": network.member,
     }
@@ -65,7 +67,7 @@ def _order(network: Network) -> tuple[Any, ...]:
     """Members first, then ensembles, then fused networks, those with an alpha last and from the smallest up."""
     alpha = network.number(ALPHA)
     one = (network.method, str([pair for pair in network.settings if pair[0] != ALPHA]))
-    treatment = (network.weights, network.finetuned, network.recalibrated)
+    treatment = (network.weights, network.finetuned, network.refitted, network.recalibrated)
     return (KINDS.index(network.kind), alpha is not None, *one, *treatment, alpha or 0.0, network.member or 0)
 
 

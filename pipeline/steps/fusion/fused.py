@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, SerializeAsAny, model_validator
 
 from amalgam.pipeline.engine.kinds import Config, Kind
 from amalgam.pipeline.engine.step import Expect, Metrics
 from amalgam.pipeline.engine.workspace import Workspace
+from amalgam.pipeline.steps.fusion.evaluated import evaluated
 from amalgam.pipeline.steps.fusion.members import EvaluationConfig
-from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.splits import ProbeConfig, SampleConfig, hold_out
 from amalgam.tasks.fusion import Method
 from amalgam.tasks.scoring.results import Network, settings_of
@@ -35,6 +35,14 @@ class FusedConfig(Config):
     probe: ProbeConfig
     recalibrated: bool = False
     """Whether batch norms are recalibrated (or, without batch norm, layers repaired) on the probe."""
+    refitted: bool = False
+    """Whether layers are fitted to the ensemble on the probe instead."""
+
+    @model_validator(mode="after")
+    def _one_treatment(self) -> FusedConfig:
+        if self.recalibrated and self.refitted:
+            raise ValueError("a fused network is recalibrated or refitted, not both")
+        return self
 
     @property
     def identity(self) -> Network:
@@ -45,6 +53,7 @@ class FusedConfig(Config):
             settings=settings_of(self.method),
             weights=self.weights,
             recalibrated=self.recalibrated,
+            refitted=self.refitted,
             seed=self.probe.sample.seed,
         )
 
@@ -72,20 +81,22 @@ def fuse_members(config: FusedConfig, inputs: Mapping[str, Any], work: Workspace
     from amalgam.pipeline.store.checkpoints import read_spec, save_model, save_support
     from amalgam.tasks.data.loading import Repeatable, example
     from amalgam.tasks.data.opening import open_pool
-    from amalgam.tasks.fusion import merge, support
-    from amalgam.tasks.fusion.fusing import checked_weights, restored
+    from amalgam.tasks.fusion import Refit, merge, support
+    from amalgam.tasks.fusion.fusing import checked_weights, refitted, restored
 
     train_images, pool, _ = open_pool(config.probe.sample, work.data_root)
     members, axes, couplings = _matched(config, inputs, example(train_images, work.device), work.device)
     weights = checked_weights(config.weights, len(members))
     fused = merge(members, axes, couplings, weights)
-    if config.recalibrated:
-        probe = Repeatable(train_images, config.probe.indices(pool), CALIBRATION_BATCH, work.device)
+    probe = Repeatable(train_images, config.probe.indices(pool), CALIBRATION_BATCH, work.device)
+    if config.refitted:
+        fused = refitted(fused, members, axes, couplings, weights, probe, Refit())
+    elif config.recalibrated:
         fused = restored(fused, members, axes, couplings, weights, probe)
     allowed = support(axes, couplings, fused)
     save_model(fused, read_spec(inputs["members"][0]), work.out)
     save_support(allowed, work.out)
-    return _evaluated(config.identity, fused, config.probe.sample.data, allowed, work)
+    return evaluated(config.identity, fused, config.probe.sample.data, allowed, work)
 
 
 def finetune(config: FinetunedConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
@@ -117,7 +128,7 @@ def finetune(config: FinetunedConfig, inputs: Mapping[str, Any], work: Workspace
         device=work.device,
     ).module
     save_model(tuned, read_spec(inputs["network"]), work.out)
-    return _evaluated(config.identity, tuned, config.sample.data, allowed, work)
+    return evaluated(config.identity, tuned, config.sample.data, allowed, work)
 
 
 def _matched(
@@ -132,24 +143,6 @@ def _matched(
     axes = trace(members[0], x)
     check_members(members, axes)
     return members, axes, load_matching(config.method, inputs["matching"]).couplings()
-
-
-def _evaluated(
-    network: Network, module: nn.Module, data: DataSpec, allowed: Mapping[str, Tensor], work: Workspace
-) -> Metrics:
-    import numpy as np
-
-    from amalgam.pipeline.store.measures import recorded, test_results
-    from amalgam.tasks.data.images import load
-    from amalgam.tasks.data.loading import example
-    from amalgam.tasks.scoring.logits import predict
-    from amalgam.tasks.tracing.cost import cost_of
-
-    images = load(data, "test", work.data_root)
-    logits = predict(module, images, np.arange(len(images)), device=work.device)
-    cost = cost_of(module, example(images, work.device), allowed)
-    results = test_results(network, logits, images, cost)
-    return {**recorded(results, work.out), "data_fingerprint": images.fingerprint}
 
 
 FUSED = Kind("fused", fuse_members, FusedConfig, version=3, expect=Expect(2, 1_000_000))

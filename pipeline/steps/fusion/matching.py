@@ -38,7 +38,8 @@ def match_members(config: MatchingConfig, inputs: Mapping[str, Any], work: Works
     check_members(members, axes)
     activations = None
     if any(method.needs_activations for method in config.methods):
-        activations = staged_cost([folder / ROWS for folder in inputs["activations"]], work.device)
+        within = any(method.needs_gram for method in config.methods)
+        activations = staged_cost([folder / ROWS for folder in inputs["activations"]], work.device, within=within)
     states = [member.state_dict() for member in members]
     matchings: list[Matching] = []
     for place, method in enumerate(config.methods):

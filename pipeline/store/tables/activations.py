@@ -14,12 +14,14 @@ from amalgam.tasks.tracing.capture import as_rows
 ROWS = "activations.parquet"
 
 
-def staged_cost(files: Sequence[Path], device: str) -> ActivationCost:
+def staged_cost(files: Sequence[Path], device: str, *, within: bool = False) -> ActivationCost:
     """Distances between the units of all members, from their staged activations, read side by side.
+
+    `within` keeps products of units of one member, too, as clustering needs.
 
     Raises ValueError unless all files hold the same examples in the same order.
     """
-    cost = ActivationCost(len(files))
+    cost = ActivationCost(len(files), within)
     shapes = describe(files[0]).sites
     for parts in zip(*(read_rows(file) for file in files), strict=True):
         if any(not np.array_equal(part.ids, parts[0].ids) for part in parts):

@@ -19,6 +19,7 @@ IDENTITY = pa.schema(
         ("method", pa.string()),
         ("weights", pa.list_(pa.float64())),
         ("recalibrated", pa.bool_()),
+        ("refitted", pa.bool_()),
         ("finetuned", pa.bool_()),
         ("member", pa.int64()),
         ("seed", pa.int64()),
