@@ -49,8 +49,10 @@ class WeightCost:
         self.places = {g: [p for p in axes.parameters_of(g) if p[0] in set(parameters)] for g in axes.groups}
         self._norms = {
             (name, index, member): self._rows(member, name, index, None).square().sum(1)
-            for places in self.places.values() for name, index in places for member in range(len(states))
-        }  # fmt: skip
+            for places in self.places.values()
+            for name, index in places
+            for member in range(len(states))
+        }
 
     def rows(self, group: str, universe: Universe) -> tuple[list[Tensor], list[Tensor]]:
         """Per member, (units, entries) that touch its units, the other groups aligned by `universe`; (units,) norms.
@@ -64,8 +66,11 @@ class WeightCost:
             size = self.axes.sizes(state)[group]
             parts = [self._rows(member, name, index, universe) for name, index in places]
             rows.append(torch.cat(parts, 1) if parts else torch.zeros(size, 0))
-            norms.append(torch.stack([self._norms[name, index, member] for name, index in places]).sum(0)
-                         if places else torch.zeros(size))  # fmt: skip
+            norms.append(
+                torch.stack([self._norms[name, index, member] for name, index in places]).sum(0)
+                if places
+                else torch.zeros(size)
+            )
         return rows, norms
 
     def objective(self, universe: Universe) -> float:
@@ -176,8 +181,10 @@ class ActivationCost:
         """
         if group not in self.num_rows or not self.within:
             raise ValueError(f"no products of all units were accumulated for {group}: give calibration batches")
-        table = [[self.products[group, min(a, b), max(a, b)] for b in range(self.num_members)]
-                 for a in range(self.num_members)]  # fmt: skip
+        table = [
+            [self.products[group, min(a, b), max(a, b)] for b in range(self.num_members)]
+            for a in range(self.num_members)
+        ]
         rows = [torch.cat([t if a <= b else t.T for b, t in enumerate(row)], 1) for a, row in enumerate(table)]
         return torch.cat(rows).cpu() / self.num_rows[group]
 

@@ -33,9 +33,16 @@ Log = Callable[[str, float, float], None]
 
 @torch.no_grad()
 def refit(
-    fused: nn.Module, members: Sequence[nn.Module], axes: Axes, maps: UnitMaps, batches: Iterable[Any],
-    *, how: Refit | None = None, support: Mapping[str, Tensor] | None = None, log: Log | None = None,
-) -> nn.Module:  # fmt: skip
+    fused: nn.Module,
+    members: Sequence[nn.Module],
+    axes: Axes,
+    maps: UnitMaps,
+    batches: Iterable[Any],
+    *,
+    how: Refit | None = None,
+    support: Mapping[str, Tensor] | None = None,
+    log: Log | None = None,
+) -> nn.Module:
     """A copy of `fused` whose linear and convolution layers (and batch norms behind them) are fitted to `members`.
 
     `maps` say how members' units became fused ones, `support` is False at structural zeros, by parameter. All inputs
