@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from amalgam.tasks.fusion import (
         Assignment,
+        Budget,
         Identity,
         IntraFusion,
         Lloyd,
@@ -54,6 +55,7 @@ __all__ = [
     "Assignment",
     "Average",
     "Breadcrumbs",
+    "Budget",
     "Dare",
     "EpiMer",
     "Fisher",
@@ -91,6 +93,7 @@ HOMES = {
         "Assignment",
         "Identity",
         "Method",
+        "Budget",
         "PartialOT",
         "Refit",
         "fuse",

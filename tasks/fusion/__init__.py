@@ -5,6 +5,7 @@ from typing import Any
 from amalgam.tasks.fusion.methods import (
     METHODS,
     Assignment,
+    Budget,
     Identity,
     IntraFusion,
     Lloyd,
@@ -21,6 +22,7 @@ from amalgam.tasks.fusion.methods import (
 __all__ = [
     "METHODS",
     "Assignment",
+    "Budget",
     "Identity",
     "IntraFusion",
     "Lloyd",

@@ -46,6 +46,7 @@ def fuse(
     activations = None
     if method.needs_activations and batches is not None:
         activations = activation_cost(members, axes, batches, within=method.needs_gram)
+    method = method.prepared(members[0], example)
     matching = method(axes, [member.state_dict() for member in members], activations)
     fused = merge(members, axes, matching.couplings(), shares)
     if batches is None:

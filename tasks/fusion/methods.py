@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from amalgam.tasks.fusion.couplings.budget import Budget
 from amalgam.tasks.fusion.couplings.clustering import Lloyd, Ward
 from amalgam.tasks.fusion.couplings.interpolation import IntraFusion
-from amalgam.tasks.fusion.couplings.method import Method
+from amalgam.tasks.fusion.couplings.method import Cost, Method
 from amalgam.tasks.fusion.couplings.pruning import MagnitudePruning, SpreadPruning
 from amalgam.tasks.fusion.couplings.transplantation import NeuronTransplantation
 from amalgam.tasks.fusion.couplings.transport import TransportedPruning
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from amalgam.tasks.fusion.cost import ActivationCost, State, Universe
     from amalgam.tasks.fusion.matching import Matching
     from amalgam.tasks.tracing.axes import Axes
-
-Cost = Literal["weights", "activations", "both"]
 
 
 class Refit(BaseModel):
@@ -99,6 +98,7 @@ METHODS: tuple[type[Method], ...] = (
     Identity,
     Assignment,
     PartialOT,
+    Budget,
     Ward,
     Lloyd,
     MagnitudePruning,

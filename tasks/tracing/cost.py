@@ -62,6 +62,20 @@ def cost_of(module: nn.Module, example: Tensor | tuple[Any, ...], support: Mappi
     return Cost(stored, stored - sum(zeros.values()), flops[""], round(flops[""] - saved), latency)
 
 
+def flops_by_parameter(module: nn.Module, example: Tensor | tuple[Any, ...]) -> dict[str, float]:
+    """Weight of each layer that computes -> operations in which each of its entries takes part, for one image."""
+    inputs = tuple(
+        x[:1] if isinstance(x, Tensor) else x for x in (example if isinstance(example, tuple) else (example,))
+    )
+    was_training = module.training
+    with torch.no_grad():
+        flops = _flops_by_module(module.eval(), inputs)
+    module.train(was_training)
+    weights = {name: p for name, p in module.named_parameters() if p.ndim > 1}
+    paths = {name: name.removesuffix("weight").removesuffix(".") for name in weights}
+    return {name: flops[path] / weights[name].numel() for name, path in paths.items() if flops.get(path)}
+
+
 def _flops_by_module(module: nn.Module, inputs: tuple[Any, ...]) -> dict[str, int]:
     """Operations of each submodule by its path, its own submodules included; "" is the whole."""
     fast_path = torch.backends.mha.get_fastpath_enabled()

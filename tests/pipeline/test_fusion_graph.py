@@ -18,6 +18,7 @@ from amalgam.pipeline.experiments import EXPERIMENTS
 from amalgam.pipeline.steps.fusion.fused import FusedConfig, finetune
 from amalgam.pipeline.store.artifact import Record, read_curves, read_record, read_records
 from amalgam.pipeline.store.checkpoints import load_model
+from amalgam.pipeline.store.matchings import load_matching
 from amalgam.pipeline.store.tables.rows import describe, read_rows
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.images import load
@@ -27,13 +28,16 @@ from amalgam.tasks.tracing.capture import capture, sites
 from amalgam.tasks.tracing.trace import trace
 
 SMALL = {"seeds": 1, "members": 2, "epochs": 3, "widths": (20, 10), "probe_rows": 100, "finetune_share": 0.1}
+METHODS = ("Identity", "PartialOT", "Ward")
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """Every step of a small experiment but its report, with their records."""
     root = tmp_path_factory.mktemp("root")
-    report = EXPERIMENTS["digits_partial_fusion"](**SMALL, alphas=(0.0, 0.5, 1.0), first_weight=(0.0, 0.3, 1.0))
+    report = EXPERIMENTS["digits_partial_fusion"](
+        **SMALL, methods=METHODS, alphas=(0.0, 0.5, 1.0), first_weight=(0.0, 0.3, 1.0)
+    )
     outcome = run(list(report.parents), root, Local())
     return root, [(step, outcome.records[step.fingerprint]) for step in ancestors(list(report.parents))]
 
@@ -59,7 +63,7 @@ def test_alpha_one_scores_as_the_logit_ensemble_and_costs_as_much(built):
         if step.config.kind == "logit ensemble"
     }
     points = fused(built, alpha=1.0)
-    assert len(points) == 6
+    assert len(points) == 9
     for step, record in points:
         ensemble = ensembles[step.config.weights]
         assert record.metrics["test/nll"] == pytest.approx(ensemble["test/nll"], abs=1e-5)
@@ -124,7 +128,9 @@ def test_staged_rows_are_the_activations_of_the_member_that_they_name(built):
 
 @pytest.mark.slow
 def test_ray_and_local_give_the_same_numbers(built, tmp_path):
-    report = EXPERIMENTS["digits_partial_fusion"](**SMALL, alphas=(0.0, 0.5, 1.0), first_weight=(0.0, 0.3, 1.0))
+    report = EXPERIMENTS["digits_partial_fusion"](
+        **SMALL, methods=METHODS, alphas=(0.0, 0.5, 1.0), first_weight=(0.0, 0.3, 1.0)
+    )
     outcome = run(list(report.parents), tmp_path, Ray())
     assert len(outcome.records) == len(built[1])
     for step, record in built[1]:
@@ -266,3 +272,17 @@ def test_the_installed_command_on_ray_keeps_the_structural_zeros(tmp_path):
         and record.config.get("network", record.config).get("method", {}).get("alpha") == 0.5
     ]
     assert len(partial) == 4 and len(set(partial)) == 1
+
+
+def test_clusters_and_rivals_are_networks_of_one_members_size(built):
+    root, _ = built
+    member = of_kind(built, "evaluation")[0][1].metrics["cost/parameters"]
+    rivals = of_kind(built, "rival")
+    assert {step.config.rival for step, _ in rivals} == {"distilled", "distilled from fused", "from scratch"}
+    clusters = [(step, record) for step, record in of_kind(built, "fused") if step.key.startswith("fused")]
+    wards = [record for step, record in clusters if type(step.config.method).__name__ == "Ward"]
+    for record in [record for _, record in rivals] + wards:
+        assert record.metrics["cost/parameters"] == member
+    matching = next(s for s, _ in of_kind(built, "matching") if type(s.config.methods[0]).__name__ == "Ward")
+    coupling = load_matching(matching.config.methods[0], matching.path(root)).couplings()
+    assert {group: found.width for group, found in coupling.items()} == {"layers.0": 20, "layers.2": 10}

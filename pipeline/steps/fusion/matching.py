@@ -44,6 +44,7 @@ def match_members(config: MatchingConfig, inputs: Mapping[str, Any], work: Works
     matchings: list[Matching] = []
     for place, method in enumerate(config.methods):
         start = matchings[-1] if matchings else Identity()(axes, states)
+        method = method.prepared(members[0], torch.zeros(2, *spec.in_shape, device=work.device))
         matchings.append(method(axes, states, activations, start.universe))
         for sweep, objective in enumerate(matchings[-1].objective):
             work.log({f"objective/{place}": objective}, sweep)

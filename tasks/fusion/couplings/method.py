@@ -5,16 +5,21 @@ Importable without torch, so that plans and help pages are instant; the engine i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from torch import Tensor, nn
+
     from amalgam.tasks.fusion.cost import ActivationCost, State, Universe
     from amalgam.tasks.fusion.matching import Matching
     from amalgam.tasks.tracing.axes import Axes
+
+
+Cost = Literal["weights", "activations", "both"]
 
 
 class Method(BaseModel):
@@ -31,6 +36,10 @@ class Method(BaseModel):
     def needs_gram(self) -> bool:
         """Whether those statistics must hold the products of units of one member, too."""
         return False
+
+    def prepared(self, member: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Method:
+        """The method with what it must know of the network itself, measured on a member; by default nothing."""
+        return self
 
     def __call__(
         self,

@@ -1,0 +1,78 @@
+"""A share of units that stay alone for each layer, chosen jointly so that the network costs what it may."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field, model_validator
+
+from amalgam.tasks.fusion.couplings.method import Cost, Method
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor, nn
+
+    from amalgam.tasks.fusion.cost import ActivationCost, State, Universe
+    from amalgam.tasks.fusion.matching import Matching
+    from amalgam.tasks.tracing.axes import Axes
+
+
+class Budget(Method):
+    """Match every unit, then take the worst pairs apart, wherever that lowers the cost of matching most for its price.
+
+    The order in which pairs come apart does not depend on the budget: a larger budget takes apart what a smaller one
+    does, and more. The budget is met from below.
+    """
+
+    flops: float | None = Field(default=None, ge=1)
+    """Floating-point operations without structural zeros, as a multiple of one member's; the ensemble of K has K."""
+    parameters: float | None = Field(default=None, ge=1)
+    """Nonzero parameters, as a multiple of one member's; of two limits both are kept."""
+    cost: Cost = "weights"
+    """What makes two units similar: the parameters around them, their activations, or both in equal measure."""
+    seed: int = 0
+    """Orders the groups within a sweep of the descent."""
+    flops_of_entry: tuple[tuple[str, float], ...] = Field(default=(), repr=False)
+    """Parameter -> operations in which each of its entries takes part; `prepared` measures it."""
+
+    @model_validator(mode="after")
+    def _limited(self) -> Budget:
+        if self.flops is None and self.parameters is None:
+            raise ValueError("a budget needs a limit: give flops or parameters, such as Budget(flops=1.3)")
+        return self
+
+    @property
+    def needs_activations(self) -> bool:
+        return self.cost != "weights"
+
+    def prepared(self, member: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Method:
+        """The budget with the operations of each parameter, measured on `member`."""
+        if self.flops is None:
+            return self
+        from amalgam.tasks.tracing.cost import flops_by_parameter
+
+        return self.model_copy(update={"flops_of_entry": tuple(flops_by_parameter(member, example).items())})
+
+    def __call__(
+        self,
+        axes: Axes,
+        states: Sequence[State],
+        activations: ActivationCost | None = None,
+        start: Universe | None = None,
+    ) -> Matching:
+        from amalgam.tasks.fusion.couplings.budgeting import Prices, taken_apart
+        from amalgam.tasks.fusion.matching import costs_of, descend
+
+        if self.needs_activations and activations is None:
+            raise ValueError(f"cost={self.cost!r} needs activations; give calibration batches, or cost='weights'")
+        if self.flops is not None and not self.flops_of_entry:
+            raise ValueError("operations of the network are not measured: use prepared(member, example) first")
+        costs = costs_of(axes, states, activations if self.needs_activations else None, self.cost != "activations")
+        matched = descend(costs, 0.0, seed=self.seed, max_sweeps=100)
+        limits = []
+        if self.flops is not None:
+            limits.append((Prices.of(axes, states, dict(self.flops_of_entry)), self.flops))
+        if self.parameters is not None:
+            limits.append((Prices.of(axes, states, None), self.parameters))
+        return taken_apart(costs, matched, limits)
