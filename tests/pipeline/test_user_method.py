@@ -68,6 +68,7 @@ def test_other_code_in_the_file_is_another_matching(method, tmp_path):
     assert before[0] == after[0] and before[1] != after[1]
 
 
+@pytest.mark.slow
 def test_a_users_own_method_travels_to_workers_of_a_cluster(method, tmp_path):
     report = partial_fusion(**TINY, methods=(method,))
     step = next(step for step in ancestors([report]) if step.name == "fused")
@@ -80,13 +81,19 @@ def test_a_users_own_method_travels_to_workers_of_a_cluster(method, tmp_path):
     [
         (("Identiy",), "Identity"),
         ((), "--methods"),
-        (("Identity", "Identity"), "twice"),
+        (("Identity", "Identity"), "'Identity'"),
         (("nowhere.py:Mine",), "nowhere.py"),
     ],
 )
 def test_methods_that_do_not_exist_are_refused(methods, words):
     with pytest.raises(ValueError, match=words):
         partial_fusion(**TINY, methods=methods)
+
+
+def test_two_methods_of_one_name_are_refused(method, tmp_path):
+    (tmp_path / "other.py").write_text(SOURCE)
+    with pytest.raises(ValueError, match="'FirstHalf'"):
+        partial_fusion(**TINY, methods=(method, f"{tmp_path / 'other.py'}:FirstHalf"))
 
 
 def test_a_class_that_matches_nothing_is_refused(tmp_path):

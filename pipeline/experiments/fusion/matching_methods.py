@@ -32,9 +32,11 @@ def matching_methods(names: Sequence[str], alphas: Sequence[float], cost: Cost) 
     """The methods of those names; one that has an alpha without a default at every alpha, from the tightest up."""
     if not names:
         raise ValueError(f"give at least one method, such as --methods {NAMES[-1]}")
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"method {min(twice)!r} is given twice: once is enough")
-    return tuple(method for name in names for method in _each(method_class(name), alphas, cost))
+    kinds = [method_class(name) for name in names]
+    called = [kind.__name__ for kind in kinds]
+    if twice := {name for name in called if called.count(name) > 1}:
+        raise ValueError(f"two methods are called {min(twice)!r}: give each once, under a name of its own")
+    return tuple(method for kind in kinds for method in _each(kind, alphas, cost))
 
 
 def _each(kind: type[Method], alphas: Sequence[float], cost: Cost) -> list[Method]:
