@@ -20,6 +20,7 @@ from amalgam.pipeline.reports.tables import (
     console_table,
     markdown_table,
     percent,
+    plain,
     seeds_text,
     shown,
     spread,
@@ -110,7 +111,7 @@ def comparison_figure(rows: Sequence[Row], title: str, lead: Measure) -> Figure:
         if row.get(lead.key + LOW) is not None:
             axes.plot([scale * row[lead.key + LOW], scale * row[lead.key + HIGH]], [place] * 2, color=BAR, lw=2)
         axes.plot(scale * row[lead.key], place, "o", color=DOT)
-    axes.set_yticks(range(len(rows)), [row["label"] for row in rows])
+    axes.set_yticks(range(len(rows)), [plain(row["label"]) for row in rows])
     axes.invert_yaxis()
     axes.set_xlabel(f"{lead.heading}; lines: 95 % interval of the mean over seeds")
     axes.grid(axis="x", alpha=0.25)

@@ -88,3 +88,8 @@ def percent(value: float) -> str:
 def points(value: float) -> str:
     """A difference of shares in percentage points, signed."""
     return f"{100 * value:+.1f}".replace("-", MINUS)
+
+
+def plain(text: str) -> str:
+    r"""The text as matplotlib draws it letter by letter: a name such as `$\frac{$` is no formula."""
+    return text.replace("$", r"\$")

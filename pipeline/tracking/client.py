@@ -5,17 +5,13 @@ import time
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 
-from amalgam.pipeline.tracking.store import SETTINGS, Store
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 
-for name, value in SETTINGS.items():
-    os.environ.setdefault(name, value)  # mlflow reads them when it is imported
-
-from mlflow import MlflowClient  # noqa: E402
-from mlflow.entities import Run  # noqa: E402
-from mlflow.exceptions import MlflowException  # noqa: E402
-
-from amalgam.pipeline.tracking import view  # noqa: E402
-from amalgam.pipeline.tracking.database import prepared, without_trace  # noqa: E402
+from amalgam.pipeline.tracking import view
+from amalgam.pipeline.tracking.database import prepared, without_trace
+from amalgam.pipeline.tracking.store import Store
 
 AGAIN = 1.0  # seconds before a call is repeated whose answer was lost
 PAGE = 1000  # runs in one answer

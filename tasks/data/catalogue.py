@@ -18,6 +18,7 @@ from amalgam.tasks.near_names import unknown_name
 MANY_FILES = 50_000  # as many are looked at in half a second on a local disk
 FOLDER_IMAGE_SIZE = 224  # pixels; what nearly every network trained on pictures of many sizes is fed
 Interpolation = Literal["bilinear", "bicubic"]
+MOST_BYTES = 2**30  # of one picture
 EVERY_LEVEL = 0  # counted down from here, the lowest is never reached
 NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 NPZ = (
@@ -122,6 +123,8 @@ class DataSpec(BaseModel):
         return self
 
     def _settings_have_an_effect(self) -> None:
+        if (cost := 3 * (self.image_size or 0) ** 2) > MOST_BYTES:
+            raise ValueError(f"one picture of image size {self.image_size} would take {cost / 1e9:.3g} GB: choose less")
         kind = KINDS.get(self.name.partition(":")[0], Kind(""))
         if self.part is not None and (kind.parts is None or (kind.parts and self.part not in kind.parts)):
             known = f"has {', '.join(kind.parts)}" if kind.parts else "is read as train and test"

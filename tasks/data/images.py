@@ -21,6 +21,7 @@ from amalgam.tasks.data.catalogue import (
     how_to_fetch,
     path_of,
 )
+from amalgam.tasks.data.layouts import PICTURES, file_size, is_content, open_picture
 from amalgam.tasks.data.pixels import Images, decoded, digest, enlarged, in_memory, resized
 from amalgam.tasks.data.shifts import READERS, read_listing
 from amalgam.tasks.data.splits import hold_out, require_classes
@@ -74,6 +75,8 @@ def _npz(spec: DataSpec, split: PartName, root: Path | None) -> Images:
         pixels, labels = (_npz_array(path, split, what) for what in ("images", "labels"))
         labels, of_training = (_whole_numbers(values) for values in (labels, _npz_array(path, "train", "labels")))
         num_classes = int(of_training.max(initial=-1)) + 1
+        if num_classes > len(of_training):
+            raise ValueError(f"label {num_classes - 1} among {len(of_training)} images: classes are counted from 0")
     except Exception as error:  # a damaged archive shows itself in many ways: zipfile, zlib, numpy, KeyError
         raise ValueError(f"{path} must be {NPZ}: {error}") from error
     channels = {pixels.shape[1], pixels.shape[-1]} if pixels.ndim == 4 else set(CHANNELS)
@@ -102,18 +105,28 @@ def _whole_numbers(labels: np.ndarray) -> np.ndarray:
 def _image_folder(spec: DataSpec, split: PartName, root: Path | None) -> Images:
     from torchvision.datasets import ImageFolder  # takes a second to import; tensors need it not
 
+    class Content(ImageFolder):
+        def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
+            names = [name for name in super().find_classes(directory)[0] if is_content(name)]
+            return names, {name: label for label, name in enumerate(names)}
+
     folder = path_of(spec, root)
     parts = {"train": folder / "train", "test": held_out_folder(folder)}
     try:
-        pictures = ImageFolder(str(parts[split]))
+        pictures = Content(str(parts[split]), loader=open_picture, is_valid_file=_is_picture)
     except FileNotFoundError as error:  # no class folder, or one without a picture
         raise ValueError(f"{parts[split]} must hold a folder of pictures for each class: {error}") from error
-    expected = sorted(entry.name for entry in parts["train"].iterdir() if entry.is_dir())
+    expected = sorted(entry.name for entry in parts["train"].iterdir() if entry.is_dir() and is_content(entry.name))
     if pictures.classes != expected:
         raise ValueError(
             f"{parts[split]} must hold the classes of {parts['train']}, {expected}, got {pictures.classes}"
         )
     return _decoded(spec, pictures, np.arange(len(pictures)))
+
+
+def _is_picture(path: str) -> bool:
+    file = Path(path)
+    return file.suffix.lower() in PICTURES and is_content(file.name)
 
 
 def _torchvision(spec: DataSpec, split: PartName, root: Path | None) -> Images:
@@ -201,7 +214,7 @@ def _decoded(spec: DataSpec, dataset: Any, places: np.ndarray) -> Images:
     labels, names = np.asarray(_labels(dataset), np.int64)[places], _class_names(dataset)
     root, samples = Path(dataset.root), getattr(dataset, "samples", [])
     files = [Path(samples[place][0]) for place in places] if samples else []
-    listing = [(path.relative_to(root).as_posix(), path.stat().st_size) for path in files]
+    listing = [(path.relative_to(root).as_posix(), file_size(path, spec.skip_damaged)) for path in files]
     content = digest(repr((names, listing)).encode(), labels.tobytes(), places.tobytes())
     return decoded(
         spec, lambda index: dataset[places[index]][0], labels.tolist(), names, content, names=tuple(map(str, files))

@@ -1,23 +1,33 @@
-"""What lies in folders of pictures and in their tables, read without torch and without opening a picture."""
+"""Folders of pictures, their tables and the pictures in them, read without torch."""
 
 import csv
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 OWN_NAMES = "class_names.txt"  # beside the table of a set, one name a line, where its own names make no prompts
+NO_CONTENT = ("__MACOSX", "@eaDir", "lost+found")  # folders that archives, network storage and file systems add
+
+
+def is_content(name: str) -> bool:
+    """Whether a file or folder of that name belongs to a set: hidden ones, such as `.ipynb_checkpoints`, do not."""
+    return not name.startswith(".") and name not in NO_CONTENT
 
 
 def class_folders(path: Path) -> list[str]:
     """The folders of a folder in the order of their labels: by number where all are numbers, else by name."""
-    names = [entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    names = [entry.name for entry in path.iterdir() if entry.is_dir() and is_content(entry.name)]
     return sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
 
 
 def pictures(folder: Path) -> list[str]:
     """The files of a folder that are pictures by their name, sorted."""
-    return sorted(entry.name for entry in folder.iterdir() if entry.suffix.lower() in PICTURES)
+    return sorted(
+        entry.name for entry in folder.iterdir() if entry.suffix.lower() in PICTURES and is_content(entry.name)
+    )
 
 
 def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
@@ -58,3 +68,28 @@ def dated_files(path: Path, levels: int, place: str = "") -> Iterator[tuple[str,
             elif entry.is_file() or entry.is_dir():
                 facts = entry.stat()
                 yield name, facts.st_size, facts.st_mtime_ns
+
+
+def file_size(path: Path, may_be_damaged: bool = False) -> int:
+    """Size of a picture's file in bytes. Raises ValueError, unless it may be damaged, if it leads nowhere."""
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        if may_be_damaged:
+            return 0
+        raise ValueError(f"{path} is listed, but missing: fetch it, or set skip_damaged") from error
+
+
+def open_picture(path: str | Path) -> Any:
+    """The picture in a file, decoded, in the mode it is stored in; the file is closed even if it is damaged."""
+    from PIL import Image  # tensors need it not
+
+    with Image.open(path) as picture:
+        picture.load()
+        return picture
+
+
+def require_file(name: str) -> None:
+    """Raise OSError unless it is a file: to open a named pipe would wait for ever."""
+    if not stat.S_ISREG(os.stat(name).st_mode):
+        raise OSError("it is no regular file")

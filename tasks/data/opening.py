@@ -1,8 +1,10 @@
 """Open a source: what `tasks.data.sources` describes becomes labelled images."""
 
+from functools import cache
 from pathlib import Path
 
-from amalgam.tasks.data.images import Images, load
+from amalgam.tasks.data.catalogue import KNOWN, DataSpec
+from amalgam.tasks.data.images import Images, PartName, load
 from amalgam.tasks.data.sources import (
     AnySource,
     Corrupted,
@@ -47,3 +49,13 @@ def open_labelled(config: LabelledConfig, root: Path | None = None) -> tuple[Ima
     images = open_source(config.source, root)
     kept, held_out = hold_out(images.labels.numpy(), config.validation_share, config.seed)
     return images, kept, held_out
+
+
+@cache
+def check_content(data: DataSpec, split: PartName, root: Path | None) -> None:
+    """Raise ValueError unless a split can be read, once for all that ask; of user-supplied sets alone.
+
+    Sets known by name are what their name says, and some are large.
+    """
+    if data.name not in KNOWN:
+        load(data, split, root)

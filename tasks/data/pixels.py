@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from amalgam.tasks.data.catalogue import FOLDER_IMAGE_SIZE, DataSpec, Interpolation
+from amalgam.tasks.data.layouts import require_file
 
 Scale = float | tuple[float, ...]
 Result = TypeVar("Result")
@@ -109,6 +111,27 @@ def resized(pixels: Tensor, size: int, interpolation: Interpolation) -> Tensor:
     return interpolate(pixels, (size, size), mode=interpolation, antialias=True)
 
 
+def in_colour(picture: Any) -> Any:
+    """The picture in RGB, 8 bits each; 16 bits of grey are scaled, which Pillow would cut off at 255.
+
+    Raises ValueError for numbers whose range is not known: grey beyond 16 bits, and floating point.
+    """
+    if picture.mode.startswith("I"):
+        grey = np.asarray(picture).astype(np.int64)
+        if grey.size and not 0 <= grey.min() <= grey.max() < 2**16:
+            raise ValueError(f"its grey levels are {grey.min()} to {grey.max()}: save it with 8 or 16 bits")
+        picture = _grey(grey)
+    elif picture.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of unknown range: save it with 8 or 16 bits")
+    return picture.convert("RGB")
+
+
+def _grey(levels: np.ndarray) -> Any:
+    from PIL import Image  # tensors need it not
+
+    return Image.fromarray((levels >> 8).astype(np.uint8))
+
+
 @dataclass(frozen=True)
 class PictureFiles:
     """Pictures decoded when read, by threads: made RGB, short side resized to `size`, centre cropped to a square."""
@@ -152,8 +175,10 @@ class PictureFiles:
 
     def _picture(self, position: int) -> Any:
         try:
-            return self.open(position).convert("RGB")
-        except (OSError, SyntaxError) as error:  # Pillow's words for a file that is absent, cut short or no picture
+            if self.names:
+                require_file(self.names[position])
+            return in_colour(self.open(position))
+        except Exception as error:  # Pillow, zlib, struct, libtiff ... each have their own words for a damaged picture
             raise ValueError(
                 f"{self._name(position)} cannot be decoded: replace the file, or set skip_damaged ({error})"
             ) from error

@@ -6,10 +6,16 @@ Every reader lists files, labels and groups; nothing is decoded before it is rea
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from amalgam.tasks.data.catalogue import DataSpec, path_of
-from amalgam.tasks.data.layouts import class_folders, iwildcam_class_names, pictures, read_table
+from amalgam.tasks.data.layouts import (
+    class_folders,
+    file_size,
+    iwildcam_class_names,
+    open_picture,
+    pictures,
+    read_table,
+)
 from amalgam.tasks.data.pixels import Images, decoded, digest
 
 FIRST_SHIFTED_YEARS = (2013, 2016)  # of FMoW: validation of the shift begins in the first, its test in the second
@@ -35,11 +41,11 @@ def read_listing(spec: DataSpec, split: str, root: Path | None) -> Images:
     listing = READERS[kind](spec, split, path)
     if not listing.files:
         raise ValueError(f"{path} contains no pictures of {spec.part or 'any class'}")
-    sizes = [_size(listing.root / file) for file in listing.files] if not spec.skip_damaged else []
+    sizes = [file_size(listing.root / file) for file in listing.files] if not spec.skip_damaged else []
     content = repr((listing.class_names, listing.files, sizes, listing.labels, listing.groups)).encode()
     return decoded(
         spec,
-        lambda index: _open(listing.root / listing.files[index]),
+        lambda index: open_picture(listing.root / listing.files[index]),
         listing.labels,
         listing.class_names,
         digest(content),
@@ -47,13 +53,6 @@ def read_listing(spec: DataSpec, split: str, root: Path | None) -> Images:
         groups=listing.groups,
         group_names=listing.group_names,
     )
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError as error:
-        raise ValueError(f"{path} is listed, but missing: fetch it, or set skip_damaged") from error
 
 
 def _classes(spec: DataSpec, split: str, path: Path) -> Listing:
@@ -119,10 +118,3 @@ READERS: dict[str, Callable[[DataSpec, str, Path], Listing]] = {
     "fmow": _fmow,
 }
 """By kind of layout, what lists its files."""
-
-
-def _open(path: Path) -> Any:
-    from PIL import Image  # tensors need it not
-
-    with Image.open(path) as picture:  # the file is closed even if it is damaged
-        return picture.convert("RGB")

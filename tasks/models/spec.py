@@ -1,5 +1,7 @@
 """What a network is, as data: its name, classes, input shape and options. `tasks.models.build` makes it."""
 
+import math
+from itertools import pairwise
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
@@ -74,6 +76,10 @@ OPTIONS: dict[str, type[Options]] = {
     "vim2_tiny": ViM2Options,
 }
 LIBRARIES = ("timm", "torchvision")
+BYTES = 4  # of a float32
+MOST_PARAMETERS = 2e10  # 80 GB
+AT_FULL_WIDTH = {"vgg11": 9.2e6, "resnet18": 11.2e6}
+"""Parameters at width 1; their number grows with its square."""
 
 
 class ModelSpec(BaseModel):
@@ -111,4 +117,23 @@ class ModelSpec(BaseModel):
                 first = error.errors()[0]
                 option = ".".join(map(str, first["loc"]))
                 raise ValueError(f"option {option} of {self.name}: {first['msg']}, got {first['input']!r}") from error
+            require_affordable(self)
         return self
+
+
+def require_affordable(spec: ModelSpec) -> None:
+    """Raise ValueError, with the number, if the network would have more parameters than any machine here holds."""
+    count = _num_parameters(spec)
+    if count > MOST_PARAMETERS:
+        raise ValueError(
+            f"{spec.name} of these options would have {count:.3g} parameters, {count * BYTES / 1e9:.3g} GB: "
+            f"choose smaller widths, at most {MOST_PARAMETERS:.0e} parameters"
+        )
+
+
+def _num_parameters(spec: ModelSpec) -> float:
+    """About how many parameters it has; 0 where that is not known."""
+    if spec.name == "mlp":
+        sizes = (math.prod(spec.in_shape), *spec.options["widths"], spec.num_classes)
+        return float(sum(before * after for before, after in pairwise(sizes)))
+    return AT_FULL_WIDTH[spec.name] * float(spec.options["width"]) ** 2 if spec.name in AT_FULL_WIDTH else 0

@@ -29,6 +29,9 @@ TREATMENTS: tuple[dict[str, bool], ...] = ({}, {"recalibrated": True}, {"refitte
 ENSEMBLES: tuple[EvaluationKind, ...] = ("logit ensemble", "probability ensemble")
 
 
+MOST_NETWORKS = 10_000
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Everything an experiment on partial fusion may choose."""
@@ -56,6 +59,11 @@ class Recipe:
         for name, least in (("members", 2), ("seeds", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if (networks := self.members * self.seeds) > MOST_NETWORKS:
+            raise ValueError(
+                f"{self.members} members times {self.seeds} seeds are {networks} networks to train: "
+                f"choose fewer, at most {MOST_NETWORKS} in one experiment"
+            )
         if bad := [weight for weight in self.first_weight if not 0 <= weight <= 1]:
             raise ValueError(f"first-weight must be between 0 and 1, got {bad[0]}")
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from amalgam.pipeline.reports.explanation.tables import NamedExplanation
 from amalgam.pipeline.reports.frontier.figure import BLUE, GREEN, ORANGE, SKY, VERMILION
+from amalgam.pipeline.reports.tables import plain
 from amalgam.tasks.explain.decomposition import NAMES as PARTS
 
 PART_LOOK = {"latents": (BLUE, "latents"), "error": (ORANGE, "unexplained"), "head": ("#999999", "head")}
@@ -85,7 +86,7 @@ def _panels(num_rows: int) -> tuple[Figure, tuple[Axes, Axes]]:
 
 def _finish(figure: Figure, panels: tuple[Axes, Axes], labels: Sequence[str]) -> None:
     for axes in panels:
-        axes.set_yticks(np.arange(len(labels)), labels)
+        axes.set_yticks(np.arange(len(labels)), [plain(label) for label in labels])
         axes.grid(axis="x", alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(axis="y", length=0)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from amalgam.pipeline.reports.frontier.table import RELATIVE
-from amalgam.pipeline.reports.tables import DEVIATION, Row
+from amalgam.pipeline.reports.tables import DEVIATION, Row, plain
 
 PANELS = {"nonzero_flops": "FLOPs", "nonzero_parameters": "parameters"}
 BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
@@ -37,7 +37,7 @@ def frontier_figure(rows: Sequence[Row], title: str) -> Figure:
     panels[0].set_ylabel("test accuracy (%)")
     seeds = max(row["seeds"] for row in rows)
     bars = f"; error bars: standard deviation over {seeds} seeds" if seeds > 1 else "; one seed"
-    figure.suptitle(f"{title}\n", fontsize=14, x=0.01, ha="left", weight="bold")
+    figure.suptitle(f"{plain(title)}\n", fontsize=14, x=0.01, ha="left", weight="bold")
     figure.text(0.01, 0.915, f"Up and to the left is better{bars}", fontsize=10, color="#444444")
     handles, labels = panels[0].get_legend_handles_labels()
     columns = min(4, len(labels))

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from amalgam.pipeline.reports.frontier.figure import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
 from amalgam.pipeline.reports.robustness.config import PLAIN, ZERO_SHOT
 from amalgam.pipeline.reports.robustness.table import VALIDATION, home_measure, is_averaged, roles_of
-from amalgam.pipeline.reports.tables import DEVIATION, Row
+from amalgam.pipeline.reports.tables import DEVIATION, Row, plain
 from amalgam.tasks.scoring.comparing import SHIFTS
 
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, "#777777")
@@ -152,7 +152,7 @@ def _finish(axes: Axes) -> None:
 def _caption(figure: Figure, rows: Sequence[Row], title: str) -> None:
     seeds = max(row["seeds"] for row in rows)
     bars = f"; bars: standard deviation over {seeds} seeds" if seeds > 1 else "; one seed"
-    figure.suptitle(f"{title}\n\n", fontsize=14, x=0.01, ha="left", weight="bold")
+    figure.suptitle(f"{plain(title)}\n\n", fontsize=14, x=0.01, ha="left", weight="bold")
     text = (
         f"Up and to the right is better; thin lines: zero-shot. Large marks: chosen on in-distribution validation{bars}"
     )

@@ -111,9 +111,10 @@ def check_member(config: MemberConfig, data_root: Path | None) -> None:
 
 
 def check_pictures(config: MemberConfig, data_root: Path | None) -> None:
-    """Raise ValueError unless the network fits the data set's pictures and classes."""
-    from amalgam.tasks.data.opening import open_pool
+    """Raise ValueError unless the network fits the data set's pictures and classes, and the test split is there too."""
+    from amalgam.tasks.data.opening import check_content, open_pool
 
+    check_content(config.sample.data, "test", data_root)
     images, _, _ = open_pool(config.sample, data_root)
     if images.shape != config.model.in_shape:
         raise ValueError(
