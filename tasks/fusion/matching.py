@@ -16,9 +16,9 @@ from itertools import combinations
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from amalgam.tasks.fusion.assignment import reassigned
 from amalgam.tasks.fusion.cost import ActivationCost, State, Universe, WeightCost
 from amalgam.tasks.fusion.coupling import Coupling
 from amalgam.tasks.tracing.axes import Axes
@@ -158,22 +158,6 @@ def objective(costs: Costs, universe: Universe) -> float:
     return total
 
 
-def cheapest_pairs(cost: np.ndarray, num_pairs: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the `num_pairs` disjoint pairs of least total cost (k-cardinality assignment, exact).
-
-    Each side gets as many free dummies as it may leave unmatched, and dummies may not meet: a square assignment.
-    """
-    num_rows, num_columns = cost.shape
-    if num_pairs == 0:
-        return np.empty(0, int), np.empty(0, int)
-    extended = np.zeros((num_rows + num_columns - num_pairs,) * 2)
-    extended[:num_rows, :num_columns] = cost
-    extended[num_rows:, num_columns:] = np.inf
-    rows, columns = linear_sum_assignment(extended)
-    real = (rows < num_rows) & (columns < num_columns)
-    return rows[real], columns[real]
-
-
 def _sizes(axes: Axes, states: Sequence[State]) -> dict[str, tuple[int, ...]]:
     each = [axes.sizes(state) for state in states]
     return {group: tuple(sizes[group] for sizes in each) for group in axes.groups}
@@ -188,7 +172,7 @@ def _greedy(costs: Costs, sizes: Mapping[str, tuple[int, ...]], num_matched: dic
         visit = costs.visit(group, universe)
         for position, mover in enumerate(order[1:], 1):
             cost = visit.slots(slots, mover, order[:position])
-            slots = _moved(slots, cost, mover, num_matched[group])[0]
+            slots = reassigned(slots, cost, mover, num_matched[group])[0]
         universe = replace(universe, slots={**universe.slots, group: slots})
     return universe
 
@@ -213,7 +197,7 @@ def _improve(costs: Costs, universe: Universe, group: str, sizes: tuple[int, ...
         visit = costs.visit(group, universe) if quadratic else visit  # its own matching may be what aligns its rows
         slots, others = universe.slots[group], [k for k in range(num_members) if k != mover]
         cost = visit.slots(slots, mover, others)
-        moved, gain = _moved(slots, cost, mover, universe.num_matched[group])
+        moved, gain = reassigned(slots, cost, mover, universe.num_matched[group])
         if gain <= IMPROVEMENT * float(cost.abs().mean()):
             continue
         candidate = replace(universe, slots={**universe.slots, group: moved})
@@ -224,26 +208,14 @@ def _improve(costs: Costs, universe: Universe, group: str, sizes: tuple[int, ...
 
 def _settled(costs: Costs, settled: set[str], group: str, has_moved: bool) -> set[str]:
     """The groups that another visit would leave as they are, after a visit of `group`: their costs have not changed."""
-    if not has_moved:
+    if not has_moved:  # the same costs would give the same matching again
         return settled | {group}
+    # A matching enters the cost of every group that shares a parameter with it: those must be visited again. The group
+    # itself need not, if its step was the exact optimum given the others: with two members it is one assignment, unless
+    # a parameter has the group on two axes, which makes the cost quadratic in the matching that was just changed.
     touched = {axis.group for name, _ in costs.axes.parameters_of(group) for axis in costs.axes.of[name] if axis}
     is_exact = len(costs.states) == 2 and not (costs.weights and costs.weights.ties_itself(group))
     return (settled - touched) | ({group} if is_exact else set())
-
-
-def _moved(slots: Tensor, cost: Tensor, mover: int, num_matched: int) -> tuple[Tensor, float]:
-    """The slots after `mover` took its cheapest places, and by how much the matched ones became cheaper."""
-    table = cost.numpy()
-    units, places = cheapest_pairs(table, num_matched)
-    left_units = np.setdiff1d(np.arange(table.shape[0]), units)
-    left_places = np.setdiff1d(np.arange(table.shape[1]), places)
-    rest_units, rest_places = cheapest_pairs(table[np.ix_(left_units, left_places)], len(left_places))
-    order = np.concatenate([places, left_places[rest_places]])
-    moved = slots[:, torch.from_numpy(order)].clone()
-    moved[mover] = torch.from_numpy(np.concatenate([units, left_units[rest_units]]))
-    now = slots[mover, :num_matched].numpy()
-    gain = table[now, np.arange(num_matched)].sum() - table[units, places].sum() if (now >= 0).all() else np.inf
-    return moved, float(gain)
 
 
 def costs_of(axes: Axes, states: Sequence[State], activations: ActivationCost | None, weights: bool) -> Costs:

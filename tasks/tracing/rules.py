@@ -163,6 +163,10 @@ def _reshape(flow: Flow, node: Node) -> Dims:
 
 
 def _block(flow: Flow, node: Node, taken: list[tuple[int, Label]], made: list[int]) -> Dims:
+    # Axes `taken` are joined row-major and split again into `made`. If the axis with units is the outermost one, each
+    # unit is `repeat` neighbours of the joined axis, and the first made axis has units again: each of its entries
+    # spans `rest` neighbours, so `rest` must divide `repeat`, or an entry would hold parts of two units. An axis
+    # outside of the units (outer > 1) or a second one with units would scatter a unit over distant entries.
     free = [i for i, (_, label) in enumerate(taken) if flow.labels.is_free(label)]
     if not free:
         return [FIXED] * len(made)

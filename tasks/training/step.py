@@ -80,6 +80,7 @@ class Stepper:
         means = sum(self._backward(part, batch, count, epoch) for part in self._parts(batch))
         assert isinstance(means, Tensor)
         self.processes.sum_gradients(self.module)
+        # Zeros and clipping must see true gradients: sums over all processes, and without the scale of fp16.
         self.scaler.unscale_(self.optimizer)
         for parameter, zeros in self.forbidden:
             if parameter.grad is not None:
@@ -99,6 +100,9 @@ class Stepper:
 
     def _backward(self, part: Batch, batch: Batch, count: int, epoch: int) -> Tensor:
         """Add the gradient of a part to those of the parameters; gives what it adds to mean loss and accuracy."""
+        # Of all parts and processes the shares add up to 1, so that the sum of their gradients is the gradient of the
+        # mean loss of the whole batch, however it was divided. A process that computes on an image of another's, as
+        # there are fewer images than processes, has weight 0.
         share = len(part.ids) / len(batch.ids) * self.processes.weight(count)
         with self.autocast():
             logits, loss = self.objective(self.module, part, epoch)

@@ -15,9 +15,10 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from amalgam.tasks.fusion import Assignment, Identity, Method, PartialOT, fuse
+from amalgam.tasks.fusion.assignment import cheapest_pairs
 from amalgam.tasks.fusion.cost import ActivationCost
 from amalgam.tasks.fusion.coupling import Coupling
-from amalgam.tasks.fusion.matching import cheapest_pairs, costs_of, identity, objective
+from amalgam.tasks.fusion.matching import costs_of, identity, objective
 from amalgam.tasks.fusion.merging import merge, resize, support
 from amalgam.tasks.fusion.unit_map import unit_maps
 from amalgam.tasks.tracing.capture import as_rows, capture, sites

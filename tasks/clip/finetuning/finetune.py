@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from amalgam.tasks.clip.finetuning.anchors import Anchors, CachedAnchors, Unlabelled, anchor
 from amalgam.tasks.clip.finetuning.config import FinetuneConfig
 from amalgam.tasks.clip.finetuning.drift import Autoencoder, frozen
-from amalgam.tasks.clip.finetuning.objective import Given, Robust
+from amalgam.tasks.clip.finetuning.objective import PenalisedCrossEntropy, PenaltyInputs
 from amalgam.tasks.clip.zero_shot import Classifier
 from amalgam.tasks.data.images import Images
 from amalgam.tasks.data.loading import Indices
@@ -56,10 +56,12 @@ def finetune(
         if compiler is not None:
             start.encoder.compile(backend=compiler)
         there = None if basis is None else basis.to(device)
-        objective = Robust(config, Given(start, _on(sae, device), there, anchors, unlabelled, len(images), seed))
-    probe = config.trained == "head"
+        objective = PenalisedCrossEntropy(
+            config, PenaltyInputs(start, _on(sae, device), there, anchors, unlabelled, len(images), seed)
+        )
+    head_alone = config.trained == "head"
     trained = train(
-        Classifier(frozen(classifier.encoder), classifier.head) if probe else classifier,
+        Classifier(frozen(classifier.encoder), classifier.head) if head_alone else classifier,
         images,
         indices,
         validation_indices,

@@ -20,8 +20,8 @@ from amalgam.tasks.training.step import augmentation
 
 
 @dataclass(frozen=True)
-class Given:
-    """What the caller has for the penalty."""
+class PenaltyInputs:
+    """What the penalty reads beside the batch."""
 
     anchor: Classifier
     """The classifier before fine-tuning, frozen."""
@@ -36,39 +36,43 @@ class Given:
 
 
 @dataclass(frozen=True)
-class _Read:
-    """What an encoder says of some images."""
+class _Encoded:
+    """Features of some images, and tokens inside the encoder if needed."""
 
     features: Tensor
     levels: tuple[Tensor, ...] = ()
 
     @classmethod
-    def joined(cls, parts: Sequence["_Read"]) -> "_Read":
+    def joined(cls, parts: Sequence["_Encoded"]) -> "_Encoded":
         if len(parts) == 1:
             return parts[0]
         levels = zip(*(part.levels for part in parts), strict=True)
         return cls(torch.cat([part.features for part in parts]), tuple(torch.cat(level) for level in levels))
 
 
-class Robust(Objective):
-    """Cross-entropy and strength times the regulariser, of a `Classifier`."""
+class PenalisedCrossEntropy(Objective):
+    """Cross-entropy + strength x regulariser(drift), of a `Classifier`."""
 
-    def __init__(self, config: FinetuneConfig, given: Given) -> None:
+    def __init__(self, config: FinetuneConfig, inputs: PenaltyInputs) -> None:
         super().__init__(config.train.label_smoothing)
-        self.config, self.given, self.strength = config, given, Strength(config)
+        self.config, self.inputs, self.strength = config, inputs, Strength(config)
 
     def __call__(self, module: nn.Module, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
         assert isinstance(module, Classifier)
-        labelled, held, before = self._read(module.encoder, batch), [], []
+        # Labelled images go through the encoder once, for cross-entropy and penalty alike: with dropout or batch norm a
+        # second pass would see other features, and drift would not be that of what is classified. Unlabelled images
+        # are a pass of their own, as they must not enter the batch statistics of labelled ones. The drift is then one
+        # of both together, so that a mean over images weighs each image alike.
+        labelled, now, before = self._read(module.encoder, batch), [], []
         if self.config.anchor_on != "unlabelled":
-            held.append(labelled)
-            before.append(self._frozen(batch, epoch, self.given.anchors, labelled))
+            now.append(labelled)
+            before.append(self._frozen(batch, epoch, self.inputs.anchors, labelled))
         if self.config.anchor_on != "labelled":
             other = self._other(batch, epoch)
-            held.append(self._read(module.encoder, other))
-            before.append(self._frozen(other, epoch, self._unlabelled.anchors, held[-1]))
+            now.append(self._read(module.encoder, other))
+            before.append(self._frozen(other, epoch, self._unlabelled.anchors, now[-1]))
         logits = module.head(labelled.features)
-        drift = self._drift(module, _Read.joined(held), _Read.joined(before))
+        drift = self._drift(module, _Encoded.joined(now), _Encoded.joined(before))
         penalty = self.strength(drift) * self.config.regulariser(drift)
         return logits, self.cross_entropy(logits, batch.labels) + penalty
 
@@ -86,34 +90,34 @@ class Robust(Objective):
 
     @property
     def _unlabelled(self) -> Unlabelled:
-        assert self.given.unlabelled is not None
-        return self.given.unlabelled
+        assert self.inputs.unlabelled is not None
+        return self.inputs.unlabelled
 
     def _other(self, batch: Batch, epoch: int) -> Batch:
         """The unlabelled images that come with a batch."""
-        given, augment = self.given, augmentation(self.config.train, epoch)
-        return self._unlabelled.beside(batch, given.num_labelled, given.seed, epoch, augment)
+        inputs, augment = self.inputs, augmentation(self.config.train, epoch)
+        return self._unlabelled.beside(batch, inputs.num_labelled, inputs.seed, epoch, augment)
 
-    def _drift(self, module: Classifier, now: _Read, before: _Read) -> Drift:
-        pairs = zip(module.parameters(), self.given.anchor.parameters(), strict=True)
+    def _drift(self, module: Classifier, now: _Encoded, before: _Encoded) -> Drift:
+        pairs = zip(module.parameters(), self.inputs.anchor.parameters(), strict=True)
         return Drift.between(
             now.features,
             before.features,
-            self.given.sae,
+            self.inputs.sae,
             levels=tuple(zip(now.levels, before.levels, strict=True)),
-            basis=self.given.basis,
+            basis=self.inputs.basis,
             parameters=tuple(pairs) if "parameters" in self.config.regulariser.needs else (),
         )
 
     @torch.no_grad()
-    def _frozen(self, batch: Batch, epoch: int, anchors: Anchors | None, now: _Read) -> _Read:
+    def _frozen(self, batch: Batch, epoch: int, anchors: Anchors | None, now: _Encoded) -> _Encoded:
         if self.config.regulariser.needs == {"parameters"} and self.config.overlap is None:
             return now  # only weights are compared: a frozen pass would be for nothing
-        return self._read(self.given.anchor.encoder, batch) if anchors is None else _Read(anchors(batch, epoch))
+        return self._read(self.inputs.anchor.encoder, batch) if anchors is None else _Encoded(anchors(batch, epoch))
 
-    def _read(self, encoder: nn.Module, batch: Batch) -> _Read:
+    def _read(self, encoder: nn.Module, batch: Batch) -> _Encoded:
         if "levels" not in self.config.regulariser.needs:
-            return _Read(encoder(batch.images))
+            return _Encoded(encoder(batch.images))
         if not isinstance(encoder, ImageTower):
             raise ValueError(f"levels need the image tower of a CLIP, this is a {type(encoder).__name__}")
-        return _Read(*encoder.with_levels(batch.images))
+        return _Encoded(*encoder.with_levels(batch.images))
