@@ -15,9 +15,18 @@ if TYPE_CHECKING:
 
 
 def evaluated(
-    network: Network, module: nn.Module, data: DataSpec, allowed: Mapping[str, Tensor], work: Workspace
+    network: Network,
+    module: nn.Module,
+    data: DataSpec,
+    allowed: Mapping[str, Tensor],
+    work: Workspace,
+    *,
+    executed: nn.Module | None = None,
 ) -> Metrics:
-    """Scores and costs on the test split, written as results; `allowed` is False at structural zeros."""
+    """Scores and costs on the test split, written as results; `allowed` is False at structural zeros.
+
+    `executed` is the same function in the form whose storage and time count, such as one of blocks.
+    """
     import numpy as np
 
     from amalgam.pipeline.store.measures import recorded, test_results
@@ -28,6 +37,8 @@ def evaluated(
 
     images = load(data, "test", work.data_root)
     logits = predict(module, images, np.arange(len(images)), device=work.device)
-    cost = cost_of(module, example(images, work.device), allowed)
+    form = executed or module
+    kept = {name: allowed[name] for name, _ in form.named_parameters() if name in allowed}
+    cost = cost_of(form, example(images, work.device), kept)
     results = test_results(network, logits, images, cost)
     return {**recorded(results, work.out), "data_fingerprint": images.fingerprint}

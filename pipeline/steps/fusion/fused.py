@@ -83,6 +83,7 @@ def fuse_members(config: FusedConfig, inputs: Mapping[str, Any], work: Workspace
     from amalgam.tasks.data.opening import open_pool
     from amalgam.tasks.fusion import Refit, merge, support
     from amalgam.tasks.fusion.fusing import checked_weights, refitted, restored
+    from amalgam.tasks.fusion.structured import structured
 
     train_images, pool, _ = open_pool(config.probe.sample, work.data_root)
     members, axes, couplings = _matched(config, inputs, example(train_images, work.device), work.device)
@@ -96,7 +97,8 @@ def fuse_members(config: FusedConfig, inputs: Mapping[str, Any], work: Workspace
     allowed = support(axes, couplings, fused)
     save_model(fused, read_spec(inputs["members"][0]), work.out)
     save_support(allowed, work.out)
-    return evaluated(config.identity, fused, config.probe.sample.data, allowed, work)
+    blocks = structured(fused, axes, couplings)
+    return evaluated(config.identity, fused, config.probe.sample.data, allowed, work, executed=blocks)
 
 
 def finetune(config: FinetunedConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
@@ -145,5 +147,5 @@ def _matched(
     return members, axes, load_matching(config.method, inputs["matching"]).couplings()
 
 
-FUSED = Kind("fused", fuse_members, FusedConfig, version=3, expect=Expect(2, 1_000_000))
+FUSED = Kind("fused", fuse_members, FusedConfig, version=4, expect=Expect(2, 1_000_000))
 FINETUNED = Kind("finetuned", finetune, FinetunedConfig, version=3, expect=Expect(5, 1_000_000))
