@@ -178,6 +178,13 @@ def test_fuse_writes_one_network_that_loads(checkpoints, tmp_path, capsys):
     }  # fmt: skip
 
 
+def test_fuse_meets_a_budget_of_operations(checkpoints, tmp_path):
+    assert fuse(*checkpoints, "--flops", "1.3x", "--out", tmp_path / "fused") == 0
+    rows = {row["network"]: row for row in json.loads((tmp_path / "fused" / "fusion.json").read_text())["results"]}
+    member, fused = rows[str(checkpoints[0])]["flops"], rows["fused"]["nonzero_flops"]
+    assert 1.1 * member < fused <= 1.3 * member
+
+
 def test_fuse_with_all_the_weight_on_one_member_is_that_member(checkpoints, tmp_path):
     flags = ("--alpha", "0.5", "--weights", "1,0", "--calibration", "0")
     assert fuse(*checkpoints, *flags, "--out", tmp_path / "fused") == 0
@@ -193,6 +200,9 @@ def test_fuse_with_all_the_weight_on_one_member_is_that_member(checkpoints, tmp_
         ((), "alpha must be given"),
         (("--alpha", "0.5", "--method", "PartialUT"), "did you mean 'PartialOT'?"),
         (("--alpha", "0.5", "--weights", "0.5,0.6"), "sum to 1"),
+        (("--alpha", "0.5", "--flops", "1.3x"), "leave out --alpha"),
+        (("--flops", "much"), "such as 1.3x, got 'much'"),
+        (("--flops", "0.5x"), "flops must be greater than or equal to 1"),
         (("--alpha", "0.5", "--weights", "half"), "numbers separated by commas"),
         (("--alpha", "0.5", "--data", "digit"), "did you mean 'digits'?"),
         (("--alpha", "0.5", "--model", "mlq"), "did you mean 'mlp'?"),

@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 from amalgam.pipeline.cli.plan import size_text
 from amalgam.pipeline.console import output, say
-from amalgam.pipeline.experiments.fusion.matching_methods import NAMES, method_class
+from amalgam.pipeline.experiments.fusion.matching_methods import NAMES, method_class, times
 from amalgam.tasks.data.catalogue import DataSpec, check
 from amalgam.tasks.fusion.methods import Method
 
@@ -22,7 +22,11 @@ def fuse(
     data: Annotated[str, Option(help="Data: digits, mnist, cifar10, ..., torchvision:NAME or imagefolder:PATH.")],
     out: Annotated[Path, Option(help="New folder for config.json and model.safetensors.")],
     alpha: Annotated[float | None, Option(help="Share of units that stay alone: 0 fuses all, 1 keeps all.")] = None,
-    method: Annotated[str, Option(help=f"{', '.join(NAMES)}, or file.py:Class of your own.")] = "PartialOT",
+    method: Annotated[
+        str | None, Option(help=f"{', '.join(NAMES)}, or file.py:Class of your own. [default: PartialOT]")
+    ] = None,
+    flops: Annotated[str | None, Option(help="Budget of operations, times one member's, such as 1.3x.")] = None,
+    parameters: Annotated[str | None, Option(help="Budget of nonzero parameters, such as 1.2x.")] = None,
     width: Annotated[float | None, Option(help="Units kept by clustering or pruning, times one member's.")] = None,
     cost: Annotated[str | None, Option(help="Match units by weights, activations or both.")] = None,
     weights: Annotated[str | None, Option(help="Weight of each member, such as 0.7,0.3. [default: equal]")] = None,
@@ -35,7 +39,13 @@ def fuse(
     device: Annotated[str, Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Fuse checkpoints of one architecture into one network, now."""
-    chosen = method_of(method, {"alpha": alpha, "cost": cost, "width": width})
+    limits = {"flops": times(flops) if flops else None, "parameters": times(parameters) if parameters else None}
+    if any(limits.values()) and alpha is not None:
+        raise ValueError(
+            "a budget chooses the share of every layer itself: leave out --alpha, or --flops, --parameters"
+        )
+    settings = {"alpha": alpha, "cost": cost, "width": width, **limits}
+    chosen = method_of(method or ("Budget" if any(limits.values()) else "PartialOT"), settings)
     described = DataSpec(name=data, image_size=image_size)
     check(described, data_root)
     shares = numbers_of(weights) if weights else None

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic_core import PydanticUndefined
 
 from amalgam.pipeline.engine.user_code import load_name
-from amalgam.tasks.fusion import METHODS, Method
+from amalgam.tasks.fusion import METHODS, Budget, Method
 from amalgam.tasks.fusion.methods import Cost
 from amalgam.tasks.near_names import unknown_name
 
@@ -37,6 +37,19 @@ def matching_methods(names: Sequence[str], alphas: Sequence[float], cost: Cost) 
     if twice := {name for name in called if called.count(name) > 1}:
         raise ValueError(f"two methods are called {min(twice)!r}: give each once, under a name of its own")
     return tuple(method for kind in kinds for method in _each(kind, alphas, cost))
+
+
+def budgets(flops: Sequence[str], cost: Cost) -> tuple[Method, ...]:
+    """A budget for each multiple of one member's operations, such as `1.3x`, from the smallest up."""
+    return tuple(Budget(flops=limit, cost=cost) for limit in sorted(set(map(times, flops))))
+
+
+def times(text: str) -> float:
+    """The number of a multiple, `1.3x` or `1.3`."""
+    try:
+        return float(text.removesuffix("x"))
+    except ValueError:
+        raise ValueError(f"a budget is a multiple of one member, such as 1.3x, got {text!r}") from None
 
 
 def _each(kind: type[Method], alphas: Sequence[float], cost: Cost) -> list[Method]:

@@ -14,12 +14,12 @@ from typing import Annotated, Any, Literal
 from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.experiments.flags import Floats, Ints, LabelSmoothing, Optimisation, Precision, Texts, flat
 from amalgam.pipeline.experiments.fusion.graph import Recipe, fusion_graph
-from amalgam.pipeline.experiments.fusion.matching_methods import NAMES, matching_methods
+from amalgam.pipeline.experiments.fusion.matching_methods import NAMES, budgets, matching_methods
 from amalgam.pipeline.steps.fusion.activations import StageDtype
 from amalgam.pipeline.steps.fusion.rivals import RIVALS, RivalName
 from amalgam.tasks.data.catalogue import FOLDER_IMAGE_SIZE, KNOWN, DataSpec
 from amalgam.tasks.data.splits import ClassSplit, GeneralSpecialist, Shared, Split
-from amalgam.tasks.fusion.methods import Cost
+from amalgam.tasks.fusion.methods import Cost, Method
 from amalgam.tasks.models.spec import Activation, ModelSpec
 from amalgam.tasks.near_names import unknown_name
 from amalgam.tasks.training.config import TrainConfig
@@ -118,11 +118,19 @@ class Matchings:
         1.0,
     )
     cost: Annotated[Cost, "What makes units similar."] = "weights"
+    flops: Annotated[
+        Texts, "Budgets of operations, as multiples of one member's, such as 1.3x: layers share them."
+    ] = ()
     rivals: Annotated[Texts, f"Networks of one member's size to compare with: {', '.join(RIVALS)}; or none."] = RIVALS
     first_weight: Annotated[Floats, "Weights of the first member, a curve each; default: all weigh the same."] = ()
     probe_rows: Annotated[int, "Unlabelled training images that fusion and distillation may see."] = 1000
     grid: Annotated[int, "Feature maps are staged at grid x grid positions."] = 2
     stage_dtype: Annotated[StageDtype, "How activations are stored."] = "float32"
+
+    @property
+    def chosen_methods(self) -> tuple[Method, ...]:
+        """Every method at every alpha it has, and a budget for each limit."""
+        return matching_methods(self.methods, self.alphas, self.cost) + budgets(self.flops, self.cost)
 
     @property
     def chosen_rivals(self) -> tuple[RivalName, ...]:
@@ -173,7 +181,7 @@ def partial_fusion(
             seeds=members.seeds,
             validation_share=members.validation_share,
             first_weight=matchings.first_weight,
-            methods=matching_methods(matchings.methods, matchings.alphas, matchings.cost),
+            methods=matchings.chosen_methods,
             probe_rows=matchings.probe_rows,
             grid=matchings.grid,
             stage_dtype=matchings.stage_dtype,

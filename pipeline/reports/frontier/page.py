@@ -43,7 +43,8 @@ ON_PAGE = (COLUMNS[0], Column("95 % interval", "accuracy", percent, interval=Tru
 STEM = "frontier"
 LEGEND = (
     "PartialOT a: partial fusion in which a share a of each layer's units stays unmatched; at 0 it is one network, at "
-    "1 the logit ensemble. params and FLOPs count nonzeros, stored what the file of its blocks holds, as multiples of one member. "
+    "1 the logit ensemble. params and FLOPs count nonzeros, stored what a network of blocks holds, as multiples of one "
+    "member. "
     "ECE: expected calibration error. ms: one image, forward."
 )
 
