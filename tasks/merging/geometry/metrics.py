@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-CHUNK = 2**22  # entries of the Khatri-Rao product held at once: 16 MB in single precision
+CHUNK = 2**20  # entries of the Khatri-Rao product held at once: 4 MB in single precision, near the cache's size
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ def project_diagonal(fisher: Tensor, left: Tensor, right: Tensor) -> Dense:
     """
     total = torch.zeros(left.shape[1], left.shape[1], dtype=torch.float64)
     for rows in _row_chunks(fisher, left.shape[1]):
-        weighted = torch.einsum("ap,bp,ab->abp", left[rows], right, fisher[rows].to(left).clamp_min(0).sqrt())
+        roots = fisher[rows].to(left).clamp_min(0).sqrt_()
+        weighted = (left[rows][:, None] * right).mul_(roots[:, :, None])
         flat = weighted.reshape(-1, left.shape[1])
         total += (flat.T @ flat).double()
     return Dense(total)

@@ -6,9 +6,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from amalgam.tasks.merging.geometry.metrics import Diagonal
-from amalgam.tasks.merging.geometry.solver import equal_weights, solve_diagonal
-
 SAMPLE = 2**14  # entries that the threshold is first guessed from
 SMALL = 2**16  # below this many entries a plain sort is faster than a guess
 
@@ -55,19 +52,21 @@ def dropped_out(values: Tensor, density: float, seed: int, name: str) -> Tensor:
     return torch.where(kept, values / density, 0)
 
 
-def elect(points: Sequence[Tensor], weights: Sequence[float] | None = None) -> Tensor:
+def elect(points: Sequence[Tensor]) -> Tensor:
     """Per entry, the mean of the tasks that have the sign of the tasks' sum (Yadav et al. 2023); 0 where none has.
 
-    It is the solve with a diagonal metric of ones and zeros.
+    It is the solve with a diagonal metric of ones and zeros, written with few passes over memory.
     """
-    shares = equal_weights(points, weights)
-    total = torch.zeros_like(points[0])
-    for point, share in zip(points, shares, strict=True):
-        total.add_(point, alpha=share)
-    sign = total.sign_()
-    zero = torch.zeros_like(sign)
-    agreeing = [Diagonal((point * sign > 0).to(sign)) for point in points]
-    return solve_diagonal(points, agreeing, shares, fallback=zero)
+    sign = points[0].clone()
+    for point in points[1:]:
+        sign.add_(point)
+    sign.sign_()
+    total, count = torch.zeros_like(sign), torch.zeros_like(sign)
+    for point in points:
+        agreeing = torch.mul(point, sign).relu_()
+        total.add_(agreeing)
+        count.add_(agreeing > 0)
+    return total.mul_(sign).div_(count.clamp_min_(1))
 
 
 def kth_largest(sizes: Tensor, count: int) -> Tensor:
@@ -82,8 +81,8 @@ def kth_largest(sizes: Tensor, count: int) -> Tensor:
         guess, margin = count / len(sizes) * SAMPLE, 3 * SAMPLE**0.5
         high = sample[max(0, int(guess - margin))]
         low = sample[min(SAMPLE - 1, int(guess + margin))]
-        above = int((sizes > high).sum())
-        between = sizes[(sizes >= low) & (sizes <= high)]
-        if above < count <= above + len(between):
-            sizes, count = between, count - above
+        candidates = sizes[sizes >= low]
+        above = int((candidates > high).sum())
+        if above < count <= len(candidates):
+            sizes, count = candidates[candidates <= high], count - above
     return sizes.kthvalue(len(sizes) - count + 1).values

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from amalgam.tasks.merging.geometry.bases import Atoms
+from amalgam.tasks.merging.statistics.linear import RowLinear
 from amalgam.tasks.merging.statistics.sums import Accumulator, Sums
 
 Estimator = Literal["exact", "sampled", "empirical", "batch"]
@@ -35,10 +36,16 @@ def fisher_sums(module: nn.Module, batches: Batches, estimator: Estimator = "exa
     module.eval()
     if estimator == "batch":
         return _batch_squares(module, batches)
-    total = Accumulator()
-    for gradients, weights, is_first in example_gradients(module, batches, estimator, seed):
-        squares = {name: torch.einsum("b,b...->...", weights, g.square()) for name, g in gradients.items()}
-        total.add(squares, len(weights) if is_first else 0)
+    total, generator = Accumulator(), torch.Generator().manual_seed(seed)
+    for inputs, labels in batches:
+        if (fast := RowLinear.passed(module, inputs)) is not None:
+            probabilities = fast.logits.detach().softmax(1)
+            for number, (classes, weights) in enumerate(_classes(probabilities, labels, estimator, generator)):
+                total.add(fast.squares(classes, weights), len(weights) if number == 0 else 0)
+            continue
+        for gradients, weights, is_first in example_gradients(module, [(inputs, labels)], estimator, generator):
+            squares = {name: torch.einsum("b,b...->...", weights, g.square()) for name, g in gradients.items()}
+            total.add(squares, len(weights) if is_first else 0)
     return total.sums()
 
 
@@ -57,7 +64,8 @@ def projected_gradients(
     module.eval()
     rows: dict[str, list[Tensor]] = {name: [] for name in atoms}
     num_rows = num_examples = 0
-    for gradients, weights, is_first in example_gradients(module, batches, estimator, seed):
+    generator = torch.Generator().manual_seed(seed)
+    for gradients, weights, is_first in example_gradients(module, batches, estimator, generator):
         num_rows, num_examples = num_rows + len(weights), num_examples + (len(weights) if is_first else 0)
         for name, basis in atoms.items():
             seen = torch.einsum("mp,bmn,np->bp", basis.left.float(), gradients[name], basis.right.float())
@@ -67,14 +75,13 @@ def projected_gradients(
 
 
 def example_gradients(
-    module: nn.Module, batches: Batches, estimator: Estimator, seed: int = 0
+    module: nn.Module, batches: Batches, estimator: Estimator, generator: torch.Generator
 ) -> Iterator[tuple[dict[str, Tensor], Tensor, bool]]:
     """Gradients (examples, ...) of a class's log-probability, the weight of each, and whether the examples are new."""
     parameters = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
     held = {name: p.detach() for name, p in module.named_parameters() if not p.requires_grad} | dict(
         module.named_buffers()
     )
-    generator = torch.Generator().manual_seed(seed)
     most = max(1, MOST_NUMBERS // sum(p.numel() for p in parameters.values()))
     gradients = vmap(grad(_log_probability(module, held)), in_dims=(None, 0, 0))
     for inputs, labels in batches:

@@ -6,7 +6,7 @@ import torch
 from amalgam import TSVM, EpiMer, merge
 from amalgam.tasks.merging.geometry.bases import task_atoms
 from amalgam.tasks.merging.geometry.metrics import Dense, Diagonal, project_diagonal, project_factored, project_samples
-from amalgam.tasks.merging.geometry.signs import kth_largest
+from amalgam.tasks.merging.geometry.signs import elect, kth_largest
 from amalgam.tasks.merging.geometry.solver import average, objective, solve, solve_diagonal
 from amalgam.tasks.merging.staged import Statistics
 from tests.tasks.merging.families import family
@@ -44,6 +44,13 @@ def test_diagonal_metrics_as_matrices_give_the_diagonal_solve():
     full = solve(points, [Dense(v.diag()) for v in values])
     torch.testing.assert_close(solve_diagonal(points, [Diagonal(v) for v in values]), full.point, **CLOSE)
     torch.testing.assert_close(average(points), torch.stack(points).mean(0), **CLOSE)
+
+
+def test_sign_election_is_the_solve_with_a_metric_of_ones_and_zeros():
+    points = list(random(5, 40))
+    sign = sum(points).sign()
+    metrics = [Diagonal((point * sign > 0).double()) for point in points]
+    torch.testing.assert_close(elect(points), solve_diagonal(points, metrics, fallback=0 * sign), **CLOSE)
 
 
 def test_singular_and_zero_curvature_leave_the_flat_mean_in_directions_nobody_sees():
