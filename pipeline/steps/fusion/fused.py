@@ -138,13 +138,11 @@ def _matched(
 ) -> tuple[list[nn.Module], Axes, dict[str, Coupling]]:
     from amalgam.pipeline.store.checkpoints import load_model
     from amalgam.pipeline.store.matchings import load_matching
-    from amalgam.tasks.fusion.fusing import check_members
     from amalgam.tasks.tracing.trace import trace
 
+    # Matching has checked that the members are finite and of one architecture; here one of them is traced.
     members = [load_model(folder).to(device) for folder in inputs["members"]]
-    axes = trace(members[0], x)
-    check_members(members, axes)
-    return members, axes, load_matching(config.method, inputs["matching"]).couplings()
+    return members, trace(members[0], x), load_matching(config.method, inputs["matching"]).couplings()
 
 
 FUSED = Kind("fused", fuse_members, FusedConfig, version=4, expect=Expect(2, 1_000_000))
