@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from amalgam.tasks.data.chance import uniforms
+from amalgam.tasks.data.random_numbers import uniforms
 
 ViewKind = Literal["none", "shift", "resized_crop"]
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from amalgam.tasks.clip.prompts import prompt
-from amalgam.tasks.data.chance import Chance
 from amalgam.tasks.data.opening import open_studio
+from amalgam.tasks.data.random_numbers import RandomNumbers
 from amalgam.tasks.data.synthetic.studio import Studio, draw_in
 from amalgam.tasks.toy_clip.worlds import World
 
@@ -47,7 +47,7 @@ class CaptionedWorld:
 
     def _drawn(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Style, sentence and studio of each picture; third, how far its class is from its caption's, all (n,)."""
-        style, sentence, wrong, which, studio = Chance(ids, self.seed, CAPTION).uniforms(5).T
+        style, sentence, wrong, which, studio = RandomNumbers(ids, self.seed, CAPTION).uniforms(5).T
         others = len(self.world.captions.class_names) - 1
         away = torch.where(wrong < self.world.wrong_captions, 1 + (which * others).long(), 0)
         return (

@@ -16,9 +16,9 @@ from amalgam.tasks.clip.contrastive_loss import contrastive_loss
 from amalgam.tasks.clip.finetuning.config import require_contrastive
 from amalgam.tasks.clip.prompts import checked_names, prompt, templates_of
 from amalgam.tasks.clip.zero_shot import Classifier, Head, zero_shot_head
-from amalgam.tasks.data.chance import uniforms
 from amalgam.tasks.data.images import Images
 from amalgam.tasks.data.loading import Batch, Indices
+from amalgam.tasks.data.random_numbers import uniforms
 from amalgam.tasks.models.clip import Clip
 from amalgam.tasks.training.config import TrainConfig
 from amalgam.tasks.training.epochs import Log, Save, State

@@ -10,7 +10,7 @@ from elsewhere, and worse at every severity:
 * elastic transforms bend further with every severity, where theirs get finer but weaker; heavy snow falls thicker;
 * pixels are merged into blocks that share none, rather than resampled;
 * defocus blur uses a disc with exact edges, whose small radii have the spread of their anti-aliased ones;
-* random numbers are those of `tasks.data.chance`; beyond the border pictures go on as they end.
+* random numbers are those of `tasks.data.random_numbers`; beyond the border pictures go on as they end.
 
 So numbers are comparable within this project, not with published ones on the distributed files.
 """
@@ -19,8 +19,8 @@ from functools import partial
 
 from torch import Tensor
 
-from amalgam.tasks.data.chance import Chance
 from amalgam.tasks.data.pixels import Images, changed
+from amalgam.tasks.data.random_numbers import RandomNumbers
 from amalgam.tasks.data.sources import CORRUPTIONS, MIN_SIDE
 from amalgam.tasks.data.synthetic.distortions import DISTORTIONS
 from amalgam.tasks.data.synthetic.styles import as_bytes
@@ -29,7 +29,7 @@ Settings = tuple[tuple[float, ...], ...]
 
 SMALL = 96  # pixels
 SMALLEST = 16  # pixels, below which a blur in proportion would be none
-FIRST_PURPOSE = 200  # of `Chance`: below it are those of pairs and styles
+FIRST_PURPOSE = 200  # of `RandomNumbers`: below it are those of pairs and styles
 LENGTHS = {
     "defocus_blur": (0,),
     "glass_blur": (0, 1),
@@ -84,8 +84,8 @@ OF_224: dict[str, Settings] = {
 def corrupted(pixels: Tensor, ids: Tensor, corruption: str, severity: int, seed: int) -> Tensor:
     """The images `ids` (n,) in uint8, (n, c, h, w), corrupted; each depends on its number and the seed alone."""
     settings = settings_of(corruption, severity, min(pixels.shape[2:]))
-    chance = Chance(ids, seed, FIRST_PURPOSE + CORRUPTIONS.index(corruption))
-    return as_bytes(DISTORTIONS[corruption](pixels.float() / 255, chance, *settings))
+    random = RandomNumbers(ids, seed, FIRST_PURPOSE + CORRUPTIONS.index(corruption))
+    return as_bytes(DISTORTIONS[corruption](pixels.float() / 255, random, *settings))
 
 
 def settings_of(corruption: str, severity: int, side: int) -> tuple[float, ...]:

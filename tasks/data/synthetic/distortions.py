@@ -1,6 +1,6 @@
 """The fifteen kinds of corruption of Hendrycks and Dietterich (2019), one function each; `corruptions` says how strong.
 
-A function takes pictures (n, c, h, w) in [0, 1], of one channel or three, their `Chance`, and the settings of one
+A function takes pictures (n, c, h, w) in [0, 1], of one channel or three, their `RandomNumbers`, and the settings of one
 severity, in which lengths are pixels. Values outside [0, 1] are cut off by whoever calls.
 """
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from amalgam.tasks.data.chance import Chance
+from amalgam.tasks.data.random_numbers import RandomNumbers
 from amalgam.tasks.data.synthetic.filters import blurred, clouds, defocused, motion_blurred, moved, sampled, zoomed
 
 Distortion = Callable[..., Tensor]
@@ -25,42 +25,42 @@ SMALL_MEAN = 8.0  # of a Poisson variable, above which its quantiles follow from
 MOST_EVENTS = 30  # that a Poisson variable of at most that mean has, but for one time in a billion
 
 
-def gaussian_noise(pictures: Tensor, chance: Chance, scale: float) -> Tensor:
-    return pictures + scale * _normals(pictures, chance)
+def gaussian_noise(pictures: Tensor, random: RandomNumbers, scale: float) -> Tensor:
+    return pictures + scale * _normals(pictures, random)
 
 
-def shot_noise(pictures: Tensor, chance: Chance, photons: float) -> Tensor:
+def shot_noise(pictures: Tensor, random: RandomNumbers, photons: float) -> Tensor:
     """Poisson noise where white is `photons` events."""
-    level = chance.uniforms(pictures[0].numel()).view_as(pictures)
+    level = random.uniforms(pictures[0].numel()).view_as(pictures)
     return _poisson(pictures * photons, level) / photons
 
 
-def impulse_noise(pictures: Tensor, chance: Chance, share: float) -> Tensor:
+def impulse_noise(pictures: Tensor, random: RandomNumbers, share: float) -> Tensor:
     """A share of all values set to 0 or to 1."""
-    drawn = chance.uniforms(pictures[0].numel()).view_as(pictures)
+    drawn = random.uniforms(pictures[0].numel()).view_as(pictures)
     return torch.where(drawn < share / 2, 0.0, torch.where(drawn >= 1 - share / 2, 1.0, pictures))
 
 
-def defocus_blur(pictures: Tensor, chance: Chance, radius: float) -> Tensor:
+def defocus_blur(pictures: Tensor, random: RandomNumbers, radius: float) -> Tensor:
     return defocused(pictures, radius)
 
 
-def glass_blur(pictures: Tensor, chance: Chance, sigma: float, reach: float, times: int) -> Tensor:
+def glass_blur(pictures: Tensor, random: RandomNumbers, sigma: float, reach: float, times: int) -> Tensor:
     """Pixels taken from random neighbours up to `reach` away, several times over, between two blurs."""
     pictures = blurred(pictures, sigma)
     height, width = pictures.shape[2:]
     for part in range(times):
-        steps = (2 * chance.uniforms(2 * height * width, part) - 1).view(-1, 2, height, width) * (reach + 0.5)
+        steps = (2 * random.uniforms(2 * height * width, part) - 1).view(-1, 2, height, width) * (reach + 0.5)
         down, right = steps.round().unbind(1)
         pictures = moved(pictures, down, right)
     return blurred(pictures, sigma)
 
 
-def motion_blur(pictures: Tensor, chance: Chance, radius: float, sigma: float) -> Tensor:
-    return motion_blurred(pictures, radius, sigma, 90 * chance.uniforms(1)[:, 0] - 45)
+def motion_blur(pictures: Tensor, random: RandomNumbers, radius: float, sigma: float) -> Tensor:
+    return motion_blurred(pictures, radius, sigma, 90 * random.uniforms(1)[:, 0] - 45)
 
 
-def zoom_blur(pictures: Tensor, chance: Chance, furthest: float, step: float) -> Tensor:
+def zoom_blur(pictures: Tensor, random: RandomNumbers, furthest: float, step: float) -> Tensor:
     """The mean of the picture and of enlargements from 1 to almost `furthest`."""
     factors = torch.arange(1, furthest, step).tolist()
     return (pictures + sum(zoomed(pictures, factor) for factor in factors)) / (len(factors) + 1)
@@ -68,7 +68,7 @@ def zoom_blur(pictures: Tensor, chance: Chance, furthest: float, step: float) ->
 
 def snow(
     pictures: Tensor,
-    chance: Chance,
+    random: RandomNumbers,
     mean: float,
     spread: float,
     zoom: float,
@@ -78,46 +78,46 @@ def snow(
     kept: float,
 ) -> Tensor:
     """Flakes blown over a picture whose colours are paled."""
-    flakes = zoomed(mean + spread * _normals(pictures[:, :1], chance), max(1.0, zoom))
+    flakes = zoomed(mean + spread * _normals(pictures[:, :1], random), max(1.0, zoom))
     flakes = torch.where(flakes < threshold, 0.0, flakes).clamp(0, 1)
-    flakes = motion_blurred(flakes, radius, sigma, -45 - 90 * chance.uniforms(1, part=1)[:, 0])
+    flakes = motion_blurred(flakes, radius, sigma, -45 - 90 * random.uniforms(1, part=1)[:, 0])
     pale = torch.maximum(pictures, 1.5 * _grey(pictures) + 0.5)
     return kept * pictures + (1 - kept) * pale + flakes + flakes.flip(2, 3)
 
 
-def frost(pictures: Tensor, chance: Chance, opacity: float) -> Tensor:
+def frost(pictures: Tensor, random: RandomNumbers, opacity: float) -> Tensor:
     """Ridges of ice over a picture."""
-    ridges = 1 - (2 * clouds(chance, max(pictures.shape[2:]), 1.5) - 1).abs()
+    ridges = 1 - (2 * clouds(random, max(pictures.shape[2:]), 1.5) - 1).abs()
     ridges = ridges[:, :, : pictures.shape[2], : pictures.shape[3]]
     colour = torch.tensor(ICE).view(3, 1, 1) if pictures.shape[1] == 3 else 1.0
     return pictures + opacity * ridges**2 * (colour - pictures)
 
 
-def fog(pictures: Tensor, chance: Chance, thick: float, decay: float) -> Tensor:
+def fog(pictures: Tensor, random: RandomNumbers, thick: float, decay: float) -> Tensor:
     """Clouds are added, and the whole is dimmed to the brightness that it had."""
-    mist = clouds(chance, max(pictures.shape[2:]), decay)[:, :, : pictures.shape[2], : pictures.shape[3]]
+    mist = clouds(random, max(pictures.shape[2:]), decay)[:, :, : pictures.shape[2], : pictures.shape[3]]
     brightest = pictures.amax((1, 2, 3), keepdim=True)
     return (pictures + thick * mist) * brightest / (brightest + thick)
 
 
-def brightness(pictures: Tensor, chance: Chance, more: float) -> Tensor:
+def brightness(pictures: Tensor, random: RandomNumbers, more: float) -> Tensor:
     """The value of hue, saturation and value is raised, which leaves the other two."""
     value = pictures.amax(1, keepdim=True)
     raised = (value + more).clamp(max=1)
     return torch.where(value > 0, pictures * (raised / value.clamp(min=1e-6)), raised)
 
 
-def contrast(pictures: Tensor, chance: Chance, kept: float) -> Tensor:
+def contrast(pictures: Tensor, random: RandomNumbers, kept: float) -> Tensor:
     means = pictures.mean((2, 3), keepdim=True)
     return means + kept * (pictures - means)
 
 
-def elastic_transform(pictures: Tensor, chance: Chance, sway: float, grain: float, tilt: float) -> Tensor:
+def elastic_transform(pictures: Tensor, random: RandomNumbers, sway: float, grain: float, tilt: float) -> Tensor:
     """Bent: pixels are taken from `sway` away, smoothly over `grain`, in a frame whose corners are moved by `tilt`."""
     height, width = pictures.shape[2:]
-    field = blurred(chance.normals(2 * height * width).view(-1, 2, height, width), grain)
+    field = blurred(random.normals(2 * height * width).view(-1, 2, height, width), grain)
     field = sway * field / field.std((2, 3), keepdim=True)
-    corners = tilt * (2 * chance.uniforms(6, part=1) - 1).view(-1, 2, 3)
+    corners = tilt * (2 * random.uniforms(6, part=1) - 1).view(-1, 2, 3)
     down, across = torch.linspace(-1.5, 1.5, height)[:, None], torch.linspace(-1.5, 1.5, width)[None, :]
     # Shares of the corners (1, 1), (1, -1) and (-1, -1) in each point, which sum to 1: an affine map.
     shares = torch.stack(torch.broadcast_tensors((1 + across) / 2, (down - across) / 2, (1 - down) / 2))
@@ -127,7 +127,7 @@ def elastic_transform(pictures: Tensor, chance: Chance, sway: float, grain: floa
     return sampled(pictures, rows, columns)
 
 
-def pixelate(pictures: Tensor, chance: Chance, share: float) -> Tensor:
+def pixelate(pictures: Tensor, random: RandomNumbers, share: float) -> Tensor:
     """Cut into blocks of one colour, so many that `share` of the side is their number."""
     for axis in (2, 3):
         side = pictures.shape[axis]
@@ -138,7 +138,7 @@ def pixelate(pictures: Tensor, chance: Chance, share: float) -> Tensor:
     return pictures
 
 
-def jpeg_compression(pictures: Tensor, chance: Chance, quality: int) -> Tensor:
+def jpeg_compression(pictures: Tensor, random: RandomNumbers, quality: int) -> Tensor:
     whole = (pictures * 255).round().to(torch.uint8).movedim(1, -1).numpy()
     grey = pictures.shape[1] == 1
     coded = [_through_jpeg(Image.fromarray(one[:, :, 0] if grey else one), quality) for one in whole]
@@ -151,8 +151,8 @@ def _through_jpeg(picture: Image.Image, quality: int) -> NDArray[np.uint8]:
     return np.array(Image.open(stream))
 
 
-def _normals(pictures: Tensor, chance: Chance) -> Tensor:
-    return chance.normals(pictures[0].numel()).view_as(pictures)
+def _normals(pictures: Tensor, random: RandomNumbers) -> Tensor:
+    return random.normals(pictures[0].numel()).view_as(pictures)
 
 
 def _grey(pictures: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d, grid_sample, interpolate, pad
 
-from amalgam.tasks.data.chance import Chance
+from amalgam.tasks.data.random_numbers import RandomNumbers
 
 SUPERSAMPLING = 8  # points on a pixel's side by which a disc's share of it is counted
 
@@ -79,12 +79,12 @@ def sampled(pictures: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return grid_sample(pictures, grid, padding_mode="border", align_corners=False)
 
 
-def clouds(chance: Chance, side: int, decay: float, part: int = 0) -> Tensor:
+def clouds(random: RandomNumbers, side: int, decay: float, part: int = 0) -> Tensor:
     """Clouds (n, 1, side, side) from 0 to 1: noise at every scale, each half as coarse and 1 / `decay` as strong."""
-    total, octave = torch.zeros(len(chance.ids), 1, side, side), 0
+    total, octave = torch.zeros(len(random.ids), 1, side, side), 0
     while 2**octave < side:
         cells = 2 ** (octave + 1)
-        noise = chance.uniforms(cells * cells, part + octave).view(-1, 1, cells, cells)
+        noise = random.uniforms(cells * cells, part + octave).view(-1, 1, cells, cells)
         total += interpolate(noise, (side, side), mode="bilinear") / decay**octave
         octave += 1
     low, high = total.amin((2, 3), keepdim=True), total.amax((2, 3), keepdim=True)

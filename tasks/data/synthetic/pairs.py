@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from amalgam.tasks.data.chance import Chance
 from amalgam.tasks.data.images import load
+from amalgam.tasks.data.random_numbers import RandomNumbers
 from amalgam.tasks.data.sources import DIGIT_NAMES, PAIR_NAMES, StyledPairs
 from amalgam.tasks.data.synthetic.styles import as_bytes, in_style
 
@@ -90,7 +90,7 @@ def open_glyphs(source: StyledPairs, root: Path | None) -> Glyphs:
 
 def canvases_of(glyphs: Glyphs, ids: Tensor, seed: int, size: int) -> tuple[Tensor, Tensor]:
     """Two glyphs beside each other for every image, (n, c, size, size) in [0, 1], and the classes (n,)."""
-    chosen = (Chance(ids, seed, CHOICE).uniforms(2) * len(glyphs.labels)).long()
+    chosen = (RandomNumbers(ids, seed, CHOICE).uniforms(2) * len(glyphs.labels)).long()
     digits = glyphs.pixels[chosen.flatten()].float() / 255
     fill = "border" if glyphs.in_colour else "zeros"
     placed = grid_sample(digits, _grid(ids, seed, size, glyphs.margin), padding_mode=fill, align_corners=False)
@@ -101,7 +101,7 @@ def canvases_of(glyphs: Glyphs, ids: Tensor, seed: int, size: int) -> tuple[Tens
 
 def _grid(ids: Tensor, seed: int, size: int, margin: float) -> Tensor:
     """Where the pixels of each half canvas lie in their glyph, whose sides are at -1 and 1, (2n, size, size / 2, 2)."""
-    scale, sway, rise = Chance(ids, seed, PLACEMENT).uniforms(6).view(-1, 3).T
+    scale, sway, rise = RandomNumbers(ids, seed, PLACEMENT).uniforms(6).view(-1, 3).T
     scale = (SCALES[0] + (SCALES[1] - SCALES[0]) * scale) / (1 - 2 * margin)
     across = _coordinates(size // 2, (2 * sway - 1) * SWAY * size, WIDTH * size / 2 * scale)
     down = _coordinates(size, (2 * rise - 1) * RISE * size, HEIGHT * size / 2 * scale)

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from amalgam.tasks.data.chance import Chance
 from amalgam.tasks.data.images import Images, load
+from amalgam.tasks.data.random_numbers import RandomNumbers
 from amalgam.tasks.data.sources import StyledPhotos
 from amalgam.tasks.data.synthetic.filters import moved
 from amalgam.tasks.data.synthetic.photo_styles import in_photo_style
@@ -36,7 +36,7 @@ class PhotoStudio:
         """See `Studio`, as for all that follow."""
         places = ids % len(self.labels)
         photos = self.pixels[places].float() / 255
-        return _varied(photos, Chance(ids, self.seed, VARIATION)) if self.varied else photos, self.labels[places]
+        return _varied(photos, RandomNumbers(ids, self.seed, VARIATION)) if self.varied else photos, self.labels[places]
 
     def rendered(self, style: str, canvases: Tensor, ids: Tensor) -> Tensor:
         return in_photo_style(style, canvases, ids, self.seed)
@@ -56,7 +56,7 @@ def open_photos(source: StyledPhotos, root: Path | None) -> PhotoStudio:
             f"num_images is {source.num_images}, but {part} of the {source.split} split of {source.data.name!r} "
             f"has {len(places)}"
         )
-    order = Chance(torch.arange(len(places)), source.seed, ORDER).uniforms(1)[:, 0].argsort(stable=True)
+    order = RandomNumbers(torch.arange(len(places)), source.seed, ORDER).uniforms(1)[:, 0].argsort(stable=True)
     places = places[order]
     pixels = images.batch(places).expand(-1, 3, -1, -1)
     return PhotoStudio(pixels, images.labels[places], _class_names(source, images), source.varied, source.seed)
@@ -70,9 +70,9 @@ def _class_names(source: StyledPhotos, images: Images) -> tuple[str, ...]:
     return names or images.class_names
 
 
-def _varied(photos: Tensor, chance: Chance) -> Tensor:
+def _varied(photos: Tensor, random: RandomNumbers) -> Tensor:
     """Half of them mirrored, all moved by whole pixels; beyond the border they go on as they end."""
     reach = round(REACH * photos.shape[2])
-    mirrored, down, right = chance.uniforms(3)[:, :, None, None].unbind(1)
+    mirrored, down, right = random.uniforms(3)[:, :, None, None].unbind(1)
     photos = torch.where((mirrored < 0.5)[:, None], photos.flip(3), photos)
     return moved(photos, ((2 * down - 1) * reach).round(), ((2 * right - 1) * reach).round())

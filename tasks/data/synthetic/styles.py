@@ -1,6 +1,6 @@
 """Styles that grey drawings are rendered in: nine that pre-training sees, and four kept for tests.
 
-A style is a function of canvases (n, 1, h, w), ink 1 on paper 0, and of `Chance`: everything random about an image is
+A style is a function of canvases (n, 1, h, w), ink 1 on paper 0, and of `RandomNumbers`: everything random about an image is
 drawn from (seed, image, style) alone. It gives (n, 1, h, w) or (n, 3, h, w); values outside [0, 1] are cut off.
 Lengths are shares of the side, so that canvases of 16 to 64 pixels look alike.
 """
@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample, max_pool2d, pad
 
-from amalgam.tasks.data.chance import Chance
+from amalgam.tasks.data.random_numbers import RandomNumbers
 from amalgam.tasks.data.sources import SEEN_STYLES, UNSEEN_STYLES
 from amalgam.tasks.data.synthetic.filters import blurred, in_blocks
 
-Style = Callable[[Tensor, Chance], Tensor]
+Style = Callable[[Tensor, RandomNumbers], Tensor]
 
-FIRST_PURPOSE = 100  # of `Chance`: below it are those of the pairs themselves
+FIRST_PURPOSE = 100  # of `RandomNumbers`: below it are those of the pairs themselves
 NUM_WAVES = 3  # that a texture is made of
 NOISE = 0.2 / 28  # standard deviation for each pixel of the side
 ROTATION = 25  # degrees, to the left or to the right
@@ -27,8 +27,8 @@ SHRINK = 0.85  # of a rotated drawing, so that its corners stay in the picture
 
 def in_style(style: str, canvases: Tensor, ids: Tensor, seed: int) -> Tensor:
     """Canvases (n, h, w) in [0, 1] of the images `ids` (n,) as uint8 pictures (n, 3, h, w)."""
-    chance = Chance(ids, seed, FIRST_PURPOSE + list(STYLES).index(style))
-    drawn = STYLES[style](canvases.unsqueeze(1), chance)
+    random = RandomNumbers(ids, seed, FIRST_PURPOSE + list(STYLES).index(style))
+    drawn = STYLES[style](canvases.unsqueeze(1), random)
     return as_bytes(drawn).expand(-1, 3, -1, -1).contiguous()
 
 
@@ -37,28 +37,28 @@ def as_bytes(pictures: Tensor) -> Tensor:
     return (pictures * 255).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def _plain(canvases: Tensor, chance: Chance) -> Tensor:
+def _plain(canvases: Tensor, random: RandomNumbers) -> Tensor:
     return canvases
 
 
-def negative(canvases: Tensor, chance: Chance) -> Tensor:
+def negative(canvases: Tensor, random: RandomNumbers) -> Tensor:
     return 1 - canvases
 
 
-def _colour(canvases: Tensor, chance: Chance) -> Tensor:
+def _colour(canvases: Tensor, random: RandomNumbers) -> Tensor:
     """Bright ink of one hue on dark paper of another."""
-    hue, gap, vivid, dark = chance.uniforms(4).T
+    hue, gap, vivid, dark = random.uniforms(4).T
     ink = _rgb(hue, 0.5 + 0.5 * vivid, torch.ones_like(hue))
     paper = _rgb(hue + 0.25 + 0.5 * gap, torch.ones_like(hue), 0.2 + 0.3 * dark)
     return paper + canvases * (ink - paper)
 
 
-def _texture(canvases: Tensor, chance: Chance) -> Tensor:
+def _texture(canvases: Tensor, random: RandomNumbers) -> Tensor:
     """White ink on a coloured weave of plane waves."""
     height, width = canvases.shape[2:]
     rows = (torch.arange(height, device=canvases.device) + 0.5) / height
     columns = (torch.arange(width, device=canvases.device) + 0.5) / width
-    drawn = chance.uniforms(NUM_WAVES * 6).unflatten(1, (NUM_WAVES, 6)).double()
+    drawn = random.uniforms(NUM_WAVES * 6).unflatten(1, (NUM_WAVES, 6)).double()
     cycles, angle, phase = (2 + 4 * drawn[..., 0]), 2 * math.pi * drawn[..., 1], 2 * math.pi * drawn[..., 2]
     across, down = cycles * angle.cos(), cycles * angle.sin()
     # sin(a + b) from the sines of a and b: two short tables for each wave in place of a picture of sines.
@@ -69,31 +69,31 @@ def _texture(canvases: Tensor, chance: Chance) -> Tensor:
     return paper + canvases * (1 - paper)
 
 
-def _outline(canvases: Tensor, chance: Chance) -> Tensor:
+def _outline(canvases: Tensor, random: RandomNumbers) -> Tensor:
     """Only the edges of the ink."""
     return 1.2 * (_dilated(canvases, 3) - canvases)
 
 
-def _noisy(canvases: Tensor, chance: Chance) -> Tensor:
-    return 0.2 + 0.6 * canvases + _noise(canvases, chance)
+def _noisy(canvases: Tensor, random: RandomNumbers) -> Tensor:
+    return 0.2 + 0.6 * canvases + _noise(canvases, random)
 
 
-def _blurry(canvases: Tensor, chance: Chance) -> Tensor:
+def _blurry(canvases: Tensor, random: RandomNumbers) -> Tensor:
     return 1.3 * blurred(canvases, canvases.shape[2] / 16)
 
 
-def _pixelated(canvases: Tensor, chance: Chance) -> Tensor:
+def _pixelated(canvases: Tensor, random: RandomNumbers) -> Tensor:
     block = max(2, round(canvases.shape[2] / 10))
     return 1.2 * in_blocks(canvases, block)
 
 
-def _bold(canvases: Tensor, chance: Chance) -> Tensor:
+def _bold(canvases: Tensor, random: RandomNumbers) -> Tensor:
     return 1.4 * _dilated(canvases, max(2, round(canvases.shape[2] / 10)))
 
 
-def occluded(canvases: Tensor, chance: Chance) -> Tensor:
+def occluded(canvases: Tensor, random: RandomNumbers) -> Tensor:
     """A grey bar across, level or upright, hides a part."""
-    side, (level, place) = canvases.shape[2], chance.uniforms(2).T
+    side, (level, place) = canvases.shape[2], random.uniforms(2).T
     thick = max(2, round(0.15 * side))
     start = (side * 0.2 + place * (side * 0.6 - thick)).floor()[:, None]
     line = torch.arange(side, device=canvases.device)
@@ -102,9 +102,9 @@ def occluded(canvases: Tensor, chance: Chance) -> Tensor:
     return torch.where(hidden, 0.6, canvases)
 
 
-def rotated(canvases: Tensor, chance: Chance) -> Tensor:
+def rotated(canvases: Tensor, random: RandomNumbers) -> Tensor:
     side = canvases.shape[2]
-    sign = (chance.uniforms(1) < 0.5).float()[:, :, None] * 2 - 1
+    sign = (random.uniforms(1) < 0.5).float()[:, :, None] * 2 - 1
     centres = (2 * torch.arange(side, device=canvases.device) + 1) / side - 1
     across, down = centres[None, None, :] / SHRINK, centres[None, :, None] / SHRINK
     cosine, sine = math.cos(math.radians(ROTATION)), sign * math.sin(math.radians(ROTATION))
@@ -112,12 +112,12 @@ def rotated(canvases: Tensor, chance: Chance) -> Tensor:
     return grid_sample(canvases, grid, align_corners=False)
 
 
-def low_contrast(canvases: Tensor, chance: Chance) -> Tensor:
-    return chance.between(0.3, 0.6) + 0.15 * canvases
+def low_contrast(canvases: Tensor, random: RandomNumbers) -> Tensor:
+    return random.between(0.3, 0.6) + 0.15 * canvases
 
 
-def _negative_noisy(canvases: Tensor, chance: Chance) -> Tensor:
-    return 0.8 - 0.6 * canvases + _noise(canvases, chance)
+def _negative_noisy(canvases: Tensor, random: RandomNumbers) -> Tensor:
+    return 0.8 - 0.6 * canvases + _noise(canvases, random)
 
 
 _SEEN: tuple[Style, ...] = (_plain, negative, _colour, _texture, _outline, _noisy, _blurry, _pixelated, _bold)
@@ -134,9 +134,9 @@ def _rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
     return (value[:, None] * (1 - saturation[:, None] * share))[:, :, None, None]
 
 
-def _noise(canvases: Tensor, chance: Chance) -> Tensor:
+def _noise(canvases: Tensor, random: RandomNumbers) -> Tensor:
     """Weaker on small canvases, where a digit has fewer pixels to tell it by."""
-    return NOISE * canvases.shape[2] * chance.normals(canvases[0].numel()).view_as(canvases)
+    return NOISE * canvases.shape[2] * random.normals(canvases[0].numel()).view_as(canvases)
 
 
 def _dilated(canvases: Tensor, width: int) -> Tensor:

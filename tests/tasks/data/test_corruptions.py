@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from amalgam.tasks.data.catalogue import DataSpec
-from amalgam.tasks.data.chance import Chance
 from amalgam.tasks.data.opening import open_source
 from amalgam.tasks.data.pixels import in_memory
+from amalgam.tasks.data.random_numbers import RandomNumbers
 from amalgam.tasks.data.sources import CORRUPTIONS, SEVERITIES, Corrupted, Stored, StyledPairs
 from amalgam.tasks.data.synthetic.corruptions import OF_32, OF_224, corrupted, corrupted_images, settings_of
 from amalgam.tasks.data.synthetic.distortions import DISTORTIONS
@@ -19,8 +19,8 @@ PAIRS = StyledPairs(glyphs=DataSpec(name="digits"), num_images=30, size=20, styl
 
 def pictures(side, count):
     """Colours at every scale, as photographs have them, and a shape with a sharp edge."""
-    colours = torch.cat([clouds(Chance(torch.arange(count), seed), side, 1.5) for seed in range(3)], 1)
-    shape = clouds(Chance(torch.arange(count), 3), side, 3.0) > 0.6
+    colours = torch.cat([clouds(RandomNumbers(torch.arange(count), seed), side, 1.5) for seed in range(3)], 1)
+    shape = clouds(RandomNumbers(torch.arange(count), 3), side, 3.0) > 0.6
     return (torch.where(shape, 0.8 * (1 - colours), colours) * 255).round().to(torch.uint8)
 
 
@@ -66,7 +66,7 @@ def test_shot_noise_has_the_mean_and_variance_of_poisson_events():
     for value, photons in ((0.02, 50), (0.3, 12), (0.5, 60)):
         level = round(value * 255)
         flat = torch.full((40, 3, 32, 32), level / 255)
-        events = DISTORTIONS["shot_noise"](flat, Chance(torch.arange(40), 0), photons).double() * photons
+        events = DISTORTIONS["shot_noise"](flat, RandomNumbers(torch.arange(40), 0), photons).double() * photons
         mean, count = level / 255 * photons, events.numel()
         assert abs(events.mean() - mean) < 4 * (mean / count) ** 0.5 + 0.01
         assert abs(events.var() / mean - 1) < 0.03

@@ -12,7 +12,7 @@ from torch import Tensor
 GAMMA = 0x9E3779B97F4A7C15  # the step of SplitMix64, 2^64 over the golden ratio
 FIRST, SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # its multipliers
 BITS = 24  # a float32 below 1 holds no more
-PARTS = 16  # streams that one `Chance` has for itself
+PARTS = 16  # streams that one `RandomNumbers` has for itself
 
 
 def uniforms(ids: Tensor, seed: int, count: int, stream: int = 0) -> Tensor:
@@ -35,7 +35,7 @@ def normals(ids: Tensor, seed: int, count: int, stream: int = 0) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Chance:
+class RandomNumbers:
     """The random numbers of some examples for one purpose; its parts are as unrelated as streams are."""
 
     ids: Tensor
@@ -56,9 +56,9 @@ class Chance:
         """One number of each example in [low, high), (n, 1, 1, 1): it multiplies pictures (n, c, h, w)."""
         return low + (high - low) * self.uniforms(1, part)[:, :, None, None]
 
-    def of(self, places: Tensor) -> "Chance":
+    def of(self, places: Tensor) -> "RandomNumbers":
         """The same for some of the examples, those at `places` (m,) or where a mask (n,) is True."""
-        return Chance(self.ids[places], self.seed, self.purpose)
+        return RandomNumbers(self.ids[places], self.seed, self.purpose)
 
 
 def _mixed(states: Tensor) -> Tensor:

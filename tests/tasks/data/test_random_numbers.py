@@ -2,7 +2,7 @@
 
 import torch
 
-from amalgam.tasks.data.chance import Chance, normals, uniforms
+from amalgam.tasks.data.random_numbers import RandomNumbers, normals, uniforms
 
 IDS = torch.arange(20_000)
 
@@ -50,5 +50,5 @@ def test_normals_are_normal_and_do_not_depend_on_batch_or_count():
 
 
 def test_purposes_and_parts_draw_numbers_of_their_own():
-    rows = [Chance(IDS, 0, purpose).uniforms(1, part)[:, 0] for purpose in (0, 1) for part in (0, 15)]
+    rows = [RandomNumbers(IDS, 0, purpose).uniforms(1, part)[:, 0] for purpose in (0, 1) for part in (0, 15)]
     assert (torch.corrcoef(torch.stack(rows)) - torch.eye(4)).abs().max() < 4 / len(IDS) ** 0.5
