@@ -18,7 +18,7 @@ from amalgam.tasks.data.splits import Indices, SampleConfig, hold_out
 from amalgam.tasks.data.synthetic.corruptions import corrupted_images
 from amalgam.tasks.data.synthetic.pairs import open_pairs
 from amalgam.tasks.data.synthetic.photos import open_photos
-from amalgam.tasks.data.synthetic.studio import Studio, draw, draw_mixed
+from amalgam.tasks.data.synthetic.renderer import Renderer, draw, draw_mixed
 
 
 def open_source(source: AnySource, root: Path | None = None) -> Images:
@@ -28,11 +28,11 @@ def open_source(source: AnySource, root: Path | None = None) -> Images:
     if isinstance(source, Stored):
         return load(source.data, source.split, root)
     if isinstance(source, MixedStyles):
-        return draw_mixed(open_studio(source.pictures, root), source)
-    return draw(open_studio(source, root), source)
+        return draw_mixed(open_renderer(source.pictures, root), source)
+    return draw(open_renderer(source, root), source)
 
 
-def open_studio(source: StyledPairs | StyledPhotos, root: Path | None = None) -> Studio:
+def open_renderer(source: StyledPairs | StyledPhotos, root: Path | None = None) -> Renderer:
     """What draws the pictures of a source, without end; `num_images` and `style` play no part."""
     return open_pairs(source, root) if isinstance(source, StyledPairs) else open_photos(source, root)
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from amalgam.tasks.clip.prompts import prompt
-from amalgam.tasks.data.opening import open_studio
+from amalgam.tasks.data.opening import open_renderer
 from amalgam.tasks.data.random_numbers import RandomNumbers
-from amalgam.tasks.data.synthetic.studio import Studio, draw_in
+from amalgam.tasks.data.synthetic.renderer import Renderer, draw_in
 from amalgam.tasks.toy_clip.worlds import World
 
 CAPTION = 3  # purpose of chance
@@ -33,7 +33,7 @@ class CaptionedWorld:
     """Pictures of a world in all seen styles."""
 
     world: World
-    studios: tuple[Studio, ...]
+    renderers: tuple[Renderer, ...]
     """What draws them; each picture is of one of these, by chance."""
     seed: int
     device: torch.device | str = "cpu"
@@ -41,30 +41,30 @@ class CaptionedWorld:
 
     def batch(self, ids: Tensor) -> tuple[Tensor, list[str]]:
         """See `Captioned`."""
-        styles, sentences, away, studios = self._drawn(ids)
-        pictures, labels = self._pictures(ids, styles, studios)
+        styles, sentences, away, renderers = self._drawn(ids)
+        pictures, labels = self._pictures(ids, styles, renderers)
         return pictures, self._captions(styles, sentences, (labels + away) % len(self.world.captions.class_names))
 
     def _drawn(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Style, sentence and studio of each picture; third, how far its class is from its caption's, all (n,)."""
-        style, sentence, wrong, which, studio = RandomNumbers(ids, self.seed, CAPTION).uniforms(5).T
+        """Style, sentence and renderer of each picture; third, how far its class is from its caption's, all (n,)."""
+        style, sentence, wrong, which, renderer = RandomNumbers(ids, self.seed, CAPTION).uniforms(5).T
         others = len(self.world.captions.class_names) - 1
         away = torch.where(wrong < self.world.wrong_captions, 1 + (which * others).long(), 0)
         return (
             (style * len(self.world.shown_styles)).long(),
             (sentence * len(self.world.captions.templates_of_pictures(self.world.seen_styles[0]))).long(),
             away,
-            (studio * len(self.studios)).long(),
+            (renderer * len(self.renderers)).long(),
         )
 
-    def _pictures(self, ids: Tensor, styles: Tensor, studios: Tensor) -> tuple[Tensor, Tensor]:
+    def _pictures(self, ids: Tensor, styles: Tensor, renderers: Tensor) -> tuple[Tensor, Tensor]:
         """The pictures, and their classes as the captions count them."""
-        places = [(studios == number).nonzero()[:, 0] for number in range(len(self.studios))]
+        places = [(renderers == number).nonzero()[:, 0] for number in range(len(self.renderers))]
         parts = [
-            draw_in(studio, ids[place].to(self.device), self.world.shown_styles, styles[place].to(self.device))
-            for studio, place in zip(self.studios, places, strict=True)
+            draw_in(renderer, ids[place].to(self.device), self.world.shown_styles, styles[place].to(self.device))
+            for renderer, place in zip(self.renderers, places, strict=True)
         ]
-        firsts = accumulate((len(studio.class_names) for studio in self.studios[:-1]), initial=0)
+        firsts = accumulate((len(renderer.class_names) for renderer in self.renderers[:-1]), initial=0)
         order = torch.cat(places).argsort()
         labels = torch.cat([labels.cpu() + first for (_, labels), first in zip(parts, firsts, strict=True)])
         return torch.cat([pictures for pictures, _ in parts])[order.to(self.device)], labels[order]
@@ -78,5 +78,5 @@ class CaptionedWorld:
 
 def open_world(world: World, root: Path | None, seed: int, device: torch.device | str = "cpu") -> CaptionedWorld:
     """The pictures of a world, drawn on a device; nothing is downloaded. Raises ValueError as `images.load` does."""
-    studios = tuple(open_studio(source, root).to(device) for source in world.pretraining_sources(seed))
-    return CaptionedWorld(world, studios, seed, device)
+    renderers = tuple(open_renderer(source, root).to(device) for source in world.pretraining_sources(seed))
+    return CaptionedWorld(world, renderers, seed, device)

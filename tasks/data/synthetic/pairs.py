@@ -43,8 +43,8 @@ class Glyphs:
 
 
 @dataclass(frozen=True)
-class PairStudio:
-    """Draws pairs; see `tasks.data.synthetic.studio.Studio`."""
+class PairRenderer:
+    """Draws pairs; see `tasks.data.synthetic.renderer.Renderer`."""
 
     glyphs: Glyphs
     size: int
@@ -52,7 +52,7 @@ class PairStudio:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """See `Studio`, as for all that follow."""
+        """See `Renderer`, as for all that follow."""
         return PAIR_NAMES
 
     def canvases(self, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,13 +67,13 @@ class PairStudio:
             )
         return as_bytes(canvases)
 
-    def to(self, device: torch.device | str) -> "PairStudio":
+    def to(self, device: torch.device | str) -> "PairRenderer":
         return replace(self, glyphs=self.glyphs.to(device))
 
 
-def open_pairs(source: StyledPairs, root: Path | None) -> PairStudio:
+def open_pairs(source: StyledPairs, root: Path | None) -> PairRenderer:
     """What draws the pairs of a source. Raises ValueError as `open_glyphs` does."""
-    return PairStudio(open_glyphs(source, root), source.size, source.seed)
+    return PairRenderer(open_glyphs(source, root), source.size, source.seed)
 
 
 def open_glyphs(source: StyledPairs, root: Path | None) -> Glyphs:

@@ -20,8 +20,8 @@ REACH = 1 / 8  # how far a varied photo is moved at most, as a share of its side
 
 
 @dataclass(frozen=True)
-class PhotoStudio:
-    """Draws photos; see `tasks.data.synthetic.studio.Studio`."""
+class PhotoRenderer:
+    """Draws photos; see `tasks.data.synthetic.renderer.Renderer`."""
 
     pixels: Tensor
     """The photos in their order, uint8 (photos, 3, h, w)."""
@@ -33,7 +33,7 @@ class PhotoStudio:
     seed: int
 
     def canvases(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Studio`, as for all that follow."""
+        """See `Renderer`, as for all that follow."""
         places = ids % len(self.labels)
         photos = self.pixels[places].float() / 255
         return _varied(photos, RandomNumbers(ids, self.seed, VARIATION)) if self.varied else photos, self.labels[places]
@@ -41,11 +41,11 @@ class PhotoStudio:
     def rendered(self, style: str, canvases: Tensor, ids: Tensor) -> Tensor:
         return in_photo_style(style, canvases, ids, self.seed)
 
-    def to(self, device: torch.device | str) -> "PhotoStudio":
+    def to(self, device: torch.device | str) -> "PhotoRenderer":
         return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device))
 
 
-def open_photos(source: StyledPhotos, root: Path | None) -> PhotoStudio:
+def open_photos(source: StyledPhotos, root: Path | None) -> PhotoRenderer:
     """What draws the photos of a source. Raises ValueError where there are too few, or class names do not fit."""
     images = load(source.data, source.split, root)
     first, step = {"all": (0, 1), "first": (0, 2), "second": (1, 2)}[source.half]
@@ -59,7 +59,7 @@ def open_photos(source: StyledPhotos, root: Path | None) -> PhotoStudio:
     order = RandomNumbers(torch.arange(len(places)), source.seed, ORDER).uniforms(1)[:, 0].argsort(stable=True)
     places = places[order]
     pixels = images.batch(places).expand(-1, 3, -1, -1)
-    return PhotoStudio(pixels, images.labels[places], _class_names(source, images), source.varied, source.seed)
+    return PhotoRenderer(pixels, images.labels[places], _class_names(source, images), source.varied, source.seed)
 
 
 def _class_names(source: StyledPhotos, images: Images) -> tuple[str, ...]:

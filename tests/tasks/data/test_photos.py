@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from amalgam.tasks.data.catalogue import DataSpec
-from amalgam.tasks.data.opening import open_source, open_studio
+from amalgam.tasks.data.opening import open_renderer, open_source
 from amalgam.tasks.data.sources import Corrupted, MixedStyles, StyledPhotos
 from amalgam.tasks.data.synthetic.photo_styles import PHOTO_STYLES, in_photo_style
-from amalgam.tasks.data.synthetic.studio import draw_in
+from amalgam.tasks.data.synthetic.renderer import draw_in
 
 COUNT, CLASSES = 24, 4
 IDS = torch.arange(COUNT)
@@ -57,10 +57,10 @@ def test_parts_are_read_from_their_own_files(photos):
 
 @pytest.mark.parametrize("style", PHOTO_STYLES)
 def test_pictures_do_not_depend_on_batch_or_order(photos, style):
-    studio, whole = open_studio(changed(photos, varied=True)), shown(photos, varied=True, style=style)
+    renderer, whole = open_renderer(changed(photos, varied=True)), shown(photos, varied=True, style=style)
     assert whole.dtype == torch.uint8 and whole.shape == (COUNT, 3, 32, 32)
     order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(draw_in(studio, order, [style], 0 * order)[0], whole[order])
+    assert torch.equal(draw_in(renderer, order, [style], 0 * order)[0], whole[order])
 
 
 @pytest.mark.parametrize("style", PHOTO_STYLES)

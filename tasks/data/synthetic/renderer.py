@@ -15,7 +15,7 @@ from amalgam.tasks.data.sources import MixedStyles, Styled
 CHUNK = 2048  # pictures drawn at once; more would not fit the cache
 
 
-class Studio(Protocol):
+class Renderer(Protocol):
     """Draws pictures, each from its number alone: first what it shows, then the style that this is shown in."""
 
     @property
@@ -28,32 +28,32 @@ class Studio(Protocol):
     def rendered(self, style: str, canvases: Tensor, ids: Tensor) -> Tensor:
         """These in a style, as uint8 (n, 3, h, w). Raises ValueError if they leave no style to choose."""
 
-    def to(self, device: torch.device | str) -> "Studio":
+    def to(self, device: torch.device | str) -> "Renderer":
         """One that keeps what it needs on a device and draws there; `ids` must be there too."""
 
 
-def draw(studio: Studio, source: Styled) -> Images:
+def draw(renderer: Renderer, source: Styled) -> Images:
     """All images of a source."""
-    parts = [draw_in(studio, ids, [source.style], 0 * ids) for ids in torch.arange(source.num_images).split(CHUNK)]
-    return in_memory(*_joined(parts), studio.class_names)
+    parts = [draw_in(renderer, ids, [source.style], 0 * ids) for ids in torch.arange(source.num_images).split(CHUNK)]
+    return in_memory(*_joined(parts), renderer.class_names)
 
 
-def draw_mixed(studio: Studio, source: MixedStyles) -> Images:
+def draw_mixed(renderer: Renderer, source: MixedStyles) -> Images:
     """All images of a mixture: image i has style i modulo the number of styles, and is as in that style's own set."""
     ids, number = torch.arange(source.pictures.num_images), len(source.styles)
-    parts = [draw_in(studio, part, source.styles, part % number) for part in ids.split(CHUNK)]
+    parts = [draw_in(renderer, part, source.styles, part % number) for part in ids.split(CHUNK)]
     pixels, labels = _joined(parts)
     by_class = source.label == "class"
-    return in_memory(pixels, labels if by_class else ids % number, studio.class_names if by_class else source.styles)
+    return in_memory(pixels, labels if by_class else ids % number, renderer.class_names if by_class else source.styles)
 
 
-def draw_in(studio: Studio, ids: Tensor, styles: Sequence[str], which: Tensor) -> tuple[Tensor, Tensor]:
+def draw_in(renderer: Renderer, ids: Tensor, styles: Sequence[str], which: Tensor) -> tuple[Tensor, Tensor]:
     """The pictures `ids` (n,), each in the style at `which` (n,), as uint8 (n, 3, h, w), and their classes (n,)."""
-    canvases, labels = studio.canvases(ids)
+    canvases, labels = renderer.canvases(ids)
     pictures = torch.empty(len(ids), 3, *canvases.shape[2:], dtype=torch.uint8, device=canvases.device)
     for place in which.unique().tolist():
         chosen = which == place
-        pictures[chosen] = studio.rendered(styles[place], canvases[chosen], ids[chosen])
+        pictures[chosen] = renderer.rendered(styles[place], canvases[chosen], ids[chosen])
     return pictures, labels
 
 
