@@ -22,8 +22,8 @@ from amalgam.tasks.data.catalogue import (
     path_of,
 )
 from amalgam.tasks.data.layouts import PICTURES, file_size, is_content, open_picture
+from amalgam.tasks.data.listings import READERS, read_listing
 from amalgam.tasks.data.pixels import Images, decoded, digest, enlarged, in_memory, resized
-from amalgam.tasks.data.shifts import READERS, read_listing
 from amalgam.tasks.data.splits import hold_out, require_classes
 from amalgam.tasks.near_names import unknown_name
 
