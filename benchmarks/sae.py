@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from amalgam.pipeline.engine.host import threads
-from amalgam.tasks.sae.autoencoder import unit
+from amalgam.tasks.sae.autoencoder import unit_norm
 from amalgam.tasks.sae.config import FeatureInfo, SAESpec, SAETrainConfig, TopK
 from amalgam.tasks.sae.train import train
 from benchmarks.measure import Measure, report, seconds
@@ -121,11 +121,11 @@ def trained(features: Tensor, size: Size, count: int) -> None:
 def planted(size: Size) -> Tensor:
     """Unit features made of `k` atoms each and a little noise."""
     generator = torch.Generator().manual_seed(0)
-    atoms = unit(torch.randn(4 * size.width, size.width, generator=generator))
+    atoms = unit_norm(torch.randn(4 * size.width, size.width, generator=generator))
     chosen = torch.randint(len(atoms), (size.num_examples, size.k), generator=generator)
     strengths = 0.5 + torch.rand(size.num_examples, size.k, generator=generator)
     mixed = torch.nn.functional.embedding_bag(chosen, atoms, per_sample_weights=strengths, mode="sum")
-    return unit(mixed + 0.1 * torch.randn(mixed.shape, generator=generator) / size.width**0.5)
+    return unit_norm(mixed + 0.1 * torch.randn(mixed.shape, generator=generator) / size.width**0.5)
 
 
 if __name__ == "__main__":

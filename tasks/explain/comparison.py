@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
-from amalgam.tasks.sae.autoencoder import SparseAutoencoder, unit
+from amalgam.tasks.sae.autoencoder import SparseAutoencoder, unit_norm
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Comparison:
         return Compared(self, pairs[0][0], pairs[1][0], pairs[0][1], pairs[1][1], labels, domains)
 
     def _codes(self, features: Tensor) -> Tensor:
-        return self.sae.encode(unit(features.to(self.sae.decoder.dtype))).dense().double()
+        return self.sae.encode(unit_norm(features.to(self.sae.decoder.dtype))).dense().double()
 
 
 @dataclass(frozen=True)

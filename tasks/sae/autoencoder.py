@@ -16,7 +16,7 @@ EPS = 1e-8  # as in the SAE-FT reference; keeps a zero vector zero
 UNIT_TOLERANCE = 1e-2  # norms of unit vectors stored in bfloat16 differ from 1 by less
 
 
-def unit(features: Tensor) -> Tensor:
+def unit_norm(features: Tensor) -> Tensor:
     """The vectors scaled to Euclidean norm 1, (..., width)."""
     return features / (features.norm(dim=-1, keepdim=True) + EPS)
 
@@ -31,7 +31,9 @@ def require_rows(info: SAEInfo, features: Tensor) -> None:
         norms = features.float().norm(dim=-1)
         worst = norms.flatten()[(norms.flatten() - 1).abs().argmax()].item()
     if not abs(worst - 1) <= UNIT_TOLERANCE:
-        raise ValueError(f"this autoencoder reads features of norm 1, got a norm of {worst:.4g}: apply `unit` first")
+        raise ValueError(
+            f"this autoencoder reads features of norm 1, got a norm of {worst:.4g}: apply `unit_norm` first"
+        )
 
 
 class SparseAutoencoder(nn.Module):
@@ -85,7 +87,7 @@ def initial(info: SAEInfo, config: SAETrainConfig, mean: Tensor, seed: int) -> S
     """The autoencoder before training, its atoms drawn from `seed` alone; `mean` is the mean feature, (width,)."""
     generator = torch.Generator().manual_seed(seed)
     sae = SparseAutoencoder(info)
-    sae.decoder.copy_(unit(torch.randn(sae.decoder.shape, generator=generator)))
+    sae.decoder.copy_(unit_norm(torch.randn(sae.decoder.shape, generator=generator)))
     sae.encoder.copy_(sae.decoder)
     if not config.tied_start:
         limit = info.width**-0.5

@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, linear
 
-from amalgam.tasks.sae.autoencoder import SparseAutoencoder, unit
+from amalgam.tasks.sae.autoencoder import SparseAutoencoder, unit_norm
 from amalgam.tasks.scoring.sums import Sums
 
 
@@ -79,7 +79,7 @@ class MonosemanticityMeter:
         """Count a batch of dense activations (batch, num_latents) and embeddings (batch, any width)."""
         if len(activations) != len(embeddings):
             raise ValueError(f"{len(activations)} rows of activations need as many embeddings, got {len(embeddings)}")
-        s, e = activations.double(), unit(embeddings.double())
+        s, e = activations.double(), unit_norm(embeddings.double())
         # Embeddings of norm 0 have no direction and must not count as similar to themselves.
         own, squares = e.square().sum(1), s.square()
         batch = {"se": s.T @ e, "e": e.sum(0), "ee": own.sum(), "s": s.sum(0), "ss": squares.sum(0)}
@@ -134,7 +134,7 @@ class QualityMeter:
         self.alike.update(codes.dense(), features)
         if self.head is not None and labels is not None:
             for name, vectors in (("hits", wide), ("reconstruction_hits", reconstruction)):
-                predicted = linear(unit(vectors), self.head.to(vectors)).argmax(-1)
+                predicted = linear(unit_norm(vectors), self.head.to(vectors)).argmax(-1)
                 amounts[name] = (predicted == labels.to(predicted.device)).sum()
         self.sums.add(amounts)
         self.sums.count(len(features))
@@ -175,7 +175,7 @@ def quality_by_domain(
 
 def recovered(true_atoms: Tensor, atoms: Tensor) -> Tensor:
     """Cosine of each true atom (n, width) with the learnt atom (m, width) nearest to it, (n,)."""
-    return (unit(true_atoms) @ unit(atoms).T).amax(1)
+    return (unit_norm(true_atoms) @ unit_norm(atoms).T).amax(1)
 
 
 def matched_cosines(atoms: Tensor, other: Tensor) -> Tensor:
@@ -183,6 +183,6 @@ def matched_cosines(atoms: Tensor, other: Tensor) -> Tensor:
 
     Their mean is the stability between two seeds.
     """
-    cosines = (unit(atoms.double()) @ unit(other.double()).T).cpu()
+    cosines = (unit_norm(atoms.double()) @ unit_norm(other.double()).T).cpu()
     rows, columns = linear_sum_assignment(cosines.numpy(), maximize=True)
     return cosines[torch.from_numpy(rows), torch.from_numpy(columns)]

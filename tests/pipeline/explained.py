@@ -9,14 +9,14 @@ from amalgam.pipeline.store.clip_checkpoints import ClassifierInfo, key_of, save
 from amalgam.tasks.clip.zero_shot import Classifier, zero_shot_head
 from amalgam.tasks.models.clip import build_clip
 from amalgam.tasks.models.clip_spec import ClipSpec
-from amalgam.tasks.sae.autoencoder import initial, unit
+from amalgam.tasks.sae.autoencoder import initial, unit_norm
 from amalgam.tasks.sae.config import FeatureInfo, SAEInfo, SAETrainConfig, TopK
 
 
 @torch.no_grad()
 def _look_apart(classifier: Classifier, some_images: torch.Tensor) -> torch.Tensor:
     """Take from the head what all features share, or an untrained network would see one class in everything."""
-    mean = unit(classifier.encoder(some_images)).mean(0)
+    mean = unit_norm(classifier.encoder(some_images)).mean(0)
     classifier.head.weight -= torch.outer(classifier.head.weight @ mean, mean) / mean.square().sum()
     return mean
 

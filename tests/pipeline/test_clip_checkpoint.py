@@ -15,7 +15,7 @@ from amalgam.pipeline.store.clip_checkpoints import (
     save_sae,
 )
 from amalgam.tasks.clip.zero_shot import Classifier, zero_shot_head
-from amalgam.tasks.sae.autoencoder import initial, unit
+from amalgam.tasks.sae.autoencoder import initial, unit_norm
 from amalgam.tasks.sae.config import BatchTopK, FeatureInfo, JumpReLU, Matryoshka, SAEInfo, SAETrainConfig, TopK
 from tests.tasks.clip.worlds import CLASSES, images, spec, tiny_clip
 
@@ -65,7 +65,7 @@ def test_an_autoencoder_loads_as_the_same_function(rule, tmp_path):
     info = SAEInfo(width=8, backbone="b", num_latents=20, sparsity=rule)
     sae = initial(info, SAETrainConfig(), torch.zeros(8), seed=0)
     save_sae(sae, tmp_path / "one")
-    features = unit(torch.randn(5, 8, generator=torch.Generator().manual_seed(0)))
+    features = unit_norm(torch.randn(5, 8, generator=torch.Generator().manual_seed(0)))
     again = read_sae(tmp_path, "one")
     assert again.info == info and torch.equal(again(features), sae(features))
     with pytest.raises(ValueError, match="trained on features with backbone='b', got backbone='c'"):

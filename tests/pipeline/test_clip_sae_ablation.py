@@ -20,7 +20,7 @@ from amalgam.pipeline.store.artifact import read_record
 from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_sae
 from amalgam.tasks.data.loading import batches
 from amalgam.tasks.data.opening import open_source
-from amalgam.tasks.sae.autoencoder import unit
+from amalgam.tasks.sae.autoencoder import unit_norm
 from amalgam.tasks.sae.metrics import QualityMeter, matched_cosines
 from tests.pipeline.clip_sweep import autoencoders, sweep
 
@@ -87,7 +87,7 @@ def test_qualities_are_those_of_the_metrics_on_test_images(built):
         for (name, saes), place in zip(step.config.saes, step.inputs["saes"], strict=True):
             meters = [QualityMeter(read_sae(place.path(root), spec.name), head) for spec in saes.specs]
             for meter in meters:
-                meter.update(unit(features) if saes.normalised else features, batch.labels)
+                meter.update(unit_norm(features) if saes.normalised else features, batch.labels)
             results = [meter.result() for meter in meters]
             measures = ("fvu", "l0", "dead_share", "accuracy", "reconstruction_accuracy", "monosemanticity")
             for measure in (*measures, "similarity"):

@@ -14,7 +14,7 @@ from amalgam.tasks.data.loading import batches
 from amalgam.tasks.data.opening import open_source
 from amalgam.tasks.data.sources import Stored
 from amalgam.tasks.explain.vocabulary import Truth, concepts_in, concepts_of
-from amalgam.tasks.sae.autoencoder import unit
+from amalgam.tasks.sae.autoencoder import unit_norm
 from amalgam.tasks.toy_clip.worlds import WORLDS
 from tests.pipeline.explained import write_folders
 
@@ -101,7 +101,7 @@ def test_the_headline_is_the_classifiers_own_accuracy(told, truth):
 def test_tables_hold_the_codes_of_the_autoencoder(told, folders):
     sae, images = read_sae(folders["sae"]), pictures()[0]
     codes = {
-        model: sae.encode(unit(load_classifier(folders[model]).encoder(images))).dense()
+        model: sae.encode(unit_norm(load_classifier(folders[model]).encoder(images))).dense()
         for model in ("before", "after")
     }
     for row in pq.read_table(told[1] / "latents.parquet").to_pylist():

@@ -23,7 +23,7 @@ from amalgam.tasks.explain.latents import pixel_embedding
 from amalgam.tasks.explain.names import Names, embed, name_latents, shown
 from amalgam.tasks.explain.vocabulary import Concept, Truth
 from amalgam.tasks.explain.where import ReadPart, read_part
-from amalgam.tasks.sae.autoencoder import unit
+from amalgam.tasks.sae.autoencoder import unit_norm
 from amalgam.tasks.sae.config import FeatureInfo
 
 
@@ -161,7 +161,7 @@ def _part(material: Material, network: Classifier, by: Comparison, latent: int, 
     (batch,) = batches(images, [place], 1, device=device)
 
     def activations(images: Tensor) -> Tensor:
-        return by.sae.sparse(by.sae.pre_activations(unit(network.encoder(images)))).dense()
+        return by.sae.sparse(by.sae.pre_activations(unit_norm(network.encoder(images)))).dense()
 
     try:
         return read_part(activations, batch.images[0], latent)

@@ -160,11 +160,13 @@ class StagedFeatures:
         """The first principal directions of all features, scaled to norm 1; None if none are asked for."""
         from amalgam.pipeline.store.tables.features import read_features
         from amalgam.tasks.clip.finetuning.drift import principal_directions
-        from amalgam.tasks.sae.autoencoder import unit
+        from amalgam.tasks.sae.autoencoder import unit_norm
 
         if count is None:
             return None
-        return principal_directions(unit(read_features(self.folders, backbone=self.backbone).features.float()), count)
+        return principal_directions(
+            unit_norm(read_features(self.folders, backbone=self.backbone).features.float()), count
+        )
 
 
 FEATURES = Kind("features", stage_features, FeaturesConfig, check=check_features, read=StagedFeatures)

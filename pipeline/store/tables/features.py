@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from torch import Tensor
 
 from amalgam.pipeline.store.tables.rows import Rows, RowsInfo, describe, read_rows
-from amalgam.tasks.sae.autoencoder import unit
+from amalgam.tasks.sae.autoencoder import unit_norm
 from amalgam.tasks.sae.config import FeatureInfo
 
 FEATURES, SITE = "features.parquet", "features"
@@ -155,7 +155,7 @@ def anchors(
 def as_wanted(features: Tensor, wanted: FeatureInfo) -> Tensor:
     """Features (..., width) of an encoder in float32: of norm 1 if such are wanted, else as they are."""
     wide = features.float()
-    return unit(wide) if wanted.normalised else wide
+    return unit_norm(wide) if wanted.normalised else wide
 
 
 @dataclass(frozen=True)

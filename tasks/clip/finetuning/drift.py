@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from amalgam.tasks.sae.autoencoder import unit
+from amalgam.tasks.sae.autoencoder import unit_norm
 from amalgam.tasks.sae.codes import Codes
 
 Pairs = tuple[tuple[Tensor, Tensor], ...]
@@ -88,7 +88,7 @@ class Drift:
         wide = torch.promote_types(current.dtype, torch.float32)
         ours, theirs = current.to(wide), frozen.detach().to(wide)
         if normalise is not False:
-            ours, theirs = unit(ours), unit(theirs)
+            ours, theirs = unit_norm(ours), unit_norm(theirs)
         depths = tuple((new.to(wide), old.detach().to(wide)) for new, old in levels)
         fixed = tuple((new, old.detach()) for new, old in parameters)
         return cls(ours, theirs, sae, depths, None if basis is None else basis.detach().to(wide), fixed)

@@ -18,7 +18,7 @@ from amalgam.tasks.clip.finetuning.support import (
     removed_latents,
     selected_change,
 )
-from amalgam.tasks.sae.autoencoder import unit
+from amalgam.tasks.sae.autoencoder import unit_norm
 
 __all__ = [
     "added_latents",
@@ -60,7 +60,7 @@ def excess_nuclear_norm(drift: Drift, ceiling: float) -> Tensor:
 
 def level_change(drift: Drift) -> Tensor:
     """Squared change of unit tokens inside the encoder, the mean of tokens and levels (LDIFS, Mukhoti et al. 2024)."""
-    changes = [(unit(new) - unit(old)).square().sum(-1).mean() for new, old in drift.levels]
+    changes = [(unit_norm(new) - unit_norm(old)).square().sum(-1).mean() for new, old in drift.levels]
     return torch.stack(changes).mean()
 
 

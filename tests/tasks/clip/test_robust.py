@@ -15,7 +15,7 @@ from amalgam.tasks.clip.zero_shot import Classifier, zero_shot_head
 from amalgam.tasks.data.loading import Batch, normalise
 from amalgam.tasks.data.pixels import in_memory
 from amalgam.tasks.data.views import View
-from amalgam.tasks.sae.autoencoder import unit
+from amalgam.tasks.sae.autoencoder import unit_norm
 from amalgam.tasks.sae.config import FeatureInfo, SAESpec, SAETrainConfig, TopK
 from amalgam.tasks.sae.train import train as train_saes
 from amalgam.tasks.training.config import TrainConfig
@@ -148,7 +148,7 @@ def trained(digits):
     classifier = run(fresh, digits, TRAIN.model_copy(update={"epochs": 10})).module
     about = FeatureInfo(width=16, normalised=True, backbone="tiny")
     config = SAETrainConfig(epochs=60, batch_size=64, learning_rate=2e-3)
-    features = unit(features_of(classifier, digits))
+    features = unit_norm(features_of(classifier, digits))
     return classifier, train_saes(features, about, [SAESpec(sparsity=TopK(k=4))], config, log=lambda m, e: None)[0]
 
 

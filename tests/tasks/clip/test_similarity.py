@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from amalgam.tasks.clip.finetuning.similarity import DriftMeter
-from amalgam.tasks.sae.autoencoder import SparseAutoencoder, initial, unit
+from amalgam.tasks.sae.autoencoder import SparseAutoencoder, initial, unit_norm
 from amalgam.tasks.sae.config import BatchTopK, SAEInfo, SAETrainConfig, TopK
 from amalgam.tasks.sae.metrics import fvu
 
@@ -28,7 +28,7 @@ def measured(before, after, sae=None, batch_size=50) -> dict[str, float]:
 
 def cka_of_grams(x, y):
     """tr(K H L H) / sqrt(tr(K H K H) tr(L H L H)), examples x examples."""
-    x, y = unit(x).double(), unit(y).double()
+    x, y = unit_norm(x).double(), unit_norm(y).double()
     centre = torch.eye(len(x)) - 1 / len(x)
     k, l = (centre.double() @ (z @ z.T) @ centre.double() for z in (x, y))  # noqa: E741
     return ((k * l).sum() / (k.norm() * l.norm())).item()
@@ -57,8 +57,10 @@ def test_supports_are_compared_as_sets(rule):
         torch.nn.init.constant_(sae.threshold, 0.5)
     found = measured(BEFORE, AFTER, sae)
     with torch.no_grad():
-        sets = [[set(row.nonzero().flatten().tolist()) for row in sae.encode(unit(x)).dense()] for x in (BEFORE, AFTER)]
-        error = fvu(unit(AFTER), sae(unit(AFTER)))
+        sets = [
+            [set(row.nonzero().flatten().tolist()) for row in sae.encode(unit_norm(x)).dense()] for x in (BEFORE, AFTER)
+        ]
+        error = fvu(unit_norm(AFTER), sae(unit_norm(AFTER)))
     pairs = list(zip(*sets, strict=True))
     assert found["jaccard"] == pytest.approx(sum(len(a & b) / len(a | b) if a | b else 1 for a, b in pairs) / 50)
     assert found["added"] == pytest.approx(sum(len(b - a) for a, b in pairs) / 50)

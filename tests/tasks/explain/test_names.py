@@ -6,7 +6,7 @@ import torch
 from amalgam.tasks.explain.latents import LatentMeter
 from amalgam.tasks.explain.names import NameAccuracy, Names, embed, name_accuracy, name_latents, shown
 from amalgam.tasks.explain.vocabulary import Concept, Truth, concepts_in, concepts_of
-from amalgam.tasks.sae.autoencoder import unit
+from amalgam.tasks.sae.autoencoder import unit_norm
 from tests.tasks.clip.worlds import tiny_clip
 
 WORDS = ("zero", "one", "two", "three", "bold", "thin", "red", "blue")
@@ -23,7 +23,7 @@ def name(directions, texts, alive=None):
 
 
 def test_planted_atoms_get_their_words_across_the_modality_gap():
-    texts, gap = unit(draw(len(WORDS), WIDTH)), 5 * draw(WIDTH, seed=1)
+    texts, gap = unit_norm(draw(len(WORDS), WIDTH)), 5 * draw(WIDTH, seed=1)
     order = torch.randperm(len(WORDS), generator=torch.Generator().manual_seed(2))
     places, image_mean = texts[order] + gap, texts.mean(0) + gap
     names = name(places - image_mean, texts)
@@ -32,20 +32,20 @@ def test_planted_atoms_get_their_words_across_the_modality_gap():
 
 
 def test_permuted_latents_permute_names():
-    texts, places = unit(draw(len(WORDS), WIDTH)), draw(50, WIDTH, seed=3)
+    texts, places = unit_norm(draw(len(WORDS), WIDTH)), draw(50, WIDTH, seed=3)
     order = torch.randperm(50, generator=torch.Generator().manual_seed(2))
     one, other = (name(each, texts) for each in (places, places[order]))
     assert torch.equal(other.best, one.best[order])
 
 
 def test_few_meaningless_directions_get_a_name():
-    texts, spread = unit(draw(len(WORDS), WIDTH)), torch.linspace(0.2, 3, WIDTH)
+    texts, spread = unit_norm(draw(len(WORDS), WIDTH)), torch.linspace(0.2, 3, WIDTH)
     names = name(draw(3000, WIDTH, seed=3) * spread, texts)
     assert names.named.double().mean().item() == pytest.approx(0.05, abs=0.02)  # two standard errors of both samples
 
 
 def test_dead_latents_are_unnamed():
-    texts = unit(draw(len(WORDS), WIDTH))
+    texts = unit_norm(draw(len(WORDS), WIDTH))
     directions = texts - texts.mean(0)
     names = name(directions, texts, alive=torch.arange(len(WORDS)) != 3)
     assert names.name(3) == "unnamed" and names.named.sum() == len(WORDS) - 1
@@ -114,8 +114,8 @@ def test_concepts_are_means_of_their_prompts():
     )
     assert concepts[2] == Concept(word="one", prompts=("zero one", "bold one"))
     texts = embed(clip, concepts)
-    mean = unit(clip.encode_text(["a photo of three", "the three"])).mean(0)
-    torch.testing.assert_close(texts[1].float(), unit(mean))
+    mean = unit_norm(clip.encode_text(["a photo of three", "the three"])).mean(0)
+    torch.testing.assert_close(texts[1].float(), unit_norm(mean))
 
 
 def test_what_cannot_be_named_is_refused():

@@ -2,7 +2,7 @@
 
 import torch
 
-from amalgam.tasks.sae.autoencoder import unit
+from amalgam.tasks.sae.autoencoder import unit_norm
 from amalgam.tasks.sae.config import BatchTopK, FeatureInfo, JumpReLU, Matryoshka, SAEInfo, TopK
 
 WIDTH, NUM_ATOMS, ACTIVE = 16, 24, 2
@@ -13,10 +13,10 @@ RULES = (TopK(k=ACTIVE), BatchTopK(k=ACTIVE), JumpReLU(target_l0=ACTIVE), Matryo
 def planted(num_examples=4096, seed=1234):
     """Unit features (num_examples, WIDTH), and the atoms they are made of (NUM_ATOMS, WIDTH)."""
     generator = torch.Generator().manual_seed(seed)
-    atoms = unit(torch.randn(NUM_ATOMS, WIDTH, generator=generator))
+    atoms = unit_norm(torch.randn(NUM_ATOMS, WIDTH, generator=generator))
     chosen = torch.rand(num_examples, NUM_ATOMS, generator=generator).topk(ACTIVE).indices
     strengths = 0.5 + torch.rand(num_examples, ACTIVE, 1, generator=generator)
-    return unit((strengths * atoms[chosen]).sum(1)), atoms
+    return unit_norm((strengths * atoms[chosen]).sum(1)), atoms
 
 
 def info(rule, num_latents=64, **about):

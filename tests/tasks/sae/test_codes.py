@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from amalgam.tasks.sae.autoencoder import SparseAutoencoder, initial, unit
+from amalgam.tasks.sae.autoencoder import SparseAutoencoder, initial, unit_norm
 from amalgam.tasks.sae.codes import DenseCodes, jump_relu, largest, largest_of_batch
 from amalgam.tasks.sae.config import FeatureInfo, SAETrainConfig, TopK
 from tests.tasks.sae.planted import RULES, WIDTH, info, planted
@@ -124,9 +124,9 @@ def test_autocast_does_not_change_which_latents_are_kept():
 
 def test_unit_vectors_stay_as_they_are_and_zero_stays_zero():
     x = torch.randn(20, 8, generator=torch.Generator().manual_seed(0)) * 30
-    torch.testing.assert_close(unit(unit(x)), unit(x), rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(unit(x).norm(dim=1), torch.ones(20))
-    assert not unit(torch.zeros(1, 8)).any()
+    torch.testing.assert_close(unit_norm(unit_norm(x)), unit_norm(x), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(unit_norm(x).norm(dim=1), torch.ones(20))
+    assert not unit_norm(torch.zeros(1, 8)).any()
 
 
 def test_features_of_another_kind_are_refused():

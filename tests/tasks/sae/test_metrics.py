@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from amalgam.tasks.sae.autoencoder import unit
+from amalgam.tasks.sae.autoencoder import unit_norm
 from amalgam.tasks.sae.config import TopK
 from amalgam.tasks.sae.metrics import (
     MonosemanticityMeter,
@@ -25,7 +25,7 @@ def test_the_mean_leaves_all_variance_unexplained_and_perfection_none():
 
 def double_loop(weights, features):
     """The mean cosine of pairs of features, by the product of their weights; NaN where no pair has any."""
-    directions = unit(features)
+    directions = unit_norm(features)
     pairs = [(n, m) for n in range(len(features)) for m in range(n)]
     similar = sum(weights[n] * weights[m] * (directions[n] @ directions[m]) for n, m in pairs)
     return (similar / sum(weights[n] * weights[m] for n, m in pairs)).item()
@@ -105,7 +105,7 @@ def test_monosemanticity_equals_the_double_loop_over_images():
     meter = MonosemanticityMeter()
     for a, e in zip(activations.split(7), embeddings.split(7), strict=True):
         meter.update(a, e)
-    score, e = meter.result(), unit(embeddings.double())
+    score, e = meter.result(), unit_norm(embeddings.double())
     for latent in range(5):
         a = activations[:, latent].double()
         a = (a - a.min()) / (a.max() - a.min())

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import mse_loss, normalize
 
-from amalgam.tasks.sae.autoencoder import initial, unit
+from amalgam.tasks.sae.autoencoder import initial, unit_norm
 from amalgam.tasks.sae.config import REFERENCE_RECIPE, BatchTopK, JumpReLU, Matryoshka, SAESpec, SAETrainConfig, TopK
 from amalgam.tasks.sae.metrics import QualityMeter, matched_cosines, recovered
 from amalgam.tasks.sae.stack import Stack
@@ -61,7 +61,7 @@ def test_a_planted_dictionary_is_recovered_by_every_rule(recovery):
 
 def test_two_seeds_find_much_the_same_atoms(recovery):
     _, _, saes, _ = recovery
-    random = matched_cosines(*unit(torch.randn(2, 64, 16, generator=torch.Generator().manual_seed(0)))).mean()
+    random = matched_cosines(*unit_norm(torch.randn(2, 64, 16, generator=torch.Generator().manual_seed(0)))).mean()
     assert matched_cosines(saes[0].decoder.detach(), saes[-1].decoder.detach()).mean() > random + 0.1
 
 

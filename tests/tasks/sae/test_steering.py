@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from amalgam.tasks.sae import SAEInfo, SAETrainConfig, TopK
-from amalgam.tasks.sae.autoencoder import initial, unit
+from amalgam.tasks.sae.autoencoder import initial, unit_norm
 from amalgam.tasks.sae.steering import Steered
 
 WIDTH, LATENTS = 12, 40
@@ -28,7 +28,7 @@ def test_rules_that_change_nothing_leave_features_to_the_bit(settings):
 def test_removed_latents_take_their_part_of_the_reconstruction_along(normalised):
     sae, z = autoencoder(normalised), features()
     length = z.norm(dim=1, keepdim=True) if normalised else 1
-    codes = sae.sparse(sae.pre_activations(unit(z) if normalised else z))
+    codes = sae.sparse(sae.pre_activations(unit_norm(z) if normalised else z))
     active = codes.indices[0].tolist()
     found = Steered(torch.nn.Identity(), sae, remove=active)(z)
     kept = codes.dense().index_fill(1, torch.tensor(active), 0)
@@ -39,7 +39,7 @@ def test_removed_latents_take_their_part_of_the_reconstruction_along(normalised)
 def test_a_clamped_latent_moves_features_along_its_atom():
     sae, z = autoencoder(), features()
     change = Steered(torch.nn.Identity(), sae, clamp={4: 2.0})(z) - z
-    activation = sae.sparse(sae.pre_activations(unit(z))).dense()[:, 4]
+    activation = sae.sparse(sae.pre_activations(unit_norm(z))).dense()[:, 4]
     expected = z.norm(dim=1, keepdim=True) * (2 - activation)[:, None] * sae.decoder[4]
     torch.testing.assert_close(change, expected, rtol=1e-6, atol=1e-6)
 
