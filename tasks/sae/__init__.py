@@ -28,7 +28,7 @@ __all__ = [
     "SAETrainConfig",
     "SparseAutoencoder",
     "TopK",
-    "unit",
+    "unit_norm",
 ]
 
 
@@ -36,7 +36,7 @@ def __getattr__(name: str) -> Any:
     # The engine needs torch, rules as values do not: plans and help pages import only the latter.
     import importlib
 
-    homes = {"Codes": "codes", "SparseAutoencoder": "autoencoder", "unit": "autoencoder"}
+    homes = {"Codes": "codes", "SparseAutoencoder": "autoencoder", "unit_norm": "autoencoder"}
     if name not in homes:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{homes[name]}"), name)

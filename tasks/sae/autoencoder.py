@@ -31,9 +31,7 @@ def require_rows(info: SAEInfo, features: Tensor) -> None:
         norms = features.float().norm(dim=-1)
         worst = norms.flatten()[(norms.flatten() - 1).abs().argmax()].item()
     if not abs(worst - 1) <= UNIT_TOLERANCE:
-        raise ValueError(
-            f"this autoencoder reads features of norm 1, got a norm of {worst:.4g}: apply `unit_norm` first"
-        )
+        raise ValueError(f"the autoencoder reads features of norm 1, got norm {worst:.4g}: apply `unit_norm` first")
 
 
 class SparseAutoencoder(nn.Module):

@@ -199,6 +199,6 @@ class Stack(nn.Module):
     def restore_constraints(self) -> None:
         """Put atoms back to norm 1 and thresholds back above 0 after a step of the optimiser."""
         if self.config.unit_atoms:
-            self.decoder.div_(self.decoder.norm(dim=-1, keepdim=True) + EPS)  # `unit`, in place
+            self.decoder.div_(self.decoder.norm(dim=-1, keepdim=True) + EPS)  # `unit_norm`, in place
         if isinstance(self.infos[0].sparsity, JumpReLU):
             self.get_parameter("threshold").clamp_(min=0)

@@ -1,7 +1,7 @@
 """Styles that grey drawings are rendered in: nine that pre-training sees, and four kept for tests.
 
-A style is a function of canvases (n, 1, h, w), ink 1 on paper 0, and of `RandomNumbers`: everything random about an image is
-drawn from (seed, image, style) alone. It gives (n, 1, h, w) or (n, 3, h, w); values outside [0, 1] are cut off.
+A style is a function of canvases (n, 1, h, w), ink 1 on paper 0, and of `RandomNumbers`: what is random in an image
+is drawn from (seed, image, style) alone. It gives (n, 1, h, w) or (n, 3, h, w); values outside [0, 1] are cut off.
 Lengths are shares of the side, so that canvases of 16 to 64 pixels look alike.
 """
 
