@@ -8,7 +8,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: venv demo test test-fast peers test-peers check format bench
+.PHONY: venv demo test test-fast peers test-peers check format bench campaign
 
 venv: $(VENV)/.installed
 
@@ -55,3 +55,7 @@ format: venv
 
 bench: venv
 	$(BIN)/python -m benchmarks
+
+# Kills, flipped bits, two drivers at once, a thousand steps: counts that must be zero. An hour.
+campaign: venv
+	$(BIN)/python -m tests.campaign
