@@ -99,13 +99,13 @@ def _read_torch_file(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} is cut short: copy it again")
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is cut short or not a checkpoint of torch.save") from error
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} holds pickled Python objects, which can run code when read, or is damaged: "
             "save the weights alone, torch.save(model.state_dict(), ...), or use .safetensors"
         ) from error
+    except Exception as error:  # torch's reader meets arbitrary bytes with IndexError, KeyError and others
+        raise ValueError(f"{path} is cut short or not a checkpoint of torch.save") from error
     for key in WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]

@@ -286,3 +286,21 @@ def test_clusters_and_rivals_are_networks_of_one_members_size(built):
     matching = next(s for s, _ in of_kind(built, "matching") if type(s.config.methods[0]).__name__ == "Ward")
     coupling = load_matching(matching.config.methods[0], matching.path(root)).couplings()
     assert {group: found.width for group, found in coupling.items()} == {"layers.0": 20, "layers.2": 10}
+
+
+@pytest.mark.parametrize("spoil", ["labels", "classes", "missing"])
+def test_a_test_split_that_cannot_be_used_is_refused_before_anything_is_trained(tmp_path, spoil):
+    digits = load(DataSpec(name="digits"), "train")
+    pixels, labels = digits.batch(torch.arange(200)).squeeze(1).numpy(), digits.labels[:200].numpy()
+    arrays = {"train_images": pixels, "train_labels": labels, "test_images": pixels, "test_labels": labels}
+    if spoil == "missing":
+        del arrays["test_images"]
+    else:
+        arrays["test_labels"] = labels + 20 if spoil == "labels" else labels * 0
+    np.savez(tmp_path / "set.npz", **arrays)
+    step = EXPERIMENTS["partial_fusion"](
+        data=f"npz:{tmp_path / 'set.npz'}", channels=1, num_classes=10, image_size=8, seeds=1
+    )
+    with pytest.raises(ValueError, match=r"set\.npz"):
+        run([step], tmp_path / "runs", Local())
+    assert not [path for path in (tmp_path / "runs").iterdir() if not path.name.startswith(".")]

@@ -9,7 +9,7 @@ from amalgam.pipeline.engine.place import Place
 from amalgam.pipeline.engine.step import Step, ancestors
 from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.tasks.sae.config import TopK
-from tests.pipeline.example import walks
+from tests.pipeline.example import Walk, total_step, walk_step, walks
 
 
 def screen(running: Running) -> str:
@@ -59,3 +59,13 @@ def test_a_step_that_fails_is_one_line_that_says_why(tmp_path, capsys):
         run([step], tmp_path, Local(), listen)
     [line] = capsys.readouterr().out.splitlines()
     assert line.endswith("k must be greater than or equal to 1, got 0")
+
+
+def test_what_waits_for_a_failure_is_one_line(tmp_path, capsys):
+    refused = walk_step(Walk(refuses=True))
+    waiting = [total_step((refused,), float(scale)) for scale in range(5)]
+    with pytest.raises(StepsFailed), shown(ancestors(waiting), tmp_path) as hear:
+        run(waiting, tmp_path, Local(), hear)
+    first, second = capsys.readouterr().out.splitlines()
+    assert refused.key in first and "are refused" in first
+    assert second.startswith("5 steps wait")

@@ -92,8 +92,8 @@ def options_of(text: str) -> dict[str, Any]:
     """A JSON object."""
     try:
         options = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f'model options are JSON, such as {{"widths": [64, 64]}}, got {text!r}') from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f'model options are JSON, such as {{"widths": [64, 64]}}, got {text[:100]!r}') from error
     if not isinstance(options, dict):
         raise ValueError(f'model options are a JSON object, such as {{"widths": [64, 64]}}, got {text!r}')
     return options
