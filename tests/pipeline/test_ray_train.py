@@ -9,7 +9,7 @@ from amalgam.pipeline.engine.ray.training import run_distributed
 from amalgam.pipeline.engine.step import Resources, Step
 from amalgam.tasks.training.distributed import ALONE
 from tests.pipeline.together import place
-from tests.tasks.together import outcome
+from tests.tasks.training.together import outcome
 
 # Ray Data, which Ray Train imports, warns of settings of its own.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:`use_.*` is deprecated:DeprecationWarning")]
@@ -38,7 +38,7 @@ def test_two_processes_of_which_one_is_killed_give_what_one_gives_undisturbed(tm
     metrics = done.records[training.fingerprint].metrics
     assert metrics == {"processes": 2, "device": "cpu", "epochs before": 1}
     for key, tensor in outcome("in parts", ALONE)["weights"].items():
-        torch.testing.assert_close(found[key], tensor, rtol=1e-8, atol=1e-10)  # as in tests/tasks/test_distributed.py
+        torch.testing.assert_close(found[key], tensor, rtol=1e-8, atol=1e-10)
 
 
 def test_what_a_process_refuses_is_said_in_its_own_sentence(tmp_path):

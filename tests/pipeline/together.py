@@ -15,7 +15,7 @@ from amalgam.pipeline.engine.resuming import resume_state, saver
 from amalgam.pipeline.engine.step import Resources
 from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.tasks.training.distributed import ProcessGroup
-from tests.tasks.together import outcome
+from tests.tasks.training.together import outcome
 
 
 def trained_by_two(

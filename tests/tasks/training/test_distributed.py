@@ -8,7 +8,7 @@ from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.images import load
 from amalgam.tasks.training.distributed import ALONE, ProcessGroup
 from amalgam.tasks.training.loop import train
-from tests.tasks.together import CONFIGS, Wide, outcome, work
+from tests.tasks.training.together import CONFIGS, Wide, outcome, work
 
 
 @pytest.fixture(scope="module")
