@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> pd.DataFrame:
     run([report], flags.root, Local(), data_root=data_root)
     folder = report.path(flags.root)
     table = pd.read_parquet(folder / "robustness.parquet")
-    table = table[["variant", "strength", "alpha", *table.filter(regex="^id/")]]
+    table = table[["method", "strength", "alpha", *table.filter(regex="^id/")]]
     print(table.round(3).to_string(index=False))
     print(f"page: {folder / 'robustness.html'}")
     return table

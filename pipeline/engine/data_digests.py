@@ -1,4 +1,4 @@
-"""Data sets of one's own are part of a step's identity: when their files change, what read them is built anew.
+"""User-supplied data sets and models are part of a step's identity: when their files change, so does what read them.
 
 A config says where such a set lies, not what it holds. Digests of names, sizes and times of change are taken when an
 experiment is planned, once for a run; they need no torch and open no file.
@@ -14,20 +14,22 @@ from pydantic import BaseModel
 
 from amalgam.pipeline.engine.step import Step, changed_steps
 from amalgam.tasks.data.catalogue import DataSpec, files_digest
+from amalgam.tasks.models.spec import ModelSpec
+from amalgam.tasks.user_code import file_digest, file_of, is_in_file
 
 
 def with_data(step: Step, data_root: Path | None) -> Step:
-    """The same graph, every step with the digests of the sets of files that its config names.
+    """The same graph, every step with the digests of the data sets' and the models' files that its config names.
 
     Sets known by name are taken to be what their name says. Raises ValueError for a folder that cannot be read.
     """
     digest = cache(lambda name: files_digest(DataSpec(name=name), data_root))
 
     def data(step: Step) -> Mapping[str, Any]:
-        found = {
-            name: digest(name)
-            for name in sorted({spec.name for spec in parts_of(step.config) if isinstance(spec, DataSpec)})
-        }
+        parts = list(parts_of(step.config))
+        found = {name: digest(name) for name in sorted({spec.name for spec in parts if isinstance(spec, DataSpec)})}
+        models = {spec.name for spec in parts if isinstance(spec, ModelSpec) and is_in_file(spec.name)}
+        found |= {name: file_digest(file_of(name)) for name in sorted(models)}
         return {"data": {**step.data, **{name: text for name, text in found.items() if text is not None}}}
 
     return changed_steps([step], data)[0]

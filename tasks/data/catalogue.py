@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from amalgam.tasks.data.layouts import dated_files
 from amalgam.tasks.near_names import unknown_name
+from amalgam.tasks.user_code import file_digest, file_of, is_in_file
 
 MANY_FILES = 50_000  # as many are looked at in half a second on a local disk
 FOLDER_IMAGE_SIZE = 224  # pixels; what nearly every network trained on pictures of many sizes is fed
@@ -93,7 +94,8 @@ class DataSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    """A name in `KNOWN`, "torchvision:Name", or "KIND:PATH" with a kind in `KINDS` (paths are under the data root)."""
+    """A name in `KNOWN`, "torchvision:Name", "KIND:PATH" with a kind in `KINDS` (paths are under the data root), or
+    "path/to/file.py:NAME" for a function (split, root) -> images, labels, class names in a user's file."""
     image_size: int | None = Field(default=None, gt=0)
     """Side in pixels of the squares all images are resized to; None keeps the set's own size (224 for pictures)."""
     mean: float | tuple[float, ...] = 0.5
@@ -115,8 +117,9 @@ class DataSpec(BaseModel):
     @model_validator(mode="after")
     def _name_is_known(self) -> "DataSpec":
         kind, _, rest = self.name.partition(":")
-        if self.name not in KNOWN and not (kind in PREFIXES and rest):
-            raise unknown_name("data set", self.name, (*KNOWN, *(f"{prefix}:..." for prefix in PREFIXES)))
+        if self.name not in KNOWN and not (kind in PREFIXES and rest) and not is_in_file(self.name):
+            known = (*KNOWN, *(f"{prefix}:..." for prefix in PREFIXES), "file.py:NAME")
+            raise unknown_name("data set", self.name, known)
         self._settings_have_an_effect()
         if 0 in (self.std if isinstance(self.std, tuple) else (self.std,)):
             raise ValueError(f"std must not be 0, got {self.std}")
@@ -162,9 +165,12 @@ def files_digest(spec: DataSpec, root: Path | None) -> str | None:
     Quick, for no file is opened. Of a set of more than `MANY_FILES` the times of its folders stand for the pictures in
     them: those change when one is added, removed or renamed, but not when one is written over in place.
 
+    Of a function in a user's file the digest of that file; what it reads is not looked at.
     None where nothing of that name lies there, and for sets that are what their name says. Raises ValueError for a
     folder that cannot be read.
     """
+    if is_in_file(spec.name):
+        return file_digest(file_of(spec.name))
     kind = KINDS.get(spec.name.partition(":")[0])
     path = path_of(spec, root)
     if kind is None or not path.exists():
@@ -190,7 +196,9 @@ def check(spec: DataSpec, root: Path | None) -> None:
     The class of a "torchvision:Name" is looked up when it is loaded: naming them all takes an import of seconds.
     """
     kind = spec.name.partition(":")[0]
-    if kind == "imagefolder":
+    if is_in_file(spec.name):
+        file_of(spec.name)
+    elif kind == "imagefolder":
         _check_folders(path_of(spec, root))
     elif kind in KINDS:
         _check_kind(spec, path_of(spec, root), KINDS[kind])

@@ -26,6 +26,7 @@ from amalgam.tasks.data.listings import READERS, read_listing
 from amalgam.tasks.data.pixels import Images, decoded, digest, enlarged, in_memory, resized
 from amalgam.tasks.data.splits import hold_out, require_classes
 from amalgam.tasks.near_names import unknown_name
+from amalgam.tasks.user_code import is_in_file, load_name
 
 PartName = Literal["train", "test"]
 CHANNELS = (1, 3)  # of pictures: grey and colour
@@ -40,7 +41,8 @@ def load(spec: DataSpec, split: PartName, root: Path | None = None) -> Images:
     check(spec, root)
     kind = spec.name.partition(":")[0]
     readers = {"digits": _digits, "npz": _npz, "imagefolder": _image_folder} | dict.fromkeys(READERS, read_listing)
-    images: Images = readers.get(kind, _torchvision)(spec, split, root)
+    reader = _from_file if is_in_file(spec.name) else readers.get(kind, _torchvision)
+    images: Images = reader(spec, split, root)
     _check_labels(images, f"the {split} split of {spec.name!r}")
     for name, value in (("mean", spec.mean), ("std", spec.std)):
         if isinstance(value, tuple) and len(value) != images.shape[0]:
@@ -69,6 +71,16 @@ def _digits(spec: DataSpec, split: PartName, root: Path | None) -> Images:
     return _in_memory(spec, pixels[chosen], labels[chosen], tuple(map(str, range(10))))
 
 
+def _from_file(spec: DataSpec, split: PartName, root: Path | None) -> Images:
+    """What a function in a user's file gives."""
+    try:
+        pixels, labels, class_names = load_name(spec.name, "function")(split, root)
+        pixels, labels = np.asarray(pixels), _whole_numbers(np.asarray(labels))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{spec.name} must give images, labels and the names of the classes: {error}") from error
+    return _checked(spec, spec.name, pixels, labels, tuple(map(str, class_names)))
+
+
 def _npz(spec: DataSpec, split: PartName, root: Path | None) -> Images:
     path = path_of(spec, root)
     try:
@@ -79,10 +91,17 @@ def _npz(spec: DataSpec, split: PartName, root: Path | None) -> Images:
             raise ValueError(f"label {num_classes - 1} among {len(of_training)} images: classes are counted from 0")
     except Exception as error:  # a damaged archive shows itself in many ways: zipfile, zlib, numpy, KeyError
         raise ValueError(f"{path} must be {NPZ}: {error}") from error
+    return _checked(spec, str(path), pixels, labels, tuple(map(str, range(num_classes))))
+
+
+def _checked(spec: DataSpec, what: str, pixels: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> Images:
+    """User-supplied arrays as images. Raises ValueError unless they have the shapes and the type of images."""
     channels = {pixels.shape[1], pixels.shape[-1]} if pixels.ndim == 4 else set(CHANNELS)
     if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or not channels & set(CHANNELS):
-        raise ValueError(f"{path} must hold uint8 images (n, h, w) or (n, h, w, 3), got {pixels.dtype} {pixels.shape}")
-    return _in_memory(spec, pixels, labels, tuple(map(str, range(num_classes))))
+        raise ValueError(f"{what} must hold uint8 images (n, h, w) or (n, h, w, 3), got {pixels.dtype} {pixels.shape}")
+    if len(labels) != len(pixels):
+        raise ValueError(f"{what} must hold a label for each image, got {len(labels)} for {len(pixels)} images")
+    return _in_memory(spec, pixels, labels, names)
 
 
 def _npz_array(path: Path, split: PartName, what: str) -> np.ndarray:

@@ -12,6 +12,7 @@ from amalgam.tasks.models.spec import ModelSpec
 from amalgam.tasks.models.vgg import vgg11
 from amalgam.tasks.models.vim2.networks import vim2_tiny
 from amalgam.tasks.near_names import unknown_name
+from amalgam.tasks.user_code import is_in_file, load_name
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
@@ -27,8 +28,18 @@ def build(spec: ModelSpec, seed: int) -> nn.Module:
         torch.default_generator.manual_seed(seed)
         if spec.name in BUILDERS:
             return BUILDERS[spec.name](spec.num_classes, spec.in_shape, **spec.options)
+        if is_in_file(spec.name):
+            return _from_file(spec)
         library, _, name = spec.name.partition(":")
         return {"timm": _timm, "torchvision": _torchvision}[library](name, spec)
+
+
+def _from_file(spec: ModelSpec) -> nn.Module:
+    """What a function or class in a user's file makes."""
+    module = _constructed(spec.name, load_name(spec.name, "model"), spec.num_classes, spec.in_shape, **spec.options)
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"{spec.name} must give an nn.Module, got {type(module).__name__}")
+    return module
 
 
 def _timm(name: str, spec: ModelSpec) -> nn.Module:
@@ -37,6 +48,7 @@ def _timm(name: str, spec: ModelSpec) -> nn.Module:
     if not timm.is_model(name):
         raise unknown_name("timm model", name, timm.list_models())
     return _constructed(
+        name,
         timm.create_model,
         name,
         pretrained=False,
@@ -56,12 +68,12 @@ def _torchvision(name: str, spec: ModelSpec) -> nn.Module:
         raise ValueError(
             f"torchvision:{name} takes images of 3 channels, got {spec.in_shape[0]}: use a timm model instead"
         )
-    return _constructed(models.get_model, name, weights=None, num_classes=spec.num_classes, **spec.options)
+    return _constructed(name, models.get_model, name, weights=None, num_classes=spec.num_classes, **spec.options)
 
 
-def _constructed(make: Callable[..., Any], name: str, **arguments: Any) -> nn.Module:
+def _constructed(name: str, make: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     try:
-        module: nn.Module = make(name, **arguments)
-    except TypeError as error:  # the library's own word for an option it does not have
+        module = make(*arguments, **options)
+    except TypeError as error:  # Python's own word for an option that a constructor does not have
         raise ValueError(f"model {name!r} refused its options: {error}") from error
     return module

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from amalgam.tasks.near_names import unknown_name
+from amalgam.tasks.user_code import is_in_file
 
 Activation = Literal["relu", "gelu", "silu", "tanh"]
 
@@ -88,7 +89,8 @@ class ModelSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    """A name in `OPTIONS`, or "timm:NAME" or "torchvision:NAME" for any classifier of those libraries."""
+    """A name in `OPTIONS`, "timm:NAME" or "torchvision:NAME" for any classifier of those libraries, or
+    "path/to/file.py:NAME" for a function (num_classes, in_shape, **options) -> nn.Module in a user's file."""
     num_classes: int = Field(gt=0)
     """Number of outputs."""
     in_shape: tuple[int, int, int]
@@ -100,8 +102,9 @@ class ModelSpec(BaseModel):
     @classmethod
     def _name_is_known(cls, name: str) -> str:
         library, _, rest = name.partition(":")
-        if name not in OPTIONS and not (library in LIBRARIES and rest):
-            raise unknown_name("model", name, (*OPTIONS, *(f"{library}:NAME" for library in LIBRARIES)))
+        if name not in OPTIONS and not (library in LIBRARIES and rest) and not is_in_file(name):
+            known = (*OPTIONS, *(f"{library}:NAME" for library in LIBRARIES), "file.py:NAME")
+            raise unknown_name("model", name, known)
         return name
 
     @model_validator(mode="after")

@@ -18,8 +18,12 @@ BYTES_PER_PARAMETER = 4  # float32
 
 def fuse(
     checkpoints: Annotated[list[Path], Argument(help="Weights of the members: .safetensors, or .pt state dicts.")],
-    model: Annotated[str, Option(help="Architecture: mlp, vgg11, resnet18, timm:NAME or torchvision:NAME.")],
-    data: Annotated[str, Option(help="Data: digits, mnist, cifar10, ..., torchvision:NAME or imagefolder:PATH.")],
+    model: Annotated[
+        str, Option(help="Architecture: mlp, vgg11, resnet18, timm:NAME, torchvision:NAME or file.py:CLASS.")
+    ],
+    data: Annotated[
+        str, Option(help="Data: digits, mnist, cifar10, ..., torchvision:NAME, imagefolder:PATH or file.py:FUNCTION.")
+    ],
     out: Annotated[Path, Option(help="New folder for config.json and model.safetensors.")],
     alpha: Annotated[float | None, Option(help="Share of units that stay alone: 0 fuses all, 1 keeps all.")] = None,
     method: Annotated[

@@ -28,6 +28,7 @@ from amalgam.pipeline.steps.clip.tuning import CONTRASTIVE, TUNED, ContrastiveCo
 from amalgam.tasks.clip.finetuning.config import FinetuneConfig
 from amalgam.tasks.data.sources import Source
 from amalgam.tasks.scoring.results import STRENGTH, Network
+from amalgam.tasks.user_code import source_digest
 
 Augment = Literal["none", "shift", "resized_crop"]
 PRINCIPAL = 16  # directions of PCA, as in the paper's public code
@@ -155,7 +156,8 @@ class OfSeed:
             unlabelled=self.seeded.unlabelled if way.anchor_on != "labelled" else None,
             clean_anchors=self.recipe.anchoring == "clean" and self.recipe.training.augment != "none",
         )
-        return self._priced(TUNED)(config, **self._read_by(way))
+        step = self._priced(TUNED)(config, **self._read_by(way))
+        return replace(step, data=source_digest(type(way.regulariser)))
 
     def _read_by(self, way: Variant) -> Inputs:
         """What fine-tuning in this way starts from and is held to."""

@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from amalgam.pipeline.engine.step import Step
-from amalgam.pipeline.experiments.clip.variants import VARIANTS, Variant, variant
+from amalgam.pipeline.experiments.clip.variants import VARIANTS, Variant, from_file, variant
 from amalgam.pipeline.steps.clip.explanation import ExplainConfig
 from amalgam.pipeline.steps.clip.saes import SAEsConfig
 from amalgam.tasks.clip.testing.test_sets import Role, TestSet
 from amalgam.tasks.data.sources import LabelledConfig, Source
 from amalgam.tasks.training.config import TrainConfig
+from amalgam.tasks.user_code import is_in_file
 
 MEGA = 1_000_000
 Anchoring = Literal["live", "views", "clean"]
@@ -52,7 +53,7 @@ class RobustRecipe:
     class_names: tuple[str, ...]
     templates: tuple[str, ...] | str
     methods: tuple[str, ...]
-    """Ways to fine-tune, names in `ways`."""
+    """Ways to fine-tune, names in `ways`; a regulariser of a user's file, `file.py:NAME`, comes to be called NAME."""
     factors: tuple[float, ...]
     """The grid of strengths, the same for all of them."""
     training: TrainConfig
@@ -81,6 +82,7 @@ class RobustRecipe:
     prices: Prices = Prices()
 
     def __post_init__(self) -> None:
+        self._read_files()
         if self.seeds < 1:
             raise ValueError(f"seeds must be at least 1, got {self.seeds}")
         if not self.factors or min(self.factors) <= 0:
@@ -102,6 +104,13 @@ class RobustRecipe:
             raise ValueError("explanations read unit features: train autoencoders on those, or explain nothing")
         if "soup" in [self.way(name).kind for name in self.explained]:
             raise ValueError("a soup has no training of its own to explain: explain what it is made of")
+
+    def _read_files(self) -> None:
+        """Take regularisers of users' files among the ways, under their own names."""
+        named = {text: from_file(text, self.ways) for text in self.methods if is_in_file(text)}
+        methods = tuple(named[text][0] if text in named else text for text in self.methods)
+        object.__setattr__(self, "methods", methods)
+        object.__setattr__(self, "ways", {**self.ways, **dict(named.values())})
 
     @property
     def uses_saes(self) -> bool:

@@ -30,6 +30,7 @@ from amalgam.tasks.clip.finetuning.regularisers import (
     SupportHinge,
 )
 from amalgam.tasks.near_names import unknown_name
+from amalgam.tasks.user_code import load_name
 
 Kind = Literal["plain", "head", "head first", "contrastive", "soup"]
 
@@ -100,8 +101,26 @@ VARIANTS: dict[str, Variant] = {
     "sae-unlabelled": Variant("change of latents on such images", SparseChange(latents=1.0), anchor_on="unlabelled"),
 }
 
-Ways = Annotated[tuple[str, ...], f"Ways to fine-tune: {', '.join(VARIANTS)}."]
+Ways = Annotated[tuple[str, ...], f"Methods: {', '.join(VARIANTS)}, or file.py:NAME for a user-supplied regulariser."]
 """The flag that chooses some of them."""
+
+
+def from_file(text: str, known: Mapping[str, Variant] = VARIANTS) -> tuple[str, Variant]:
+    """The regulariser that `path/to/file.py:NAME` names, a class or a value, and what reports call it.
+
+    Raises ValueError if it is no regulariser, or if one of that name exists already.
+    """
+    name, found = text.rpartition(":")[2], load_name(text, "regulariser")
+    value = found() if isinstance(found, type) and issubclass(found, Regulariser) else found
+    if not isinstance(value, Regulariser):
+        raise ValueError(
+            f"{text} is no regulariser: it must be a class derived from {Regulariser.__module__}.Regulariser, or a "
+            "value of such a class"
+        )
+    if name in known:
+        raise ValueError(f"{text} has the name of an existing method: rename it")
+    about = (type(value).__doc__ or name).strip().partition("\n")[0].rstrip(".")
+    return name, Variant(about, value)
 
 
 def variant(name: str, known: Mapping[str, Variant] = VARIANTS) -> Variant:

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 
 from amalgam.pipeline.engine.step import Step
-from amalgam.pipeline.engine.user_code import source_digest
 from amalgam.pipeline.steps.fusion.activations import ACTIVATIONS, ActivationsConfig, StageDtype
 from amalgam.pipeline.steps.fusion.fused import FINETUNED, FUSED, FinetunedConfig, FusedConfig
 from amalgam.pipeline.steps.fusion.matching import MATCHING, MatchingConfig
@@ -23,6 +22,7 @@ from amalgam.tasks.data.splits import ProbeConfig, SampleConfig, Split
 from amalgam.tasks.fusion import Method
 from amalgam.tasks.models.spec import ModelSpec
 from amalgam.tasks.training.config import TrainConfig
+from amalgam.tasks.user_code import source_digest
 
 TREATMENTS: tuple[dict[str, bool], ...] = ({}, {"recalibrated": True}, {"refitted": True})
 """What is done to a merged network: nothing, its statistics measured anew, its layers fitted to the ensemble."""

@@ -5,10 +5,10 @@ from typing import Any
 
 from pydantic_core import PydanticUndefined
 
-from amalgam.pipeline.engine.user_code import load_name
 from amalgam.tasks.fusion import METHODS, Budget, Method
 from amalgam.tasks.fusion.methods import Cost
 from amalgam.tasks.near_names import unknown_name
+from amalgam.tasks.user_code import load_name
 
 NAMES = tuple(method.__name__ for method in METHODS)
 

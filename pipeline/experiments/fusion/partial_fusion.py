@@ -29,7 +29,9 @@ from amalgam.tasks.training.config import TrainConfig
 class Pictures:
     """Which labelled images."""
 
-    data: Annotated[str, "Data set: a name such as mnist, torchvision:NAME, npz:PATH or imagefolder:PATH."] = "digits"
+    data: Annotated[
+        str, "Data set: a name such as mnist, torchvision:NAME, npz:PATH, imagefolder:PATH or file.py:FUNCTION."
+    ] = "digits"
     image_size: Annotated[int | None, "Side in pixels that images are resized to; default: the data set's own."] = None
     num_classes: Annotated[int | None, "Classes of a data set that is not known by name."] = None
     channels: Annotated[int, "Channels of a data set that is not known by name: 1 if its pictures are grey."] = 3
@@ -44,7 +46,7 @@ class Pictures:
 class Network:
     """The architecture of all members."""
 
-    model: Annotated[str, "Network: mlp, vgg11, resnet18, timm:NAME or torchvision:NAME."] = "mlp"
+    model: Annotated[str, "Network: mlp, vgg11, resnet18, timm:NAME, torchvision:NAME or file.py:CLASS."] = "mlp"
     width: Annotated[float | None, "Multiplier of the channels of vgg11 and resnet18."] = None
     widths: Annotated[Ints, "Units of each hidden layer of an mlp."] = ()
     activation: Annotated[Activation | None, "Activation of mlp, vgg11 and resnet18."] = None

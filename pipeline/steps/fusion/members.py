@@ -14,6 +14,7 @@ from amalgam.tasks.data.splits import SampleConfig, Split
 from amalgam.tasks.models.spec import ModelSpec
 from amalgam.tasks.scoring.results import Network, NetworkKind
 from amalgam.tasks.training.config import TrainConfig
+from amalgam.tasks.user_code import is_in_file
 
 EvaluationKind = Literal["member", "logit ensemble", "probability ensemble"]
 
@@ -111,9 +112,12 @@ def check_member(config: MemberConfig, data_root: Path | None) -> None:
 
 
 def check_pictures(config: MemberConfig, data_root: Path | None) -> None:
-    """Raise ValueError unless the network fits the data set's pictures and classes, and the test split is there too."""
+    """Raise ValueError unless the network can be made, and fits the set's pictures and classes, in both splits."""
     from amalgam.tasks.data.opening import check_content, open_pool
+    from amalgam.tasks.models import build
 
+    if is_in_file(config.model.name):
+        build(config.model, config.seed)
     check_content(config.sample.data, "test", data_root)
     images, _, _ = open_pool(config.sample, data_root)
     if images.shape != config.model.in_shape:
