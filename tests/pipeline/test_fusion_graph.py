@@ -271,7 +271,7 @@ def test_the_installed_command_on_ray_keeps_the_structural_zeros(tmp_path):
         if record.name in ("fused", "finetuned")
         and record.config.get("network", record.config).get("method", {}).get("alpha") == 0.5
     ]
-    assert len(partial) == 4 and len(set(partial)) == 1
+    assert len(partial) == 6 and len(set(partial)) == 1
 
 
 def test_clusters_and_rivals_are_networks_of_one_members_size(built):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from amalgam.pipeline.store.tables.results import RESULTS, read_results, write_results
+from amalgam.pipeline.store.tables.results import IDENTITY, RESULTS, SETTINGS, read_results, write_results
 from amalgam.tasks.scoring.results import Network, Result
 
 NETWORKS = (
@@ -20,6 +20,10 @@ def test_results_come_back_as_written(networks, tmp_path):
     write_results(rows, tmp_path)
     assert read_results(tmp_path) == rows
     assert [path.name for path in tmp_path.iterdir()] == [RESULTS]
+
+
+def test_the_table_keeps_every_field_of_a_network():
+    assert {*IDENTITY.names, SETTINGS} == set(Network.model_fields)
 
 
 def test_damaged_absent_and_other_tables_are_refused(tmp_path):
