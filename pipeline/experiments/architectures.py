@@ -46,9 +46,14 @@ def architectures(
             raise unknown_name("architecture", name, NAMES)
     spec = DataSpec(name=data)
     training = TrainConfig(
-        epochs=optimisation.epochs, batch_size=optimisation.batch_size, learning_rate=optimisation.learning_rate,
-        weight_decay=optimisation.weight_decay, optimizer="adamw", schedule="cosine", clip_norm=1.0,
-    )  # fmt: skip
+        epochs=optimisation.epochs,
+        batch_size=optimisation.batch_size,
+        learning_rate=optimisation.learning_rate,
+        weight_decay=optimisation.weight_decay,
+        optimizer="adamw",
+        schedule="cosine",
+        clip_norm=1.0,
+    )
     results = tuple(
         _tested(name, model_of(name, spec, width, depths), spec, training, seed)
         for name in chosen
@@ -87,8 +92,13 @@ def model_of(name: str, data: DataSpec, width: int, depths: tuple[int, ...]) -> 
 def _tested(name: str, model: ModelSpec, data: DataSpec, training: TrainConfig, seed: int) -> Step:
     member = MEMBER(
         MemberConfig(
-            sample=SampleConfig(data=data, seed=seed), model=model, split=Shared(), training=training,
-            num_members=1, member=0, seed=seed,
+            sample=SampleConfig(data=data, seed=seed),
+            model=model,
+            split=Shared(),
+            training=training,
+            num_members=1,
+            member=0,
+            seed=seed,
         )
-    )  # fmt: skip
+    )
     return EVALUATION(EvaluationConfig(data=data, seed=seed, name=name), members=(member,))

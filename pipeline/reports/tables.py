@@ -35,9 +35,11 @@ class Column:
             return "" if low is None or high is None else f"{self.text(low)} to {self.text(high)}"
         if value is None:
             return ""
-        return f"{self.text(value)} ± {self.text(deviation)}" if self.deviation and deviation is not None else (
-            self.text(value)
-        )  # fmt: skip
+        return (
+            f"{self.text(value)} ± {self.text(deviation)}"
+            if self.deviation and deviation is not None
+            else (self.text(value))
+        )
 
 
 def shown(columns: Sequence[Column], rows: Sequence[Row]) -> list[Column]:

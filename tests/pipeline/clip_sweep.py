@@ -25,13 +25,20 @@ WORLD = WORLDS["digits"].model_copy(
 def sweep(**settings) -> RobustRecipe:
     """A recipe of two seconds; `settings` are fields of it."""
     defaults = {
-        "title": "A sweep", "settings": {}, "seeded": seeded, "seeds": 1, "class_names": WORLD.class_names,
-        "templates": WORLD.captions.class_templates("plain"), "methods": ("ft", "l2", "sae-mask"),
+        "title": "A sweep",
+        "settings": {},
+        "seeded": seeded,
+        "seeds": 1,
+        "class_names": WORLD.class_names,
+        "templates": WORLD.captions.class_templates("plain"),
+        "methods": ("ft", "l2", "sae-mask"),
         "factors": (10.0, 100.0),
         "training": TrainConfig(epochs=2, batch_size=16, optimizer="adamw", augment="shift", views=VIEWS),
-        "anchoring": "views", "alphas": (0.5, 1.0), "tolerance": 0.01,
+        "anchoring": "views",
+        "alphas": (0.5, 1.0),
+        "tolerance": 0.01,
         "saes": autoencoders(),
-    }  # fmt: skip
+    }
     return RobustRecipe(**defaults | settings)
 
 

@@ -37,23 +37,41 @@ def path(config: Mapping[str, Any], inputs: Mapping[str, Any], work: Workspace) 
 
 
 def robustness(
-    ends: Mapping[str, Mapping[float | None, tuple[float, ...]]] = ENDS, seeds: int = 3, num_images: int = 150,
-    tolerance: float = 0.01, test_sets: Mapping[str, str] = TEST_SETS, compare: tuple[str, ...] = (), **changed: Any,
-) -> Step:  # fmt: skip
+    ends: Mapping[str, Mapping[float | None, tuple[float, ...]]] = ENDS,
+    seeds: int = 3,
+    num_images: int = 150,
+    tolerance: float = 0.01,
+    test_sets: Mapping[str, str] = TEST_SETS,
+    compare: tuple[str, ...] = (),
+    **changed: Any,
+) -> Step:
     """The report over made-up paths; `changed` goes into the config of every path."""
     every = [("zero-shot", None, (0.0,)), *((m, s, ALPHAS) for m, strengths in ends.items() for s in strengths)]
     paths = tuple(
-        Step("path", "tests.pipeline.paths:path", {
-            "method": method, "settings": {} if strength is None else {"strength": strength}, "seed": seed,
-            "alphas": alphas, "num_images": num_images, "test_sets": dict(test_sets),
-            "end": ends[method][strength] if method in ends else (), **changed,
-        }) for method, strength, alphas in every for seed in range(seeds)
-    )  # fmt: skip
+        Step(
+            "path",
+            "tests.pipeline.paths:path",
+            {
+                "method": method,
+                "settings": {} if strength is None else {"strength": strength},
+                "seed": seed,
+                "alphas": alphas,
+                "num_images": num_images,
+                "test_sets": dict(test_sets),
+                "end": ends[method][strength] if method in ends else (),
+                **changed,
+            },
+        )
+        for method, strength, alphas in every
+        for seed in range(seeds)
+    )
     config = RobustnessReportConfig(
-        title="Two digits <b>in nine styles</b>", settings={"images": f"{num_images} a kind"}, tolerance=tolerance,
+        title="Two digits <b>in nine styles</b>",
+        settings={"images": f"{num_images} a kind"},
+        tolerance=tolerance,
         about={"ft": "plain fine-tuning of everything", "sae-mask": "SAE-FT: no new latents, and the residual stays"},
         compare=compare,
-    )  # fmt: skip
+    )
     return Step("robustness", "amalgam.pipeline.steps.clip.report:write_report", config, {"paths": paths})
 
 

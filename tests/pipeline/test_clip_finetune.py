@@ -18,10 +18,33 @@ from tests.tasks.clip.worlds import ARCHITECTURE
 
 TINY = {**ARCHITECTURE, "text_cfg": {"context_length": 16, "width": 32, "heads": 2, "layers": 1}}
 FLAGS = (
-    "--suite", "imagefolder:pictures", "--architecture", "Tiny-16", "--image-size", "16", "--methods", "ft,sae-mask",
-    "--strengths", "70", "--alphas", "0.5,1", "--epochs", "1", "--batch-size", "8", "--warmup-steps", "1", "--k", "2",
-    "--sae-epochs", "2", "--validation-share", "0.25", "--precision", "fp32",
-)  # fmt: skip
+    "--suite",
+    "imagefolder:pictures",
+    "--architecture",
+    "Tiny-16",
+    "--image-size",
+    "16",
+    "--methods",
+    "ft,sae-mask",
+    "--strengths",
+    "70",
+    "--alphas",
+    "0.5,1",
+    "--epochs",
+    "1",
+    "--batch-size",
+    "8",
+    "--warmup-steps",
+    "1",
+    "--k",
+    "2",
+    "--sae-epochs",
+    "2",
+    "--validation-share",
+    "0.25",
+    "--precision",
+    "fp32",
+)
 
 
 @pytest.fixture

@@ -43,18 +43,24 @@ def test_every_setting_differs_from_the_base_in_one_thing():
 def test_settings_share_all_that_comes_before_their_autoencoders(ablation):
     settings = 1 + len(OTHERS)
     assert Counter(step.name for step in ancestors([ablation])) == {
-        "pretrained": SEEDS, "zero_shot": SEEDS, "features": SEEDS, "saes": SEEDS * settings,
-        "tuned": SEEDS * (1 + settings * len(STRENGTHS)), "path": SEEDS * (2 + settings * len(STRENGTHS)),
-        "sae_quality": SEEDS, "robustness": 1,
-    }  # fmt: skip
+        "pretrained": SEEDS,
+        "zero_shot": SEEDS,
+        "features": SEEDS,
+        "saes": SEEDS * settings,
+        "tuned": SEEDS * (1 + settings * len(STRENGTHS)),
+        "path": SEEDS * (2 + settings * len(STRENGTHS)),
+        "sae_quality": SEEDS,
+        "robustness": 1,
+    }
 
 
 def test_networks_of_two_settings_differ_in_their_autoencoder_alone(ablation):
     paths = {path.config.identity: path for path in ablation.inputs["paths"]}
     tuned = {
-        network.method: path.inputs["after"][0] for network, path in paths.items()
+        network.method: path.inputs["after"][0]
+        for network, path in paths.items()
         if (network.setting("strength"), network.seed) == (10, 0)
-    }  # fmt: skip
+    }
     base = tuned[BASE]
     for name in OTHERS:
         other, inputs = tuned[name], tuned[name].identity["inputs"]

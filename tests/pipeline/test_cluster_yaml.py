@@ -61,9 +61,11 @@ def test_ray_and_what_it_runs_find_the_environment(cluster, commands, home):
     assert all(re.fullmatch(r"cd ~/amalgam && \.venv/bin/ray stop", command) for command in before)
     until, _, _ = start.partition("ray start")
     found = subprocess.run(
-        ["bash", "-c", f"{until} command -v ray python"], env={"HOME": str(home), "PATH": "/usr/bin:/bin"},
-        capture_output=True, text=True,
-    )  # fmt: skip
+        ["bash", "-c", f"{until} command -v ray python"],
+        env={"HOME": str(home), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
     assert found.stdout.split() == [str(home / "amalgam" / ".venv" / "bin" / name) for name in ("ray", "python")]
 
 

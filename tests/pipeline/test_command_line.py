@@ -174,8 +174,10 @@ def test_fuse_writes_one_network_that_loads(checkpoints, tmp_path, capsys):
     fused = load_model(tmp_path / "fused")
     assert fused(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
     assert {path.name for path in (tmp_path / "fused").iterdir()} == {
-        "config.json", "fusion.json", "model.safetensors",
-    }  # fmt: skip
+        "config.json",
+        "fusion.json",
+        "model.safetensors",
+    }
 
 
 def test_fuse_meets_a_budget_of_operations(checkpoints, tmp_path):

@@ -44,8 +44,10 @@ def test_rows_are_means_by_method_and_setting_in_order_of_appearance():
     results += [result("b", 0.9, shots=10), result("b", 0.3, shots=5, test_set="other")]
     rows = comparison_rows(results, [Measure("accuracy", "accuracy"), Measure("accuracy", "other", test_set="other")])
     assert [(row["label"], row["accuracy"], row["seeds"]) for row in rows] == [
-        ("b, shots 5", pytest.approx(0.6), 2), ("a, shots 5", 0.1, 1), ("b, shots 10", 0.9, 1),
-    ]  # fmt: skip
+        ("b, shots 5", pytest.approx(0.6), 2),
+        ("a, shots 5", 0.1, 1),
+        ("b, shots 10", 0.9, 1),
+    ]
     assert rows[0]["other/accuracy"] == 0.3 and rows[1]["other/accuracy"] is None
     assert rows[0]["group"] == rows[1]["group"] != rows[2]["group"]
 

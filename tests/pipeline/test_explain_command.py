@@ -53,8 +53,12 @@ def test_a_page_is_written_and_its_sentences_are_printed(place, capsys):
     assert "on 24 images" in said and said.splitlines()[-1] == f"page: {out / 'explanation.html'}"
     written = {path.name for path in out.iterdir()}
     assert written == {
-        "explanation.html", "explanation.json", "latents.parquet", "changes.parquet", "flips.parquet",
-    }  # fmt: skip
+        "explanation.html",
+        "explanation.json",
+        "latents.parquet",
+        "changes.parquet",
+        "flips.parquet",
+    }
     assert json.loads((out / "explanation.json").read_text())["images"] == {f"imagefolder:{place / 'photos'}": 24}
 
 

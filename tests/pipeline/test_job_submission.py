@@ -51,10 +51,18 @@ def head() -> Iterator[Head]:
         subprocess.run([SCRIPTS / "ray", "get-auth-token", "--generate"], env=environment, check=True)
         gcs, dashboard, client, agent = free_ports(4)
         command = [
-            SCRIPTS / "ray", "start", "--head", "--block", f"--temp-dir={home}/ray", "--num-cpus=2",
-            "--include-dashboard=true", f"--port={gcs}", f"--dashboard-port={dashboard}",
-            f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}",
-        ]  # fmt: skip
+            SCRIPTS / "ray",
+            "start",
+            "--head",
+            "--block",
+            f"--temp-dir={home}/ray",
+            "--num-cpus=2",
+            "--include-dashboard=true",
+            f"--port={gcs}",
+            f"--dashboard-port={dashboard}",
+            f"--ray-client-server-port={client}",
+            f"--dashboard-agent-listen-port={agent}",
+        ]
         process = subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
         try:
             address = f"http://127.0.0.1:{dashboard}"

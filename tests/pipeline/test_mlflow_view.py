@@ -17,9 +17,20 @@ ANY_NAME = st.text(min_size=1, max_size=300).filter(lambda name: name.strip() an
 
 def record(name: str, fingerprint: str, config: dict[str, Any], inputs: Any = None, **metrics: float) -> Record:
     return Record(
-        name=name, fingerprint=fingerprint, version=1, function="a:b", config=config, inputs=inputs or {},
-        metrics=metrics, files={}, started=100.0, seconds=2.0, resources={}, git_commit=None, host={},
-    )  # fmt: skip
+        name=name,
+        fingerprint=fingerprint,
+        version=1,
+        function="a:b",
+        config=config,
+        inputs=inputs or {},
+        metrics=metrics,
+        files={},
+        started=100.0,
+        seconds=2.0,
+        resources={},
+        git_commit=None,
+        host={},
+    )
 
 
 def test_titles_name_what_differs_and_nothing_else():

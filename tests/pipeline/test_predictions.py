@@ -53,8 +53,17 @@ def test_some_networks_can_be_read_alone(answers, tmp_path):
 def test_any_reader_of_parquet_understands_it(answers, tmp_path):
     write_predictions(tmp_path / "predictions.parquet", answers)
     table = pq.read_table(tmp_path / "predictions.parquet")
-    assert table.column_names == ["example_id", "test_set", "role", "network", "label", "prediction", "confidence",
-                                  "nll", "group"]  # fmt: skip
+    assert table.column_names == [
+        "example_id",
+        "test_set",
+        "role",
+        "network",
+        "label",
+        "prediction",
+        "confidence",
+        "nll",
+        "group",
+    ]
     assert set(table["group"].to_pylist()) == {"Asia", "Other", "Europe", None}
     assert len(table) == 4 * 90
 

@@ -16,9 +16,20 @@ from amalgam.tasks.scoring.seeds import over_seeds
 from tests.pipeline.results import results
 
 RECORD = Record(
-    name="fused", fingerprint="4567", version=1, function="a:b", config={}, inputs={}, metrics={}, files={},
-    started=0.0, seconds=1.5, resources={}, git_commit=None, host={},
-)  # fmt: skip
+    name="fused",
+    fingerprint="4567",
+    version=1,
+    function="a:b",
+    config={},
+    inputs={},
+    metrics={},
+    files={},
+    started=0.0,
+    seconds=1.5,
+    resources={},
+    git_commit=None,
+    host={},
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +47,10 @@ def named(rows, label):
 def test_rows_are_means_deviations_and_intervals_over_seeds():
     row = named(frontier_table(results(num_seeds=4)), "PartialOT 0.4, recalibrated")
     values = [
-        r.value for r in results(num_seeds=4)
+        r.value
+        for r in results(num_seeds=4)
         if r.network.setting("alpha") == 0.4 and r.network.recalibrated and r.metric == "nll"
-    ]  # fmt: skip
+    ]
     assert row["seeds"] == 4
     assert row["nll"] == pytest.approx(statistics.fmean(values))
     assert row["nll_std"] == pytest.approx(statistics.stdev(values))
@@ -68,8 +80,10 @@ def test_the_order_of_results_does_not_matter():
 def test_several_weightings_are_told_apart():
     twice = [
         replace(r, network=r.network.model_copy(update={"weights": weights}))
-        for r in results() if r.network.kind != "member" for weights in ((0.5, 0.5), (0.3, 0.7))
-    ]  # fmt: skip
+        for r in results()
+        if r.network.kind != "member"
+        for weights in ((0.5, 0.5), (0.3, 0.7))
+    ]
     labels = [row["label"] for row in frontier_table(twice)]
     assert len(labels) == len(set(labels))
     assert "PartialOT 0.4, recalibrated, weights 0.3/0.7" in labels

@@ -7,10 +7,16 @@ from amalgam.tasks.scoring.results import Network, Result
 
 NETWORKS = (
     Network(kind="member", method="member", member=1, seed=2),
-    Network(kind="fused", method="PartialOT", settings={"alpha": 0.4, "cost": "both"}, weights=(0.3, 0.7),
-            recalibrated=True, finetuned=True),
+    Network(
+        kind="fused",
+        method="PartialOT",
+        settings={"alpha": 0.4, "cost": "both"},
+        weights=(0.3, 0.7),
+        recalibrated=True,
+        finetuned=True,
+    ),
     Network(kind="fused", method="Mine", settings={"rounds": 3, "greedy": True}, weights=(0.5, 0.5)),
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize("networks", [NETWORKS, NETWORKS[:1]], ids=["settings of all kinds", "no settings"])

@@ -47,8 +47,13 @@ TEST_SETS = (
     TestSet(name="negative", role="seen", source=pairs("negative"), metric="macro_f1"),
     TestSet(name="kinds", role="forgetting", source=pairs("bold", seed=5), templates=("a kind {}",)),
 )
-CONFIG = PathConfig(labelled=LABELLED, test_sets=TEST_SETS, alphas=(0.0, 0.5, 1.0), sae=ChosenSAE(name="small"),
-                    identity=Network(kind="classifier", method="l2", settings={"strength": 30.0}, seed=7))  # fmt: skip
+CONFIG = PathConfig(
+    labelled=LABELLED,
+    test_sets=TEST_SETS,
+    alphas=(0.0, 0.5, 1.0),
+    sae=ChosenSAE(name="small"),
+    identity=Network(kind="classifier", method="l2", settings={"strength": 30.0}, seed=7),
+)
 
 
 def moved(classifier: Classifier, seed: int) -> Classifier:
@@ -81,8 +86,12 @@ def workspace(out) -> Workspace:
 
 
 def inputs(root, *after: str) -> dict:
-    return {"before": root / "before", "after": tuple(root / name for name in after),
-            "backbone": root / "backbone", "sae": root / "saes"}  # fmt: skip
+    return {
+        "before": root / "before",
+        "after": tuple(root / name for name in after),
+        "backbone": root / "backbone",
+        "sae": root / "saes",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +145,11 @@ def test_a_head_of_words_belongs_to_the_backbone(walked, folders):
     clip, images = build_clip(SPEC), open_source(TEST_SETS[3].source)
     head = zero_shot_head(clip, images.class_names, TEST_SETS[3].templates)
     expected = predict(Classifier(frozen(folders[1]["after1"].encoder), head), images, range(len(images)))
-    said = {answers.network: answers.predictions for answers in read_predictions(out / PREDICTIONS)
-            if answers.test_set == "kinds"}  # fmt: skip
+    said = {
+        answers.network: answers.predictions
+        for answers in read_predictions(out / PREDICTIONS)
+        if answers.test_set == "kinds"
+    }
     assert torch.equal(said["alpha=1"].classes, expected.argmax(1))
 
 
@@ -180,8 +192,9 @@ def test_drift_is_from_the_frozen_network_though_it_is_not_on_the_path(folders, 
     config = CONFIG.model_copy(update={"alphas": (1.0,), "test_sets": TEST_SETS[:1]})
     metrics = evaluate_path(config, inputs(folders[0], "after1"), workspace(tmp_path))
     assert metrics["drift/cka@alpha=1"] == walked[0]["drift/cka@alpha=1"]
-    unmeasured = evaluate_path(config.model_copy(update={"drift_images": 0}), inputs(folders[0], "after1"),
-                               workspace(tmp_path))  # fmt: skip
+    unmeasured = evaluate_path(
+        config.model_copy(update={"drift_images": 0}), inputs(folders[0], "after1"), workspace(tmp_path)
+    )
     assert unmeasured == {name: number for name, number in metrics.items() if "drift" not in name}
 
 

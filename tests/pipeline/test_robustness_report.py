@@ -66,10 +66,11 @@ def test_rows_are_means_and_deviations_over_seeds(report, rows):
         if row["strength"] == 0 or (row["alpha"] == 0 and row["method"] == "zero-shot"):
             continue
         of_row = [
-            result for result in results
+            result
+            for result in results
             if (result.network.method, result.network.setting("strength"), result.network.setting("alpha"))
             == (row["method"], row["strength"], row["alpha"])
-        ]  # fmt: skip
+        ]
         for measure in ("id/accuracy", "unseen/accuracy", "set/negative/accuracy", "validation/nll"):
             values = [result.value for result in of_row if result.measure == measure]
             assert row[measure] == pytest.approx(np.mean(values))

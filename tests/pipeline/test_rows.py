@@ -114,8 +114,9 @@ def test_rows_of_one_view_are_read_without_decoding_the_others(tmp_path):
     path, values = tmp_path / "rows.parquet", activations(30)
     with RowsWriter(path, RowsSchema(sites=SITES), row_group_bytes=34 * 7) as writer:  # groups of 7 rows
         for view in range(3):
-            writer.write(np.arange(10), np.zeros(10), "probe", {k: v[view * 10 :][:10] for k, v in values.items()},
-                         view=view)  # fmt: skip
+            writer.write(
+                np.arange(10), np.zeros(10), "probe", {k: v[view * 10 :][:10] for k, v in values.items()}, view=view
+            )
     for view, count in ((0, 10), (1, 10), (2, 10), (3, 0)):
         found = list(read_rows(path, view=view, batch_size=4))
         assert sum(len(rows.ids) for rows in found) == count

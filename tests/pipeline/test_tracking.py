@@ -120,9 +120,14 @@ def test_one_parent_and_one_child_for_each_built_step(root):
     assert {child.data.tags["fingerprint"] for child in children} == {s.fingerprint for s in ancestors([frontier()])}
     assert {child.info.status for child in children} == {parent.info.status} == {"FINISHED"}
     assert sorted(child.info.run_name for child in children) == [
-        "evaluation alpha=0.0", "evaluation alpha=0.5", "member seed=0", "member seed=1", "report",
-        "statistics of member seed=0", "statistics of member seed=1",
-    ]  # fmt: skip
+        "evaluation alpha=0.0",
+        "evaluation alpha=0.5",
+        "member seed=0",
+        "member seed=1",
+        "report",
+        "statistics of member seed=0",
+        "statistics of member seed=1",
+    ]
 
 
 def test_a_child_shows_all_of_its_record(root):

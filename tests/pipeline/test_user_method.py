@@ -52,8 +52,10 @@ def test_other_methods_do_not_change_what_one_method_finds(method, tmp_path):
         partial_fusion(**TINY, methods=methods, alphas=(0.0, 0.5))
         for methods in (("PartialOT",), (method, "PartialOT"))
     )
-    keys = [{s.key for s in ancestors([r]) if s.name == "fused" and isinstance(s.config.method, PartialOT)}
-            for r in (alone, beside)]  # fmt: skip
+    keys = [
+        {s.key for s in ancestors([r]) if s.name == "fused" and isinstance(s.config.method, PartialOT)}
+        for r in (alone, beside)
+    ]
     assert keys[0] == keys[1] and len(keys[0]) == 4
 
 

@@ -28,7 +28,12 @@ def multi_task_merging(
     image_size: Annotated[int | None, "Side of all pictures, in pixels; default: the base's own."] = None,
     channels: Annotated[int, "Channels of a base that is not known by name."] = 3,
     tasks: Annotated[Texts, "Data sets, each perhaps changed: digits+turn1+mirrored+inverted."] = (
-        "digits", "digits+turn1", "digits+turn2", "digits+mirrored", "digits+inverted", "digits+turn3+inverted",
+        "digits",
+        "digits+turn1",
+        "digits+turn2",
+        "digits+mirrored",
+        "digits+inverted",
+        "digits+turn3+inverted",
     ),
     model: Annotated[str, "Network: mlp, vgg11, resnet18, timm:NAME or torchvision:NAME."] = "mlp",
     width: Annotated[float | None, "Multiplier of the channels of vgg11 and resnet18."] = None,
@@ -41,28 +46,47 @@ def multi_task_merging(
     finetune_learning_rate: Annotated[float, "Highest learning rate on the tasks."] = 1e-3,
     validation_share: Annotated[float, "Share of training images held out to choose epochs and merges by."] = 0.2,
     scales: Annotated[Floats, "Factors on merged task vectors that are tried."] = (
-        0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0,
+        0.1,
+        0.2,
+        0.3,
+        0.4,
+        0.5,
+        0.6,
+        0.7,
+        0.8,
+        0.9,
+        1.0,
+        1.2,
+        1.5,
+        2.0,
     ),
     rank: Annotated[int | None, "Singular vectors of each task in TSV-M and EpiMer; default: as many as fit."] = None,
     density: Annotated[float, "Share of entries that sparse methods keep."] = 0.2,
     estimators: Annotated[Estimators, "Of Fisher information: exact, sampled, empirical, batch."] = ("exact", "batch"),
     rows: Annotated[int, "Training images of each task that statistics are of."] = 512,
     shards: Annotated[int, "Parts in which they are staged."] = 2,
-) -> Step:  # fmt: skip
+) -> Step:
     """Fine-tune one base on several tasks and merge them by every method: accuracy on average and on the worst task."""
     data = DataSpec(name=base, image_size=image_size)
     options: dict[str, Any] = {"width": width, "widths": widths or ((128, 128) if model == "mlp" else None)}
     training = TrainConfig(epochs=base_epochs, batch_size=batch_size, learning_rate=learning_rate)
     return merging_graph(
         MergingRecipe(
-            base=data, tasks=tuple(map(TaskSpec.parse, tasks)),
+            base=data,
+            tasks=tuple(map(TaskSpec.parse, tasks)),
             model=base_model(model, data, num_classes, channels, {k: v for k, v in options.items() if v is not None}),
             pretraining=training,
             finetuning=training.model_copy(update={"epochs": epochs, "learning_rate": finetune_learning_rate}),
-            seeds=seeds, validation_share=validation_share, scales=scales, rank=rank, density=density,
-            estimators=estimators, num_rows=rows, num_shards=shards,
+            seeds=seeds,
+            validation_share=validation_share,
+            scales=scales,
+            rank=rank,
+            density=density,
+            estimators=estimators,
+            num_rows=rows,
+            num_shards=shards,
         )
-    )  # fmt: skip
+    )
 
 
 def base_model(name: str, data: DataSpec, num_classes: int | None, channels: int, options: dict[str, Any]) -> ModelSpec:

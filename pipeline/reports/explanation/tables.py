@@ -204,8 +204,11 @@ def _in_short(explanation: NamedExplanation) -> dict[str, Any]:
         "flips": [asdict(group) | {"name": explanation.name(group.latent)} for group in found.flips.groups[:LISTED]],
         "changes": [
             {
-                "latent": latent, "name": explanation.name(latent), "shows": explanation.truth(latent),
-                "added": int(overall.added[0, latent]), "removed": int(overall.removed[0, latent]),
+                "latent": latent,
+                "name": explanation.name(latent),
+                "shows": explanation.truth(latent),
+                "added": int(overall.added[0, latent]),
+                "removed": int(overall.removed[0, latent]),
                 "effect": overall.effect[0, latent].item(),
                 "accuracy_change_if_set_back": found.clamps["before"].accuracy_change[latent].item(),
                 "restored_if_set_back": int(found.clamps["before"].restored[latent]),
@@ -214,4 +217,4 @@ def _in_short(explanation: NamedExplanation) -> dict[str, Any]:
         ],
         "names": None if explanation.judged is None else asdict(explanation.judged),
         "atom_names": None if explanation.judged_by_atoms is None else asdict(explanation.judged_by_atoms),
-    }  # fmt: skip
+    }

@@ -59,8 +59,14 @@ def _draw_panel(axes: Axes, rows: Sequence[Row], cost: str) -> None:
         else:
             look = SINGLE.get(series, {"marker": markers[series], "color": "black", "markersize": 8})
             colour = {"color": colours[treatment]} if treatment else {}
-            _draw(axes, group, cost, "members" + name[len("member") :] if series == "member" else name,
-                  **(look | colour), linestyle="none")  # fmt: skip
+            _draw(
+                axes,
+                group,
+                cost,
+                "members" + name[len("member") :] if series == "member" else name,
+                **(look | colour),
+                linestyle="none",
+            )
     for row in rows:
         if row["method"] == "logit ensemble":
             axes.axhline(100 * row["accuracy"], color="black", linewidth=0.8, linestyle=":", alpha=0.6, zorder=0)
@@ -83,9 +89,16 @@ def _name_alphas(axes: Axes, rows: Sequence[Row], cost: str) -> None:
         name = f"$\\alpha$ = {row['alpha']:g}" if row is rows[0] else f"{row['alpha']:g}"
         place = (row[RELATIVE + cost], 100 * (row["accuracy"] + (row["accuracy" + DEVIATION] or 0)))
         axes.annotate(
-            name, place, (0, 6), textcoords="offset points", ha="center", fontsize=8.5, color="#333333",
-            bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.5}, zorder=1,
-        )  # fmt: skip
+            name,
+            place,
+            (0, 6),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8.5,
+            color="#333333",
+            bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.5},
+            zorder=1,
+        )
 
 
 def _grouped(rows: Iterable[Row], *names: str) -> dict[Any, list[Row]]:

@@ -65,10 +65,16 @@ def frontier_report(
         "class_cells": [(row["label"], [_shade(row.get(name)) for name in classes]) for row in rows],
     }
     report = Report(
-        STEM, title, "frontier.html.j2", settings, values,
-        tables={STEM: rows}, figures={STEM: frontier_figure(rows, title)},
-        texts={f"{STEM}.md": _markdown(rows, title)}, provenance=provenance,
-    )  # fmt: skip
+        STEM,
+        title,
+        "frontier.html.j2",
+        settings,
+        values,
+        tables={STEM: rows},
+        figures={STEM: frontier_figure(rows, title)},
+        texts={f"{STEM}.md": _markdown(rows, title)},
+        provenance=provenance,
+    )
     return report, headline(rows)
 
 

@@ -100,15 +100,34 @@ def _chosen(axes: Axes, rows: Sequence[Row], measure: str, method: str, look: Lo
     x, y = _places(rows, measure)
     x_bars, y_bars = ([100 * (row[name + DEVIATION] or 0) for row in rows] for name in (HOME, measure))
     axes.errorbar(
-        x, y, y_bars, x_bars, label=method, markersize=9, markeredgecolor="black", markeredgewidth=0.8,
-        elinewidth=0.9, linewidth=1.5, zorder=4, **look,
-    )  # fmt: skip
+        x,
+        y,
+        y_bars,
+        x_bars,
+        label=method,
+        markersize=9,
+        markeredgecolor="black",
+        markeredgewidth=0.8,
+        elinewidth=0.9,
+        linewidth=1.5,
+        zorder=4,
+        **look,
+    )
 
 
 def _draw_zero_shot(axes: Axes, rows: Sequence[Row], measure: str) -> None:
     x, y = _places([row for row in rows if row["method"] == ZERO_SHOT], measure)
-    axes.plot(x, y, marker="*", markersize=18, color="#F0E442", markeredgecolor="black", linestyle="none",
-              label=ZERO_SHOT, zorder=5)  # fmt: skip
+    axes.plot(
+        x,
+        y,
+        marker="*",
+        markersize=18,
+        color="#F0E442",
+        markeredgecolor="black",
+        linestyle="none",
+        label=ZERO_SHOT,
+        zorder=5,
+    )
     axes.axvline(x[0], color="black", linewidth=0.8, alpha=0.35, zorder=0)
     axes.axhline(y[0], color="black", linewidth=0.8, alpha=0.35, zorder=0)
 
@@ -133,9 +152,17 @@ def _from_middle(alpha: float) -> float:
 def _name(axes: Axes, text: str, row: Row, measure: str, offset: tuple[float, float], side: str) -> None:
     place = (100 * row[HOME], 100 * row[measure])
     axes.annotate(
-        text, place, offset, textcoords="offset points", ha=side, fontsize=9.5, style="italic", color="#222222",
-        bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.5}, zorder=1,
-    )  # fmt: skip
+        text,
+        place,
+        offset,
+        textcoords="offset points",
+        ha=side,
+        fontsize=9.5,
+        style="italic",
+        color="#222222",
+        bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.5},
+        zorder=1,
+    )
 
 
 def _places(rows: Sequence[Row], measure: str) -> tuple[list[float], list[float]]:

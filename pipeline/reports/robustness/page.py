@@ -64,10 +64,16 @@ CHOICE = Column("validation", VALIDATION, percent, deviation=True)
 IN_CONSOLE = (
     Column("str.", "strength", "{:g}".format),
     Column("alpha", "alpha", "{:g}".format),
-    *(Column(name, f"{role}/accuracy", percent, deviation=True) for role, name in (
-        ("id", "in dist. %"), ("seen", "seen %"), ("unseen", "unseen %"), ("natural", "natural %"),
-    )),
-)  # fmt: skip
+    *(
+        Column(name, f"{role}/accuracy", percent, deviation=True)
+        for role, name in (
+            ("id", "in dist. %"),
+            ("seen", "seen %"),
+            ("unseen", "unseen %"),
+            ("natural", "natural %"),
+        )
+    ),
+)
 INTERVAL_COLUMNS = tuple(Column(name, f"{role}/accuracy", percent, interval=True) for role, name in ROLE_NAMES.items())
 STRENGTH_LEGEND = (
     "Strength: the largest that loses at most {tolerance} of in-distribution validation accuracy to the best "
@@ -91,7 +97,10 @@ def robustness_report(
     rows = robustness_table(frame, config.tolerance)
     findings = find(rows, pooled(frame, compared_networks(rows, config.compare)), config.compare)
     report = Report(
-        STEM, config.title, "robustness.html.j2", config.settings,
+        STEM,
+        config.title,
+        "robustness.html.j2",
+        config.settings,
         values=_values(rows, frame, qualities, findings, config),
         tables={STEM: rows} | ({SAES_STEM: qualities} if qualities else {}),
         figures={STEM: robustness_figure(rows, config.title)},
@@ -100,7 +109,7 @@ def robustness_report(
             f"{STEM}.md": _markdown(rows, qualities, findings, config),
         },
         provenance=provenance,
-    )  # fmt: skip
+    )
     return report, headline(rows, findings, config.compare) | compared_measures(qualities)
 
 
@@ -154,9 +163,12 @@ def _markdown(rows: Sequence[Row], qualities: Sequence[Row], findings: Findings,
 
 
 def _values(
-    rows: Sequence[Row], frame: pd.DataFrame, qualities: Sequence[Row], findings: Findings,
+    rows: Sequence[Row],
+    frame: pd.DataFrame,
+    qualities: Sequence[Row],
+    findings: Findings,
     config: RobustnessReportConfig,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     main, tuned, sets = main_rows(rows), [row for row in rows if row["alpha"] == 1], set_measures(frame)
     moved = [Column(text, name, "{:.3f}".format, deviation=True) for name, text in drift_measures(frame).items()]
     roles = [role for role in ROLE_NAMES if any(role in one.by_role for one in findings.comparisons)]
@@ -200,10 +212,14 @@ def _methods(rows: Sequence[Row]) -> list[str]:
 def _compared(one: Comparison, roles: Sequence[str]) -> tuple[str, str, list[tuple[str, bool, str]]]:
     """Both names, and for each role the difference, whether it is sure, and what the seeds say of it."""
     found = [one.by_role.get(role) for role in roles]
-    return one.ours, one.theirs, [
-        ("", False, "") if d is None else (interval_text(d), d.is_sure, _over_seeds(d.num_ahead, d.seeds))
-        for d in found
-    ]  # fmt: skip
+    return (
+        one.ours,
+        one.theirs,
+        [
+            ("", False, "") if d is None else (interval_text(d), d.is_sure, _over_seeds(d.num_ahead, d.seeds))
+            for d in found
+        ],
+    )
 
 
 def _over_seeds(num_ahead: int, seeds: OverSeeds) -> str:

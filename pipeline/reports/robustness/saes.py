@@ -72,8 +72,10 @@ def compared_measures(rows: Sequence[Row]) -> dict[str, float]:
     """What MLflow should compare, such as `sae/seen/fvu/k 8`."""
     return {
         f"sae/{column.measure}/{row['label']}": row[column.measure]
-        for row in rows for column in COLUMNS if row.get(column.measure) is not None
-    }  # fmt: skip
+        for row in rows
+        for column in COLUMNS
+        if row.get(column.measure) is not None
+    }
 
 
 def console_qualities(folder: Path) -> Table:

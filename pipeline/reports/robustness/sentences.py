@@ -54,8 +54,9 @@ def _plain(rows: Sequence[Row]) -> str:
         return ""
     changes = [
         (name, zero[f"{role}/accuracy"], plain[f"{role}/accuracy"])
-        for role, name in ROLE_NAMES.items() if role in roles_of(rows)
-    ]  # fmt: skip
+        for role, name in ROLE_NAMES.items()
+        if role in roles_of(rows)
+    ]
     won = [_change(*change) for change in changes if change[2] >= change[1]]
     lost = [_change(*change) for change in changes if change[2] < change[1]]
     parts = [f"{verb} {_listed(words)}" for verb, words in (("gains", won), ("loses", lost)) if words]
@@ -68,8 +69,12 @@ def _change(name: str, before: float, after: float) -> str:
 
 
 def _penalties(rows: Sequence[Row], pair: Pair) -> str:
-    shares = {row["method"]: found for row in main_rows(rows) if row["strength"] is not None and not row["form"]
-              if (found := _recovered(rows, row))}  # fmt: skip
+    shares = {
+        row["method"]: found
+        for row in main_rows(rows)
+        if row["strength"] is not None and not row["form"]
+        if (found := _recovered(rows, row))
+    }
     ranked = sorted(shares, key=lambda method: -shares[method][0])
     shown = [method for place, method in enumerate(ranked) if place < NUM_NAMED or method in pair]
     if not shown:

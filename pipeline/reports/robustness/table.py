@@ -63,8 +63,10 @@ def main_rows(rows: Sequence[Row]) -> list[Row]:
     chosen = [row for row in rows if row["chosen_strength"]]
     found = [row | {"form": ""} for row in chosen if row["method"] == ZERO_SHOT]
     fits: tuple[Callable[[Row], bool], ...] = (
-        lambda row: row["alpha"] == 1, lambda row: row["alpha"] == HALFWAY, lambda row: row["chosen_alpha"]
-    )  # fmt: skip
+        lambda row: row["alpha"] == 1,
+        lambda row: row["alpha"] == HALFWAY,
+        lambda row: row["chosen_alpha"],
+    )
     for method in dict.fromkeys(row["method"] for row in chosen if row["method"] != ZERO_SHOT):
         of_method = [row for row in chosen if row["method"] == method]
         forms = list(zip(FORMS, fits, strict=True))[: len(FORMS) if is_averaged(of_method) else 1]

@@ -37,16 +37,22 @@ def train_and_measure(config: VolumesConfig, inputs: Mapping[str, Any], work: Wo
 
     volumes = make_volumes(config.num_train, config.shape, config.seed)
     network = train_translator(
-        config.training, volumes, config.seed,
-        log=work.log, resume=resume_state(work), save=saver(work), device=work.device,
-    )  # fmt: skip
+        config.training,
+        volumes,
+        config.seed,
+        log=work.log,
+        resume=resume_state(work),
+        save=saver(work),
+        device=work.device,
+    )
     save_file(network.cpu().state_dict(), work.out / "model.safetensors")
     numbers = measured(network, make_volumes(config.num_test, config.shape, TEST_SEED), work.device)
     identity = Network(
-        kind="translator", method="with layer loss" if config.training.layer_weight else "voxels alone",
+        kind="translator",
+        method="with layer loss" if config.training.layer_weight else "voxels alone",
         settings={"layer weight": config.training.layer_weight} if config.training.layer_weight else {},
         seed=config.seed,
-    )  # fmt: skip
+    )
     return recorded([Result(identity, TEST, None, name, value) for name, value in numbers.items()], work.out)
 
 

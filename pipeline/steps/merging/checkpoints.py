@@ -68,9 +68,16 @@ def train_history(config: HistoryConfig, inputs: Mapping[str, Path], work: Works
         write_safetensors(work.out / f"epoch-{len(rows):03d}.safetensors", found, found.items())
 
     trained = train(
-        start, parts.train, parts.pool, parts.validation, config.training, config.seed,
-        log=log, save=save, device=work.device,
-    )  # fmt: skip
+        start,
+        parts.train,
+        parts.pool,
+        parts.validation,
+        config.training,
+        config.seed,
+        log=log,
+        save=save,
+        device=work.device,
+    )
     with (work.out / HISTORY).open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

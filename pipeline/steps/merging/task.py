@@ -39,9 +39,17 @@ def finetune_task(config: TaskConfig, inputs: Mapping[str, Path], work: Workspac
     start = headed(load_model(inputs["base"]), build(spec, seed=0), parts)
     before = accuracy(start, parts.test, device=work.device)
     trained = train(
-        start, parts.train, parts.pool, parts.validation, config.training, config.seed,
-        log=work.log, device=work.device, resume=resume_state(work), save=saver(work),
-    )  # fmt: skip
+        start,
+        parts.train,
+        parts.pool,
+        parts.validation,
+        config.training,
+        config.seed,
+        log=work.log,
+        device=work.device,
+        resume=resume_state(work),
+        save=saver(work),
+    )
     save_model(trained.module, spec, work.out)
     return {
         "best_epoch": trained.best_epoch,

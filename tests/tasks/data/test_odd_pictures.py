@@ -99,8 +99,11 @@ def test_folders_that_are_no_content_are_no_class(folder, name, holds_a_picture,
 @pytest.mark.parametrize("label", [10**9, 2**40, 7, -1])
 def test_labels_that_count_no_classes_are_refused_before_they_cost_memory(tmp_path, label):
     labels = np.array([0, 1, 0, 1, label])
-    arrays = {f"{part}_{what}": value for part in ("train", "test") for what, value in
-              (("images", np.zeros((5, 8, 8), np.uint8)), ("labels", labels))}  # fmt: skip
+    arrays = {
+        f"{part}_{what}": value
+        for part in ("train", "test")
+        for what, value in (("images", np.zeros((5, 8, 8), np.uint8)), ("labels", labels))
+    }
     np.savez(tmp_path / "set.npz", **arrays)
     with pytest.raises(ValueError, match=str(label)):
         load(DataSpec(name=f"npz:{tmp_path / 'set.npz'}"), "train")
