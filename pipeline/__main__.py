@@ -13,9 +13,10 @@ from amalgam.pipeline.cli.from_files.explain import explain
 from amalgam.pipeline.cli.from_files.fuse import fuse
 from amalgam.pipeline.cli.from_files.merge import merge_command
 from amalgam.pipeline.cli.launch import plan_experiment, run_experiment
+from amalgam.pipeline.cli.night import NightSettings, run_night
 from amalgam.pipeline.console import say
 
-COMMANDS = ("plan", "run", "show", "report", "fuse", "merge", "explain", "ui", "sync", "verify")
+COMMANDS = ("plan", "run", "night", "compare", "show", "report", "fuse", "merge", "explain", "ui", "sync", "verify")
 
 
 class Ordered(TyperGroup):
@@ -52,6 +53,13 @@ def common(
 app.add_typer(experiment_commands(run_experiment, "Run an experiment; what is built already is found."), name="run")
 app.add_typer(experiment_commands(plan_experiment, "Say what `run` with the same flags would do."), name="plan")
 
+app.add_typer(
+    experiment_commands(
+        run_night, "Run with fresh seeds and compare with a baseline and earlier nights.", NightSettings
+    ),
+    name="night",
+)
+
 app.command()(fuse)
 app.command("merge")(merge_command())
 app.command()(explain)
@@ -72,6 +80,18 @@ def show(
         print_record(find_step(root, step))
     else:
         print_steps(root)
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(help="Key of a run, the start of one, or an alias.")],
+    second: Annotated[str, typer.Argument(help="Another one.")],
+    root: Root = Path("runs"),
+) -> None:
+    """Compare what two runs measured, and what they were made of."""
+    from amalgam.pipeline.cli.night import compare_runs
+
+    compare_runs(first, second, root)
 
 
 @app.command()

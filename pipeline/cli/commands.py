@@ -17,11 +17,12 @@ from amalgam.pipeline.cli.settings import Settings
 from amalgam.pipeline.console import say
 from amalgam.pipeline.experiments import EXPERIMENTS
 
-Act: TypeAlias = Callable[[str, Experiment, dict[str, Any], Settings], None]
+Act: TypeAlias = Callable[[str, Experiment, dict[str, Any], Any], None]
+"""Takes the experiment's name, the experiment, its arguments and the shared settings."""
 USER_ERROR, FAILURE = 2, 1
 
 
-def experiment_commands(act: Act, help_text: str) -> typer.Typer:
+def experiment_commands(act: Act, help_text: str, shared: type[Settings] = Settings) -> typer.Typer:
     """A command group with one sub-command per experiment, and one for any `path/to/file.py:function`."""
 
     class Experiments(TyperGroup):
@@ -29,7 +30,7 @@ def experiment_commands(act: Act, help_text: str) -> typer.Typer:
             return list(EXPERIMENTS)
 
         def get_command(self, ctx: Any, cmd_name: str) -> Any:
-            return None if cmd_name.startswith("-") else command_of(cmd_name, act)
+            return None if cmd_name.startswith("-") else command_of(cmd_name, act, shared)
 
     return typer.Typer(
         cls=Experiments,
@@ -39,17 +40,17 @@ def experiment_commands(act: Act, help_text: str) -> typer.Typer:
     )
 
 
-def command_of(name: str, act: Act) -> Any:
+def command_of(name: str, act: Act, settings: type[Settings] = Settings) -> Any:
     """The command that calls `act` with an experiment, its own arguments and the shared settings."""
     experiment = find_experiment(name)
     flags = flags_of(experiment)
-    shared = _settings_flags()
+    shared = _settings_flags(settings)
     if both := {flag.name for flag in flags} & {flag.name for flag in shared}:
         raise ValueError(f"experiment {name} must rename its arguments {sorted(both)}: every experiment has these")
 
     def command(**given: Any) -> None:
         arguments = {flag.name: given.pop(flag.name) for flag in flags}
-        act(experiment.__name__, experiment, arguments, Settings(**given))
+        act(experiment.__name__, experiment, arguments, settings(**given))
 
     command.__signature__ = inspect.Signature([*flags, *shared])  # type: ignore[attr-defined]
     command.__annotations__ = {flag.name: flag.annotation for flag in (*flags, *shared)}
@@ -79,12 +80,12 @@ def fail(error: BaseException) -> None:
     sys.exit(exit_code(error))
 
 
-def _settings_flags() -> list[inspect.Parameter]:
-    hints = get_type_hints(Settings, include_extras=True)
+def _settings_flags(settings: type[Settings]) -> list[inspect.Parameter]:
+    hints = get_type_hints(settings, include_extras=True)
     keyword = inspect.Parameter.KEYWORD_ONLY
     return [
-        inspect.Parameter(f.name, keyword, annotation=hints[f.name], default=getattr(Settings(), f.name))
-        for f in fields(Settings)
+        inspect.Parameter(f.name, keyword, annotation=hints[f.name], default=getattr(settings(), f.name))
+        for f in fields(settings)
     ]
 
 

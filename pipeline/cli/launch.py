@@ -42,8 +42,8 @@ def run_experiment(name: str, experiment: Experiment, arguments: dict[str, Any],
     say(f"{name}: {totals(lines)}")
     if problem := store.problem():
         say(f"MLflow at {store.address} does not answer ({problem}): the run goes on, `amalgam sync` logs it later")
-    with logged(RunRecord.begun(name, arguments, [step]), settings.root, store) as listen:
-        _run(step, settings, listen)
+    with logged(RunRecord.begun(name, arguments, [step]), settings.root, store) as log:
+        build_and_show(step, settings, log.hear)
     print_result(step.path(settings.root))
     say(f"open MLflow with: {ui_line(settings)}")
 
@@ -54,7 +54,8 @@ def ui_line(settings: Settings) -> str:
     return store_of(settings.root, settings.tracking_uri).address if settings.tracking_uri else f"{program()} ui{root}"
 
 
-def _run(step: Step, settings: Settings, listen: Callable[[Event], None]) -> None:
+def build_and_show(step: Step, settings: Settings, listen: Callable[[Event], None]) -> None:
+    """Build what is missing; a line per step."""
     with shown(ancestors([step]), settings.root) as show:
 
         def hear(event: Event) -> None:

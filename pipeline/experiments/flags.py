@@ -16,6 +16,7 @@ Floats = tuple[float, ...]
 Ints = tuple[int, ...]
 Texts = tuple[str, ...]
 LabelSmoothing = Annotated[float, "Share of the target spread over all classes."]
+FirstSeed = Annotated[int, "Number of the first repetition; the others follow it."]
 Precision = Annotated[Literal["fp32", "bf16", "fp16"], "Number format of training under autocast."]
 T = TypeVar("T")
 

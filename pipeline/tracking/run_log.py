@@ -8,7 +8,7 @@ nor one that is away costs the run any time.
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -28,8 +28,8 @@ EVERY = 30.0  # Seconds between two looks; shorter runs do without mlflow, whose
 
 
 @contextmanager
-def logged(run: RunRecord, root: Path, store: Store, every: float = EVERY) -> Iterator[Callable[[Event], None]]:
-    """A listener for the events of a run that just begins; when the block ends, one line says how to see the run.
+def logged(run: RunRecord, root: Path, store: Store, every: float = EVERY) -> Iterator["RunLog"]:
+    """The log of a run that just begins, which hears its events; when the block ends, one line says how to see the run.
 
     However the block ends, the record says so; only a run that is refused before any step is tried leaves none.
     """
@@ -37,7 +37,7 @@ def logged(run: RunRecord, root: Path, store: Store, every: float = EVERY) -> It
     run.write(root)
     try:
         with ended_by_signals():
-            yield log.hear
+            yield log
     except StepsFailed:
         log.end()
         raise
@@ -90,6 +90,10 @@ class RunLog:
         if time.monotonic() >= self._next_look and (self._look is None or self._look.done()):
             self._next_look = time.monotonic() + self._every
             self._look = self._thread.submit(self._tracker.track, self.run)
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Say more of the run, such as the verdict of a night."""
+        self.run = self.run.model_copy(update={"tags": self.run.tags | dict(tags)})
 
     def end(self, error: BaseException | None = None) -> None:
         """Keep the whole record, show it, and say where; `error` is what broke the run off."""

@@ -74,6 +74,8 @@ class RunRecord(BaseModel):
     """What runs it."""
     was_killed: bool = False
     """Whether its driver was ended from outside."""
+    tags: dict[str, str] = {}
+    """What else is said of the run, such as the verdict of a night."""
 
     @classmethod
     def begun(cls, experiment: str, config: Mapping[str, Any], targets: Sequence[Step]) -> Self:

@@ -21,7 +21,7 @@ from amalgam.pipeline.store.tables.rows_schema import KEY_COLUMNS
 from amalgam.pipeline.tracking.run_record import RunRecord
 from amalgam.pipeline.tracking.store import TRAINING_VIEW
 
-FINGERPRINT, RUN_KEY, DATA_FINGERPRINT = "fingerprint", "run", "data_fingerprint"
+FINGERPRINT, RUN_KEY, DATA_FINGERPRINT, VERDICT = "fingerprint", "run", "data_fingerprint", "verdict"
 READ_BY_PEOPLE = {".png", ".svg", ".html", ".csv", ".parquet", ".md", ".txt"}
 EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",  # else the UI asks every visitor what kind this is
@@ -69,8 +69,14 @@ def run_metrics(run: RunRecord, targets: Iterable[Record]) -> list[Metric]:
     seconds = run.seconds or 0
     summary = {name: value for record in targets for name, value in numbers(record.metrics).items()}
     return [
-        _metric(name, value, run.started + seconds, 0) for name, value in (summary | {"usage/seconds": seconds}).items()
+        _metric(name, value, run.started + seconds, 0)
+        for name, value in (summary | {"usage/seconds": seconds} | _verdict(run)).items()
     ]
+
+
+def _verdict(run: RunRecord) -> dict[str, float]:
+    """1 for a night that is as good as it should be, 0 for a regression; nothing for a run that is no night."""
+    return {VERDICT: float(run.tags[VERDICT] == "ok")} if VERDICT in run.tags else {}
 
 
 def step_tags(record: Record, data_fingerprints: Sequence[str], note: str) -> list[RunTag]:
@@ -88,7 +94,9 @@ def run_tags(run: RunRecord, records: Sequence[Record], cached: Sequence[Link], 
     links = " ".join(link.run_id for link in cached)
     if len(cached) > MOST_LINKS:
         links = f"{len(cached)} runs: see {LINKS_FILE}"
-    return _tags({"step": "experiment", RUN_KEY: run.key, "cached_runs": links, names.MLFLOW_RUN_NOTE: note} | source)
+    return _tags(
+        {"step": "experiment", RUN_KEY: run.key, "cached_runs": links, names.MLFLOW_RUN_NOTE: note} | source | run.tags
+    )
 
 
 def is_read_by_people(file: Path) -> bool:

@@ -39,7 +39,7 @@ def sweep(**settings) -> RobustRecipe:
         "tolerance": 0.01,
         "saes": autoencoders(),
     }
-    return RobustRecipe(**defaults | settings)
+    return RobustRecipe(**{"first_seed": 0} | defaults | settings)
 
 
 def autoencoders(**settings) -> SAEsConfig:

@@ -229,12 +229,12 @@ def test_a_run_shown_at_every_step_looks_in_the_end_as_one_shown_at_once(root, e
     target, store = frontier(), store_of(root)
 
     def hear_and_look(event: Event) -> None:
-        hear(event)
+        log.hear(event)
         ends = time.monotonic() + 100
         while {one.info.status for one in runs_of(store)} != {"RUNNING", "FINISHED"}:
             assert time.monotonic() < ends, "it is not shown while it goes on"
 
-    with logged(RunRecord.begun("small", {}, [target]), root, store, every=0) as hear:
+    with logged(RunRecord.begun("small", {}, [target]), root, store, every=0) as log:
         run([target], root, Local(), hear_and_look)
     shutil.copy(empty_database, root / "other.db")
     at_once = Store(f"sqlite:///{root / 'other.db'}", str(root / "other"))
@@ -244,12 +244,12 @@ def test_a_run_shown_at_every_step_looks_in_the_end_as_one_shown_at_once(root, e
 
 def test_a_run_that_is_broken_off_says_so(root):
     def interrupt(event: Event) -> None:
-        hear(event)
+        log.hear(event)
         if event.step.name == "member":
             raise KeyboardInterrupt
 
     begun = RunRecord.begun("small", {}, [frontier()])
-    with pytest.raises(KeyboardInterrupt), logged(begun, root, store_of(root)) as hear:
+    with pytest.raises(KeyboardInterrupt), logged(begun, root, store_of(root)) as log:
         assert read_runs(root) == [begun], "a driver that is killed in its first step leaves a record as well"
         run([frontier()], root, Local(), interrupt)
     [record] = read_runs(root)
@@ -301,8 +301,8 @@ def not_finite(config: object, inputs: object, work: Workspace) -> dict[str, flo
 def test_numbers_that_are_not_finite_are_shown(root):
     step = Step("astray", not_finite)
     record = RunRecord.begun("astray", {}, [step])
-    with logged(record, root, store_of(root)) as hear:
-        run([step], root, Local(), hear)
+    with logged(record, root, store_of(root)) as log:
+        run([step], root, Local(), log.hear)
     child = next(one for one in runs_of(store_of(root)) if one.info.run_name == "astray" and one.data.metrics)
     assert math.isnan(child.data.metrics["test/nll"]) and child.data.metrics["test/accuracy"] == 0.5
     _, astray, beyond = MlflowClient(store_of(root).uri).get_metric_history(child.info.run_id, "train/loss")

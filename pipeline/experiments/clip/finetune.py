@@ -18,6 +18,7 @@ from amalgam.pipeline.experiments.clip.variants import Ways
 from amalgam.pipeline.experiments.flags import (
     Autoencoders,
     Corruptions,
+    FirstSeed,
     LabelSmoothing,
     Optimisation,
     Precision,
@@ -126,6 +127,7 @@ def clip_finetune(
     corrupted: Corruptions = Corruptions(),
     backbone: Backbone = Backbone(),
     seeds: Annotated[int, "Repetitions, each with its own order and held-out images."] = 1,
+    first_seed: FirstSeed = 0,
     methods: Ways = ("ft", "l2", "sae-mask"),
     sweep: Sweep = Sweep(strengths=(7.0, 70.0, 700.0), alphas=tuple(step / 10 for step in range(1, 11))),
     training: Optimisation = Optimisation(epochs=10, batch_size=32, learning_rate=1e-5),
@@ -144,6 +146,7 @@ def clip_finetune(
             title=f"Fine-tuning {backbone.architecture} on {tested.suite}",
             settings=settings,
             seeds=seeds,
+            first_seed=first_seed,
             seeded=opened,
             class_names=opened.suite.class_names,
             templates=opened.suite.templates,

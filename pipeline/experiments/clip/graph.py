@@ -36,7 +36,7 @@ PRINCIPAL = 16  # directions of PCA, as in the paper's public code
 
 def robust_graph(recipe: RobustRecipe) -> Step:
     """The report of a recipe, and behind it all that it needs."""
-    seeds = [OfSeed(recipe, seed) for seed in range(recipe.seeds)]
+    seeds = [OfSeed(recipe, seed) for seed in range(recipe.first_seed, recipe.first_seed + recipe.seeds)]
     config = RobustnessReportConfig(
         title=recipe.title,
         settings=recipe.settings,

@@ -50,6 +50,7 @@ class RobustRecipe:
     """Every choice in words, for readers of the report."""
     seeded: Callable[[int], Seeded]
     seeds: int
+    first_seed: int
     class_names: tuple[str, ...]
     templates: tuple[str, ...] | str
     methods: tuple[str, ...]

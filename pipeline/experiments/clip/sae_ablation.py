@@ -62,6 +62,7 @@ def clip_sae_ablation(
             title=f"The autoencoder of SAE-FT, on a CLIP of {data.world}",
             settings=settings,
             seeds=data.seeds,
+            first_seed=data.first_seed,
             seeded=data.images_of(chosen),
             class_names=chosen.class_names,
             templates=chosen.captions.class_templates(),

@@ -5,7 +5,7 @@ from pathlib import PurePath
 from typing import Annotated, Literal
 
 from amalgam.pipeline.experiments.clip.recipe import Seeded
-from amalgam.pipeline.experiments.flags import Corruptions, Optimisation, Texts
+from amalgam.pipeline.experiments.flags import Corruptions, FirstSeed, Optimisation, Texts
 from amalgam.pipeline.steps.clip.backbones import PRETRAINED, PretrainedConfig
 from amalgam.pipeline.steps.clip.saes import SAEsConfig
 from amalgam.tasks.clip.testing.test_sets import Role, TestSet, corrupted_sets
@@ -34,6 +34,7 @@ class SmallWorld:
 
     world: Annotated[str, f"What is drawn and which network learns it: {', '.join(WORLDS)}."] = "digits"
     seeds: Annotated[int, "Repetitions, each with its own CLIP, images and order."] = 3
+    first_seed: FirstSeed = 0
     images: Annotated[int, "Labelled images in the style that is tuned on."] = 8000
     validation_share: Annotated[float, "Share of those held out to choose epoch, strength and alpha by."] = 0.25
     test_images: Annotated[int, "Test images each: plain, all seen styles, all unseen ones, and so on."] = 4000

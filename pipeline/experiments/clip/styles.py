@@ -66,6 +66,7 @@ def clip_styles(
             title=f"Fine-tuning a CLIP of {data.world} on one style of nine",
             settings=settings,
             seeds=data.seeds,
+            first_seed=data.first_seed,
             seeded=data.images_of(chosen, natural, corrupted),
             class_names=chosen.class_names,
             templates=chosen.captions.class_templates(),

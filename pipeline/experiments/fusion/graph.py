@@ -43,6 +43,7 @@ class Recipe:
     finetuning: TrainConfig
     members: int
     seeds: int
+    first_seed: int
     methods: tuple[Method, ...]
     first_weight: tuple[float, ...]
     """Weights of member 0, the others sharing the rest equally; empty: equal weights."""
@@ -87,7 +88,9 @@ class Recipe:
 
 def fusion_graph(recipe: Recipe) -> Step:
     """The report of a recipe, and behind it all that it needs."""
-    results = [step for seed in range(recipe.seeds) for step in _of_seed(recipe, seed)]
+    results = [
+        step for seed in range(recipe.first_seed, recipe.first_seed + recipe.seeds) for step in _of_seed(recipe, seed)
+    ]
     config = ReportConfig(
         title=f"Partial fusion of {recipe.members} {recipe.model.name} on {recipe.data.name}", settings=recipe.settings
     )

@@ -12,7 +12,16 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from amalgam.pipeline.engine.step import Step
-from amalgam.pipeline.experiments.flags import Floats, Ints, LabelSmoothing, Optimisation, Precision, Texts, flat
+from amalgam.pipeline.experiments.flags import (
+    FirstSeed,
+    Floats,
+    Ints,
+    LabelSmoothing,
+    Optimisation,
+    Precision,
+    Texts,
+    flat,
+)
 from amalgam.pipeline.experiments.fusion.graph import Recipe, fusion_graph
 from amalgam.pipeline.experiments.fusion.matching_methods import NAMES, budgets, matching_methods
 from amalgam.pipeline.steps.fusion.activations import StageDtype
@@ -73,6 +82,7 @@ class Members:
 
     members: Annotated[int, "Networks trained per seed and fused into one."] = 2
     seeds: Annotated[int, "Repetitions, each with its own members and data shares, for means and deviations."] = 3
+    first_seed: FirstSeed = 0
     split: Annotated[
         Literal["class_split", "general_specialist", "shared"],
         "Who sees what: each member at home in some classes, one without a class and one specialist, or all the same.",
@@ -181,6 +191,7 @@ def partial_fusion(
             finetuning=finetuning.after(config),
             members=members.members,
             seeds=members.seeds,
+            first_seed=members.first_seed,
             validation_share=members.validation_share,
             first_weight=matchings.first_weight,
             methods=matchings.chosen_methods,

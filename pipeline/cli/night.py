@@ -1,0 +1,225 @@
+"""`amalgam night`: run an experiment with fresh seeds, compare it with a baseline and with earlier nights, and judge.
+
+Exit status: 0 as good as before, 3 a regression, 1 the run failed, 2 what was asked for makes no sense. One command
+for cron, systemd, Kubernetes or Airflow.
+"""
+
+import inspect
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, date, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any
+
+from filelock import FileLock, Timeout
+from typer import Option
+
+from amalgam.pipeline.cli.flags import Experiment, make_step
+from amalgam.pipeline.cli.launch import build_and_show
+from amalgam.pipeline.cli.settings import Settings
+from amalgam.pipeline.cli.show import print_result
+from amalgam.pipeline.console import say
+from amalgam.pipeline.store.artifact import Record, check_writable
+from amalgam.pipeline.tracking.nights import (
+    Night,
+    find_run,
+    metrics_of,
+    nights_folder,
+    read_nights,
+    records_of,
+    set_alias,
+)
+from amalgam.pipeline.tracking.run_log import logged
+from amalgam.pipeline.tracking.run_record import RunRecord
+from amalgam.pipeline.tracking.store import store_of
+from amalgam.tasks.scoring.nights import Finding, Tolerance, changes, judge
+
+REGRESSION = 3
+FIRST_DAY = date(2000, 1, 1)
+SEEDS_OF_A_DAY = 1000  # more than any night repeats
+PACKAGES = ("amalgam", "torch", "timm", "open_clip_torch", "ray", "mlflow", "numpy", "pyarrow", "POT")
+PANEL = "The night"
+
+
+@dataclass(frozen=True)
+class NightSettings(Settings):
+    """What a night is compared with, beside where it runs."""
+
+    name: Annotated[
+        str | None, Option(rich_help_panel=PANEL, help="Which nights belong together. [default: the experiment's name]")
+    ] = None
+    baseline: Annotated[
+        str | None, Option(rich_help_panel=PANEL, help="Run that every night is compared with: its key or an alias.")
+    ] = None
+    tolerance: Annotated[
+        list[str],
+        Option(rich_help_panel=PANEL, metavar="METRIC=FALL", help="Fall that does not matter: accuracy=0.5pt, nll=2%."),
+    ] = field(default_factory=list)
+    last: Annotated[int, Option(rich_help_panel=PANEL, min=1, help="Earlier nights that it is compared with.")] = 10
+    seed: Annotated[
+        int | None,
+        Option(rich_help_panel=PANEL, help="First seed. [default: by the date, so that every night is fresh]"),
+    ] = None
+    again: Annotated[
+        bool, Option("--again", rich_help_panel=PANEL, help="Another night on a day that has one, with other seeds.")
+    ] = False
+    queue: Annotated[
+        bool, Option("--queue", rich_help_panel=PANEL, help="Wait for a night of this name that still runs.")
+    ] = False
+    on_regression: Annotated[
+        str | None,
+        Option(rich_help_panel=PANEL, help="Shell command for a regression; AMALGAM_VERDICT names the page."),
+    ] = None
+    promote_if_better: Annotated[
+        str | None, Option(rich_help_panel=PANEL, metavar="ALIAS", help="Alias for a night that fell nowhere and rose.")
+    ] = None
+
+
+def run_night(name: str, experiment: Experiment, arguments: dict[str, Any], settings: NightSettings) -> None:
+    """Run tonight's experiment and leave with its verdict as the exit status."""
+    tolerances = [Tolerance.parse(text) for text in settings.tolerance]
+    if "first_seed" not in inspect.signature(experiment).parameters:
+        raise ValueError(f"{name} has no parameter first_seed: a night needs one to draw fresh seeds by")
+    title = settings.name or name
+    check_writable(settings.root)
+    lock = nights_folder(settings.root, title).with_suffix(".lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, timeout=-1 if settings.queue else 0):
+            raise SystemExit(_locked(title, name, experiment, arguments, settings, tolerances))
+    except Timeout:
+        say(f"the last night of {title} still runs: this one is skipped (--queue waits for it)")
+
+
+def _locked(
+    title: str, name: str, experiment: Experiment, arguments: dict[str, Any], settings: NightSettings,
+    tolerances: Sequence[Tolerance],
+) -> int:  # fmt: skip
+    today, before = datetime.now().date(), read_nights(settings.root, title)
+    of_today = [night for night in before if night.day == today]
+    if of_today and not settings.again and settings.seed is None:
+        last = of_today[-1]
+        say(f"{title} had its night of {today}: {last.verdict} ({last.folder(settings.root)}); --again makes another")
+        return REGRESSION if last.verdict == "regression" else 0
+    seed = settings.seed
+    if seed is None:
+        seed = ((today - FIRST_DAY).days * 10 + len(of_today)) * SEEDS_OF_A_DAY
+    baseline = metrics_of(find_run(settings.root, settings.baseline), settings.root) if settings.baseline else {}
+    given = arguments | {"first_seed": seed}
+    step = settings.equipped(make_step(experiment, given, settings.data_root))
+    store = store_of(settings.root, settings.tracking_uri)
+    store.check()
+    with logged(RunRecord.begun(name, given, [step]), settings.root, store) as log:
+        build_and_show(step, settings, log.hear)
+        metrics = metrics_of(log.run, settings.root)
+        found = findings(metrics, before[-settings.last :], baseline, tolerances)
+        night = Night(
+            name=title,
+            day=today,
+            number=len(of_today),
+            run=log.run.key,
+            first_seed=seed,
+            metrics=metrics,
+            made_of=_made_of(records_of(log.run, settings.root)),
+            verdict="regression" if any(one.is_bad for one in found) else "ok",
+            findings=tuple(asdict(one) for one in found),
+        ).write(settings.root)
+        _show(night, found, before[-settings.last :], settings)
+        log.tag({"night": title, "verdict": night.verdict})
+    print_result(step.path(settings.root))
+    return _concluded(night, settings)
+
+
+def _show(night: Night, found: Sequence[Finding], before: Sequence[Night], settings: NightSettings) -> None:
+    """Write the page of the verdict, and say it in a sentence."""
+    from amalgam.pipeline.reports.night import night_report, sentence  # here: it imports what pictures need
+
+    nights = (*before, night)
+    days = [f"{each.day:%Y-%m-%d}" for each in nights]
+    changed = changes(before[-1].made_of, night.made_of) if before else []
+    about = {"tolerance": settings.tolerance, "baseline": settings.baseline, "run": night.run}
+    title, history = f"{night.name}, {night.day}", [each.metrics for each in nights]
+    night_report(title, found, history, days, changed, about).write(night.folder(settings.root))
+    say(sentence(found, days))
+    for line in changed[:5]:
+        say(f"changed since the night before: {line}")
+
+
+def findings(
+    metrics: Mapping[str, float],
+    before: Sequence[Night],
+    baseline: Mapping[str, float],
+    tolerances: Sequence[Tolerance],
+) -> list[Finding]:
+    """What is to say of every metric. Raises ValueError for a tolerance that no metric has."""
+    for tolerance in tolerances:
+        if not any(tolerance.covers(metric) for metric in metrics):
+            raise ValueError(
+                f"--tolerance {tolerance.metric} is for no metric of this run, which has {', '.join(metrics)}"
+            )
+    return [
+        judge(
+            metric,
+            value,
+            [night.metrics[metric] for night in before if metric in night.metrics],
+            baseline.get(metric),
+            next((tolerance for tolerance in tolerances if tolerance.covers(metric)), None),
+        )
+        for metric, value in metrics.items()
+    ]
+
+
+def _concluded(night: Night, settings: NightSettings) -> int:
+    page = night.folder(settings.root) / "verdict.html"
+    say(f"verdict: {night.verdict}, {page}")
+    if night.verdict == "regression":
+        if settings.on_regression:
+            subprocess.run(settings.on_regression, shell=True, env=os.environ | {"AMALGAM_VERDICT": str(page)})
+        return REGRESSION
+    if settings.promote_if_better and any(finding["kind"] == "improvement" for finding in night.findings):
+        set_alias(settings.root, settings.promote_if_better, night.run)
+        say(f"{settings.promote_if_better} now names {night.run}")
+    return 0
+
+
+def _made_of(records: Sequence[Record]) -> dict[str, str]:
+    """What a night's numbers depend on beside its seeds."""
+    data = {
+        f"data of {record.name}": str(record.metrics["data_fingerprint"])
+        for record in records
+        if "data_fingerprint" in record.metrics
+    }
+    commit = next((record.git_commit for record in records if record.git_commit), None)
+    data |= {name: digest for record in records for name, digest in record.data.items()}
+    return data | ({"code": commit} if commit else {}) | {name: found for name in PACKAGES if (found := _version(name))}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def compare_runs(first: str, second: str, root: Path) -> None:
+    """Print what two runs measured, and how much better the second is."""
+    from rich.table import Table
+
+    from amalgam.pipeline.console import output
+
+    runs = [find_run(root, name) for name in (first, second)]
+    old, new = (metrics_of(run, root) for run in runs)
+    table = Table("metric", runs[0].key, runs[1].key, "change", box=None, pad_edge=False)
+    for name in dict.fromkeys([*old, *new]):
+        cells = [f"{numbers[name]:.4g}" if name in numbers else "" for numbers in (old, new)]
+        change = f"{new[name] - old[name]:+.4g}" if name in old and name in new else ""
+        table.add_row(name, *cells, change)
+    output().print(table)
+    made = [_made_of(records_of(run, root)) for run in runs]
+    for line in changes(*made):
+        say(line)
+    started = [datetime.fromtimestamp(run.started, UTC).astimezone() for run in runs]
+    say(f"{runs[0].key} began {started[0]:%Y-%m-%d %H:%M}, {runs[1].key} {started[1]:%Y-%m-%d %H:%M}")

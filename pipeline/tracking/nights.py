@@ -1,0 +1,107 @@
+"""Nights on disk: what each night of a name measured and of what, its verdict, and the runs that have an alias."""
+
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict
+
+from amalgam.pipeline.store.artifact import Record, finished, sealed, unsealed, written_whole
+from amalgam.pipeline.tracking.run_record import RunRecord, read_runs
+from amalgam.tasks.near_names import unknown_name
+
+FOLDER, ALIASES = ".nights", "aliases.json"
+Word = Literal["ok", "regression"]
+
+
+class Night(BaseModel):
+    """One night."""
+
+    model_config = ConfigDict(frozen=True)
+    name: str
+    day: date
+    number: int
+    """How many of its day came before."""
+    run: str
+    """Key of its run."""
+    first_seed: int
+    metrics: dict[str, float]
+    made_of: dict[str, str]
+    """Digests of data, the commit of the code and versions of packages, by name."""
+    verdict: Word
+    findings: tuple[dict[str, Any], ...] = ()
+    """What is to say of each metric."""
+
+    def folder(self, root: Path) -> Path:
+        """Where its record and its page lie."""
+        return nights_folder(root, self.name) / f"{self.day:%Y-%m-%d}-{self.number}"
+
+    def write(self, root: Path) -> Self:
+        """Keep the record, whole or not at all."""
+        self.folder(root).mkdir(parents=True, exist_ok=True)
+        with written_whole(self.folder(root) / "night.json") as partial:
+            partial.write_text(sealed(self))
+        return self
+
+
+def nights_folder(root: Path, name: str) -> Path:
+    """Where the nights of a name lie."""
+    return root / FOLDER / name
+
+
+def read_nights(root: Path, name: str) -> list[Night]:
+    """The nights of a name that can be read, oldest first."""
+    found = []
+    for path in nights_folder(root, name).glob("*/night.json"):
+        try:
+            found.append(Night.model_validate(unsealed(path.read_bytes())))
+        except (ValueError, OSError):
+            continue  # One damaged night is one fewer to compare with: no reason to have no verdict.
+    return sorted(found, key=lambda night: (night.day, night.number))
+
+
+def read_aliases(root: Path) -> dict[str, str]:
+    """Keys of runs by alias."""
+    path = root / FOLDER / ALIASES
+    return {str(alias): str(run) for alias, run in unsealed(path.read_bytes()).items()} if path.is_file() else {}
+
+
+def set_alias(root: Path, alias: str, run: str) -> None:
+    """Let an alias name a run, in place of the one it named."""
+
+    class Aliases(BaseModel):
+        model_config = ConfigDict(extra="allow")
+
+    path = root / FOLDER / ALIASES
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as partial:
+        partial.write_text(sealed(Aliases(**read_aliases(root) | {alias: run})))
+
+
+def find_run(root: Path, name: str) -> RunRecord:
+    """The run that an alias or the start of a key names. Raises ValueError, with near names, if there is not one."""
+    aliases, runs = read_aliases(root), {run.key: run for run in read_runs(root)}
+    wanted = aliases.get(name, name)
+    alike = [run for key, run in runs.items() if key.startswith(wanted)]
+    if len(alike) > 1 and wanted not in runs:
+        raise ValueError(f"{name!r} is the start of {len(alike)} runs, {alike[0].key} among them: give more of it")
+    if not alike:
+        raise unknown_name("run or alias", name, [*aliases, *runs])
+    return runs.get(wanted, alike[0])
+
+
+def records_of(run: RunRecord, root: Path) -> list[Record]:
+    """The records of a run's steps that are still there."""
+    wanted = {*run.built, *run.cached}
+    return [record for key in sorted(wanted) for path in root.glob(f"*-{key}") if (record := finished(path))]
+
+
+def metrics_of(run: RunRecord, root: Path) -> dict[str, float]:
+    """What the targets of a run measured. Raises ValueError if none is there any more."""
+    targets = [record for record in records_of(run, root) if record.fingerprint in run.targets]
+    found = {
+        name: float(value) for record in targets for name, value in record.metrics.items() if not isinstance(value, str)
+    }
+    if not found:
+        raise ValueError(f"run {run.key} has no metrics any more: its report is not under {root}")
+    return found
