@@ -221,7 +221,7 @@ def _check_torchvision(spec: DataSpec, root: Path | None) -> None:
     known = KNOWN.get(spec.name)
     wanted = known.files if known else ()
     if root is None:
-        place = f" that holds {wanted[0]}" if wanted else ""
+        place = f" that contains {wanted[0]}" if wanted else ""
         raise ValueError(
             f"data set {spec.name!r} needs a data root: give --data-root (or AMALGAM_DATA), the folder{place}"
         )
@@ -242,6 +242,6 @@ def _check_folders(folder: Path) -> None:
     for part in (folder / "train", held_out_folder(folder)):
         if not part.is_dir():
             raise ValueError(
-                f"image folder {folder} has no {part.name} folder: it must hold train/CLASS/picture.jpg "
+                f"image folder {folder} has no {part.name} folder: it must contain train/CLASS/picture.jpg "
                 f"and test/CLASS/picture.jpg (or val in place of test)"
             )

@@ -98,9 +98,11 @@ def _checked(spec: DataSpec, what: str, pixels: np.ndarray, labels: np.ndarray, 
     """User-supplied arrays as images. Raises ValueError unless they have the shapes and the type of images."""
     channels = {pixels.shape[1], pixels.shape[-1]} if pixels.ndim == 4 else set(CHANNELS)
     if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or not channels & set(CHANNELS):
-        raise ValueError(f"{what} must hold uint8 images (n, h, w) or (n, h, w, 3), got {pixels.dtype} {pixels.shape}")
+        raise ValueError(
+            f"{what} must contain uint8 images (n, h, w) or (n, h, w, 3), got {pixels.dtype} {pixels.shape}"
+        )
     if len(labels) != len(pixels):
-        raise ValueError(f"{what} must hold a label for each image, got {len(labels)} for {len(pixels)} images")
+        raise ValueError(f"{what} must contain a label for each image, got {len(labels)} for {len(pixels)} images")
     return _in_memory(spec, pixels, labels, names)
 
 
@@ -134,11 +136,11 @@ def _image_folder(spec: DataSpec, split: PartName, root: Path | None) -> Images:
     try:
         pictures = Content(str(parts[split]), loader=open_picture, is_valid_file=_is_picture)
     except FileNotFoundError as error:  # no class folder, or one without a picture
-        raise ValueError(f"{parts[split]} must hold a folder of pictures for each class: {error}") from error
+        raise ValueError(f"{parts[split]} must contain a folder of pictures for each class: {error}") from error
     expected = sorted(entry.name for entry in parts["train"].iterdir() if entry.is_dir() and is_content(entry.name))
     if pictures.classes != expected:
         raise ValueError(
-            f"{parts[split]} must hold the classes of {parts['train']}, {expected}, got {pictures.classes}"
+            f"{parts[split]} must contain the classes of {parts['train']}, {expected}, got {pictures.classes}"
         )
     return _decoded(spec, pictures, np.arange(len(pictures)))
 

@@ -20,7 +20,7 @@ class Association:
     information: Tensor
     """(num_latents,), in nats."""
     significant: Tensor
-    """(num_latents,) of bool: at the false discovery rate asked for."""
+    """(num_latents,) of bool: at the false discovery rate `rate`."""
 
     @property
     def latents(self) -> tuple[int, ...]:

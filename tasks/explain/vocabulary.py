@@ -27,15 +27,15 @@ def concepts_of(words: Iterable[str], templates: str | Sequence[str] = ("{}",)) 
 
 
 def concepts_in(captions: Sequence[str], words: Iterable[str]) -> tuple[Concept, ...]:
-    """A concept for each word, its captions those of the given ones that hold it.
+    """A concept for each word, its captions those that contain it.
 
     For words that never stand alone, such as "four" where captions tell two digits. Raises ValueError for a word that
-    no caption holds.
+    no caption contains.
     """
     found = {word: tuple(caption for caption in captions if word in caption.split()) for word in words}
-    if absent := [word for word, holding in found.items() if not holding]:
+    if absent := [word for word, containing in found.items() if not containing]:
         raise ValueError(f"no caption contains the word {absent[0]!r}: leave it out or give captions with it")
-    return tuple(Concept(word=word, prompts=holding) for word, holding in found.items())
+    return tuple(Concept(word=word, prompts=containing) for word, containing in found.items())
 
 
 class Truth(BaseModel):

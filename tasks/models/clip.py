@@ -224,10 +224,10 @@ def _fill(model: nn.Module, file: Path, spec: ClipSpec) -> None:
         load_checkpoint(model, str(file), strict=True, weights_only=True)
     except (RuntimeError, UnpicklingError, OSError, EOFError, KeyError, StopIteration, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{file} does not hold the weights of {spec.name}: {reason}") from error
+        raise ValueError(f"{file} does not contain the weights of {spec.name}: {reason}") from error
     bad = [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
     if bad:
-        raise ValueError(f"{file} holds NaN or infinity in {bad[0]}")
+        raise ValueError(f"{file} contains NaN or infinity in {bad[0]}")
 
 
 def _preprocessing(spec: ClipSpec, model: nn.Module) -> Preprocessing:

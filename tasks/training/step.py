@@ -120,7 +120,7 @@ class Watch:
     """Stops a run at its first non-finite loss.
 
     It looks at a loss when the next comes, by when a GPU has computed it and sent it here: waiting for the newest would
-    hold it up.
+    stall it.
     """
 
     def __init__(self) -> None:

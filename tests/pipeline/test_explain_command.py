@@ -10,7 +10,7 @@ from PIL import Image
 
 from amalgam.pipeline.cli.from_files.explain_folders import as_prepared, in_order
 from amalgam.pipeline.store.clip_checkpoints import read_about, save_classifier
-from amalgam.tasks.clip.testing.suite import Pictures
+from amalgam.tasks.clip.testing.suite import PictureSettings
 from amalgam.tasks.clip.zero_shot import Classifier, zero_shot_head
 from amalgam.tasks.data.pixels import enlarged, in_memory
 from amalgam.tasks.models.clip_spec import Preprocessing
@@ -118,4 +118,4 @@ def test_classes_of_the_same_names_are_put_in_the_classifiers_order():
 
 def test_pictures_are_prepared_as_they_were_for_fine_tuning():
     prepared = Preprocessing(size=(224, 224))
-    assert as_prepared("imagefolder:photos", prepared) == Pictures.of(prepared).stored("imagefolder:photos").data
+    assert as_prepared("imagefolder:photos", prepared) == PictureSettings.of(prepared).stored("imagefolder:photos").data

@@ -13,7 +13,7 @@ from amalgam.pipeline.reports.explanation.sentences import headline, warnings
 from amalgam.pipeline.store.artifact import new_folder
 from amalgam.pipeline.store.clip_checkpoints import load_clip, read_about, weights_root
 from amalgam.tasks.clip.prompts import spoken
-from amalgam.tasks.clip.testing.suite import Pictures
+from amalgam.tasks.clip.testing.suite import PictureSettings
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.images import Images, load
 from amalgam.tasks.explain.vocabulary import concepts_of
@@ -57,7 +57,7 @@ def explain_folders(
 
 def as_prepared(name: str, prepared: Preprocessing) -> DataSpec:
     """A data set whose pictures are made as an encoder wants them."""
-    return Pictures.of(prepared).stored(name).data
+    return PictureSettings.of(prepared).stored(name).data
 
 
 def in_order(images: Images, class_names: tuple[str, ...]) -> Images:

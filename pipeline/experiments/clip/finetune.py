@@ -29,7 +29,7 @@ from amalgam.pipeline.experiments.flags import (
 )
 from amalgam.pipeline.steps.clip.backbones import OPENED, OpenedConfig
 from amalgam.pipeline.steps.clip.saes import SAEsConfig
-from amalgam.tasks.clip.testing.suite import Pictures, Suite
+from amalgam.tasks.clip.testing.suite import PictureSettings, Suite
 from amalgam.tasks.clip.testing.suites import SUITES, domain_folders, image_folder
 from amalgam.tasks.clip.testing.test_sets import corrupted_sets
 from amalgam.tasks.data.sources import LabelledConfig, Source
@@ -111,7 +111,7 @@ class Tested:
 
     def opened(self, backbone: Backbone, corrupted: Corruptions, root: Path | None) -> "_Opened":
         """The suite as the backbone reads its pictures, corrupted test sets added."""
-        pictures = Pictures.of(backbone.preprocessing, skip_damaged=self.skip_damaged)
+        pictures = PictureSettings.of(backbone.preprocessing, skip_damaged=self.skip_damaged)
         chosen = _suite(self.suite, self.tests, self.forgetting, root, pictures)
         shifted = corrupted_sets(chosen.test_sets, corrupted.corruptions, corrupted.severities)
         chosen = chosen.model_copy(update={"test_sets": (*chosen.test_sets, *shifted)})
@@ -189,7 +189,7 @@ def _opened(spec: ClipSpec) -> OpenedConfig:
         return OpenedConfig(clip=spec, digest=hashlib.file_digest(content, "sha256").hexdigest()[:16])
 
 
-def _suite(name: str, tests: Texts, forgetting: Texts, root: Path | None, pictures: Pictures) -> Suite:
+def _suite(name: str, tests: Texts, forgetting: Texts, root: Path | None, pictures: PictureSettings) -> Suite:
     """The suite of that name, with some sets of other classes."""
     kind, colon, path = name.partition(":")
     if kind == "imagefolder" and path:

@@ -24,9 +24,9 @@ from amalgam.tasks.scoring.results import ALPHA, Network, Result
 
 if TYPE_CHECKING:
     from amalgam.pipeline.store.tables.predictions import Answers
-    from amalgam.tasks.clip.finetuning.similarity import DriftMeter
     from amalgam.tasks.clip.testing.evaluate import Networks
     from amalgam.tasks.clip.testing.session import Session
+    from amalgam.tasks.clip.testing.similarity import DriftMeter
 
 MEMORY_SHARE = 0.5  # of what is free, that networks kept from batch to batch may take
 ALPHAS = tuple(step / 10 for step in range(11))  # the sweep of WiSE-FT (Wortsman et al. 2022)
@@ -75,8 +75,8 @@ def evaluate_path(config: PathConfig, inputs: Mapping[str, Any], work: Workspace
     from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_about
     from amalgam.pipeline.store.measures import recorded
     from amalgam.pipeline.store.tables.predictions import PREDICTIONS, write_predictions
-    from amalgam.tasks.clip.finetuning.similarity import DriftMeter
     from amalgam.tasks.clip.testing.evaluate import path_name
+    from amalgam.tasks.clip.testing.similarity import DriftMeter
 
     session = _session(config, inputs, work)
     tuned = [load_classifier(folder).to(work.device).state_dict() for folder in _folders(inputs)]

@@ -1,4 +1,4 @@
-"""The frozen encoder that fine-tuning holds features to: as a network, or as features that were staged before."""
+"""The frozen encoder from which drift is measured: as a network, or as features that were staged before."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -39,7 +39,7 @@ class FinetuneConfig(BaseModel):
     trained: Literal["everything", "head"] = "everything"
     """What learns: encoder and head, or the head alone (a linear probe; LP-FT is a probe, then everything)."""
     regulariser: SerializeAsAny[Regulariser] = NoPenalty()
-    """What holds features to those of the frozen encoder."""
+    """The penalty on the drift of features from those of the frozen encoder."""
     strength: float = Field(default=1.0, ge=0)
     """lambda: multiplies the regulariser; at 0 it is not computed, and fine-tuning is the plain one to the bit."""
     anchor_on: Literal["labelled", "unlabelled", "both"] = "labelled"

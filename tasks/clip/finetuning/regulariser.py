@@ -67,7 +67,7 @@ class Term(NamedTuple):
     size: Literal["features", "latents", "components", "channels", "one"]
     """What its mean divides by, a field of `Sizes`."""
     reads: Input = "features"
-    """What the drift must hold."""
+    """What the drift must contain."""
     settings: tuple[str, ...] = ()
     """Fields of the regulariser that the function is given."""
 
@@ -83,7 +83,7 @@ class Regulariser(BaseModel):
 
     @property
     def needs(self) -> frozenset[Input]:
-        """What a drift must hold beside features: of "sae", "levels", "basis", "parameters"."""
+        """What a drift must contain beside features: of "sae", "levels", "basis", "parameters"."""
         return frozenset(term.reads for term in self._active if term.reads != "features")
 
     def __call__(self, drift: Drift) -> Tensor:

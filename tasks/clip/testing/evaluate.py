@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from amalgam.tasks.clip.finetuning.interpolate import interpolate
-from amalgam.tasks.clip.finetuning.similarity import DriftMeter
+from amalgam.tasks.clip.testing.similarity import DriftMeter
 from amalgam.tasks.clip.zero_shot import Classifier, Projection
 from amalgam.tasks.data.images import Images
 from amalgam.tasks.data.loading import Indices, batches

@@ -9,31 +9,31 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from amalgam.tasks.clip.testing.suite import Pictures, Place, Suite, chosen
+from amalgam.tasks.clip.testing.suite import DataFolder, PictureSettings, Suite, chosen
 from amalgam.tasks.clip.testing.test_sets import TestSet
 from amalgam.tasks.data.layouts import class_folders
 from amalgam.tasks.models.open_clip_words import imagenet_classes
 
 OBJECTNET_BORDER = 2  # pixels of red around every picture of ObjectNet
-IMAGENET_TRAIN = Place("imagenet/train", "the training pictures of ILSVRC 2012 (image-net.org), a folder per synset")
+IMAGENET_TRAIN = DataFolder("imagenet/train", "the training pictures of ILSVRC 2012 (image-net.org) by synset")
 IMAGENET_SETS = {
-    "imagenet": Place("imagenet/val", "the validation pictures of ILSVRC 2012, sorted into a folder per synset"),
-    "imagenet-v2": Place("imagenetv2-matched-frequency-format-val", "ImageNet-V2 (huggingface.co/datasets/vaishaal)"),
-    "imagenet-r": Place("imagenet-r", "imagenet-r.tar (github.com/hendrycks/imagenet-r)"),
-    "imagenet-a": Place("imagenet-a", "imagenet-a.tar (github.com/hendrycks/natural-adv-examples)"),
-    "imagenet-sketch": Place("sketch", "ImageNet-Sketch (github.com/HaohanWang/ImageNet-Sketch)"),
-    "objectnet": Place("objectnet-1.0", "objectnet-1.0.zip with its folder of mappings (objectnet.dev)"),
+    "imagenet": DataFolder("imagenet/val", "the validation pictures of ILSVRC 2012, sorted into a folder per synset"),
+    "imagenet-v2": DataFolder("imagenetv2-matched-frequency-format-val", "ImageNet-V2 (huggingface.co, vaishaal)"),
+    "imagenet-r": DataFolder("imagenet-r", "imagenet-r.tar (github.com/hendrycks/imagenet-r)"),
+    "imagenet-a": DataFolder("imagenet-a", "imagenet-a.tar (github.com/hendrycks/natural-adv-examples)"),
+    "imagenet-sketch": DataFolder("sketch", "ImageNet-Sketch (github.com/HaohanWang/ImageNet-Sketch)"),
+    "objectnet": DataFolder("objectnet-1.0", "objectnet-1.0.zip with its folder of mappings (objectnet.dev)"),
 }
 """ImageNet and its five natural shifts, the unweighted mean of which is called average OOD."""
 
 
-def imagenet(root: Path | None, pictures: Pictures, only: Sequence[str] = ()) -> Suite:
+def imagenet(root: Path | None, pictures: PictureSettings, only: Sequence[str] = ()) -> Suite:
     """ImageNet, tested on its validation pictures and, as natural shifts, on V2, R, A, Sketch and ObjectNet."""
     synsets = class_folders(IMAGENET_TRAIN.under(root))
     names = imagenet_classes()
     if len(synsets) != len(names):
         raise ValueError(
-            f"{IMAGENET_TRAIN.under(root)} must hold the {len(names)} folders of ImageNet's classes, got {len(synsets)}"
+            f"{IMAGENET_TRAIN.under(root)} must contain the {len(names)} folders of ImageNet, got {len(synsets)}"
         )
     return Suite(
         labelled=pictures.stored(f"classes:{IMAGENET_TRAIN.folder}", "train"),
@@ -43,7 +43,7 @@ def imagenet(root: Path | None, pictures: Pictures, only: Sequence[str] = ()) ->
     )
 
 
-def _test_set(name: str, root: Path | None, pictures: Pictures, synsets: Sequence[str]) -> TestSet:
+def _test_set(name: str, root: Path | None, pictures: PictureSettings, synsets: Sequence[str]) -> TestSet:
     place = IMAGENET_SETS[name]
     folder, source = place.under(root, ", or leave its test set out"), f"classes:{place.folder}"
     if name == "objectnet":

@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 
 from amalgam.tasks.clip.finetuning.interpolate import greedy_soup, soup
-from amalgam.tasks.clip.finetuning.similarity import DriftMeter
 from amalgam.tasks.clip.prompts import spoken
 from amalgam.tasks.clip.testing.evaluate import Examination, Networks, examine, kept, path_networks
+from amalgam.tasks.clip.testing.similarity import DriftMeter
 from amalgam.tasks.clip.testing.test_sets import VALIDATION, TestSet
 from amalgam.tasks.clip.zero_shot import Classifier, Head, Projection, zero_shot_head
 from amalgam.tasks.data.images import Images

@@ -29,14 +29,14 @@ class Suite(BaseModel):
 
 
 @dataclass(frozen=True)
-class Pictures:
+class PictureSettings:
     """How all pictures of a suite are prepared: as the backbone's weights were trained."""
 
     settings: Mapping[str, Any]
     """Fields of `DataSpec`."""
 
     @classmethod
-    def of(cls, preprocessing: Preprocessing, **settings: Any) -> "Pictures":
+    def of(cls, preprocessing: Preprocessing, **settings: Any) -> "PictureSettings":
         """Those of a backbone. Raises ValueError for a backbone that reads no squares."""
         height, width = preprocessing.size
         if height != width or preprocessing.interpolation not in ("bicubic", "bilinear"):
@@ -50,7 +50,7 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class Place:
+class DataFolder:
     """Where the pictures of a test set lie."""
 
     folder: str

@@ -9,13 +9,13 @@ from pathlib import Path
 from amalgam.tasks.clip.class_names import EUROSAT_NAMES, FMOW_NAMES
 from amalgam.tasks.clip.prompts import spoken
 from amalgam.tasks.clip.testing.imagenet import imagenet
-from amalgam.tasks.clip.testing.suite import Pictures, Place, Suite, chosen
+from amalgam.tasks.clip.testing.suite import DataFolder, PictureSettings, Suite, chosen
 from amalgam.tasks.clip.testing.test_sets import TestSet
 from amalgam.tasks.data.layouts import class_folders, iwildcam_class_names
 from amalgam.tasks.near_names import unknown_name
 
-IWILDCAM = Place("iwildcam_v2.0", "WILDS iWildCam 2.0 (wilds.stanford.edu)")
-FMOW = Place("fmow_v1.1", "WILDS FMoW 1.1 (wilds.stanford.edu)")
+IWILDCAM = DataFolder("iwildcam_v2.0", "WILDS iWildCam 2.0 (wilds.stanford.edu)")
+FMOW = DataFolder("fmow_v1.1", "WILDS FMoW 1.1 (wilds.stanford.edu)")
 OTHER_SETS = {
     "cifar10": "cifar10",
     "cifar100": "cifar100",
@@ -31,7 +31,7 @@ OTHER_SETS = {
 """Sets of other classes, for what fine-tuning makes a backbone forget; torchvision lays out their files."""
 
 
-def iwildcam(root: Path | None, pictures: Pictures, only: Sequence[str] = ()) -> Suite:
+def iwildcam(root: Path | None, pictures: PictureSettings, only: Sequence[str] = ()) -> Suite:
     """WILDS iWildCam: animals at camera traps, and at others; macro F1."""
     place = f"iwildcam:{IWILDCAM.folder}"
     every = {
@@ -50,7 +50,7 @@ def iwildcam(root: Path | None, pictures: Pictures, only: Sequence[str] = ()) ->
     )
 
 
-def fmow(root: Path | None, pictures: Pictures, only: Sequence[str] = ()) -> Suite:
+def fmow(root: Path | None, pictures: PictureSettings, only: Sequence[str] = ()) -> Suite:
     """WILDS FMoW: satellite pictures until 2012, and from 2016 on; of the latter, the worst region's accuracy.
 
     Names have spaces for underscores in all sixteen prompts; the literature has them so in four.
@@ -71,7 +71,7 @@ def fmow(root: Path | None, pictures: Pictures, only: Sequence[str] = ()) -> Sui
     )
 
 
-def others(root: Path | None, pictures: Pictures, only: Sequence[str] = ()) -> Suite:
+def others(root: Path | None, pictures: PictureSettings, only: Sequence[str] = ()) -> Suite:
     """Sets of other classes, each with a zero-shot head of its own: what fine-tuning forgets. Nothing is tuned on."""
     return Suite(
         labelled=None,
@@ -90,7 +90,7 @@ def others(root: Path | None, pictures: Pictures, only: Sequence[str] = ()) -> S
     )
 
 
-SUITES: dict[str, Callable[[Path | None, Pictures, Sequence[str]], Suite]] = {
+SUITES: dict[str, Callable[[Path | None, PictureSettings, Sequence[str]], Suite]] = {
     "imagenet": imagenet,
     "iwildcam": iwildcam,
     "fmow": fmow,
@@ -99,9 +99,9 @@ SUITES: dict[str, Callable[[Path | None, Pictures, Sequence[str]], Suite]] = {
 """Suites by name: of the data root, how pictures are prepared, and the names of test sets, none of which means all."""
 
 
-def image_folder(path: str, root: Path | None, pictures: Pictures) -> Suite:
+def image_folder(path: str, root: Path | None, pictures: PictureSettings) -> Suite:
     """User-supplied pictures in PATH/train/CLASS and PATH/test/CLASS, whose folders are the names in prompts."""
-    names = class_folders(Place(f"{path}/train", "a folder of pictures for each class").under(root))
+    names = class_folders(DataFolder(f"{path}/train", "a folder of pictures for each class").under(root))
     source = f"imagefolder:{path}"
     return Suite(
         labelled=pictures.stored(source, "train"),
@@ -111,9 +111,9 @@ def image_folder(path: str, root: Path | None, pictures: Pictures) -> Suite:
     )
 
 
-def domain_folders(path: str, trained: str, root: Path | None, pictures: Pictures) -> Suite:
-    """Pictures in PATH/DOMAIN/CLASS: one domain is fine-tuned on, every other one is a natural shift."""
-    folder = Place(path, "a folder of folders of classes for each domain").under(root)
+def domain_folders(path: str, trained: str, root: Path | None, pictures: PictureSettings) -> Suite:
+    """User-supplied pictures in PATH/DOMAIN/CLASS: one domain is fine-tuned on, every other one is a natural shift."""
+    folder = DataFolder(path, "a folder of folders of classes for each domain").under(root)
     domains = class_folders(folder)
     if trained not in domains:
         raise unknown_name("domain", trained, domains)

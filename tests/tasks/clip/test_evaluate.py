@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from amalgam.tasks.clip.finetuning.drift import frozen
-from amalgam.tasks.clip.finetuning.similarity import DriftMeter
 from amalgam.tasks.clip.testing.evaluate import Examination, examine, kept, path_networks
+from amalgam.tasks.clip.testing.similarity import DriftMeter
 from amalgam.tasks.clip.zero_shot import Classifier, Projection, zero_shot_head
 from amalgam.tasks.data.pixels import Images, changed, in_memory
 from amalgam.tasks.scoring.logits import predict, score

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from amalgam.tasks.clip.finetuning.similarity import DriftMeter
+from amalgam.tasks.clip.testing.similarity import DriftMeter
 from amalgam.tasks.sae.autoencoder import SparseAutoencoder, initial, unit_norm
 from amalgam.tasks.sae.config import BatchTopK, SAEInfo, SAETrainConfig, TopK
 from amalgam.tasks.sae.metrics import fvu

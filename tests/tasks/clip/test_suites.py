@@ -8,13 +8,13 @@ from PIL import Image
 
 from amalgam.tasks.clip.class_names import EUROSAT_NAMES, FMOW_NAMES
 from amalgam.tasks.clip.testing.imagenet import IMAGENET_SETS, imagenet
-from amalgam.tasks.clip.testing.suite import Pictures
+from amalgam.tasks.clip.testing.suite import PictureSettings
 from amalgam.tasks.clip.testing.suites import OTHER_SETS, SUITES, domain_folders, image_folder, others
 from amalgam.tasks.clip.zero_shot import Projection
 from amalgam.tasks.data.opening import open_source
 from amalgam.tasks.models.clip_spec import Preprocessing
 
-PICTURES = Pictures.of(Preprocessing(size=(8, 8)))
+PICTURES = PictureSettings.of(Preprocessing(size=(8, 8)))
 SYNSETS = [f"n{100 + 7 * i:08d}" for i in range(1000)]
 OBJECTS = {"air_freshener": (), "backpack": (414,), "alarm_clock": (409, 530)}
 
@@ -103,11 +103,11 @@ def test_objects_stand_for_all_their_classes_and_lose_their_frame(root):
 
 
 def test_pictures_are_prepared_as_the_backbone_was(root):
-    data = imagenet(root, Pictures.of(Preprocessing(size=(64, 64)), skip_damaged=True)).test_sets[0].source.data
+    data = imagenet(root, PictureSettings.of(Preprocessing(size=(64, 64)), skip_damaged=True)).test_sets[0].source.data
     assert (data.image_size, data.interpolation, data.skip_damaged) == (64, "bicubic", True)
     assert (data.mean, data.std) == (Preprocessing(size=(64, 64)).mean, Preprocessing(size=(64, 64)).std)
     with pytest.raises(ValueError, match="bicubic"):
-        Pictures.of(Preprocessing(size=(8, 16)))
+        PictureSettings.of(Preprocessing(size=(8, 16)))
 
 
 def test_what_is_missing_is_one_sentence(root, tmp_path):
@@ -119,7 +119,7 @@ def test_what_is_missing_is_one_sentence(root, tmp_path):
         imagenet(None, PICTURES)
     for synset in SYNSETS[:5]:
         (tmp_path / "imagenet" / "train" / synset).mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"must hold the 1000 folders of ImageNet's classes, got 5"):
+    with pytest.raises(ValueError, match="1000 folders of ImageNet, got 5"):
         imagenet(tmp_path, PICTURES)
     with pytest.raises(ValueError, match="there is no test set 'imagenet-q': did you mean 'imagenet-"):
         imagenet(root, PICTURES, ["imagenet-q"])

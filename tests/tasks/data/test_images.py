@@ -77,7 +77,7 @@ def test_the_fingerprint_of_a_folder_does_not_know_where_it_lies(folder, tmp_pat
 def test_a_folder_of_other_classes_is_refused(tmp_path):
     save_pictures(tmp_path / "train", [(8, 8)])
     save_pictures(tmp_path / "test", [(8, 8)], classes=["red"])
-    with pytest.raises(ValueError, match=r"must hold the classes of .* got \['red'\]"):
+    with pytest.raises(ValueError, match=r"must contain the classes of .* got \['red'\]"):
         load(DataSpec(name="imagefolder:."), "test", tmp_path)
 
 
@@ -91,7 +91,7 @@ def test_a_folder_of_one_class_is_refused(tmp_path):
 def test_an_empty_folder_is_refused(tmp_path):
     for part in ("train", "test"):
         (tmp_path / part).mkdir()
-    with pytest.raises(ValueError, match="must hold a folder of pictures for each class"):
+    with pytest.raises(ValueError, match="a folder of pictures for each class"):
         load(DataSpec(name="imagefolder:."), "train", tmp_path)
 
 
@@ -139,7 +139,7 @@ def test_channels_of_an_npz_may_come_first_or_last_or_not_at_all(tmp_path, shape
 def test_pictures_of_four_channels_are_refused(tmp_path):
     np.savez(tmp_path / "own.npz", train_images=np.zeros((4, 5, 6, 4), np.uint8), train_labels=np.array([0, 1, 1, 0]))
     with pytest.raises(
-        ValueError, match=r"must hold uint8 images \(n, h, w\) or \(n, h, w, 3\), got uint8 \(4, 5, 6, 4\)"
+        ValueError, match=r"must contain uint8 images \(n, h, w\) or \(n, h, w, 3\), got uint8 \(4, 5, 6, 4\)"
     ):
         load(DataSpec(name="npz:own.npz"), "train", tmp_path)
 
