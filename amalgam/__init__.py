@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         Wudi,
     )
     from amalgam.tasks.merging.staged import Statistics
+    from amalgam.tasks.merging.statistics.staging import stage
 
 __version__ = "0.2.0"
 
@@ -86,6 +87,7 @@ __all__ = [
     "Wudi",
     "fuse",
     "merge",
+    "stage",
 ]
 
 HOMES = {
@@ -106,6 +108,7 @@ HOMES = {
         "NeuronTransplantation",
     ),
     "amalgam.tasks.merging": ("Statistics", "merge"),
+    "amalgam.tasks.merging.statistics.staging": ("stage",),
     "amalgam.tasks.merging.methods.registry": (
         "Average",
         "Breadcrumbs",

@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 
 
 class Wudi(MatrixMethod):
-    """The least of `sum_t |(D - D_t) D_t^T|^2 / |D_t|^2`: RegMean with the task's own matrix in place of its inputs.
+    """The matrix that interferes least with the tasks' own rows: RegMean with each task matrix in place of its inputs.
 
-    The published method stops Adam on this objective early, starting from the sum of the task matrices; this is its
-    optimum. Directions that no task's rows have stay at the mean.
+    It minimises `sum_t norm((D - D_t) D_t^T)^2 / norm(D_t)^2`. The published method stops Adam on this objective early,
+    starting from the sum of the task matrices; this is its optimum. Directions that no task's rows have stay at the
+    mean.
     """
 
     paper: ClassVar[str] = "Whoever started the interference should end it, Cheng et al. 2025, arXiv 2503.08099"
