@@ -3,24 +3,28 @@
 import importlib.metadata
 import os
 import platform
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from amalgam.pipeline.engine.step import Resources
+
+ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Signals by which this machine asks a program to end."""
 
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
     """Hold torch, BLAS and Arrow to `count` threads: sums split differently differ in their last bits."""
-    from threadpoolctl import threadpool_limits  # here, not above: a plan needs no numerics
-
     os.environ["OMP_NUM_THREADS"] = str(count)  # For libraries that the function imports only when it runs.
     torch, arrow = sys.modules.get("torch"), sys.modules.get("pyarrow")
     before, before_in_arrow = torch.get_num_threads() if torch else count, arrow.cpu_count() if arrow else count
-    with threadpool_limits(count):
+    with _thread_pools(len(sys.modules)).limit(limits=count):
         if torch:
             torch.set_num_threads(count)
         if arrow:
@@ -32,6 +36,14 @@ def threads(count: int) -> Iterator[None]:
                 torch.set_num_threads(before)
             if arrow:
                 arrow.set_cpu_count(before_in_arrow)
+
+
+@lru_cache(maxsize=1)
+def _thread_pools(num_modules: int) -> Any:
+    """The thread pools of the libraries that this process has loaded, looked for again when it has imported more."""
+    from threadpoolctl import ThreadpoolController  # here, not above: a plan needs no numerics
+
+    return ThreadpoolController()
 
 
 def device_of(resources: Resources) -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from amalgam.pipeline.console import say
 from amalgam.pipeline.engine.execute import Event, StepsFailed
+from amalgam.pipeline.engine.host import ENDING
 from amalgam.pipeline.tracking.run_record import RunRecord, bury_dead
 from amalgam.pipeline.tracking.store import Store
 
@@ -60,7 +61,7 @@ def ended_by_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, leave) for number in ENDING}
     try:
         yield
     finally:

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+from amalgam.pipeline.engine.host import ENDING
 from amalgam.pipeline.tracking.database import prepared
 from amalgam.pipeline.tracking.store import DATABASE, SETTINGS, store_of
 
-END = (signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 10  # seconds a server may take to end
 
 
@@ -48,7 +48,7 @@ def serve_ui(root: Path, port: int = 5000) -> int:
     require_store(root)
     require_free(port)
     prepared(store_of(root))
-    before = {number: signal.signal(number, _leave) for number in END}
+    before = {number: signal.signal(number, _leave) for number in ENDING}
     server = subprocess.Popen(ui_command(root, port), env=os.environ | SETTINGS, process_group=0)
     try:
         return server.wait()

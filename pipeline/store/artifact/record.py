@@ -5,7 +5,6 @@ A record carries a digest of itself under `seal`, so that a flipped bit in it is
 
 import hashlib
 import json
-import os
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -152,5 +151,4 @@ def _remembered(path: str, identity: tuple[int, ...]) -> str:
 
 def _digest(path: str) -> str:
     with open(path, "rb") as file:
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
         return hashlib.file_digest(file, "sha256").hexdigest()
