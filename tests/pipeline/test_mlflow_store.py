@@ -147,6 +147,21 @@ def test_a_server_that_hangs_costs_seconds_and_passwords_are_not_printed(tmp_pat
     assert set(Quiet.seen[:1]) == {"Basic c29tZW9uZTpzZWNyZXQhd29yZA=="}
 
 
+def test_an_answer_that_is_lost_doubles_no_run(root, monkeypatch):
+    create, lost = MlflowClient.create_run, list[str]()
+
+    def create_and_lose_the_answer(*arguments: object, **named: object) -> object:
+        made = create(*arguments, **named)
+        if not lost:
+            lost.append(made.info.run_id)
+            raise ConnectionError("the answer was lost")
+        return made
+
+    monkeypatch.setattr(MlflowClient, "create_run", create_and_lose_the_answer)
+    tracked = Tracker(root, store_of(root)).track(RunRecord.begun("one", {}, [walks()]).ended())
+    assert [tracked.run_id] == lost and shown(root) == ["FINISHED"]
+
+
 def test_what_a_library_says_is_repeated_without_the_password():
     store = Store("postgresql://someone:p%40ss@db.example:5432/mlflow")
     assert store.address == "postgresql://db.example:5432/mlflow"
