@@ -9,7 +9,7 @@ from torch import Tensor
 from amalgam.tasks.merging.checks import check_finite, check_networks
 from amalgam.tasks.merging.methods.method import MergeMethod
 from amalgam.tasks.merging.parameter import Parameter
-from amalgam.tasks.merging.staged import State, Statistics, as_statistics
+from amalgam.tasks.merging.staged import State, Statistics, as_statistics, check_basis
 
 Log = Callable[[str, Mapping[str, float | str]], None]
 
@@ -49,6 +49,8 @@ def merged_tensors(
     known = as_statistics(statistics, method.need)
     if method.need is not None:
         known = known.checked(method.need, members)
+    if method.need == "projected" and known.basis is not None and base is not None:
+        check_basis(known.basis, base, members, getattr(method, "rank", None))
     if method.by_tensor:
         return _one_by_one(base, members, method, known, log)
     return _at_once(base, members, method, known)

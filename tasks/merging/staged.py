@@ -140,3 +140,12 @@ def basis_digest(base: State, members: Sequence[State], rank: int | None) -> str
     """Names the per-task atoms of these weights at this rank, whatever the rounding of the machine that found them."""
     parts = [digest(base), *sorted(digest(member) for member in members), str(rank)]
     return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
+
+
+def check_basis(known: str, base: State, members: Sequence[State], rank: int | None) -> None:
+    """Raise ValueError if projected gradients were staged in another basis than that of these networks and rank."""
+    if (found := basis_digest(base, members, rank)) != known:
+        raise ValueError(
+            f"the projected gradients are in another basis: they were staged in {known[:8]}, these members at rank "
+            f"{rank} have {found[:8]}; stage them again"
+        )

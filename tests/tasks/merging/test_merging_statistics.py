@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from amalgam import EpiMer, RegMean, RegMeanPlusPlus, merge
+from amalgam import EpiMer, RegMean, RegMeanPlusPlus, Statistics, merge
 from amalgam.tasks.merging.statistics.fisher import factored, fisher_sums, projected_gradients
 from amalgam.tasks.merging.statistics.grams import MergedBelow, gram_sums, probe_embedding
 from amalgam.tasks.merging.statistics.staging import named_basis, stage
@@ -113,6 +113,20 @@ def test_projected_gradients_give_the_projection_of_the_full_fisher():
         torch.testing.assert_close(rows[place], atoms["6.weight"].coordinates(slope), rtol=1e-4, atol=1e-6)
     exact = projected_gradients(members[0], [(images, labels)], {"6.weight": atoms["6.weight"]})["6.weight"]
     assert exact.shape == (48, 2)
+
+
+def test_gradients_projected_on_a_named_basis_merge_there_and_nowhere_else():
+    base, members, (images, labels) = network(), [network(1), network(2)], data()
+    states = [m.state_dict() for m in members]
+    atoms, name = named_basis(base.state_dict(), states, 1)
+    rows = tuple(projected_gradients(m, [(images, labels)], atoms) for m in members)
+    known = Statistics(projected=rows, basis=name)
+    merged = merge(base.state_dict(), states, EpiMer(curvature="projected", rank=1), known)
+    assert torch.isfinite(merged["6.weight"]).all()
+    with pytest.raises(ValueError, match="another basis"):
+        merge(base.state_dict(), states, EpiMer(curvature="projected", rank=2), known)
+    with pytest.raises(ValueError, match="another basis"):
+        merge(network(7).state_dict(), states, EpiMer(curvature="projected", rank=1), known)
 
 
 def test_staged_statistics_merge_and_know_their_weights():
