@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from amalgam.tasks.fusion.cost import ActivationCost
 from amalgam.tasks.fusion.coupling import Coupling
+from amalgam.tasks.fusion.couplings.gauge import balanced
 from amalgam.tasks.fusion.fitting.norms import batch_norms, recalibrate
 from amalgam.tasks.fusion.fitting.repair import repair
 from amalgam.tasks.fusion.merging import merge, support
@@ -37,12 +38,16 @@ def fuse(
     corrected on it: batch norms recalibrated or, without batch norm, layers repaired. Without it, running statistics
     are merged like every other parameter.
 
+    Scales of units on which a member's function does not depend are fixed first, so the result does not depend on them.
+
     Raises ValueError for members of different architectures, NaN in weights, or weights that do not sum to 1.
     """
     shares = checked_weights(weights, len(members))
     axes = trace(members[0], example)
     check_members(members, axes)
     batches = list(calibration) if isinstance(calibration, Iterator) else calibration
+    if method.fixes_gauge:
+        members = [balanced(member, axes, example) for member in members]
     activations = None
     if method.needs_activations and batches is not None:
         activations = activation_cost(members, axes, batches, within=method.needs_gram)

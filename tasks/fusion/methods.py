@@ -39,7 +39,11 @@ class Refit(BaseModel):
 
 
 class Identity(Method):
-    """Unit i with unit i: naive weight averaging."""
+    """Unit i with unit i: naive weight averaging, of the weights as they are."""
+
+    @property
+    def fixes_gauge(self) -> bool:
+        return False
 
     def __call__(
         self,

@@ -37,6 +37,11 @@ class Method(BaseModel):
         """Whether those statistics must hold the products of units of one member, too."""
         return False
 
+    @property
+    def fixes_gauge(self) -> bool:
+        """Whether free scales of the members' units are fixed before they are matched (see `balanced`)."""
+        return True
+
     def prepared(self, member: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Method:
         """The method with what it must know of the network itself, measured on a member; by default nothing."""
         return self

@@ -1,0 +1,131 @@
+"""One way to write down each network: scales of units that its function does not depend on are fixed.
+
+A ReLU unit computes the same when what makes it is multiplied by c > 0 and what reads it divided by c, and a
+convolution before batch norm may have any scale. Distances between weights see such scales, so matching and averaging
+would depend on them. Here every batch norm gets unit variance, and every unit whose scale is free is balanced: what
+makes it has the norm of what reads it, the representation of least total norm, which is unique.
+
+Which scales are free is not read off the layers but tried out: they are changed at random, and the outputs compared.
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from amalgam.tasks.tracing.axes import Axes
+
+MAX_SWEEPS = 200
+SETTLED = 1e-12  # largest change of a logarithm of a scale at which balancing has converged
+TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3}
+"""Relative change of the outputs that is rounding: a scale that is not free changes them by far more."""
+
+Pair = tuple[str, str]
+"""Path of a convolution or linear layer, and of the batch norm behind it."""
+
+
+@torch.no_grad()
+def balanced(member: nn.Module, axes: Axes, example: Tensor | tuple[Tensor, ...]) -> nn.Module:
+    """A copy of `member` that computes the same, with every free scale of its units fixed."""
+    inputs = example if isinstance(example, tuple) else (example,)
+    network = copy.deepcopy(member).eval()
+    state = dict(network.state_dict())
+    pairs = [pair for pair in _candidates(network, axes) if _is_free(network, inputs, _unit_variance, (axes, pair))]
+    for pair in pairs:
+        _unit_variance(network, axes, pair)
+    makers = {group: _makers(network, axes, group, [conv for conv, _ in pairs]) for group in axes.groups}
+    free = [group for group in axes.groups if _is_free(network, inputs, _random_scale, (axes, group, makers[group]))]
+    for _ in range(MAX_SWEEPS):
+        if max([_balance(state, axes, group, makers[group]) for group in free], default=0.0) < SETTLED:
+            break
+    return network.train(member.training)
+
+
+def _candidates(network: nn.Module, axes: Axes) -> list[Pair]:
+    """Every batch norm with the last layer before it that makes units of its group."""
+    found = []
+    for variance in sorted(axes.variances):
+        norm = variance.removesuffix(".running_var")
+        axis = axes.of[variance][0]
+        names = list(axes.of)
+        layers = [n for n in names[: names.index(variance)] if axis and _makes(axes, n, axis.group)]
+        if layers:
+            found.append((layers[-1].removesuffix(".weight"), norm))
+    return found
+
+
+def _makes(axes: Axes, name: str, group: str) -> bool:
+    first = axes.of[name][0] if len(axes.of[name]) > 1 else None
+    return first is not None and first.group == group and not first.reads
+
+
+def _unit_variance(network: nn.Module, axes: Axes, pair: Pair) -> None:
+    """Scale the layer so that the norm behind it divides by 1."""
+    layer, norm = (network.get_submodule(path) for path in pair)
+    total = (norm.running_var + norm.eps).double()  # type: ignore[operator]
+    scale = total.rsqrt()
+    weight, bias = layer.weight, layer.bias
+    assert isinstance(weight, Tensor)
+    weight.mul_(scale.to(weight).reshape(-1, *[1] * (weight.ndim - 1)))
+    if isinstance(bias, Tensor):
+        bias.mul_(scale.to(bias))
+    norm.running_mean.mul_(scale.to(weight))
+    norm.running_var.copy_(torch.ones_like(scale) - norm.eps)
+
+
+def _makers(network: nn.Module, axes: Axes, group: str, normed: Sequence[str]) -> list[str]:
+    """Parameters that scale with a unit: of layers, or of the batch norms behind them."""
+    skipped = {f"{path}.{leaf}" for path in normed for leaf in ("weight", "bias")} | axes.means | axes.variances
+    slopes = {f"{path}.weight" for path, module in network.named_modules() if isinstance(module, nn.PReLU)}
+    return [
+        name
+        for name, index in axes.parameters_of(group)
+        if not getattr(axes.of[name][index], "reads", True) and name not in skipped | slopes
+    ]
+
+
+def _random_scale(network: nn.Module, axes: Axes, group: str, makers: Sequence[str]) -> None:
+    state = network.state_dict()
+    size = axes.sizes(state)[group]
+    _rescale(state, axes, group, makers, 0.5 + 1.5 * torch.rand(size, generator=torch.Generator().manual_seed(0)))
+
+
+def _balance(state: Mapping[str, Tensor], axes: Axes, group: str, makers: Sequence[str]) -> float:
+    """Give each unit of a group its balanced scale; the largest logarithm of a scale."""
+    made = read = torch.zeros((), dtype=torch.float64)
+    for name, index in axes.parameters_of(group):
+        axis = axes.of[name][index]
+        assert axis is not None
+        rows = state[name].movedim(index, 0).reshape(state[name].shape[index] // axis.repeat, -1)
+        square = rows.double().square().sum(1)
+        if axis.reads:
+            read = read + square
+        elif name in makers:
+            made = made + square
+    usable = (made > 0) & (read > 0)
+    scale = torch.where(usable, (read / made.clamp_min(1e-300)).pow(0.25), 1.0)
+    _rescale(state, axes, group, makers, scale)
+    return float(scale.log().abs().max())
+
+
+def _rescale(state: Mapping[str, Tensor], axes: Axes, group: str, makers: Sequence[str], scale: Tensor) -> None:
+    for name, index in axes.parameters_of(group):
+        axis = axes.of[name][index]
+        assert axis is not None
+        if axis.reads or name in makers:
+            factor = scale.repeat_interleave(axis.repeat).to(state[name])
+            shape = [-1 if i == index else 1 for i in range(state[name].ndim)]
+            state[name].mul_((1 / factor if axis.reads else factor).reshape(shape))
+
+
+def _is_free(
+    network: nn.Module, inputs: tuple[Tensor, ...], change: Callable[..., None], arguments: tuple[Any, ...]
+) -> bool:
+    """Whether a change leaves the outputs as they are; the network itself is not changed."""
+    tried = copy.deepcopy(network)
+    change(tried, *arguments)
+    before, after = network(*inputs), tried(*inputs)
+    limit = TOLERANCE.get(before.dtype, 1e-2) * float(before.abs().max())
+    return bool((after - before).abs().max() <= limit)
