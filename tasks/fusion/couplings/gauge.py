@@ -64,15 +64,15 @@ def _makes(axes: Axes, name: str, group: str) -> bool:
 def _unit_variance(network: nn.Module, axes: Axes, pair: Pair) -> None:
     """Scale the layer so that the norm behind it divides by 1."""
     layer, norm = (network.get_submodule(path) for path in pair)
-    total = (norm.running_var + norm.eps).double()  # type: ignore[operator]
-    scale = total.rsqrt()
-    weight, bias = layer.weight, layer.bias
-    assert isinstance(weight, Tensor)
+    weight, bias, mean, variance = layer.weight, layer.bias, norm.running_mean, norm.running_var
+    assert isinstance(weight, Tensor) and isinstance(mean, Tensor) and isinstance(variance, Tensor)
+    eps = float(norm.eps)  # type: ignore[arg-type]
+    scale = (variance.double() + eps).rsqrt()
     weight.mul_(scale.to(weight).reshape(-1, *[1] * (weight.ndim - 1)))
     if isinstance(bias, Tensor):
         bias.mul_(scale.to(bias))
-    norm.running_mean.mul_(scale.to(weight))
-    norm.running_var.copy_(torch.ones_like(scale) - norm.eps)
+    mean.mul_(scale.to(mean))
+    variance.fill_(1 - eps)
 
 
 def _makers(network: nn.Module, axes: Axes, group: str, normed: Sequence[str]) -> list[str]:
