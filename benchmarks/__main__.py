@@ -17,7 +17,18 @@ from typing import Any
 from benchmarks.machine import load, machine
 from benchmarks.measure import Measure
 
-BENCHMARKS = ("fusion", "merging", "staging", "features", "sae", "finetuning", "parallel", "cached", "durability")
+BENCHMARKS = (
+    "fusion",
+    "fusing",
+    "merging",
+    "staging",
+    "features",
+    "sae",
+    "finetuning",
+    "parallel",
+    "cached",
+    "durability",
+)
 
 
 def main() -> int:
