@@ -122,18 +122,18 @@ def _publish(out: Path, destination: Path) -> None:
 
 
 def _workspace(step: Step, place: Place, folder: Path) -> Workspace:
-    asked = step.resources
+    wanted = step.resources
     # Of processes that train together, each finds its own GPU; the one that waits for them needs none.
-    device = "cpu" if asked.num_workers > 1 else device_of(asked)
+    device = "cpu" if wanted.num_workers > 1 else device_of(wanted)
     return Workspace(
         folder / "out",
         folder / "scratch",
         place.data_root,
         device,
         folder / LIVE_CURVES,
-        asked.num_workers,
-        asked.num_gpus,
-        asked.num_cpus,
+        wanted.num_workers,
+        wanted.num_gpus,
+        wanted.num_cpus,
     )
 
 

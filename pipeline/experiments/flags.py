@@ -33,7 +33,7 @@ class Optimisation:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is tried of every way to fine-tune, and how one of it is chosen."""
+    """What is tried of every fine-tuning method, and how one of it is chosen."""
 
     strengths: Annotated[Floats, "The grid of lambda, the same for every method that has one."] = (30.0, 100.0, 300.0)
     alphas: Annotated[

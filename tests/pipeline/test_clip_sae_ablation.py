@@ -74,8 +74,8 @@ def built(tmp_path_factory):
     """A report on two settings, one of them of raw features, and what was encoded for it."""
     root = tmp_path_factory.mktemp("runs")
     raw = replace(VARIANTS[BASE], saes=autoencoders(normalised=False))
-    ways = {"ft": VARIANTS["ft"], BASE: VARIANTS[BASE], "raw inputs": raw}
-    recipe = sweep(methods=tuple(ways), ways=ways, factors=(10.0,), alphas=(1.0,), sae_roles=("id", "seen"))
+    variants = {"ft": VARIANTS["ft"], BASE: VARIANTS[BASE], "raw inputs": raw}
+    recipe = sweep(methods=tuple(variants), variants=variants, factors=(10.0,), alphas=(1.0,), sae_roles=("id", "seen"))
     report = robust_graph(recipe)
     run([report], root, Local())
     return report, recipe, root

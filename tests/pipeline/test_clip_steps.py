@@ -57,9 +57,9 @@ def test_a_sweep_computes_each_anchor_once(root):
 
 
 def test_cached_and_live_anchors_give_the_same_classifier(root):
-    way = variant("sae-mask")
+    chosen = variant("sae-mask")
     cached, live = built(
-        root, *(OfSeed(sweep(anchoring=anchoring), 0).tuned(way, 30.0) for anchoring in ("views", "live"))
+        root, *(OfSeed(sweep(anchoring=anchoring), 0).tuned(chosen, 30.0) for anchoring in ("views", "live"))
     )
     plain = built(root, OfSeed(sweep(), 0).tuned(variant("ft")))[0]
     assert same(weights(cached), weights(live)) and not same(weights(cached), weights(plain))
@@ -75,10 +75,10 @@ def test_a_linear_probe_leaves_the_encoder_and_comes_before_lp_ft(root):
     assert steps.tuned(variant("lp")).fingerprint in parents
 
 
-@pytest.mark.parametrize("name", [name for name, way in VARIANTS.items() if way.kind != "soup"])
+@pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.kind != "soup"])
 def test_every_way_to_fine_tune_gives_a_classifier(name, root):
-    way = variant(name)
-    [folder] = built(root, OfSeed(sweep(), 0).tuned(way, 10.0))
+    chosen = variant(name)
+    [folder] = built(root, OfSeed(sweep(), 0).tuned(chosen, 10.0))
     assert all(tensor.isfinite().all() for tensor in weights(folder).values())
 
 
@@ -97,13 +97,13 @@ def test_autoencoders_are_measured_and_compared_between_seeds(root):
 
 def test_autoencoders_of_raw_features_learn_from_and_hold_raw_ones(root):
     steps, unit_steps = OfSeed(sweep(saes=autoencoders(normalised=False)), 0), OfSeed(sweep(), 0)
-    step, way = steps.saes(steps.recipe.saes), variant("sae-mask")
+    step, chosen = steps.saes(steps.recipe.saes), variant("sae-mask")
     record = run([step], root, Local()).records[step.fingerprint]
     features = read_features(built(root, *steps.clean(steps.seeded.labelled.source))).features
     sae = read_sae(step.path(root), "topk-2-x4-s0")
     assert not sae.info.normalised and not torch.allclose(features.norm(dim=1), torch.ones(IMAGES), atol=0.1)
     assert record.metrics["topk-2-x4-s0/plain/fvu"] == pytest.approx(fvu(features, sae(features)), rel=1e-5)
-    held, held_by_unit = built(root, steps.tuned(way, 30.0), unit_steps.tuned(way, 30.0))
+    held, held_by_unit = built(root, steps.tuned(chosen, 30.0), unit_steps.tuned(chosen, 30.0))
     assert not same(weights(held), weights(held_by_unit))
 
 

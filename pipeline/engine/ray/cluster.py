@@ -40,8 +40,8 @@ def connected(address: str | None, steps: Sequence[Step]) -> Iterator[None]:
     try:
         if ours:
             _connect(address)
-        for asked, name in dict.fromkeys((step.resources, step.name) for step in steps):
-            check_room(asked, name)
+        for wanted, name in dict.fromkeys((step.resources, step.name) for step in steps):
+            check_room(wanted, name)
         yield
     finally:
         if ours:
@@ -102,14 +102,14 @@ class _Machines:
         return self.count * math.floor(self.resources.get(kind, 0) / each + EPS)
 
 
-def check_room(asked: Resources, name: str | None = None) -> None:
+def check_room(wanted: Resources, name: str | None = None) -> None:
     """Raise ValueError if Ray would wait for ever for what a step of that name asks for; say so if it only waits."""
     machines, known = _machines()
-    for kind, each in (("CPU", asked.num_cpus), ("GPU", asked.num_gpus)):
+    for kind, each in (("CPU", wanted.num_cpus), ("GPU", wanted.num_gpus)):
         room = sum(some.room(kind, each) for some in machines) if each else math.inf
-        if room >= asked.num_workers:
+        if room >= wanted.num_workers:
             continue
-        lack, flag, most = _lack(asked.num_workers, kind, each, room, machines)
+        lack, flag, most = _lack(wanted.num_workers, kind, each, room, machines)
         sentence = f"step {name!r} {lack}" if name else f"this training {lack}"
         if known:
             remedy = f"ask for less ({flag} {name or 'STEP'}={most:g}) or give the --address of a larger cluster"

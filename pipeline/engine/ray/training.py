@@ -46,7 +46,7 @@ def run_distributed(function: Callable[[ProcessGroup, str], Outcome], resources:
         try:
             result: Any = trainer.fit()
         except TrainingFailedError as failed:
-            raise _told(failed) from failed
+            raise _cause(failed) from failed
     outcome: Outcome = result.return_value
     return outcome
 
@@ -66,11 +66,11 @@ class _Worker:
             return self.function(ProcessGroup.joined(), str(get_device()))
 
 
-def _told(failed: TrainingFailedError) -> Exception:
-    """The user's mistake, if the failure was one: every process says the same. Else what makes a step be retried.
+def _cause(failed: TrainingFailedError) -> Exception:
+    """The ValueError that every process raised, if a user can mend the failure; else what makes a step be retried.
 
-    A lost process cannot be told from one with a bug by what the others say: that their connection was closed.
+    A lost process and one with a bug look alike to the others, which report that their connection was closed.
     """
     failures: dict[int, Exception] = getattr(failed, "worker_failures", {})
-    mistakes = [error for _, error in sorted(failures.items()) if isinstance(error, ValueError)]
-    return mistakes[0].with_traceback(None) if mistakes else OSError(f"a process was lost: {failed}")
+    errors = [error for _, error in sorted(failures.items()) if isinstance(error, ValueError)]
+    return errors[0].with_traceback(None) if errors else OSError(f"a process was lost: {failed}")

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.experiments.clip.graph import robust_graph
 from amalgam.pipeline.experiments.clip.recipe import AnchorFlag, Prices, RobustRecipe, Seeded
-from amalgam.pipeline.experiments.clip.variants import Ways
+from amalgam.pipeline.experiments.clip.variants import Methods
 from amalgam.pipeline.experiments.flags import (
     Autoencoders,
     Corruptions,
@@ -128,7 +128,7 @@ def clip_finetune(
     backbone: Backbone = Backbone(),
     seeds: Annotated[int, "Repetitions, each with its own order and held-out images."] = 1,
     first_seed: FirstSeed = 0,
-    methods: Ways = ("ft", "l2", "sae-mask"),
+    methods: Methods = ("ft", "l2", "sae-mask"),
     sweep: Sweep = Sweep(strengths=(7.0, 70.0, 700.0), alphas=tuple(step / 10 for step in range(1, 11))),
     training: Optimisation = Optimisation(epochs=10, batch_size=32, learning_rate=1e-5),
     large: LargeTraining = LargeTraining(),
@@ -137,7 +137,7 @@ def clip_finetune(
     parts: Annotated[int, "Shares of the pictures that are encoded side by side."] = 1,
     assumed_tflops: Annotated[float, "Speed of a worker in TFLOP/s, for plan's guess of the time."] = 60.0,
 ) -> Step:
-    """Fine-tune a CLIP on real pictures, hold its features, and see on shifts and other classes what it lost."""
+    """Fine-tune a CLIP on real pictures, penalise feature drift, and see on shifts and other classes what it lost."""
     settings = in_words({name: value for name, value in locals().items() if name != "data_root"})
     opened = tested.opened(backbone, corrupted, data_root)
     sae = SAESpec(sparsity=TopK(k=autoencoders.k), expansion=autoencoders.expansion)

@@ -2,7 +2,7 @@
 
 backbone -> zero_shot -> features -> saes -> sae_quality (every test set) ----------------------+
                 |            |         |                                                        |
-                +-> tuned (one per way, strength and seed) -> path (WiSE, every test set) -> robustness report
+                +-> tuned (one per method, strength and seed) -> path (WiSE, every test set) -> robustness report
                                                 +-> explanation
 """
 
@@ -42,7 +42,7 @@ def robust_graph(recipe: RobustRecipe) -> Step:
         settings=recipe.settings,
         tolerance=recipe.tolerance,
         compare=recipe.compare,
-        about={name: recipe.way(name).about for name in recipe.methods},
+        about={name: recipe.variant(name).about for name in recipe.methods},
     )
     return ROBUSTNESS(
         config,
@@ -80,7 +80,7 @@ class OfSeed:
         test_sets = tuple(one for one in self.seeded.test_sets if one.role in self.recipe.sae_roles)
         if not users or not test_sets:
             return ()
-        named = tuple((name, self._saes_config(way)) for name, way in users.items())
+        named = tuple((name, self._saes_config(variant)) for name, variant in users.items())
         config = SAEQualityConfig(saes=named, test_sets=test_sets, seed=self.seed)
         return (SAE_QUALITY(config, classifier=self.zero_shot, saes=tuple(map(self._saes_of, users.values()))),)
 
@@ -89,7 +89,7 @@ class OfSeed:
         return self._features(source, "none", (0,))
 
     def anchors(self, source: Source) -> tuple[Step, ...]:
-        """Frozen features of every view that fine-tuning sees, shared by all ways and strengths; none if live."""
+        """Frozen features of every view that fine-tuning sees, shared by all methods and strengths; none if live."""
         training = self.recipe.training
         if self.recipe.anchoring == "live":
             return ()
@@ -105,93 +105,97 @@ class OfSeed:
         """Every network that is tested, with those between it and zero-shot."""
         yield self._path(FROZEN, {}, (), (0.0,))
         for name in self.recipe.methods:
-            way = self.recipe.way(name)
-            for factor in self.recipe.factors if way.is_swept else (1.0,):
-                settings = {STRENGTH: factor * way.unit} if way.is_swept else {}
-                after = self._ingredients() if way.kind == "soup" else (self.tuned(way, factor),)
+            variant = self.recipe.variant(name)
+            for factor in self.recipe.factors if variant.is_swept else (1.0,):
+                settings = {STRENGTH: factor * variant.unit} if variant.is_swept else {}
+                after = self._ingredients() if variant.kind == "soup" else (self.tuned(variant, factor),)
                 yield self._path(name, settings, after, self.recipe.alphas)
 
     def _ingredients(self) -> tuple[Step, ...]:
         """Every network of the sweep that trained everything from the zero-shot one."""
-        ways = [way for way in map(self.recipe.way, self.recipe.methods) if way.kind == "plain"]
-        found = [self.tuned(way, f) for way in ways for f in (self.recipe.factors if way.is_swept else (1.0,))]
+        variants = [variant for variant in map(self.recipe.variant, self.recipe.methods) if variant.kind == "plain"]
+        found = [
+            self.tuned(variant, f)
+            for variant in variants
+            for f in (self.recipe.factors if variant.is_swept else (1.0,))
+        ]
         if len(found) < 2:
             raise ValueError("a soup is made of two or more fine-tuned networks: add methods or strengths")
         return tuple(found)
 
     def explanation(self, name: str) -> Step:
-        """What one way to fine-tune changed."""
-        way, factors, config = self.recipe.way(name), sorted(self.recipe.factors), self.recipe.explanation
+        """What one fine-tuning method changed."""
+        variant, factors, config = self.recipe.variant(name), sorted(self.recipe.factors), self.recipe.explanation
         assert config is not None, "the recipe has checked this"
-        factor = factors[len(factors) // 2] if way.is_swept else 1.0
+        factor = factors[len(factors) // 2] if variant.is_swept else 1.0
         config = config.model_copy(update={"sae": self.recipe.saes.first.name, "title": f"What {name} changed"})
         return EXPLANATION(
             config,
             before=self.zero_shot,
-            after=self.tuned(way, factor),
+            after=self.tuned(variant, factor),
             # Codes of images unlike those that an autoencoder was trained on explain nothing.
             sae=self.saes(self.recipe.saes, mixed=self.seeded.unlabelled is not None),
             backbone=self.seeded.backbone,
         )
 
-    def tuned(self, way: Variant, factor: float = 1.0) -> Step:
+    def tuned(self, variant: Variant, factor: float = 1.0) -> Step:
         """A classifier after fine-tuning."""
-        if way.kind == "contrastive":
+        if variant.kind == "contrastive":
             return self._contrastive()
         finetuning = FinetuneConfig(
             train=self.recipe.training,
-            trained="head" if way.kind == "head" else "everything",
-            regulariser=way.regulariser,
-            strength=factor * way.unit,
-            anchor_on=way.anchor_on,
-            overlap=way.overlap,
+            trained="head" if variant.kind == "head" else "everything",
+            regulariser=variant.regulariser,
+            strength=factor * variant.unit,
+            anchor_on=variant.anchor_on,
+            overlap=variant.overlap,
         )
         config = TunedConfig(
             labelled=self.seeded.labelled,
             finetuning=finetuning,
             seed=self.seed,
             compiled=self.recipe.compiled,
-            sae=self._saes_config(way).first if way.reads_codes else None,
-            components=PRINCIPAL if "basis" in way.regulariser.needs else None,
-            unlabelled=self.seeded.unlabelled if way.anchor_on != "labelled" else None,
+            sae=self._saes_config(variant).first if variant.reads_codes else None,
+            components=PRINCIPAL if "basis" in variant.regulariser.needs else None,
+            unlabelled=self.seeded.unlabelled if variant.anchor_on != "labelled" else None,
             clean_anchors=self.recipe.anchoring == "clean" and self.recipe.training.augment != "none",
         )
-        step = self._priced(TUNED)(config, **self._read_by(way))
-        return replace(step, data=source_digest(type(way.regulariser)))
+        step = self._priced(TUNED)(config, **self._read_by(variant))
+        return replace(step, data=source_digest(type(variant.regulariser)))
 
-    def _read_by(self, way: Variant) -> Inputs:
-        """What fine-tuning in this way starts from and is held to."""
-        start = self.tuned(replace(way, kind="head")) if way.kind == "head first" else self.zero_shot
+    def _read_by(self, variant: Variant) -> Inputs:
+        """What fine-tuning by this method starts from, and what it penalises drift from."""
+        start = self.tuned(replace(variant, kind="head")) if variant.kind == "head first" else self.zero_shot
         inputs: dict[str, Step | tuple[Step, ...]] = {"classifier": start}
-        if way.is_penalised and "levels" not in way.regulariser.needs:
-            if way.anchor_on != "unlabelled":
+        if variant.is_penalised and "levels" not in variant.regulariser.needs:
+            if variant.anchor_on != "unlabelled":
                 inputs["anchors"] = self.anchors(self.seeded.labelled.source)
-            if way.anchor_on != "labelled":
+            if variant.anchor_on != "labelled":
                 inputs["unlabelled_anchors"] = self.anchors(self._unlabelled())
-        if way.reads_codes:
-            inputs["saes"] = self._saes_of(way)
-        if "basis" in way.regulariser.needs:
+        if variant.reads_codes:
+            inputs["saes"] = self._saes_of(variant)
+        if "basis" in variant.regulariser.needs:
             inputs["features"] = self.clean(self.seeded.labelled.source)
         return inputs
 
     def _users(self) -> dict[str, Variant]:
-        """The ways that use autoencoders by name; of those that use the same ones, the first."""
+        """The methods that use autoencoders by name; of those that use the same ones, the first."""
         found: dict[str, tuple[str, Variant]] = {}
         for name in self.recipe.methods:
-            way = self.recipe.way(name)
-            if way.reads_codes:
-                found.setdefault(self._saes_of(way).fingerprint, (name, way))
+            variant = self.recipe.variant(name)
+            if variant.reads_codes:
+                found.setdefault(self._saes_of(variant).fingerprint, (name, variant))
         return dict(found.values())
 
-    def _saes_config(self, way: Variant) -> SAEsConfig:
-        return way.saes or self.recipe.saes
+    def _saes_config(self, variant: Variant) -> SAEsConfig:
+        return variant.saes or self.recipe.saes
 
-    def _saes_of(self, way: Variant) -> Step:
-        return self.saes(self._saes_config(way), way.mixed)
+    def _saes_of(self, variant: Variant) -> Step:
+        return self.saes(self._saes_config(variant), variant.mixed)
 
     def _unlabelled(self) -> Source:
         if self.seeded.unlabelled is None:
-            raise ValueError("a method holds features on unlabelled images: say which, or leave it out")
+            raise ValueError("a method penalises drift on unlabelled images: give --anchor-data, or leave it out")
         return self.seeded.unlabelled
 
     def _contrastive(self) -> Step:

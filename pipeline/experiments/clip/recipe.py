@@ -27,7 +27,7 @@ class Seeded:
     labelled: LabelledConfig
     test_sets: tuple[TestSet, ...]
     unlabelled: Source | None = None
-    """Images of other domains, for ways that hold features on those."""
+    """Images of other domains, for methods that penalise drift on those."""
 
 
 @dataclass(frozen=True)
@@ -54,22 +54,23 @@ class RobustRecipe:
     class_names: tuple[str, ...]
     templates: tuple[str, ...] | str
     methods: tuple[str, ...]
-    """Ways to fine-tune, names in `ways`; a regulariser of a user's file, `file.py:NAME`, comes to be called NAME."""
+    """Fine-tuning methods, names in `variants`; a user-supplied regulariser, `file.py:NAME`, comes to be called NAME."""
     factors: tuple[float, ...]
     """The grid of strengths, the same for all of them."""
     training: TrainConfig
     anchoring: Anchoring
     saes: SAEsConfig
-    """The first one is what explanations use, drift is measured by, and ways without their own are fine-tuned with.
+    """The first one is what explanations use, drift is measured by, and methods without their own are fine-tuned with.
 
-    They are trained where a way or an explanation needs them; to measure drift alone, every image need not be encoded.
+    They are trained where a method or an explanation needs them: measuring drift alone is not worth encoding every
+    image.
     """
     alphas: tuple[float, ...]
     tolerance: float
     compare: tuple[str, ...] = field(default=(), kw_only=True)
     """Two of the methods that the report compares at matched validation accuracy; empty compares none."""
-    ways: Mapping[str, Variant] = field(default_factory=lambda: VARIANTS)
-    """All ways to fine-tune that there are to choose from, by name."""
+    variants: Mapping[str, Variant] = field(default_factory=lambda: VARIANTS)
+    """All fine-tuning methods that there are to choose from, by name."""
     sae_roles: tuple[Role, ...] = ()
     """Roles of the test sets that autoencoders are measured on; empty measures them on what they learnt from alone."""
     compiled: bool = False
@@ -79,7 +80,7 @@ class RobustRecipe:
     explanation: ExplainConfig | None = None
     """What to look at in the first seed's network; None explains nothing."""
     explained: tuple[str, ...] = ()
-    """Ways to fine-tune that are explained, at the middle of the grid."""
+    """Fine-tuning methods that are explained, at the middle of the grid."""
     prices: Prices = Prices()
 
     def __post_init__(self) -> None:
@@ -91,8 +92,8 @@ class RobustRecipe:
         if not self.methods:
             raise ValueError("give at least one method, such as --methods ft,sae-mask")
         for name in (*self.methods, *self.explained):
-            self.way(name)
-        for what, given in (("method", self.methods), ("strength", self.factors), ("explained way", self.explained)):
+            self.variant(name)
+        for what, given in (("method", self.methods), ("strength", self.factors), ("explained method", self.explained)):
             if twice := [one for place, one in enumerate(given) if one in given[:place]]:
                 raise ValueError(f"{what} {twice[0]} is given twice: once is enough")
         if untried := [name for name in self.compare if name not in self.methods]:
@@ -103,21 +104,21 @@ class RobustRecipe:
             raise ValueError(f"there is nothing to look at, but {self.explained[0]!r} is to be explained")
         if self.explained and not self.saes.normalised:
             raise ValueError("explanations read unit features: train autoencoders on those, or explain nothing")
-        if "soup" in [self.way(name).kind for name in self.explained]:
+        if "soup" in [self.variant(name).kind for name in self.explained]:
             raise ValueError("a soup has no training of its own to explain: explain what it is made of")
 
     def _read_files(self) -> None:
-        """Take regularisers of users' files among the ways, under their own names."""
-        named = {text: from_file(text, self.ways) for text in self.methods if is_in_file(text)}
+        """Take regularisers of users' files among the variants, under their own names."""
+        named = {text: from_file(text, self.variants) for text in self.methods if is_in_file(text)}
         methods = tuple(named[text][0] if text in named else text for text in self.methods)
         object.__setattr__(self, "methods", methods)
-        object.__setattr__(self, "ways", {**self.ways, **dict(named.values())})
+        object.__setattr__(self, "variants", {**self.variants, **dict(named.values())})
 
     @property
     def uses_saes(self) -> bool:
         """Whether anything is explained, or fine-tuned with autoencoders."""
-        return bool(self.explained) or any(self.way(name).reads_codes for name in self.methods)
+        return bool(self.explained) or any(self.variant(name).reads_codes for name in self.methods)
 
-    def way(self, name: str) -> Variant:
-        """The way to fine-tune of that name. Raises ValueError, with near names, if there is none."""
-        return variant(name, self.ways)
+    def variant(self, name: str) -> Variant:
+        """The fine-tuning method of that name. Raises ValueError, with near names, if there is none."""
+        return variant(name, self.variants)

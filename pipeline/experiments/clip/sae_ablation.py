@@ -40,10 +40,10 @@ def clip_sae_ablation(
     ks: Annotated[Ints, "Other numbers of active latents to try."] = (2, 8, 16),
     expansions: Annotated[Floats, "Other numbers of latents per dimension to try."] = (2.0, 8.0),
     recipes: Annotated[
-        Texts, f"Other ways to train autoencoders to try, of {', '.join(SAE_RECIPES)}; the base is ours."
+        Texts, f"Other recipes of training autoencoders to try, of {', '.join(SAE_RECIPES)}; the base is ours."
     ] = ("reference",),
     inputs: Annotated[
-        Texts, f"Other features to train and to hold to try, of {', '.join(SAE_INPUTS)}; the base is unit."
+        Texts, f"Other features to train on and to penalise drift of, of {', '.join(SAE_INPUTS)}; the base is unit."
     ] = ("raw",),
     sweep: Sweep = Sweep(strengths=(3.0, 10.0, 30.0, 100.0), alphas=(1.0,)),
     sae_seeds: SAESeeds = 2,
@@ -54,7 +54,7 @@ def clip_sae_ablation(
     chosen, base = data.chosen(), SAESetting(autoencoders.k, autoencoders.expansion)
     tried = one_thing_each(base, ks, expansions, recipes, inputs)
     made = {name: setting.config(chosen, sae_seeds, autoencoders.sae_epochs) for name, setting in tried.items()}
-    ways = {PLAIN: VARIANTS[PLAIN]} | {
+    variants = {PLAIN: VARIANTS[PLAIN]} | {
         name: replace(VARIANTS[BASE], about=_about(tried[name]), saes=saes) for name, saes in made.items()
     }
     return robust_graph(
@@ -66,8 +66,8 @@ def clip_sae_ablation(
             seeded=data.images_of(chosen),
             class_names=chosen.class_names,
             templates=chosen.captions.class_templates(),
-            methods=tuple(ways),
-            ways=ways,
+            methods=tuple(variants),
+            variants=variants,
             factors=sweep.strengths,
             training=finetuning(training, "none"),
             anchoring="views",

@@ -16,7 +16,7 @@ from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.experiments.clip.graph import robust_graph
 from amalgam.pipeline.experiments.clip.recipe import AnchorFlag, RobustRecipe
 from amalgam.pipeline.experiments.clip.styled_world import STYLE_ROLES, SAESeeds, SAESetting, SmallWorld, finetuning
-from amalgam.pipeline.experiments.clip.variants import Ways
+from amalgam.pipeline.experiments.clip.variants import Methods
 from amalgam.pipeline.experiments.flags import Autoencoders, Corruptions, Optimisation, Sweep, Texts, flat, in_words
 from amalgam.pipeline.steps.clip.explanation import ExplainConfig
 from amalgam.tasks.explain.vocabulary import Truth, concepts_in
@@ -30,13 +30,14 @@ class Shown:
     """How pictures are shown in training, and what is said of the networks afterwards."""
 
     augment: Annotated[
-        Literal["none", "shift"], "Whether pictures are shifted a little in training, in ways that are staged too."
+        Literal["none", "shift"], "Whether pictures are shifted a little in training, by shifts that are staged too."
     ] = "none"
     sae_recipe: Annotated[
         Literal["ours", "reference"], "How autoencoders are trained: as is usual today, or as the paper's public code."
     ] = "ours"
     explain: Annotated[
-        Texts | None, f"Ways that are explained, at the middle strength; default: {' and '.join(EXPLAINED)}, if tried."
+        Texts | None,
+        f"Methods to explain, at the middle strength; default: {' and '.join(EXPLAINED)}, if tried.",
     ] = None
 
 
@@ -44,7 +45,7 @@ class Shown:
 def clip_styles(
     *,
     data: SmallWorld = SmallWorld(),
-    methods: Ways = ("ft", "l2", "sae-mask"),
+    methods: Methods = ("ft", "l2", "sae-mask"),
     sweep: Sweep = Sweep(),
     natural: Annotated[
         Texts, "Others of the same classes to test on: npz:usps.npz, or npz:m.npz@0.19 with that share cut off."
@@ -56,9 +57,9 @@ def clip_styles(
     anchors: AnchorFlag = "views",
     shown: Shown = Shown(),
 ) -> Step:
-    """Pre-train a small CLIP on many styles, fine-tune it on one, and see what it lost and what holds it."""
+    """Pre-train a small CLIP on many styles, fine-tune it on one, and see what it lost and what a penalty keeps."""
     if shown.explain is None:
-        shown = replace(shown, explain=tuple(way for way in EXPLAINED if way in methods))
+        shown = replace(shown, explain=tuple(variant for variant in EXPLAINED if variant in methods))
     settings, chosen = in_words(locals()), data.chosen()
     setting = SAESetting(autoencoders.k, autoencoders.expansion, shown.sae_recipe)
     return robust_graph(

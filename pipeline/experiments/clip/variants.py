@@ -1,4 +1,4 @@
-"""The ways to fine-tune that robustness experiments compare, by the names under which reports show them.
+"""The fine-tuning methods that robustness experiments compare, by the names under which reports show them.
 
 All are tuned on one grid of factors; a factor times the variant's unit is lambda, so that the middle of the grid is
 about as strong for one as for another. Importable without torch.
@@ -37,7 +37,7 @@ Kind = Literal["plain", "head", "head first", "contrastive", "soup"]
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to fine-tune."""
+    """One fine-tuning method."""
 
     about: str
     """What it is, for tables and help pages."""
@@ -47,9 +47,9 @@ class Variant:
     paper's public code."""
     kind: Kind = "plain"
     """What is trained: everything, the head, the head and then everything, both towers on prompts, or nothing more:
-    a soup of what the other ways of the sweep have trained."""
+    a soup of what the other methods of the sweep have trained."""
     anchor_on: Literal["labelled", "unlabelled", "both"] = "labelled"
-    """Images on which features are held; unlabelled ones are of other domains."""
+    """Images on which drift is penalised; unlabelled ones are of other domains."""
     saes: SAEsConfig | None = None
     """Autoencoders of its own, of which it uses the first; None takes those of the sweep."""
     mixed: bool = False
@@ -59,7 +59,7 @@ class Variant:
 
     @property
     def is_penalised(self) -> bool:
-        """Whether anything holds the features."""
+        """Whether drift is penalised."""
         return not isinstance(self.regulariser, NoPenalty)
 
     @property
@@ -101,7 +101,9 @@ VARIANTS: dict[str, Variant] = {
     "sae-unlabelled": Variant("change of latents on such images", SparseChange(latents=1.0), anchor_on="unlabelled"),
 }
 
-Ways = Annotated[tuple[str, ...], f"Methods: {', '.join(VARIANTS)}, or file.py:NAME for a user-supplied regulariser."]
+Methods = Annotated[
+    tuple[str, ...], f"Methods: {', '.join(VARIANTS)}, or file.py:NAME for a user-supplied regulariser."
+]
 """The flag that chooses some of them."""
 
 
@@ -126,5 +128,5 @@ def from_file(text: str, known: Mapping[str, Variant] = VARIANTS) -> tuple[str, 
 def variant(name: str, known: Mapping[str, Variant] = VARIANTS) -> Variant:
     """The variant of that name. Raises ValueError, with near names, if there is none."""
     if name not in known:
-        raise unknown_name("way to fine-tune", name, known)
+        raise unknown_name("fine-tuning method", name, known)
     return known[name]

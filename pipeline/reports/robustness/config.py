@@ -11,7 +11,7 @@ DRIFT = "drift"
 
 
 class RobustnessReportConfig(Config):
-    """A report over ways to fine-tune, each with the strengths and seeds it was tried at."""
+    """A report over fine-tuning methods, each with the strengths and seeds it was tried at."""
 
     title: str
     settings: dict[str, str]
@@ -19,7 +19,7 @@ class RobustnessReportConfig(Config):
     tolerance: float = Field(default=0.01, ge=0, lt=1)
     """Largest drop in validation accuracy (fraction) accepted when choosing a strength or an alpha."""
     about: dict[str, str] = Field(default_factory=dict)
-    """What each way to fine-tune is, in a few words."""
+    """What each fine-tuning method is, in a few words."""
     compare: tuple[str, ...] = ()
     """Two methods to compare at matched validation accuracy, the first as it was chosen; empty compares none."""
 

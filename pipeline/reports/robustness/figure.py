@@ -1,8 +1,8 @@
-"""The robustness picture: accuracy in distribution against accuracy on shifts, a curve per way to fine-tune.
+"""The robustness picture: accuracy in distribution against accuracy on shifts, a curve per fine-tuning method.
 
 The upper row shows every strength of every penalty without WiSE; the lower one, if averages with zero-shot were tested,
 the WiSE paths, from zero-shot to each fine-tuned network at its chosen strength. Plain fine-tuning's WiSE path, the
-simplest remedy, is in both. Colours are Okabe and Ito's, and each way to fine-tune has a marker and a line of its own:
+simplest remedy, is in both. Colours are Okabe and Ito's, and each fine-tuning method has its marker and its line:
 it can be read without colour.
 """
 
@@ -62,7 +62,7 @@ def robustness_figure(rows: Sequence[Row], title: str) -> Figure:
 
 
 def _looks(rows: Sequence[Row]) -> dict[str, Look]:
-    """A colour, a marker and a line for each way to fine-tune; plain fine-tuning is black."""
+    """A colour, a marker and a line for each fine-tuning method; plain fine-tuning is black."""
     others = [method for method in dict.fromkeys(row["method"] for row in rows) if method not in (ZERO_SHOT, PLAIN)]
     looks: dict[str, Look] = {PLAIN: {"color": "black", "marker": "o", "linestyle": (0, (1, 1))}}
     for place, (method, colour, marker) in enumerate(zip(others, cycle(COLOURS), cycle(MARKERS), strict=False)):

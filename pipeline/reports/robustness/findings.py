@@ -67,7 +67,7 @@ def matched_comparison(rows: Sequence[Row], pooled: Pooled, pair: Pair) -> Compa
 
 
 def wise_comparisons(rows: Sequence[Row], pooled: Pooled) -> list[Comparison]:
-    """Each way to fine-tune against plain fine-tuning, all with WiSE at the alphas chosen on validation."""
+    """Each fine-tuning method against plain fine-tuning, all with WiSE at the alphas chosen on validation."""
     plain = row_of(rows, PLAIN, "WiSE")
     others = [row for row in main_rows(rows) if row["form"] == "WiSE" and row["method"] != PLAIN]
     return [] if plain is None else [_comparison(pooled, row, plain) for row in others]

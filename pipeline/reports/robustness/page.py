@@ -1,4 +1,4 @@
-"""The report of a robustness experiment: ways to fine-tune as findings in words, one picture, tables and a page.
+"""The report of a robustness experiment: fine-tuning methods as findings in words, one picture, tables and a page.
 
 `robustness_report` makes `robustness.png`, `.html` (one file, nothing to fetch), `.csv`, `.parquet`, `.md` and `.json`,
 and `autoencoders.csv` and `.parquet` where autoencoders were measured.

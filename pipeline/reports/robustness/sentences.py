@@ -10,7 +10,7 @@ from amalgam.pipeline.reports.tables import MINUS, Row, percent, points
 from amalgam.tasks.scoring.comparing import OVERALL, SHIFTS, Difference
 from amalgam.tasks.scoring.selection import recovered_fraction
 
-NUM_NAMED = 3  # ways to fine-tune that one sentence names
+NUM_NAMED = 3  # fine-tuning methods that one sentence names
 MEASURE = "the mean of in-distribution and shifted accuracy"
 
 

@@ -1,4 +1,4 @@
-"""The robustness table: one row per way to fine-tune, strength and WiSE alpha, mean and deviation over seeds.
+"""The robustness table: one row per fine-tuning method, strength and WiSE alpha, mean and deviation over seeds.
 
 Strengths and alphas are chosen here, from the validation accuracies of all seeds; test accuracies are only carried.
 """

@@ -14,7 +14,7 @@ from amalgam.tasks.explain.vocabulary import Concept, Truth
 
 
 class ExplainConfig(Config):
-    """What fine-tuning changed in a classifier, told in the latents of an autoencoder."""
+    """What fine-tuning changed in a classifier, in the latents of an autoencoder."""
 
     sources: tuple[tuple[str, Source], ...] = Field(min_length=1)
     """Labelled images to look at, by the name of their domain; their classes are those of the classifiers."""

@@ -157,7 +157,7 @@ class StagedFeatures:
         return CachedAnchors(anchors(self.folders, len(images), self.backbone, images.fingerprint), clean=clean)
 
     def directions(self, count: int | None) -> Tensor | None:
-        """The first principal directions of all features, scaled to norm 1; None if none are asked for."""
+        """The first principal directions of all features, scaled to norm 1; None if `count` is."""
         from amalgam.pipeline.store.tables.features import read_features
         from amalgam.tasks.clip.finetuning.drift import principal_directions
         from amalgam.tasks.sae.autoencoder import unit_norm

@@ -1,4 +1,4 @@
-"""The report of a robustness experiment: every way to fine-tune, from the results and predictions of its paths."""
+"""The report of a robustness experiment: every fine-tuning method, from the results and predictions of its paths."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Fine-tune a classifier: plainly, by its head, or with its features held to those of the frozen encoder."""
+"""Fine-tune a classifier: plainly, by its head, or with a penalty on drift from the frozen encoder's features."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class TunedConfig(Config):
     sae: ChosenSAE | None = None
     """Which of the autoencoders; None where the regulariser needs none."""
     clean_anchors: bool = False
-    """Whether features are held to those of untouched pictures whatever view is trained on: an approximation."""
+    """Whether drift is measured from features of untouched pictures whatever view is trained on: an approximation."""
     components: int | None = Field(default=None, ge=1)
     """Principal directions of the staged features, for PCA."""
     unlabelled: Source | None = None
-    """Images whose labels are not read, on which features are held too or instead."""
+    """Images whose labels are not read, on which drift is penalised too or instead."""
     compiled: bool = False
     """Whether torch.compile makes the network faster first; it rounds otherwise."""
     seed: int
