@@ -54,7 +54,7 @@ class RobustRecipe:
     class_names: tuple[str, ...]
     templates: tuple[str, ...] | str
     methods: tuple[str, ...]
-    """Fine-tuning methods, names in `variants`; a user-supplied regulariser, `file.py:NAME`, comes to be called NAME."""
+    """Fine-tuning methods, names in `variants`; a user-supplied regulariser, `file.py:NAME`, is called NAME."""
     factors: tuple[float, ...]
     """The grid of strengths, the same for all of them."""
     training: TrainConfig
