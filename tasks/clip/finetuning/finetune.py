@@ -42,8 +42,7 @@ def finetune(
     processes: ProcessGroup = ALONE,
     compiler: str | None = None,
 ) -> Trained:
-    """Train a copy of `classifier`, whose encoder as it is now is the anchor; the rest is as in
-    `tasks.training.loop.train`.
+    """Train a copy of `classifier`, whose encoder as it is now is the anchor; else as `tasks.training.loop.train`.
 
     Frozen features come from `anchors`, or from a frozen copy of the encoder where None. `sae` and `basis` are for the
     regularisers that need them, `sae` also for a wanted overlap; `unlabelled` is for a config that penalises drift
@@ -52,16 +51,12 @@ def finetune(
     objective = None
     if config.penalised:
         _check(config, sae, anchors, unlabelled)
-        start = anchor(classifier, device)
-        if compiler is not None:
-            start.encoder.compile(backend=compiler)
-        there = None if basis is None else basis.to(device)
-        objective = PenalisedCrossEntropy(
-            config, PenaltyInputs(start, _on(sae, device), there, anchors, unlabelled, len(images), seed)
-        )
-    head_alone = config.trained == "head"
+        start = _start(classifier, device, compiler)
+        inputs = PenaltyInputs(start, _on(sae, device), _on(basis, device), anchors, unlabelled, len(images), seed)
+        objective = PenalisedCrossEntropy(config, inputs)
+    network = Classifier(frozen(classifier.encoder), classifier.head) if config.trained == "head" else classifier
     trained = train(
-        Classifier(frozen(classifier.encoder), classifier.head) if head_alone else classifier,
+        network,
         images,
         indices,
         validation_indices,
@@ -95,5 +90,16 @@ def _check(config: FinetuneConfig, sae: Autoencoder | None, anchors: Anchors | N
             each.check(config.train)
 
 
-def _on(sae: Autoencoder | None, device: torch.device | str) -> Any:
-    return frozen(sae).to(device) if isinstance(sae, nn.Module) else sae
+def _start(classifier: Classifier, device: torch.device | str, compiler: str | None) -> Classifier:
+    """The classifier before fine-tuning, frozen, its encoder compiled if fine-tuning is."""
+    start = anchor(classifier, device)
+    if compiler is not None:
+        start.encoder.compile(backend=compiler)
+    return start
+
+
+def _on(given: Autoencoder | Tensor | None, device: torch.device | str) -> Any:
+    """A frozen copy of an autoencoder, or a tensor, on the device."""
+    if isinstance(given, Tensor):
+        return given.to(device)
+    return frozen(given).to(device) if isinstance(given, nn.Module) else given
