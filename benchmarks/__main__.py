@@ -35,7 +35,7 @@ def main() -> int:
     """The exit code: 0 if every bound holds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=BENCHMARKS, help="which; all without a name")
-    parser.add_argument("--tiny", action="store_true", help="small sizes, to see that it runs; no bound need hold")
+    parser.add_argument("--tiny", action="store_true", help="small sizes, to see that it runs; bounds are not enforced")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of the results")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(BENCHMARKS):

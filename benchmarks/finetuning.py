@@ -1,4 +1,4 @@
-"""A step of fine-tuning with features held, beside a plain one.
+"""A step of fine-tuning with a penalty on feature drift, beside a plain one.
 
 The step is that of training: forward and backward pass of a vision transformer, clipping, AdamW. It is plain, or holds
 features by their squared distance (L2) or by latents (SAE-FT) of an autoencoder with four latents per dimension; frozen
@@ -63,7 +63,7 @@ def measure(scales: tuple[Scale, ...] = (CPU, GPU)) -> list[Measure]:
 
 
 def ratios(scale: Scale) -> list[Measure]:
-    """Of every way to hold features, to a plain step."""
+    """Of every regulariser, to a plain step."""
     classifier, batch = network(scale), pictures(scale)
     with torch.no_grad():
         cached = CachedAnchors(anchor(classifier, scale.device).encoder(batch.images).float()[None])

@@ -80,7 +80,7 @@ def yardstick(width: float, alpha: float) -> list[Measure]:
 
 
 def as_universe(pairs: dict) -> Universe:
-    """The naive solver's pairs as the engine's type, to be held to the same objective."""
+    """The naive solver's pairs as the engine's type, to be measured by the same objective."""
     slots = {group: torch.from_numpy(found) for group, found in pairs.items()}
     return Universe(slots, {group: found.shape[1] for group, found in slots.items()})
 

@@ -1,4 +1,4 @@
-"""What a benchmark found: numbers, and the bounds that some of them are held to."""
+"""What a benchmark found: numbers, and the bounds of some of them."""
 
 import argparse
 import json
@@ -16,7 +16,7 @@ class Measure:
     value: float
     unit: str
     at_most: float | None = None
-    """The bound it is held to; None: a number to know it by."""
+    """Its bound; None where there is none."""
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:

@@ -1,6 +1,6 @@
 """SAELens training the same autoencoder, for `benchmarks.sae`; only where it is installed (found with 6.54.12).
 
-Its own trainer with its own TopK and Adam, without its logging and its revival of dead latents, is given ready batches.
+Its own trainer with its own TopK and Adam, without its logging and its revival of dead latents, gets ready batches.
 """
 
 import contextlib

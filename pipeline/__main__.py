@@ -51,7 +51,7 @@ def common(
 
 
 app.add_typer(experiment_commands(run_experiment, "Run an experiment; what is built already is found."), name="run")
-app.add_typer(experiment_commands(plan_experiment, "Say what `run` with the same flags would do."), name="plan")
+app.add_typer(experiment_commands(plan_experiment, "Show what `run` with the same flags would do."), name="plan")
 
 app.add_typer(
     experiment_commands(
@@ -146,7 +146,7 @@ def sync(root: Root = Path("runs"), tracking_uri: TrackingUri = None) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; a user's mistake is one sentence and exit code 2."""
+    """Run the command line; a user's error is one sentence and exit code 2."""
     try:
         app(arguments)
     except Exception as error:

@@ -1,11 +1,11 @@
-"""A user's mistakes in words: one sentence, whoever found it."""
+"""Errors of users in words: one sentence, whoever found it."""
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 
 def sentence(error: ValueError) -> str:
-    """One line for a user's mistake; pydantic's report becomes `field: what is allowed, got value`."""
+    """One line for a user's error; pydantic's report becomes `field: what is allowed, got value`."""
     if not isinstance(error, ValidationError):
         return " ".join(str(error).split())
     return "; ".join(map(_clause, error.errors()))

@@ -66,7 +66,7 @@ class Settings:
         return Local() if self.local else Ray(self.address or os.environ.get("RAY_ADDRESS"))
 
     def equipped(self, step: Step) -> Step:
-        """The step, its whole graph with the resources asked for."""
+        """The step, its whole graph with the requested resources."""
         steps = ancestors([step])
         kinds = sorted({each.name for each in steps})
         cpus, gpus = amounts(self.num_cpus, kinds), amounts(self.num_gpus, kinds)
@@ -94,7 +94,7 @@ def amounts(texts: Sequence[str], kinds: Sequence[str]) -> Mapping[str, float]:
         try:
             result[kind] = float(number)
         except ValueError:
-            raise ValueError(f"resources are given as STEP=NUMBER, such as {kind}=1, got {text!r}") from None
+            raise ValueError(f"resources are written STEP=NUMBER, such as {kind}=1, got {text!r}") from None
     return result
 
 

@@ -1,6 +1,6 @@
 """User-supplied data sets and models are part of a step's identity: when their files change, so does what read them.
 
-A config says where such a set lies, not what it holds. Digests of names, sizes and times of change are taken when an
+A config says where such a set lies, not what it contains. Digests of names, sizes and times of change are taken when an
 experiment is planned, once for a run; they need no torch and open no file.
 """
 

@@ -45,7 +45,7 @@ class Run:
 
 
 class StepsFailed(ExceptionGroup):
-    """One or more steps failed; `run` holds what was finished nevertheless."""
+    """One or more steps failed; `run` has what was finished nevertheless."""
 
     run: Run
 
@@ -146,7 +146,7 @@ def _set_damaged_aside(targets: Sequence[Step], place: Place, tell: Callable[[Ev
 def _round(
     steps: Sequence[Step], place: Place, runner: Runner, tell: Callable[[Event], None], may_put_off: bool
 ) -> set[str] | None:
-    """Try every step once. Where inputs were damaged, those that failed for other reasons; None if all is told.
+    """Try every step once. Where inputs were damaged, those that failed for other reasons; None if all is reported.
 
     A step with damaged inputs has not failed, and what waits for it is not skipped: both are tried again.
     """

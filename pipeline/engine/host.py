@@ -47,13 +47,13 @@ def _thread_pools(num_modules: int) -> Any:
 
 
 def device_of(resources: Resources) -> str:
-    """`cuda` if a GPU is asked for, else `cpu`. Raises ValueError if it is asked for and not there."""
+    """`cuda` if a GPU is requested, else `cpu`. Raises ValueError if it is requested and absent."""
     if not resources.num_gpus:
         return "cpu"
     import torch  # here, not above: most steps and every plan need no GPU
 
     if not torch.cuda.is_available():
-        raise ValueError(f"{resources.num_gpus:g} GPUs are asked for, but torch finds none: ask for 0")
+        raise ValueError(f"{resources.num_gpus:g} GPUs are requested, but torch finds none: request 0")
     return "cuda"
 
 

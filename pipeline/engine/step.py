@@ -71,7 +71,7 @@ class Step:
     inputs: Inputs = field(default_factory=dict)
     """Steps whose folders the function reads, by role."""
     data: Mapping[str, str] = field(default_factory=dict)
-    """Digests of the files that its config names but does not hold, by name; see `pipeline.engine.data_digests`."""
+    """Digests of the files that its config names but does not contain, by name; see `pipeline.engine.data_digests`."""
     version: int = 1
     """Raised when the meaning of the code changes, so that old outputs are built anew."""
     resources: Resources = Resources()

@@ -20,7 +20,7 @@ class Workspace:
     data_root: Path | None
     """Folder of data sets, if the user gave one."""
     device: str
-    """`cuda` where the step asked for a GPU, else `cpu`."""
+    """`cuda` where the step requests a GPU, else `cpu`."""
     curves: Path
     """File that `log` appends to."""
     num_workers: int = 1

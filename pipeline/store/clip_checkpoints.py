@@ -120,7 +120,7 @@ def save_sae(sae: SparseAutoencoder, folder: Path) -> None:
 def read_sae(folder: Path, name: str | None = None, features: FeatureInfo | None = None) -> SparseAutoencoder:
     """An autoencoder: that of a folder, or the one called `name` of a folder of several.
 
-    `features` vouches for those it will be given; without, the folder must say it itself, as those written here do.
+    `features` describes those it will read; without, the folder must describe them itself, as those written here do.
     Raises ValueError if there is none, or it was trained on features of another width, norm or backbone.
     """
     place = folder / name if name else folder

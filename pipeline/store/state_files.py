@@ -42,7 +42,7 @@ class Entry:
 
 
 class StateFile(Mapping[str, Tensor]):
-    """A state dict whose tensors are read when they are asked for, anew each time."""
+    """A state dict whose tensors are read on access, anew each time."""
 
     def __init__(self, entries: Mapping[str, Entry]) -> None:
         self.entries = dict(entries)

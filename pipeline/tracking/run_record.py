@@ -1,6 +1,6 @@
 """The record of one run of an experiment, a small JSON file under the root: all that MLflow shows is made of these.
 
-A step's record says how it was built; a run's record says which steps one command asked for, built and found built.
+A step's record says how it was built; a run's record says which steps one command requested, built and found built.
 """
 
 import os
@@ -25,7 +25,7 @@ CLOCK_STEP = 2.0  # seconds by which the start of one process may differ between
 
 
 class Driver(BaseModel):
-    """The process that runs an experiment, told apart from any other that has its number later."""
+    """The process that runs an experiment, distinguishable from any other that has its number later."""
 
     model_config = ConfigDict(frozen=True)
     host: str
@@ -51,7 +51,7 @@ class Driver(BaseModel):
 
 
 class RunRecord(BaseModel):
-    """What one run of an experiment asked for, and what became of it."""
+    """What one run of an experiment requested, and what became of it."""
 
     model_config = ConfigDict(frozen=True)
     experiment: str
@@ -63,7 +63,7 @@ class RunRecord(BaseModel):
     seconds: float | None = None
     """Wall time; None while it runs, and for good if it was killed."""
     targets: tuple[str, ...] = ()
-    """Fingerprints of the steps asked for, whether finished or not."""
+    """Fingerprints of the requested steps, whether finished or not."""
     built: tuple[str, ...] = ()
     """Fingerprints of the steps built by this run, inputs before their readers."""
     cached: tuple[str, ...] = ()
@@ -80,9 +80,13 @@ class RunRecord(BaseModel):
     @classmethod
     def begun(cls, experiment: str, config: Mapping[str, Any], targets: Sequence[Step]) -> Self:
         """The record of a run that begins now."""
-        asked = tuple(step.fingerprint for step in targets)
+        requested = tuple(step.fingerprint for step in targets)
         return cls(
-            experiment=experiment, config=canonical(config), started=time.time(), targets=asked, driver=Driver.this()
+            experiment=experiment,
+            config=canonical(config),
+            started=time.time(),
+            targets=requested,
+            driver=Driver.this(),
         )
 
     def after(self, event: Event) -> Self:

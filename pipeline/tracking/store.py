@@ -96,10 +96,12 @@ class Store:
         return None
 
     def _ask(self) -> None:
-        asked = urllib.request.Request(f"{self.address.rstrip('/')}/health")
+        request = urllib.request.Request(f"{self.address.rstrip('/')}/health")
         if self.credentials:
-            asked.add_header("Authorization", "Basic " + base64.b64encode(":".join(self.credentials).encode()).decode())
-        urllib.request.urlopen(asked, timeout=PATIENCE).close()
+            request.add_header(
+                "Authorization", "Basic " + base64.b64encode(":".join(self.credentials).encode()).decode()
+            )
+        urllib.request.urlopen(request, timeout=PATIENCE).close()
 
     def _knock(self) -> None:
         parts = urlsplit(self.uri)

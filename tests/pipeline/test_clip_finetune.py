@@ -74,7 +74,7 @@ def amalgam(*arguments) -> int:
 
 
 @pytest.mark.slow
-def test_pictures_of_ones_own_are_fine_tuned_on_and_reported(data, capsys):
+def test_user_supplied_images_are_fine_tuned_on_and_reported(data, capsys):
     places = ("--data-root", data, "--checkpoint", data / "weights.safetensors", "--root", data / "runs")
     flags = (*FLAGS, "--corruptions", "fog,snow", "--severities", "3")
     assert amalgam("run", "clip_finetune", *flags, *places, "--local") == 0
@@ -100,7 +100,7 @@ def test_pictures_of_ones_own_are_fine_tuned_on_and_reported(data, capsys):
         (("--tests", "imagenet-a"), "--tests belongs to the suites of the literature"),
     ],
 )
-def test_a_mistake_is_one_sentence_before_anything_runs(flags, message, data, capsys):
+def test_a_user_error_is_one_sentence_before_anything_runs(flags, message, data, capsys):
     assert amalgam("plan", "clip_finetune", *FLAGS, *flags, "--data-root", data, "--root", data / "runs") == 2
     error = capsys.readouterr().err.strip()
     assert message in error and len(error.splitlines()) == 1

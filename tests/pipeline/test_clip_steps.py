@@ -95,7 +95,7 @@ def test_autoencoders_are_measured_and_compared_between_seeds(root):
     assert 0 < record.metrics["topk-2-x4/stability"] <= 1
 
 
-def test_autoencoders_of_raw_features_learn_from_and_hold_raw_ones(root):
+def test_autoencoders_of_raw_features_learn_from_and_penalise_raw_ones(root):
     steps, unit_steps = OfSeed(sweep(saes=autoencoders(normalised=False)), 0), OfSeed(sweep(), 0)
     step, chosen = steps.saes(steps.recipe.saes), variant("sae-mask")
     record = run([step], root, Local()).records[step.fingerprint]
@@ -190,7 +190,7 @@ def test_a_sweep_without_autoencoders_measures_drift_all_the_same(root):
     assert "drift/cka@alpha=1" in drift and not any("fvu" in name or "jaccard" in name for name in drift)
 
 
-def test_the_middle_strength_is_explained_in_whatever_order_they_are_given():
+def test_the_middle_strength_is_explained_in_whatever_order_they_are_listed():
     explained = {"explained": ("l2",), "explanation": EXPLANATION}
     orders = (1.0, 10.0, 100.0), (100.0, 1.0, 10.0)
     steps = [OfSeed(sweep(factors=factors, **explained), 0).explanation("l2") for factors in orders]

@@ -1,4 +1,4 @@
-"""What can be asked of a cluster: as much as it has, or can grow to; more is refused before anything runs."""
+"""What can be requested of a cluster: as much as it has, or can grow to; more is refused before anything runs."""
 
 import sys
 
@@ -68,7 +68,7 @@ def test_as_much_as_there_is_can_be_had():
         check_room(asked, "walk")
 
 
-def test_a_cluster_that_grows_to_nobody_knows_what_is_waited_for_and_that_is_said(growing, capsys):
+def test_a_cluster_that_grows_to_an_unknown_size_is_waited_for_with_a_message(growing, capsys):
     check_room(Resources(num_gpus=1, num_workers=2), "tuned")
     assert "step 'tuned' asks for 1 GPUs, but no machine has more than 0 yet: waiting" in capsys.readouterr().out
 

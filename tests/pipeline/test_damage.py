@@ -154,7 +154,7 @@ def test_damage_that_ray_workers_meet_is_mended_in_the_same_run(root, whole):
     assert contents(root) == contents(whole)
 
 
-def test_a_failure_beside_damage_is_told_once(root):
+def test_a_failure_beside_damage_is_reported_once(root):
     good, bad = walk_step(Walk(seed=0)), walk_step(Walk(seed=9, refuses=True))
     waits, other = total_step((good, bad)), total_step((good,), 2.0)
     events = list[Event]()

@@ -80,7 +80,7 @@ def test_a_page_is_written_and_its_sentences_are_printed(place, capsys):
         ({"after": "foreign"}, "have another backbone"),
     ],
 )
-def test_a_mistake_is_one_sentence_exit_code_2_and_leaves_nothing(place, changed, message, capsys, tmp_path):
+def test_a_user_error_is_one_sentence_exit_code_2_and_leaves_nothing(place, changed, message, capsys, tmp_path):
     mine = tmp_path / "mine"
     shutil.copytree(place, mine, ignore=shutil.ignore_patterns("out", "photos"))
     (mine / "foreign").mkdir()
@@ -97,7 +97,7 @@ def test_a_mistake_is_one_sentence_exit_code_2_and_leaves_nothing(place, changed
     assert sorted(path.name for path in mine.iterdir()) == there
 
 
-def test_domains_are_told_apart_by_name(place, capsys):
+def test_domains_are_distinguished_by_name(place, capsys):
     twice = ("--data", f"imagefolder:{place / 'photos'}")
     assert amalgam("explain", place / "before", place / "after", *flags(place, out=place / "x"), *twice) == 2
     assert "is given twice: name its domains apart" in capsys.readouterr().err

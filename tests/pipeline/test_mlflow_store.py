@@ -200,7 +200,7 @@ def test_a_driver_of_another_machine_or_with_a_number_used_again_is_known_from_t
     assert this.model_copy(update={"started": this.started - 60}).is_dead
 
 
-def test_a_run_that_is_told_to_end_is_killed_at_once(root, tmp_path):
+def test_a_run_that_is_terminated_is_shown_as_killed_at_once(root, tmp_path):
     (root / "slow.py").write_text(
         "import time\nfrom amalgam.pipeline.engine.step import Step\n"
         "def wait(config, inputs, work): open(work.scratch / 'here', 'w').close(); time.sleep(100); return {}\n"

@@ -41,7 +41,7 @@ def test_two_processes_of_which_one_is_killed_give_what_one_gives_undisturbed(tm
         torch.testing.assert_close(found[key], tensor, rtol=1e-8, atol=1e-10)
 
 
-def test_what_a_process_refuses_is_said_in_its_own_sentence(tmp_path):
+def test_what_a_process_refuses_is_reported_in_its_own_sentence(tmp_path):
     with pytest.raises(StepsFailed) as failed:
         run([step("refused")], tmp_path, Ray())
     # All are ended when the first has failed: either may be that one.

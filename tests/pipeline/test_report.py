@@ -77,7 +77,7 @@ def test_the_order_of_results_does_not_matter():
     assert all(a["accuracy"] == pytest.approx(b["accuracy"]) for a, b in zip(one, other, strict=True))
 
 
-def test_several_weightings_are_told_apart():
+def test_several_weightings_are_distinguished():
     twice = [
         replace(r, network=r.network.model_copy(update={"weights": weights}))
         for r in results()
@@ -101,7 +101,7 @@ def test_a_report_needs_a_result():
         frontier_table([])
 
 
-def test_tables_on_disk_hold_the_rows(report):
+def test_tables_on_disk_have_the_rows(report):
     folder, _ = report
     rows = frontier_table(results())
     assert [row["accuracy"] for row in read_rows(folder, "frontier")] == [row["accuracy"] for row in rows]

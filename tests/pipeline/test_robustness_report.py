@@ -106,7 +106,7 @@ def test_more_tolerance_regularises_more(frame):
     assert set(chosen(1.0)) == {max(ENDS["l2"]), max(ENDS["sae-mask"])}
 
 
-def test_a_method_beyond_the_tolerance_is_shown_at_its_best_and_said_to_be(frame):
+def test_a_method_beyond_the_tolerance_is_shown_at_its_best_and_marked(frame):
     plain = (frame["method"] == "ft") | (frame["strength"] == 0)
     unbeatable = frame.assign(value=frame["value"].where(~plain | (frame["measure"] != VALIDATION), 1.0))
     rows = robustness_table(unbeatable, 0.01)
@@ -137,7 +137,7 @@ def test_all_is_recovered_at_zero_shot_and_nothing_by_plain_finetuning():
     assert recovered_fraction(0.3, zero_shot=0.3, plain=0.3) is None
 
 
-def test_files_hold_the_rows_and_findings(report, rows):
+def test_files_have_the_rows_and_findings(report, rows):
     folder, root, _ = report
     assert [row["seen/accuracy"] for row in read_rows(folder, "robustness")] == [row["seen/accuracy"] for row in rows]
     findings = json.loads((folder / "robustness.json").read_text())

@@ -27,7 +27,7 @@ def fuse(
     out: Annotated[Path, Option(help="New folder for config.json and model.safetensors.")],
     alpha: Annotated[float | None, Option(help="Share of units that stay alone: 0 fuses all, 1 keeps all.")] = None,
     method: Annotated[
-        str | None, Option(help=f"{', '.join(NAMES)}, or file.py:Class of your own. [default: PartialOT]")
+        str | None, Option(help=f"{', '.join(NAMES)}, or a user-supplied file.py:Class. [default: PartialOT]")
     ] = None,
     flops: Annotated[str | None, Option(help="Budget of operations, times one member's, such as 1.3x.")] = None,
     parameters: Annotated[str | None, Option(help="Budget of nonzero parameters, such as 1.2x.")] = None,

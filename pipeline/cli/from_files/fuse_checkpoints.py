@@ -79,7 +79,9 @@ def _calibration(train: Images, request: Request) -> tuple[Tensor, list[Tensor] 
     """One image, and the batches the result is calibrated on."""
     generator = torch.Generator().manual_seed(request.seed)
     if request.num_calibration > len(train):
-        raise ValueError(f"{request.num_calibration} calibration images are asked for, {len(train)} are there")
+        raise ValueError(
+            f"{request.num_calibration} calibration images are requested, {len(train)} are there: lower --calibration"
+        )
     chosen = torch.randperm(len(train), generator=generator)[: max(1, request.num_calibration)]
     found = [batch.images for batch in batches(train, chosen, BATCH_SIZE, device=request.device)]
     return found[0][:1], found if request.num_calibration else None

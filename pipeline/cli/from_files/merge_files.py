@@ -89,7 +89,7 @@ def _write(first: Mapping[str, Tensor], stream: Iterator[tuple[str, Tensor]], fo
 
 
 def _merge_adapters(request: MergeRequest, states: list[Mapping[str, Tensor]]) -> list[str]:
-    """Adapters are differences to their network already: where it is given as the base it is not read."""
+    """Adapters are differences to their network already: passed as the base, it is not read."""
     paths, space = request.members, request.space or "product"
     if request.has_base and is_adapter(first := open_state(request.checkpoints[0])):
         paths, states = request.checkpoints, [first, *states]
@@ -113,7 +113,7 @@ def _adapter_config(path: Path) -> dict[str, Any]:
 
 
 def _scaling(config: Mapping[str, Any]) -> float:
-    """`alpha / rank`, or `alpha / sqrt(rank)` of rank-stabilised adapters; 1 where nothing is said."""
+    """`alpha / rank`, or `alpha / sqrt(rank)` of rank-stabilised adapters; 1 by default."""
     if not config:
         return 1.0
     rank = config["r"]

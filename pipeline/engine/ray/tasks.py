@@ -1,4 +1,4 @@
-"""Each step a Ray task: submitted with the tasks that it reads as arguments, and given back as it ends."""
+"""Each step a Ray task: submitted with the tasks that it reads as arguments, and returned as it ends."""
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
@@ -19,7 +19,7 @@ End: TypeAlias = Callable[[], Record | Exception]
 def ended_tasks(address: str | None, steps: Sequence[Step], place: Place) -> Generator[tuple[Step, End], None, None]:
     """The steps, which come inputs first, as they end; those that still run when it is closed are cancelled.
 
-    A step is given after every step that it reads. Raises ValueError as `connected` does.
+    A step comes after every step that it reads. Raises ValueError as `connected` does.
     """
     with connected(address, steps):
         travel_by_value(steps)

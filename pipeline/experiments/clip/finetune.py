@@ -1,4 +1,4 @@
-"""Fine-tune a CLIP with real weights on a suite of the literature or on pictures of your own, robustly.
+"""Fine-tune a CLIP with real weights on a suite of the literature or on user-supplied images, robustly.
 
     amalgam plan imagenet_vit_b16 --data-root DATA          # what is missing, or what it would cost
     amalgam run clip_finetune --suite imagefolder:pictures --architecture ViT-B-32 --data-root DATA

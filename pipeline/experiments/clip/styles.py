@@ -27,7 +27,7 @@ EXPLAINED = ("ft", "sae-mask")
 
 @dataclass(frozen=True)
 class Shown:
-    """How pictures are shown in training, and what is said of the networks afterwards."""
+    """How images are augmented in training, and what is reported of the networks afterwards."""
 
     augment: Annotated[
         Literal["none", "shift"], "Whether pictures are shifted a little in training, by shifts that are staged too."

@@ -118,7 +118,7 @@ class Matchings:
     """How members are matched and fused."""
 
     methods: Annotated[
-        Texts, f"How units are matched: {', '.join(NAMES)}, or file.py:Class of your own, at every alpha it has."
+        Texts, f"How units are matched: {', '.join(NAMES)}, or a user-supplied file.py:Class, at every alpha it has."
     ] = ("Identity", "PartialOT", "Ward", "SpreadPruning")
     alphas: Annotated[Floats, "Shares of each layer's units that stay alone: 0 fuses all, 1 is the ensemble."] = (
         0.0,

@@ -153,8 +153,8 @@ def _few_flips_explained(explanation: NamedExplanation) -> Iterator[str]:
     share = explanation.found.flips.explained_share
     if share is not None and share < ENOUGH:
         yield (
-            f"Latents explain {percent(share)} of the changed predictions, less than the {ENOUGH:.0%} that were asked "
-            "of them beforehand."
+            f"Latents explain {percent(share)} of the changed predictions, less than the {ENOUGH:.0%} required "
+            "beforehand."
         )
 
 

@@ -98,7 +98,7 @@ def evaluate_path(config: PathConfig, inputs: Mapping[str, Any], work: Workspace
 
 
 def _session(config: PathConfig, inputs: Mapping[str, Any], work: Workspace) -> Session:
-    """What the step was given, opened."""
+    """The inputs of the step, opened."""
     from torch import from_numpy
 
     from amalgam.pipeline.store.clip_checkpoints import load_classifier, load_clip, read_about, weights_root

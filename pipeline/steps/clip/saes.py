@@ -34,7 +34,7 @@ class ChosenSAE(Config):
     name: str
     """Its folder."""
     normalised: bool = True
-    """Whether it is given features of norm 1; one that was trained on others is refused."""
+    """Whether its inputs are features of norm 1; one that was trained on others is refused."""
 
 
 class SAEsConfig(Config):

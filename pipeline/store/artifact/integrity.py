@@ -1,7 +1,7 @@
 """Which folders under a root hold a finished step, which are damaged, and where damaged ones are put.
 
 A folder is finished if its record can be read, is its own, and every file that it names has the size it names. That
-costs a look at each file. Whether their bytes are the same is asked when a step is about to read them.
+costs a look at each file. Whether their bytes are the same is checked when a step is about to read them.
 """
 
 import os

@@ -42,7 +42,7 @@ class Record(BaseModel):
     inputs: dict[str, str | list[str]]
     """Fingerprints by role."""
     data: dict[str, str] = {}
-    """Digests of the files of data sets of one's own, by name, as they were when the step was planned."""
+    """Digests of the files of user-supplied data sets, by name, as they were when the step was planned."""
     metrics: dict[str, float | int | str]
     """Summary the step function returned."""
     files: dict[str, FileFacts]

@@ -104,7 +104,7 @@ def read_features(places: Sequence[Path], *, backbone: str | None = None, width:
 class StagedViews:
     """Features (num_images, width) by view, NaN where an image was not encoded, in the dtype of their files.
 
-    One view is in memory at a time, that which was asked for last: an epoch of training sees one, and ten views of
+    One view is in memory at a time, the one requested last: an epoch of training sees one, and ten views of
     ImageNet would fill 26 GB. Asking for another reads it; that raises ValueError if there are more images.
     """
 

@@ -1,6 +1,6 @@
 """Per-example predictions in Parquet, so that every metric, interval and paired test can be recomputed.
 
-One row per network, test set and example; a row group holds what one network said of one test set.
+One row per network, test set and example; a row group is the predictions of one network on one test set.
 """
 
 from collections.abc import Iterable, Iterator
@@ -39,7 +39,7 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Answers:
-    """What one network said of one test set."""
+    """The predictions of one network on one test set."""
 
     test_set: str
     role: str
@@ -81,11 +81,11 @@ def read_predictions(path: Path, networks: Iterable[str] | None = None) -> Itera
 
 
 def _table(answers: Answers) -> pa.Table:
-    said, count = answers.predictions, len(answers.predictions.ids)
+    predictions, count = answers.predictions, len(answers.predictions.ids)
     words = {name: pa.array([getattr(answers, name)] * count) for name in WORDS[:3]}
-    values = {column: pa.array(getattr(said, name).numpy()) for name, column in COLUMNS.items()}
-    places = pa.array(said.groups.numpy(), mask=(said.groups == NO_GROUP).numpy())
-    names = pa.array(said.group_names, pa.string()).take(places)
+    values = {column: pa.array(getattr(predictions, name).numpy()) for name, column in COLUMNS.items()}
+    places = pa.array(predictions.groups.numpy(), mask=(predictions.groups == NO_GROUP).numpy())
+    names = pa.array(predictions.group_names, pa.string()).take(places)
     columns = words | values | {"group": names}
     return pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA)
 

@@ -32,7 +32,7 @@ class Rows:
     labels: NDArray[np.int64]
     """Class of each example, (batch,)."""
     domains: NDArray[np.str_]
-    """Where each example is from, such as a style or a camera; empty where nobody said, (batch,)."""
+    """Where each example is from, such as a style or a camera; empty where unknown, (batch,)."""
     views: NDArray[np.int16]
     """Which augmentation of each example was taken, 0 where there is one only, (batch,)."""
     sites: dict[str, NDArray[np.floating]]

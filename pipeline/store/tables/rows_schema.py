@@ -1,4 +1,4 @@
-"""What a file of activation rows holds, as a value and as an Arrow schema."""
+"""What a file of activation rows contains, as a value and as an Arrow schema."""
 
 from typing import Literal
 
@@ -19,7 +19,7 @@ SCHEMA_KEY, DIGEST_KEY = b"amalgam.rows", b"amalgam.digest"
 
 
 class RowsSchema(BaseModel):
-    """What a file of activation rows holds."""
+    """What a file of activation rows contains."""
 
     model_config = ConfigDict(frozen=True)
     sites: dict[str, tuple[int, int]]
