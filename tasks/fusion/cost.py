@@ -16,7 +16,7 @@ from itertools import combinations, combinations_with_replacement
 import torch
 from torch import Tensor
 
-from amalgam.tasks.tracing.axes import OUTPUT, Axes
+from amalgam.tasks.tracing.axes import Axes
 
 State = Mapping[str, Tensor]
 
@@ -44,7 +44,7 @@ class WeightCost:
     """
 
     def __init__(self, axes: Axes, states: Sequence[State], parameters: Sequence[str]) -> None:
-        self.axes, self.states = axes, states
+        self.axes, self.states = axes, [axes.read(state) for state in states]
         self.parameters = [name for name in parameters if any(axes.of[name])]
         self.places = {g: [p for p in axes.parameters_of(g) if p[0] in set(parameters)] for g in axes.groups}
         self._norms = {
@@ -82,7 +82,7 @@ class WeightCost:
                 norms = sum(float(self._norms[n, i, member][units].double().sum()) for n, i in places)
                 total += (num_members - 1) * norms
         for name in self.parameters:
-            if any(axis and axis.group != OUTPUT for axis in self.axes.of[name]):
+            if any(axis and axis.group not in self.axes.fixed for axis in self.axes.of[name]):
                 each = [self._matched(member, name, None, universe).double() for member in range(num_members)]
                 total -= float(torch.stack(each).sum(0).square().sum()) - sum(float(e.square().sum()) for e in each)
         return total
@@ -104,7 +104,7 @@ class WeightCost:
 
     def _known(self, name: str, index: int, universe: Universe) -> bool:
         others = [axis.group for i, axis in enumerate(self.axes.of[name]) if axis and i != index]
-        return all(group == OUTPUT or group in universe.slots for group in others)
+        return all(group in self.axes.fixed or group in universe.slots for group in others)
 
     def _rows(self, member: int, name: str, index: int, universe: Universe | None) -> Tensor:
         """(units, everything else) of one parameter; only matched entries of the other axes if a universe is given."""
@@ -117,7 +117,7 @@ class WeightCost:
         """A parameter with only its matched units, in slot order, on every axis but `keep`."""
         tensor = self.states[member][name]
         for i, axis in enumerate(self.axes.of[name]):
-            if axis and i != keep and axis.group != OUTPUT:
+            if axis and i != keep and axis.group not in self.axes.fixed:
                 units = universe.matched(axis.group)[member].to(tensor.device)
                 tensor = tensor.unflatten(i, (-1, axis.repeat)).index_select(i, units).flatten(i, i + 1)
         return tensor

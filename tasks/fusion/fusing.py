@@ -15,8 +15,8 @@ from amalgam.tasks.fusion.fitting.repair import repair
 from amalgam.tasks.fusion.merging import merge, support
 from amalgam.tasks.fusion.methods import Method, Refit
 from amalgam.tasks.fusion.refit import refit as fit_layers
-from amalgam.tasks.fusion.unit_map import unit_maps
-from amalgam.tasks.tracing.axes import OUTPUT, Axes
+from amalgam.tasks.fusion.unit_map import maps_of
+from amalgam.tasks.tracing.axes import Axes
 from amalgam.tasks.tracing.capture import as_rows, captured, sites
 from amalgam.tasks.tracing.trace import trace
 
@@ -72,7 +72,7 @@ def refitted(
     how: Refit,
 ) -> nn.Module:
     """A copy of `fused` whose layers are fitted to the ensemble on `batches`, structural zeros kept."""
-    maps = unit_maps(couplings, weights, axes.sizes(members[0].state_dict())[OUTPUT])
+    maps = maps_of(axes, [member.state_dict() for member in members], couplings, weights)
     return fit_layers(fused, members, axes, maps, batches, how=how, support=support(axes, couplings, fused))
 
 
@@ -87,8 +87,8 @@ def restored(
     """A copy of `fused` with its statistics set right on `batches`: batch norms recalibrated, or layers repaired."""
     if batch_norms(fused):
         return recalibrate(fused, batches)
-    num_outputs = axes.sizes(members[0].state_dict())[OUTPUT]
-    return repair(fused, members, axes, unit_maps(couplings, weights, num_outputs), batches)
+    maps = maps_of(axes, [member.state_dict() for member in members], couplings, weights)
+    return repair(fused, members, axes, maps, batches)
 
 
 def activation_cost(
@@ -123,11 +123,12 @@ def check_members(members: Sequence[nn.Module], axes: Axes) -> None:
             raise ValueError(f"member {position} is of another architecture than member 0")
         state = member.state_dict()
         try:
-            outputs.append(axes.sizes(state)[OUTPUT])
+            sizes = axes.sizes(state)
+            outputs.append([sizes[group] for group in axes.outputs])
         except ValueError as error:
             raise ValueError(f"member {position} is of another architecture than member 0: {error}") from error
         bad = [name for name, t in state.items() if t.is_floating_point() and not torch.isfinite(t).all()]
         if bad:
             raise ValueError(f"member {position} holds NaN or infinity in {bad[0]}")
-    if len(set(outputs)) > 1:
+    if any(counts != outputs[0] for counts in outputs):
         raise ValueError(f"members must have the same number of outputs, got {outputs}")

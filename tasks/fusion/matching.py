@@ -21,7 +21,7 @@ from torch import Tensor
 from amalgam.tasks.fusion.assignment import reassigned
 from amalgam.tasks.fusion.cost import ActivationCost, State, Universe, WeightCost
 from amalgam.tasks.fusion.coupling import Coupling
-from amalgam.tasks.tracing.axes import Axes
+from amalgam.tasks.tracing.axes import Axes, Blocks
 
 IMPROVEMENT = 1e-9  # a smaller relative gain is rounding noise; taking it could make the descent run in circles
 
@@ -220,5 +220,12 @@ def _settled(costs: Costs, settled: set[str], group: str, has_moved: bool) -> se
 
 def costs_of(axes: Axes, states: Sequence[State], activations: ActivationCost | None, weights: bool) -> Costs:
     """The costs of a matching; weights cover every floating tensor that is not a running statistic."""
-    parameters = [name for name in axes.of if name not in axes.means | axes.variances]
-    return Costs(axes, states, WeightCost(axes, states, parameters) if weights else None, activations)
+    blocks = [Blocks({name: _single(t) for name, t in axes.read(state).items()}) for state in states]
+    statistics = axes.means | axes.variances
+    parameters = [name for name in axes.of if name not in statistics and blocks[0][name].is_floating_point()]
+    return Costs(axes, blocks, WeightCost(axes, blocks, parameters) if weights else None, activations)
+
+
+def _single(tensor: Tensor) -> Tensor:
+    """Half precision overflows when squared."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -23,7 +23,7 @@ from amalgam.tasks.fusion.fitting.normal_equations import NormalEquations
 from amalgam.tasks.fusion.fitting.walk import Layer, Walk
 from amalgam.tasks.fusion.methods import Refit
 from amalgam.tasks.fusion.unit_map import UnitMap, UnitMaps
-from amalgam.tasks.tracing.axes import OUTPUT, Axes
+from amalgam.tasks.tracing.axes import Axes
 from amalgam.tasks.tracing.capture import inputs_of
 
 CHUNK = 16_000_000  # numbers of unfolded images held at a time
@@ -58,10 +58,10 @@ def refit(
     fitted = copy.deepcopy(fused)
     walk, others = Walk(fitted, (x,)), [Walk(member, (x,)) for member in members]
     for layer in list(walk.layers()):
-        entry = axes.of[layer.weight][0]
+        entry = axes.of.get(layer.weight, (None,))[0]
         if entry is None or entry.repeat != 1:
             continue
-        target = _target(layer, others, maps[entry.group], how, is_head=entry.group == OUTPUT)
+        target = _target(layer, others, maps[entry.group], how, is_head=entry.group in axes.outputs)
         walk.before(layer.weight)
         found = _equations(layer, walk, target, how)
         change = found.solve(how.ridge, _columns(layer, allowed.get(layer.weight)), layer.has_bias)

@@ -8,12 +8,13 @@ the opposite convention (Morelli & Eckstein 2026, reference code) is exact only 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from amalgam.tasks.fusion.coupling import Coupling
-from amalgam.tasks.tracing.axes import OUTPUT
+from amalgam.tasks.tracing.axes import OUTPUT, Axes
 
 
 @dataclass(frozen=True)
@@ -25,19 +26,55 @@ class UnitMap:
     unmerge: Tensor
     """(units, fused units): what each consumer of a unit reads instead."""
 
+    @cached_property
+    def indexed(self) -> tuple[Tensor, Tensor] | None:
+        """(fused unit, weight in it) of each unit, if every unit is part of exactly one fused unit; None otherwise."""
+        if not torch.equal(self.unmerge.count_nonzero(1), torch.ones(len(self.unmerge), dtype=torch.long)):
+            return None
+        index = self.unmerge.argmax(1)
+        weight = self.merge[index, torch.arange(len(index))]
+        is_whole = bool((self.unmerge[torch.arange(len(index)), index] == 1).all())
+        alone = int(self.merge.count_nonzero()) == int(weight.count_nonzero())
+        return (index, weight) if is_whole and alone else None
+
 
 UnitMaps = Mapping[str, Sequence[UnitMap]]
 """Group -> one map per member."""
 
 
-def unit_maps(couplings: Mapping[str, Coupling], weights: Sequence[float], num_outputs: int) -> UnitMaps:
+MEMBERS = "members"
+"""A group of one unit that everybody has: its maps are the members' weights."""
+
+
+def unit_maps(
+    couplings: Mapping[str, Coupling], weights: Sequence[float], outputs: int | Mapping[str, int]
+) -> UnitMaps:
     """Maps of every group, and of the network's outputs, where members add up with their weights.
 
-    A fused unit is the mean of its units, weighted by their members' weights (equally if all of those are 0).
+    `outputs` is the number of outputs, or that of each output group by name. A fused unit is the mean of its units,
+    weighted by their members' weights (equally if all of those are 0).
     """
-    eye = torch.eye(num_outputs, dtype=torch.float64)
-    outputs = [UnitMap(weight * eye, eye) for weight in weights]
-    return {OUTPUT: outputs} | {group: _maps(coupling, weights) for group, coupling in couplings.items()}
+    sizes = {OUTPUT: outputs} if isinstance(outputs, int) else outputs
+    added = {
+        MEMBERS: [
+            UnitMap(torch.full((1, 1), w, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)) for w in weights
+        ]
+    }
+    for group, size in sizes.items():
+        eye = torch.eye(size, dtype=torch.float64)
+        added[group] = [UnitMap(weight * eye, eye) for weight in weights]
+    return added | {group: _maps(coupling, weights) for group, coupling in couplings.items()}
+
+
+def maps_of(
+    axes: Axes, states: Sequence[Mapping[str, Tensor]], couplings: Mapping[str, Coupling], weights: Sequence[float]
+) -> UnitMaps:
+    """Maps of every group of a network: `couplings` for those that were matched, nobody merged in `axes.isolated`."""
+    each = [axes.sizes(state) for state in states]
+    apart = {g: Coupling.from_matches(torch.empty(len(each), 0, dtype=torch.long), [s[g] for s in each])
+             for g in axes.isolated if g in each[0]}  # fmt: skip
+    apart |= {g: Coupling(tuple(torch.tensor([k]) for k in range(len(each)))) for g in axes.isolated - set(apart)}
+    return unit_maps({**couplings, **apart}, weights, {group: each[0][group] for group in axes.outputs})
 
 
 def _maps(coupling: Coupling, weights: Sequence[float]) -> list[UnitMap]:

@@ -1,98 +1,135 @@
 """Trace any module into `Axes`: run it once under torch.export and let units flow through the recorded operations.
 
-Every parameter axis starts as a label of its own. Each operation says which labels must be the same: a convolution
-ties its input channels to what it reads, an addition ties its two summands, a flatten makes one unit many entries.
-What is left after all ties are the groups.
+Every entry of every parameter starts as a unit of its own. Each operation says which entries must be of one unit: a
+convolution ties its input channels to what it reads, an addition ties its two summands, a flatten makes one unit many
+entries. Units that then appear in the same places are a group.
 """
 
-import copy
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import product
 
-import torch
+import numpy as np
 from torch import Tensor, nn
 from torch.fx import Node
 
-from amalgam.tasks.tracing.axes import OUTPUT, Axes, Axis
-from amalgam.tasks.tracing.labels import FIXED
-from amalgam.tasks.tracing.rules import Flow, refusal
+from amalgam.tasks.tracing.axes import Axes, Axis, Part
+from amalgam.tasks.tracing.flow import Flow
+from amalgam.tasks.tracing.groups import Grouping, Traced, grouping
+from amalgam.tasks.tracing.layout import Layout
+from amalgam.tasks.tracing.nodes import is_tensor, operation_of, rank_of, refusal
+from amalgam.tasks.tracing.program import Program, record
+from amalgam.tasks.tracing.rules.table import visit
 
 
 def trace(module: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Axes:
     """The axes of `module`, found by running it on `example` (a tensor, or the tuple of forward's arguments).
 
     The module is not changed. Raises ValueError, naming the module path and the operation, where units cannot be
-    carried: grouped convolutions, normalisation over units, attention, concatenation, data-dependent control flow.
+    carried: operations that mix units, quantisation, control flow that depends on data.
     """
-    arguments = example if isinstance(example, tuple) else (example,)
-    copied = copy.deepcopy(module).eval()
-    try:
-        with torch.no_grad():
-            program = torch.export.export(copied, arguments, strict=False)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{type(module).__name__} could not be traced with the given example: {reason}") from error
-    signature = program.graph_signature
-    flow = Flow({**signature.inputs_to_parameters, **signature.inputs_to_buffers})
-    for node in program.graph.nodes:
-        flow.visit(node)
-    names = _group_names(flow, _output(flow, program.graph.output_node()))
-    buffers = set(signature.inputs_to_buffers.values())
-    of = {name: _named(flow, name, node, names, name in buffers) for node, name in _parameters(flow)}
-    groups = tuple(name for name in names.values() if name != OUTPUT)
-    return Axes(_with_aliases(of, copied), groups, frozenset(flow.means), frozenset(flow.variances))
+    program = record(module, example)
+    traced = walked(program)
+    flow, groups = traced.flow, traced.grouping
+    table = _Table(flow, groups)
+    names = frozenset(module.state_dict())
+    table.add_unread(module.state_dict())
+    return Axes(
+        of=table.of,
+        groups=tuple(g for g in groups.names if g not in groups.outputs | groups.isolated),
+        means=frozenset(table.blocks_of(flow.means)),
+        variances=frozenset(table.blocks_of(flow.variances)),
+        outputs=tuple(g for g in groups.names if g in groups.outputs - groups.isolated),
+        isolated=groups.isolated,
+        layouts=table.layouts,
+        parts=table.parts,
+        names=names,
+        traced=traced,
+    )
 
 
-def _parameters(flow: Flow) -> list[tuple[Node, str]]:
-    return [(node, flow.names[node.name]) for node in flow.dims if node.name in flow.names]
+PROBABILITIES = ("softmax", "log_softmax", "_softmax", "sigmoid", "log_sigmoid", "logit", "tanh")
+"""What turns logits into something else than logits."""
 
 
-def _output(flow: Flow, node: Node) -> int:
-    """The root label of the logits."""
-    values = [value for value in node.args[0] if isinstance(value, Node)]  # type: ignore[union-attr]
-    if len(values) != 1:
-        raise ValueError(f"the network must return one tensor of logits, this one returns {len(values)}")
-    free = [flow.labels.root(label) for label in flow.of(values[0]) if flow.labels.is_free(label)]
-    if len(free) != 1:
-        raise ValueError("the network's output must be logits written by a linear or convolution layer")
-    _check_output(flow, free[0])
-    return free[0]
+def walked(program: Program) -> Traced:
+    """What units do in a program. Raises ValueError as `trace` does."""
+    flow = Flow(program)
+    for node in list(program.graph.nodes):
+        visit(flow, node)
+    outputs = output_nodes(program)
+    groups = grouping(flow, outputs)
+    _check_outputs(flow, groups, outputs)
+    if any(groups.is_output(number) for ids, _ in flow.nonlinear for number in np.unique(ids)):
+        # Each member's outputs are computed apart, and their weighted mean is taken at the very end.
+        groups = replace(groups, isolated=groups.isolated | groups.outputs)
+    return Traced(flow, groups, outputs)
 
 
-def _check_output(flow: Flow, output: int) -> None:
-    for label, node in flow.nonlinear:
-        if flow.labels.root(label) == output:
+def output_nodes(program: Program) -> list[Node]:
+    """The tensors that the network returns."""
+    return [node for node in program.graph.output_node().all_input_nodes if is_tensor(node)]
+
+
+def _check_outputs(flow: Flow, groups: Grouping, outputs: list[Node]) -> None:
+    for ids, node in flow.nonlinear:
+        if operation_of(node) in PROBABILITIES and any(groups.is_output(number) for number in np.unique(ids)):
             raise refusal(node, "it changes the logits, whose weighted mean is the ensemble; return plain logits")
-    for node, name in _parameters(flow):
-        for index, label in enumerate(flow.of(node)):
-            if (name, index) in flow.reads and flow.labels.root(label) == output:
-                raise ValueError(f"parameter {name} reads the network's outputs, which members share and cannot widen")
+    for node in outputs:
+        if not any(groups.axes_of(c) or groups.is_output(int(c.ids.ravel()[0])) for c in flow.of(node)):
+            raise ValueError("the network's output must be logits written by a linear or convolution layer")
+    for node, axis in flow.reads:
+        if any(groups.is_output(number) for number in np.unique(flow.line(node, axis))):
+            name = flow.tensors.get(node, node.name)
+            raise ValueError(f"parameter {name} reads the network's outputs, which members share and cannot widen")
+    for _, ids, place in flow.writes:
+        if (groups.roots[ids] == 0).any():
+            raise ValueError(f"{place}: its units are tied to the network's input, so they cannot be matched")
 
 
-def _group_names(flow: Flow, output: int) -> dict[int, str]:
-    """Root label -> group, named after the first layer that writes it."""
-    names = {output: OUTPUT}
-    for weight, label, path in flow.writes:
-        root = flow.labels.root(label)
-        if root == FIXED.root:
-            raise ValueError(f"{path}: its units are tied to the network's input, so they cannot be matched")
-        names.setdefault(root, weight.removesuffix(".weight"))
-    return names
+class _Table:
+    """Blocks and axes of every tensor that the program reads."""
+
+    def __init__(self, flow: Flow, groups: Grouping) -> None:
+        self.flow, self.groups = flow, groups
+        self.of: dict[str, tuple[Axis | None, ...]] = {}
+        self.layouts: dict[str, tuple[Layout | None, ...]] = {}
+        self.parts: dict[str, Part] = {}
+        self.blocks: dict[str, list[str]] = {}
+        self._tensors = flow.tensors
+        for node, name in self._tensors.items():
+            self._add(node, name)
+
+    def _add(self, node: Node, name: str) -> None:
+        layouts = tuple(self.groups.layout(self.flow.line(node, axis)) for axis in range(rank_of(node)))
+        reads = [(node, axis) in self.flow.reads for axis in range(rank_of(node))]
+        if all(layout is None or layout.is_plain for layout in layouts):
+            self.of[name] = tuple(_axis(layout, 0, read) for layout, read in zip(layouts, reads, strict=True))
+            self.blocks[name] = [name]
+            return
+        self.layouts[name], self.blocks[name] = layouts, []
+        for numbers in product(*(range(len(layout.segments)) if layout else [None] for layout in layouts)):
+            block = f"{name}[{','.join(':' if n is None else str(n) for n in numbers)}]"
+            self.parts[block] = Part(name, numbers)
+            self.of[block] = tuple(
+                _axis(layout, n or 0, read) for layout, n, read in zip(layouts, numbers, reads, strict=True)
+            )
+            self.blocks[name].append(block)
+
+    def add_unread(self, state: dict[str, Tensor]) -> None:
+        """Tensors of the state dict that no operation reads: other names of read ones, or counters."""
+        first = {id(state[name]): axes for name, axes in self.of.items() if name in state}
+        raw = {name for node, name in self.flow.program.parameters.items() if node.users}
+        for name, tensor in state.items():
+            if name not in self.of and name not in self.layouts and name not in raw:
+                self.of[name] = first.get(id(tensor), (None,) * tensor.ndim)
+
+    def blocks_of(self, nodes: Iterable[Node]) -> list[str]:
+        return [block for node in nodes for block in self.blocks[self._tensors[node]]]
 
 
-def _named(flow: Flow, name: str, node: Node, names: dict[int, str], is_buffer: bool) -> tuple[Axis | None, ...]:
-    axes: list[Axis | None] = []
-    for index, label in enumerate(flow.of(node)):
-        root, repeat = flow.labels.resolve(label)
-        if root in names:
-            axes.append(Axis(names[root], (name, index) in flow.reads, repeat))
-        elif root == FIXED.root or is_buffer:
-            axes.append(None)
-        else:
-            raise ValueError(f"parameter {name} takes no part in the forward pass, so its units are unknown")
-    return tuple(axes)
-
-
-def _with_aliases(of: dict[str, tuple[Axis | None, ...]], module: nn.Module) -> dict[str, tuple[Axis | None, ...]]:
-    """Add state-dict names that share a tensor with a traced one, and buffers that no operation read."""
-    state = module.state_dict(keep_vars=True)
-    known = {id(state[name]): axes for name, axes in of.items() if name in state}
-    return {name: known.get(id(t), (None,) * t.ndim) for name, t in state.items()}
+def _axis(layout: Layout | None, number: int, reads: bool) -> Axis | None:
+    if layout is None:
+        return None
+    segment = layout.segments[number]
+    return None if segment.group is None else Axis(segment.group, reads, segment.repeat)

@@ -1,0 +1,175 @@
+"""A network of other widths from recorded operations: each operation is written anew for what its units became.
+
+Layers keep their modules and names (`nn.Linear`, `nn.Conv2d`, batch norms), so that statistics can be repaired and
+layers replaced; everything else is a call of ATen. The result is an `fx.GraphModule` in eval mode.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.fx import Node
+from torch.utils import _pytree as pytree
+
+from amalgam.tasks.fusion.unit_map import MEMBERS, UnitMaps
+from amalgam.tasks.tracing.groups import Traced
+from amalgam.tasks.tracing.layout import Layout
+from amalgam.tasks.tracing.nodes import is_tensor, refusal, shape_of
+
+aten = torch.ops.aten
+
+
+@dataclass
+class Writer:
+    """The new network while it is being written."""
+
+    traced: Traced
+    maps: UnitMaps
+    tensors: Mapping[str, Tensor]
+    """The fused parameters, by name."""
+    graph: fx.Graph = field(default_factory=fx.Graph)
+    root: nn.Module = field(default_factory=nn.Module)
+    new: dict[Node, Any] = field(default_factory=dict)
+    """Old value -> new one. Values that no axis order can express have none until they are read."""
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Units of each group in the new network."""
+        return {group: maps[0].merge.shape[0] for group, maps in self.maps.items()}
+
+    def layouts(self, node: Node) -> dict[int, Layout]:
+        """Axis -> layout of a value that can be expressed."""
+        found = self.traced.layouts(node)
+        if found is None:
+            raise refusal(node, "units lie along several axes at once")
+        return found
+
+    def call(self, target: Any, *args: Any, **kwargs: Any) -> Node:
+        return self.graph.call_function(target, args, kwargs)
+
+    def mapped(self, argument: Any) -> Any:
+        """An argument of an old operation, for the new one."""
+        return fx.node.map_arg(argument, lambda node: self.new[node])
+
+    def again(self, node: Node) -> Node:
+        """The same operation on the new values."""
+        return self.graph.create_node("call_function", node.target, self.mapped(node.args), self.mapped(node.kwargs))
+
+    def constant(self, name: str, tensor: Tensor) -> Node:
+        """A buffer of the new network, as a value."""
+        name = name.replace(".", "_")
+        while hasattr(self.root, name):
+            name += "_"
+        self.root.register_buffer(name, tensor)
+        return self.graph.get_attr(name)
+
+    def parameter(self, name: str) -> Node:
+        """A fused parameter, as a value; it keeps its name."""
+        path, _, leaf = name.rpartition(".")
+        owner = self.owner(path)
+        if leaf not in owner._parameters and leaf not in owner._buffers:
+            tensor = self.tensors[name]
+            is_buffer = name in self.traced.program.buffers or not tensor.is_floating_point()
+            if is_buffer:
+                owner.register_buffer(leaf, tensor)
+            else:
+                owner.register_parameter(leaf, nn.Parameter(tensor))
+        return self.graph.get_attr(name)
+
+    def module(self, path: str, module: nn.Module, *args: Any) -> Node:
+        """A call of a module that the new network holds at a path."""
+        above, _, leaf = path.rpartition(".")
+        owner = self.owner(above)
+        if type(owner._modules.get(leaf)) in (nn.Module, type(None)):
+            owner.add_module(leaf, module)
+        return self.graph.call_module(path, args)
+
+    def owner(self, path: str) -> nn.Module:
+        module = self.root
+        for part in filter(None, path.split(".")):
+            if part not in module._modules:
+                module.add_module(part, nn.Module())
+            module = module._modules[part]  # type: ignore[assignment]
+        return module
+
+    def picked(self, value: Node, axis: int, index: np.ndarray) -> Node:
+        """Entries of a new value along an axis; -1 picks zero."""
+        if (index < 0).any():
+            zero = self.call(aten.mul.Scalar, self.call(aten.slice.Tensor, value, axis, 0, 1), 0)
+            value = self.call(aten.cat.default, [zero, value], axis)
+            index = index + 1
+        if len(index) and (np.diff(index) == 1).all():
+            return self.call(aten.slice.Tensor, value, axis, int(index[0]), int(index[-1]) + 1)
+        return self.call(
+            aten.index_select.default, value, axis, self.constant("entries", torch.from_numpy(index.copy()))
+        )
+
+
+def write(traced: Traced, maps: UnitMaps, tensors: Mapping[str, Tensor]) -> fx.GraphModule:
+    """The network of the traced operations with parameters `tensors`, at the widths of `maps`.
+
+    Raises ValueError, naming module path and operation, where an operation cannot be written at those widths.
+    """
+    from amalgam.tasks.fusion.rebuild.operations import write_operation
+
+    writer = Writer(traced, maps, tensors)
+    names = traced.flow.tensors
+    for node in traced.program.graph.nodes:
+        if node in traced.program.inputs:
+            writer.new[node] = writer.graph.placeholder(node.name)
+        elif node in names:
+            writer.new[node] = writer.parameter(names[node])
+        elif node.op == "call_function" and node not in traced.program.static:
+            write_operation(writer, node)
+        elif node.op == "output":
+            _write_output(writer, node)
+    network = fx.GraphModule(writer.root, writer.graph)
+    network.graph.eliminate_dead_code()
+    network.recompile()
+    return network.eval()
+
+
+def _write_output(writer: Writer, node: Node) -> None:
+    values = [_mixed(writer, v) if isinstance(v, Node) else v for v in node.args[0]]  # type: ignore[union-attr]
+    writer.graph.output(pytree.tree_unflatten(values, writer.traced.program.output_structure))
+
+
+def _mixed(writer: Writer, node: Node) -> Node:
+    """The weighted mean of outputs that each member has computed apart; any other output as it is."""
+    value, grouping = writer.new[node], writer.traced.grouping
+    apart = grouping.outputs & grouping.isolated
+    for axis, layout in writer.layouts(node).items() if apart and is_tensor(node) else ():
+        if {segment.group for segment in layout.segments} <= apart:
+            last = writer.call(aten.movedim.int, value, axis, -1)
+            table = writer.constant("member_weights", _mixture(writer, layout).to(node.meta["val"].dtype))
+            value = writer.call(aten.movedim.int, writer.call(aten.linear.default, last, table), -1, axis)
+    return value
+
+
+def _mixture(writer: Writer, layout: Layout) -> Tensor:
+    """(entries of a member, entries of all members): each member's weight where its entry lies."""
+    blocks = []
+    for segment in layout.segments:
+        assert segment.group is not None
+        weights = [float(m.merge) for m in writer.maps[MEMBERS]]
+        places = [m.unmerge * w for m, w in zip(writer.maps[segment.group], weights, strict=True)]
+        blocks.append(torch.kron(torch.stack(places).sum(0), torch.eye(segment.repeat).double()))
+    return torch.block_diag(*blocks)[np.argsort(layout.order)]
+
+
+def path_of(writer: Writer, weight: Any, bias: Any) -> str | None:
+    """The module path that parameters share, if they are called as a layer's are."""
+    names = writer.traced.flow.tensors
+    path = names[weight].rpartition(".")[0]
+    leaf = "running_mean" if names[weight].endswith("running_mean") else "weight"
+    good = names[weight] == f"{path}.{leaf}" and (bias is None or names.get(bias) == f"{path}.bias")
+    return path if path and good else None
+
+
+def length_along(writer: Writer, node: Node, axis: int) -> int:
+    """Entries of a value along an axis in the new network."""
+    layout = writer.layouts(node).get(axis % len(shape_of(node)))
+    return layout.width(writer.widths) if layout else shape_of(node)[axis]

@@ -1,0 +1,92 @@
+"""What each member computes over its own units (norms, means), at other widths."""
+
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from amalgam.tasks.fusion.rebuild.block_norm import BlockNorm, blocks_of
+from amalgam.tasks.fusion.rebuild.network import Writer, path_of
+from amalgam.tasks.tracing.layout import Layout
+from amalgam.tasks.tracing.nodes import arguments_of, operation_of, rank_of, refusal
+
+aten = torch.ops.aten
+
+
+def write_norm(writer: Writer, node: Node) -> Node:
+    """Layer, group and RMS norm: each member's part on its own."""
+    arguments = arguments_of(node)
+    x, name = arguments["input"], operation_of(node)
+    first = 1 if name == "group_norm" else rank_of(x) - len(arguments["normalized_shape"])
+    layouts = {a: layout for a, layout in writer.layouts(x).items() if a >= first and (name != "group_norm" or a == 1)}
+    if not layouts:
+        return writer.again(node)
+    ((axis, layout),) = layouts.items()
+    over = [a - rank_of(x) if a < axis else a - rank_of(x) - 1 for a in range(first, rank_of(x)) if a != axis]
+    if over and name == "group_norm":
+        over = list(range(-rank_of(x) + 1, -1))
+    vectors = [_vector(writer, arguments.get(key), axis - first) for key in ("weight", "bias")]
+    try:
+        blocks = blocks_of(layout, writer.maps, arguments.get("num_groups", 1) if name == "group_norm" else 1)
+    except ValueError as error:
+        raise refusal(node, str(error)) from error
+    norm = BlockNorm(
+        blocks, vectors[0], vectors[1], arguments["eps"] or torch.finfo(node.meta["val"].dtype).eps,
+        axis - rank_of(x), over, is_centred=name != "rms_norm",
+    )  # fmt: skip
+    own = arguments.get("weight")
+    path = (path_of(writer, own, arguments.get("bias")) if own is not None else None) or f"{node.name}_blocks"
+    return writer.module(path, norm, writer.new[x])
+
+
+def shared_out(writer: Writer, node: Node, tensor: Node, value: Any, axis: int, layout: Layout) -> Any:
+    """A value that each member has once, for every unit: mixed in the shares of its members."""
+    is_divisor = operation_of(node) == "div"
+    value = writer.call(aten.reciprocal.default, value) if is_divisor else value
+    shares = torch.cat([_unit_shares(writer, s.group, s.repeat) for s in layout.segments], 1)
+    table = writer.constant("member_shares", shares.T.contiguous().to(tensor.meta["val"].dtype))
+    last = writer.call(aten.movedim.int, value, axis, -1)
+    made = writer.call(aten.movedim.int, writer.call(aten.linear.default, last, table), -1, axis)
+    return writer.call(aten.reciprocal.default, made) if is_divisor else made
+
+
+def _unit_shares(writer: Writer, group: str | None, repeat: int) -> torch.Tensor:
+    assert group is not None
+    return torch.stack([m.merge.sum(1) for m in writer.maps[group]]).repeat_interleave(repeat, 1)
+
+
+def write_reduction(writer: Writer, node: Node) -> Node:
+    """Mean, sum or norm; over units, one for each member."""
+    arguments = arguments_of(node)
+    x = arguments["self"]
+    dims = arguments.get("dim")
+    over = [dims] if isinstance(dims, int) else list(dims or range(rank_of(x)))
+    layouts = writer.layouts(x)
+    reduced = [d % rank_of(x) for d in over if d % rank_of(x) in layouts]
+    if not reduced:
+        return writer.again(node)
+    (axis,), name = reduced, operation_of(node)
+    positions = [d for d in over if d % rank_of(x) != axis]
+    value = writer.new[x]
+    counts = torch.cat([_unit_counts(writer, s.group, s.repeat) for s in layouts[axis].segments], 1)
+    if name == "mean":
+        counts = counts / counts.sum(1, keepdim=True)
+    if name == "linalg_vector_norm":
+        if arguments["ord"] != 2:
+            raise refusal(node, f"a norm of order {arguments['ord']} over units is not carried")
+        value = writer.call(aten.square.default, value)
+    table = writer.constant("member_units", counts.to(node.meta["val"].dtype))
+    last = writer.call(aten.linear.default, writer.call(aten.movedim.int, value, axis, -1), table)
+    made = writer.call(aten.movedim.int, last, -1, axis)
+    if positions:
+        made = writer.call(aten.mean.dim if name == "mean" else aten.sum.dim_IntList, made, positions, True)
+    return writer.call(aten.sqrt.default, made) if name == "linalg_vector_norm" else made
+
+
+def _unit_counts(writer: Writer, group: str | None, repeat: int) -> torch.Tensor:
+    assert group is not None
+    return torch.stack([m.unmerge.sum(0) for m in writer.maps[group]]).repeat_interleave(repeat, 1)
+
+
+def _vector(writer: Writer, node: Any, axis: int) -> torch.Tensor | None:
+    return None if node is None else writer.tensors[writer.traced.flow.tensors[node]].movedim(axis, -1)
