@@ -83,7 +83,11 @@ class Writer:
         """A call of a module that the new network holds at a path."""
         above, _, leaf = path.rpartition(".")
         owner = self.owner(above)
-        if type(owner._modules.get(leaf)) in (nn.Module, type(None)):
+        holder = owner._modules.get(leaf)
+        if type(holder) in (nn.Module, type(None)):
+            for name, tensor in holder._parameters.items() if holder else ():
+                if name not in module._parameters:  # read by another operation, under this module's path
+                    module.register_parameter(name, tensor)
             owner.add_module(leaf, module)
         return self.graph.call_module(path, args)
 

@@ -211,5 +211,5 @@ WRITERS: dict[str, Callable[[Writer, Node], Any]] = {
     **dict.fromkeys(("mean", "sum", "linalg_vector_norm"), write_reduction),
     **dict.fromkeys(("expand", "expand_as", "broadcast_to"), write_expand),
     **dict.fromkeys(table.FACTORIES, write_factory), **dict.fromkeys(table.MOVES, write_move),
-    "cat": write_concatenation, "concat": write_concatenation, "getitem": write_item,
+    "cat": write_concatenation, "concat": write_concatenation, "getitem": write_item, "pixel_unshuffle": Writer.again,
 }  # fmt: skip

@@ -132,11 +132,10 @@ def _random(state: Tensors, axes: Axes, generator: torch.Generator) -> dict[str,
 
 
 def _is_learned(name: str, axes: Axes) -> bool:
-    """Whether members hold values of their own: parameters, and statistics of units."""
+    """Whether members hold values of their own: parameters, and running statistics."""
     assert axes.traced
     program = axes.traced.program
-    carries = any(axes.of.get(name, ()))
-    return (name not in program.buffers and name not in program.outside) or carries
+    return name in axes.means | axes.variances or name not in program.buffers | program.outside
 
 
 def _double(value: Any) -> Any:
