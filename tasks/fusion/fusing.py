@@ -1,10 +1,8 @@
 """Several trained networks in, one network of any size out: trace, match, merge, recalibrate."""
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from amalgam.tasks.fusion.cost import ActivationCost
@@ -14,11 +12,14 @@ from amalgam.tasks.fusion.fitting.norms import batch_norms, recalibrate
 from amalgam.tasks.fusion.fitting.repair import repair
 from amalgam.tasks.fusion.merging import merge, support
 from amalgam.tasks.fusion.methods import Method, Refit
+from amalgam.tasks.fusion.rebuild.checks import check_members, checked_batches, checked_weights, run_once
 from amalgam.tasks.fusion.refit import refit as fit_layers
 from amalgam.tasks.fusion.unit_map import maps_of
 from amalgam.tasks.tracing.axes import Axes
 from amalgam.tasks.tracing.capture import as_rows, captured, sites
 from amalgam.tasks.tracing.trace import trace
+
+__all__ = ["activation_cost", "check_members", "checked_weights", "fuse", "refitted", "restored"]
 
 
 def fuse(
@@ -45,7 +46,7 @@ def fuse(
     shares = checked_weights(weights, len(members))
     axes = trace(members[0], example)
     check_members(members, axes)
-    batches = list(calibration) if isinstance(calibration, Iterator) else calibration
+    batches = checked_batches(calibration, axes)
     if method.fixes_gauge:
         members = [balanced(member, axes, example) for member in members]
     activations = None
@@ -53,13 +54,15 @@ def fuse(
         activations = activation_cost(members, axes, batches, within=method.needs_gram)
     method = method.prepared(members[0], example)
     matching = method(axes, [member.state_dict() for member in members], activations)
-    fused = merge(members, axes, matching.couplings(), shares)
-    if batches is None:
-        return fused
-    if refit:
+    couplings = matching.couplings()
+    fused = merge(members, axes, couplings, shares)
+    if batches is not None and refit:
         how = refit if isinstance(refit, Refit) else Refit()
-        return refitted(fused, members, axes, matching.couplings(), shares, batches, how)
-    return restored(fused, members, axes, matching.couplings(), shares, batches)
+        fused = refitted(fused, members, axes, couplings, shares, batches, how)
+    elif batches is not None:
+        fused = restored(fused, members, axes, couplings, shares, batches)
+    run_once(fused, example)
+    return fused
 
 
 def refitted(
@@ -86,9 +89,18 @@ def restored(
 ) -> nn.Module:
     """A copy of `fused` with its statistics set right on `batches`: batch norms recalibrated, or layers repaired."""
     if batch_norms(fused):
-        return recalibrate(fused, batches)
+        return recalibrate(fused, batches, _isolated(axes, couplings))
     maps = maps_of(axes, [member.state_dict() for member in members], couplings, weights)
     return repair(fused, members, axes, maps, batches)
+
+
+def _isolated(axes: Axes, couplings: Mapping[str, Coupling]) -> dict[str, Tensor]:
+    """Path of each batch norm -> (units,) bool: units that only one member has, whose statistics stay that member's."""
+    alone = {group: coupling.holds().sum(0) == 1 for group, coupling in couplings.items()}
+    result = {}
+    for name, parts in axes.join_masks(axes.means, alone).items():
+        result[name.rpartition(".")[0]] = parts
+    return result
 
 
 def activation_cost(
@@ -100,35 +112,3 @@ def activation_cost(
     for batch in batches:
         cost.update([as_rows(next(captured(m, w, [batch]))) for m, w in zip(members, where, strict=True)])
     return cost
-
-
-def checked_weights(weights: Sequence[float] | None, num_members: int) -> tuple[float, ...]:
-    """The members' weights, equal ones if None. Raises ValueError unless they are non-negative and sum to 1."""
-    if num_members < 1:
-        raise ValueError("fusion needs at least one member, got none")
-    shares = (1 / num_members,) * num_members if weights is None else tuple(float(w) for w in weights)
-    if len(shares) != num_members:
-        raise ValueError(f"give one weight per member: {num_members} members, {len(shares)} weights")
-    if not all(math.isfinite(w) and w >= 0 for w in shares) or not math.isclose(sum(shares), 1, abs_tol=1e-6):
-        raise ValueError(f"weights must be non-negative and sum to 1, got {shares} (sum {sum(shares):g})")
-    return shares
-
-
-def check_members(members: Sequence[nn.Module], axes: Axes) -> None:
-    """Raise ValueError unless all members are finite networks of the traced architecture; hidden widths may differ."""
-    layers = [{name: type(m) for name, m in member.named_modules()} for member in members]
-    outputs = []
-    for position, member in enumerate(members):
-        if layers[position] != layers[0]:
-            raise ValueError(f"member {position} is of another architecture than member 0")
-        state = member.state_dict()
-        try:
-            sizes = axes.sizes(state)
-            outputs.append([sizes[group] for group in axes.outputs])
-        except ValueError as error:
-            raise ValueError(f"member {position} is of another architecture than member 0: {error}") from error
-        bad = [name for name, t in state.items() if t.is_floating_point() and not torch.isfinite(t).all()]
-        if bad:
-            raise ValueError(f"member {position} holds NaN or infinity in {bad[0]}")
-    if any(counts != outputs[0] for counts in outputs):
-        raise ValueError(f"members must have the same number of outputs, got {outputs}")

@@ -193,7 +193,7 @@ def _improve(costs: Costs, universe: Universe, group: str, sizes: tuple[int, ...
     movers = range(num_members) if num_members > 2 else [max(range(num_members), key=lambda k: sizes[k])]
     quadratic = costs.weights is not None and costs.weights.ties_itself(group)
     visit = costs.visit(group, universe)
-    for mover in movers if universe.num_matched[group] else ():
+    for mover in movers if universe.num_matched[group] and num_members > 1 else ():
         visit = costs.visit(group, universe) if quadratic else visit  # its own matching may be what aligns its rows
         slots, others = universe.slots[group], [k for k in range(num_members) if k != mover]
         cost = visit.slots(slots, mover, others)

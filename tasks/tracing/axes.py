@@ -9,7 +9,7 @@ A parameter whose axis is a concatenation (a dense block's input, stacked query,
 *blocks*, each with whole groups on its axes; any other parameter is its own block.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -106,6 +106,18 @@ class Axes:
         """Parameters from blocks of any widths, segment after segment."""
         whole = {name: blocks[name] for name in self.of if name not in self.parts}
         return whole | {name: self.join_one(name, blocks) for name in self.layouts}
+
+    def join_masks(self, blocks: Iterable[str], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Parameter -> what `masks` says of the units along its one axis, for vectors given by their blocks."""
+        found = {}
+        for block in blocks:
+            (axis,) = self.of[block]
+            if axis is not None and axis.group in masks:
+                found[block] = masks[axis.group].repeat_interleave(axis.repeat)
+            elif axis is not None:
+                raise ValueError(f"no mask is given for {axis.group}")
+        names = {self.parts[block].parameter if block in self.parts else block for block in found}
+        return {name: self.join_one(name, found) for name in names}
 
     def parameters_of(self, group: str) -> list[tuple[str, int]]:
         """(name, axis index) of every place where the group's units appear."""

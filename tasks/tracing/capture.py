@@ -24,16 +24,34 @@ class Site:
     units: int
     repeat: int
     """Entries per unit in the layer's input (pixels, where a feature map was flattened)."""
+    axis: int = 1
+    """Where units lie in that input."""
+    entries: Tensor | None = None
+    """Those of the group, where it shares the axis with others."""
 
 
 def sites(module: nn.Module, axes: Axes) -> list[Site]:
-    """One site per hidden group, in the order of computation."""
-    sizes = axes.sizes(module.state_dict())
+    """One site per hidden group, in the order of computation.
+
+    Raises ValueError for a group that no layer reads by a weight of its own.
+    """
+    sizes, layers = axes.sizes(module.state_dict()), dict(module.named_modules())
     found = []
     for group in axes.groups:
-        name = axes.reader(group)
-        repeat = next(axis.repeat for axis in axes.of[name] if axis and axis.group == group)
-        found.append(Site(group, name.removesuffix(".weight"), sizes[group], repeat))
+        name, part = axes.reader(group), axes.parts.get(axes.reader(group))
+        place = next(i for i, axis in enumerate(axes.of[name]) if axis and axis.group == group and axis.reads)
+        layer = (part.parameter if part else name).removesuffix(".weight")
+        if not isinstance(layers.get(layer), (nn.Linear, nn.modules.conv._ConvNd)) or layer == name:
+            raise ValueError(f"activations of {group} cannot be taken: {name} is no layer's weight; use cost='weights'")
+        entries = None
+        if part is not None and (number := part.segments[place]) is not None:
+            layout = axes.layouts[part.parameter][place]
+            assert layout is not None
+            entries = torch.from_numpy(layout.segments[number].entries.ravel().copy())
+        axis = axes.of[name][place]
+        assert axis is not None
+        is_linear = isinstance(layers[layer], nn.Linear)
+        found.append(Site(group, layer, sizes[group], axis.repeat, -1 if is_linear else 1, entries))
     return found
 
 
@@ -81,12 +99,17 @@ def as_rows(activations: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _positions(x: Tensor, site: Site, grid: int) -> Tensor:
-    if x.ndim == 2:
-        return x.unflatten(1, (site.units, site.repeat))
-    if x.ndim - 2 not in ADAPTIVE_POOLS:
-        raise ValueError(f"{site.layer} reads a tensor of shape {tuple(x.shape)}; units must be its second axis")
-    pooled = x if max(x.shape[2:]) <= grid else ADAPTIVE_POOLS[x.ndim - 2](x, grid)
-    return pooled.flatten(2)
+    """(batch, units, positions) of what a layer reads."""
+    values = x.movedim(site.axis, 1)
+    if site.entries is not None:
+        values = values.index_select(1, site.entries.to(values.device))
+    places = values.ndim - 2
+    if places and site.axis == 1 and places in ADAPTIVE_POOLS:
+        values = values if max(values.shape[2:]) <= grid else ADAPTIVE_POOLS[places](values, grid)
+    elif places:  # tokens
+        values = values.flatten(2)
+        values = values if values.shape[2] <= grid**2 else F.adaptive_avg_pool1d(values, grid**2)
+    return values.unflatten(1, (site.units, site.repeat)).flatten(2)
 
 
 class UnitSummary:

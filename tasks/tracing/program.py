@@ -104,6 +104,7 @@ def record(module: nn.Module, example: Tensor | Inputs) -> Program:
                 program = torch.export.export(module, inputs, strict=False)
             except Exception as error:
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                reason += "; quantised networks are not carried: fuse before quantising" if "quant" in reason else ""
                 raise ValueError(
                     f"{type(module).__name__} could not be traced with the given example: {reason}"
                 ) from error

@@ -33,9 +33,12 @@ def repair(
     repaired = copy.deepcopy(fused).eval()
     targets = [_statistics(member, list(layers), batches) for member in members]
     for path, group in layers.items():
+        found = _statistics(repaired, [path], batches)
+        if any(path not in target for target in (*targets, found)):
+            continue  # a layer whose parameters are used without calling it
         wanted = sum(m.merge @ target[path] for m, target in zip(maps[group], targets, strict=True))
         assert isinstance(wanted, Tensor)
-        _rescale(repaired.get_submodule(path), _statistics(repaired, [path], batches)[path], wanted)
+        _rescale(repaired.get_submodule(path), found[path], wanted)
     return repaired
 
 
@@ -45,35 +48,37 @@ def _layers(axes: Axes) -> dict[str, str]:
     for group in axes.groups:
         for name, index in axes.parameters_of(group):
             axis = axes.of[name][index]
-            if axis and not axis.reads and len(axes.of[name]) > 1:
+            is_layer = name.endswith(".weight") and name not in axes.parts and index == 0
+            if is_layer and axis and not axis.reads and axis.repeat == 1 and len(axes.of[name]) > 1:
                 written[name.removesuffix(".weight")] = group
     return written
 
 
 def _statistics(module: nn.Module, paths: Sequence[str], batches: Iterable[Any]) -> dict[str, Tensor]:
     """Path -> (units, 2): mean and standard deviation before the activation; 0 and root mean square without a bias."""
-    layers = {path: module.get_submodule(path) for path in paths}
+    layers = {path: layer for path, layer in module.named_modules() if path in set(paths)}
     summaries: dict[str, UnitSummary] = {}
 
     def hook(path: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def take(_: nn.Module, __: Any, output: Tensor) -> None:
-            rows = output.movedim(1, -1).flatten(0, -2)
+        def take(layer: nn.Module, _: Any, output: Tensor) -> None:
+            rows = output.movedim(-1 if isinstance(layer, nn.Linear) else 1, -1).flatten(0, -2)
             summaries.setdefault(path, UnitSummary(rows.shape[1])).update(rows)
 
         return take
 
     handles = [layer.register_forward_hook(hook(path)) for path, layer in layers.items()]
-    was_training = module.training
+    was_training, num_batches = module.training, 0
     try:
         for batch in batches:
+            num_batches += 1
             module.eval()(inputs_of(batch))
     finally:
         module.train(was_training)
         for handle in handles:
             handle.remove()
-    if not summaries:
+    if not num_batches:
         raise ValueError("repair needs at least one calibration batch, got none")
-    return {path: _columns(summaries[path], layers[path].bias is not None) for path in paths}
+    return {path: _columns(summary, layers[path].bias is not None) for path, summary in summaries.items()}
 
 
 def _columns(summary: UnitSummary, has_bias: bool) -> Tensor:
