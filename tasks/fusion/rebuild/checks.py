@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from amalgam.tasks.fusion.coupling import Coupling
-from amalgam.tasks.fusion.merging import merged_tensors, state_of
-from amalgam.tasks.fusion.rebuild.network import write
+from amalgam.tasks.fusion.rebuild.tensors import merged_tensors, state_of
+from amalgam.tasks.fusion.rebuild.writing import write
 from amalgam.tasks.fusion.unit_map import maps_of
 from amalgam.tasks.tracing.axes import Axes
 from amalgam.tasks.tracing.capture import inputs_of

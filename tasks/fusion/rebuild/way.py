@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from amalgam.tasks.fusion.coupling import Coupling
-from amalgam.tasks.fusion.rebuild.network import write
 from amalgam.tasks.fusion.rebuild.resizing import resize
+from amalgam.tasks.fusion.rebuild.tensors import merged_tensors, state_of
+from amalgam.tasks.fusion.rebuild.writing import write
 from amalgam.tasks.fusion.unit_map import UnitMaps, maps_of
 from amalgam.tasks.tracing.axes import Axes, Blocks
 
@@ -67,10 +68,8 @@ class _Trial:
     """Two random networks of the module's shape, in double precision, and what fusing them must give."""
 
     def __init__(self, module: nn.Module, axes: Axes) -> None:
-        from amalgam.tasks.fusion.merging import merged_tensors, state_of
-
         assert axes.traced
-        self.axes, self.module, self.merged = axes, module, merged_tensors
+        self.axes, self.module = axes, module
         state, generator = state_of(module, axes), torch.Generator().manual_seed(0)
         self.states = [axes.read(_random(state, axes, generator)) for _ in range(2)]
         self.inputs = tuple(_double(value) for value in axes.traced.program.example)
@@ -98,7 +97,7 @@ class _Trial:
     def _fused(self, way: Way, states: list[Blocks], alpha: float, weights: tuple[float, ...]) -> list[Tensor]:
         couplings = {group: self._random_coupling(self.sizes[group], len(states), alpha) for group in self.axes.groups}
         maps = maps_of(self.axes, states, couplings, weights)
-        network = way(self.module, self.axes, self.merged(self.axes, states, maps), maps).double().eval()
+        network = way(self.module, self.axes, merged_tensors(self.axes, states, maps), maps).double().eval()
         with torch.no_grad():
             return _leaves(network(*self.inputs))
 
