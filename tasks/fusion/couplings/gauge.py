@@ -28,7 +28,12 @@ Pair = tuple[str, str]
 
 @torch.no_grad()
 def balanced(member: nn.Module, axes: Axes, example: Tensor | tuple[Tensor, ...]) -> nn.Module:
-    """A copy of `member` that computes the same, with every free scale of its units fixed."""
+    """A copy of `member` that computes the same, with every free scale of its units fixed.
+
+    A network whose blocks are not its own parameters (concatenations, computed weights) is given back as it is.
+    """
+    if set(axes.of) - set(member.state_dict()):
+        return member
     inputs = example if isinstance(example, tuple) else (example,)
     network = copy.deepcopy(member).eval()
     state = dict(network.state_dict())
@@ -127,5 +132,7 @@ def _is_free(
     tried = copy.deepcopy(network)
     change(tried, *arguments)
     before, after = network(*inputs), tried(*inputs)
+    if not isinstance(before, Tensor):
+        return False
     limit = TOLERANCE.get(before.dtype, 1e-2) * float(before.abs().max())
     return bool((after - before).abs().max() <= limit)
