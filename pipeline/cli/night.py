@@ -138,7 +138,7 @@ def _show(night: Night, found: Sequence[Finding], before: Sequence[Night], setti
     from amalgam.pipeline.reports.night import night_report, sentence  # here: it imports what pictures need
 
     nights = (*before, night)
-    days = [f"{each.day:%Y-%m-%d}" for each in nights]
+    days = [each.title for each in nights]
     changed = changes(before[-1].made_of, night.made_of) if before else []
     about = {"tolerance": settings.tolerance, "baseline": settings.baseline, "run": night.run}
     title, history = f"{night.name}, {night.day}", [each.metrics for each in nights]

@@ -20,9 +20,9 @@ VIM2: dict[str, dict[str, Any]] = {
     "ViM2": {},
     "ViM2, MLP channels": MLP,
     "ViM2, plain skips": FIXED,
-    "ViM2, both": MLP | FIXED,
+    "ViM2, MLP channels, plain skips": MLP | FIXED,
 }
-"""The ablation that the paper did not do: each part replaced alone, then both."""
+"""The ablation that the paper did not do: each part replaced alone, then both together."""
 MIXER = {"token_mixer": "mlp"} | MLP | FIXED
 NAMES = (*VIM2, "MLP-Mixer", "ViT")
 PATCH = 4

@@ -4,17 +4,47 @@ amalgam run few_shot --data fashion_mnist --shots 5,10,20,50 --data-root DATA
 amalgam run layered_volumes
 """
 
+from dataclasses import dataclass
 from typing import Annotated, get_args
 
 from amalgam.pipeline.engine.step import Step
-from amalgam.pipeline.experiments.flags import Floats, Ints, Texts
+from amalgam.pipeline.experiments.flags import Floats, Ints, Texts, flat, in_words
 from amalgam.pipeline.steps.comparison import COMPARISON, ComparisonConfig, MeasureConfig
 from amalgam.pipeline.steps.imaging.few_shot import FEW_SHOT, FewShotStepConfig
-from amalgam.pipeline.steps.imaging.volumes import VOLUMES, VolumesConfig
+from amalgam.pipeline.steps.imaging.volumes import VOLUMES, VOLUMES_ENSEMBLE, VolumesConfig
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.imaging.few_shot.config import METHODS, FewShotConfig, FewShotMethod
 from amalgam.tasks.imaging.volumes.config import TranslationConfig
 from amalgam.tasks.near_names import unknown_name
+
+OF_VOLUMES = (
+    MeasureConfig(name="projection_error_layer_1", heading="projection error, layer 1"),
+    MeasureConfig(name="projection_error_layer_2", heading="layer 2"),
+    MeasureConfig(name="voxel_error", heading="voxel error"),
+    MeasureConfig(name="psnr", heading="PSNR dB"),
+    MeasureConfig(name="ssim", heading="SSIM of projections"),
+)
+SECONDS_PER_VOXEL = 6e-7  # and channel of the first level, and epoch, on one core
+
+
+@dataclass(frozen=True)
+class Translation:
+    """The network that translates, and how long it is trained."""
+
+    epochs: Annotated[int, "Passes over the training volumes."] = 10
+    width: Annotated[int, "Channels of the first level of the U-Net, a multiple of 4."] = 8
+    levels: Annotated[int, "Levels of the U-Net."] = 3
+
+    def config(self, layer_weight: float) -> TranslationConfig:
+        """How it is trained with this weight of the layer loss."""
+        return TranslationConfig(
+            epochs=self.epochs,
+            batch_size=2,
+            learning_rate=5e-3,
+            layer_weight=layer_weight,
+            width=self.width,
+            levels=self.levels,
+        )
 
 
 def few_shot(
@@ -58,47 +88,43 @@ def few_shot(
     return COMPARISON(config, results=results)
 
 
+@flat
 def layered_volumes(
     *,
+    data: Annotated[str, "synthetic, or octa500:PATH for volumes in the layout of OCTA-500."] = "synthetic",
     shape: Annotated[Ints, "Depth, height and width of the volumes."] = (16, 32, 32),
     layer_weights: Annotated[Floats, "Weights of the loss on layers' projections; 0 trains on voxels alone."] = (
         0.0,
         1.0,
         10.0,
     ),
-    num_train: Annotated[int, "Training volumes."] = 24,
-    num_test: Annotated[int, "Test volumes."] = 12,
-    epochs: Annotated[int, "Passes over the training volumes."] = 10,
-    width: Annotated[int, "Channels of the first level of the U-Net, a multiple of 4."] = 8,
-    levels: Annotated[int, "Levels of the U-Net."] = 3,
-    seeds: Annotated[int, "Repetitions, each with its own volumes and weights."] = 3,
+    num_train: Annotated[int, "Training volumes, at most."] = 24,
+    num_test: Annotated[int, "Test volumes, at most."] = 12,
+    network: Translation = Translation(),
+    seeds: Annotated[int, "Repetitions, each with its own volumes and weights; their mean output is tested too."] = 3,
 ) -> Step:
     """Translate layered volumes with and without a loss on the projection of each layer (XOCT)."""
-    if len(shape) != 3 or any(side % 2 ** (levels - 1) for side in shape):
-        raise ValueError(f"shape must be three multiples of {2 ** (levels - 1)} for {levels} levels, got {shape}")
-    depth, height, breadth = shape
-    results = tuple(
-        VOLUMES(
-            VolumesConfig(
-                shape=(depth, height, breadth),
-                num_train=num_train,
-                num_test=num_test,
-                training=TranslationConfig(
-                    epochs=epochs, batch_size=2, learning_rate=5e-3, layer_weight=weight, width=width, levels=levels
-                ),
-                seed=seed,
-            )
+    unit = 2 ** (network.levels - 1)
+    if len(shape) != 3 or any(side % unit for side in shape):
+        raise ValueError(f"shape must be three multiples of {unit} for {network.levels} levels, got {shape}")
+    settings = in_words(locals())
+
+    def config(weight: float, seed: int) -> VolumesConfig:
+        depth, height, breadth = shape
+        return VolumesConfig(
+            data=data,
+            shape=(depth, height, breadth),
+            num_train=num_train,
+            num_test=num_test,
+            training=network.config(weight),
+            seed=seed,
         )
-        for weight in layer_weights
-        for seed in range(seeds)
-    )
-    settings = {"shape": str(shape), "volumes": f"{num_train} + {num_test}", "epochs": str(epochs), "seeds": str(seeds)}
-    measures = (
-        MeasureConfig(name="projection_error_layer_1", heading="projection error, layer 1"),
-        MeasureConfig(name="projection_error_layer_2", heading="layer 2"),
-        MeasureConfig(name="voxel_error", heading="voxel error"),
-        MeasureConfig(name="psnr", heading="PSNR dB"),
-        MeasureConfig(name="ssim", heading="SSIM of projections"),
-    )
-    config = ComparisonConfig(title="Layered volumes", settings=settings, measures=measures)
-    return COMPARISON(config, results=results)
+
+    voxels = num_train * network.epochs * shape[0] * shape[1] * shape[2] * network.width
+    kind = VOLUMES.expecting(SECONDS_PER_VOXEL * voxels, 300_000)
+    results: list[Step] = []
+    for weight in layer_weights:
+        members = tuple(kind(config(weight, seed)) for seed in range(seeds))
+        results += [*members, *([VOLUMES_ENSEMBLE(config(weight, 0), members=members)] if seeds > 1 else [])]
+    report = ComparisonConfig(title="Layered volumes", settings=settings, measures=OF_VOLUMES)
+    return COMPARISON(report, results=tuple(results))

@@ -32,6 +32,11 @@ class Night(BaseModel):
     findings: tuple[dict[str, Any], ...] = ()
     """What is to say of each metric."""
 
+    @property
+    def title(self) -> str:
+        """Its day, and which of the day it is."""
+        return f"{self.day:%Y-%m-%d}" + (f" ({self.number + 1})" if self.number else "")
+
     def folder(self, root: Path) -> Path:
         """Where its record and its page lie."""
         return nights_folder(root, self.name) / f"{self.day:%Y-%m-%d}-{self.number}"

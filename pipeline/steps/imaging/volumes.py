@@ -1,7 +1,8 @@
-"""Train a translation of layered volumes, and measure it on others."""
+"""Train a translation of layered volumes, measure it on others, and measure several of them as an ensemble."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pydantic import PositiveInt
 
@@ -11,12 +12,20 @@ from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.tasks.imaging.volumes.config import TranslationConfig
 from amalgam.tasks.scoring.results import Network, Result
 
+if TYPE_CHECKING:
+    from amalgam.tasks.imaging.volumes.synthetic import Volumes
+    from amalgam.tasks.imaging.volumes.unet import UNet3d
+
 TEST_SEED = 10**6  # no training volume is drawn from it
+TEST_SHARE = 0.2  # of real volumes
+MODEL, OCTA500 = "model.safetensors", "octa500:"
 
 
 class VolumesConfig(Config):
-    """One translator of synthetic volumes."""
+    """One translator of volumes."""
 
+    data: str = "synthetic"
+    """"synthetic", or "octa500:PATH"."""
     shape: tuple[PositiveInt, PositiveInt, PositiveInt]
     """Depth, height, width."""
     num_train: PositiveInt
@@ -25,35 +34,91 @@ class VolumesConfig(Config):
     seed: int
     """Draws the training volumes and the weights."""
 
+    @property
+    def identity(self) -> Network:
+        """What is measured, for the table of results."""
+        weight = self.training.layer_weight
+        method = "with layer loss" if weight else "voxels alone"
+        return Network(
+            kind="translator", method=method, settings={"layer weight": weight} if weight else {}, seed=self.seed
+        )
+
 
 def train_and_measure(config: VolumesConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
     """Errors of voxels and of each layer's projection, PSNR and SSIM, on test volumes."""
     from safetensors.torch import save_file
 
     from amalgam.pipeline.engine.resuming import resume_state, saver
-    from amalgam.pipeline.store.measures import TEST, recorded
-    from amalgam.tasks.imaging.volumes.synthetic import make_volumes
-    from amalgam.tasks.imaging.volumes.translation import measured, train_translator
+    from amalgam.tasks.imaging.volumes.translation import train_translator
 
-    volumes = make_volumes(config.num_train, config.shape, config.seed)
+    train, test = _volumes(config, work.data_root)
     network = train_translator(
-        config.training,
-        volumes,
-        config.seed,
-        log=work.log,
-        resume=resume_state(work),
-        save=saver(work),
-        device=work.device,
-    )
-    save_file(network.cpu().state_dict(), work.out / "model.safetensors")
-    numbers = measured(network, make_volumes(config.num_test, config.shape, TEST_SEED), work.device)
-    identity = Network(
-        kind="translator",
-        method="with layer loss" if config.training.layer_weight else "voxels alone",
-        settings={"layer weight": config.training.layer_weight} if config.training.layer_weight else {},
-        seed=config.seed,
-    )
+        config.training, train, config.seed,
+        log=work.log, resume=resume_state(work), save=saver(work), device=work.device,
+    )  # fmt: skip
+    save_file(network.cpu().state_dict(), work.out / MODEL)
+    return _recorded(config.identity, [network], test, work)
+
+
+def measure_ensemble(config: VolumesConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
+    """The same of the mean output of the translators in `members`, which differ by their seeds."""
+    from safetensors.torch import load_file
+
+    from amalgam.tasks.imaging.volumes.translation import translator
+
+    networks = [translator(config.training, 0) for _ in inputs["members"]]
+    for network, folder in zip(networks, inputs["members"], strict=True):
+        network.load_state_dict(load_file(folder / MODEL))
+    identity = config.identity.model_copy(update={"kind": "ensemble", "method": f"{config.identity.method}, ensemble"})
+    return _recorded(identity, networks, _volumes(config, work.data_root)[1], work)
+
+
+def _recorded(identity: Network, networks: "Sequence[UNet3d]", test: "Volumes", work: Workspace) -> Metrics:
+    from amalgam.pipeline.store.measures import TEST, recorded
+    from amalgam.tasks.imaging.volumes.translation import measured
+
+    numbers = measured(networks, test, work.device)
     return recorded([Result(identity, TEST, None, name, value) for name, value in numbers.items()], work.out)
 
 
-VOLUMES = Kind("volumes", train_and_measure, VolumesConfig, expect=Expect(60, 300_000))
+def _volumes(config: VolumesConfig, data_root: Path | None) -> "tuple[Volumes, Volumes]":
+    """Training and test volumes."""
+    from amalgam.tasks.imaging.volumes.octa500 import read_volumes, split_ids
+    from amalgam.tasks.imaging.volumes.synthetic import make_volumes
+
+    if not config.data.startswith(OCTA500):
+        train = make_volumes(config.num_train, config.shape, config.seed)
+        return train, make_volumes(config.num_test, config.shape, TEST_SEED)
+    root = _folder(config, data_root)
+    train_ids, test_ids = split_ids(root, TEST_SHARE)
+    return (
+        read_volumes(root, train_ids[: config.num_train], config.shape),
+        read_volumes(root, test_ids[: config.num_test], config.shape),
+    )
+
+
+def _folder(config: VolumesConfig, data_root: Path | None) -> Path:
+    return (data_root or Path()) / Path(config.data.removeprefix(OCTA500)).expanduser()
+
+
+def check_volumes(config: VolumesConfig, data_root: Path | None) -> None:
+    """Raise ValueError unless the volumes are there."""
+    if config.data.startswith(OCTA500):
+        if not (folder := _folder(config, data_root)).is_dir():
+            raise ValueError(f"there is no folder {folder}: give octa500:PATH, relative to --data-root or absolute")
+    elif config.data != "synthetic":
+        raise ValueError(f"--data is synthetic or octa500:PATH, got {config.data!r}")
+
+
+def check_whole(config: VolumesConfig, data_root: Path | None) -> None:
+    """Raise ValueError unless every volume is whole."""
+    if config.data.startswith(OCTA500):
+        from amalgam.tasks.imaging.volumes.octa500 import split_ids
+
+        split_ids(_folder(config, data_root), TEST_SHARE)
+
+
+VOLUMES = Kind(
+    "volumes", train_and_measure, VolumesConfig, check=check_volumes, slow_check=check_whole, expect=Expect(60, 300_000)
+)
+VOLUMES_ENSEMBLE = Kind("volumes_ensemble", measure_ensemble, VolumesConfig, expect=Expect(5, 10_000))

@@ -5,6 +5,7 @@
 The adversarial and perceptual terms of the paper are left out: they need discriminators, and weights of VGG.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -51,15 +52,19 @@ def train_translator(
 
 
 @torch.no_grad()
-def measured(network: UNet3d, volumes: Volumes, device: str = "cpu") -> dict[str, float]:
-    """Mean absolute error and PSNR of voxels, SSIM of the projections, and the error of each layer's projection."""
+def measured(networks: Sequence[UNet3d], volumes: Volumes, device: str = "cpu") -> dict[str, float]:
+    """Of the mean output of networks: error and PSNR of voxels, SSIM and errors of the layers' projections.
+
+    Errors are mean absolute differences.
+    """
     from torchmetrics.functional.image import (  # here: it costs seconds
         peak_signal_noise_ratio,
         structural_similarity_index_measure,
     )
 
-    network = network.to(device).eval()
-    found = torch.cat([network(volumes[slice(i, i + 1)].structure.to(device)).cpu() for i in range(len(volumes))])
+    networks = [network.to(device).eval() for network in networks]
+    one_by_one = [volumes[slice(place, place + 1)].structure.to(device) for place in range(len(volumes))]
+    found = torch.cat([torch.stack([network(each) for network in networks]).mean(0).cpu() for each in one_by_one])
     errors = projection_errors(found, volumes.flow, volumes.layers)[1:]
     first, second = (project(each, volumes.layers)[:, 1:] for each in (found, volumes.flow))
     return {

@@ -1,9 +1,15 @@
 """Layered volumes: projections are masked means, windows are stitched whole, the layer loss does what it is for."""
 
+import shutil
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from scipy.io import savemat
 
 from amalgam.tasks.imaging.volumes.config import TranslationConfig
+from amalgam.tasks.imaging.volumes.octa500 import read_volumes, split_ids
 from amalgam.tasks.imaging.volumes.projection import one_hot_layers, project, projection_errors, projection_loss
 from amalgam.tasks.imaging.volumes.synthetic import make_volumes
 from amalgam.tasks.imaging.volumes.translation import measured, train_translator, translator
@@ -118,7 +124,46 @@ def test_training_halves_the_error_of_voxels():
         make_volumes(8, SHAPE, seed=0),
         TranslationConfig(epochs=6, width=4, levels=2, batch_size=1, learning_rate=1e-2),
     )
-    before = measured(translator(config, 0), volumes)
-    after = measured(train_translator(config, volumes, seed=0), volumes)
+    before = measured([translator(config, 0)], volumes)
+    after = measured([train_translator(config, volumes, seed=0)], volumes)
     assert after["voxel_error"] < 0.5 * before["voxel_error"]
     assert after["psnr"] > before["psnr"]
+
+
+def octa500(root, count=3, depth=20, scans=6, width=8):
+    """Volumes in the layout of OCTA-500 whose layers and grey levels are known."""
+    for number in range(10001, 10001 + count):
+        for part, grey in (("OCT", 40), ("OCTA", 200)):
+            folder = root / part / str(number)
+            folder.mkdir(parents=True)
+            for scan in range(1, scans + 1):
+                Image.fromarray(np.full((depth, width), grey + scan, np.uint8)).save(folder / f"{scan}.bmp")
+        surfaces = np.tile(np.array([2, 4, 8, 10, 12, 14])[:, None, None], (1, scans, width))
+        (root / "GT_Layers").mkdir(exist_ok=True)
+        savemat(root / "GT_Layers" / f"{number}.mat", {"Layer": surfaces})
+    return root
+
+
+def test_volumes_of_octa_500_are_read_as_they_lie(tmp_path):
+    train, test = split_ids(octa500(tmp_path), 0.2)
+    assert (train, test) == (["10001", "10002"], ["10003"])
+    volumes = read_volumes(tmp_path, train, (20, 6, 8))
+    assert volumes.layers.sum(2)[:, :, 0, 0].tolist() == [[8, 6, 6]] * 2
+    torch.testing.assert_close(volumes.structure[0, 0, 0, :, 0], torch.arange(41, 47) / 127.5 - 1)
+    torch.testing.assert_close(volumes.flow[1, 0, 5, :, 3], torch.arange(201, 207) / 127.5 - 1)
+    assert read_volumes(tmp_path, test, (8, 4, 4)).flow.shape == (1, 1, 8, 4, 4)
+
+
+@pytest.mark.parametrize("missing", ["OCT", "OCTA/10002", "GT_Layers/10001.mat"])
+def test_volumes_that_are_not_whole_are_refused_by_name(tmp_path, missing):
+    path = octa500(tmp_path) / missing
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(ValueError, match=missing.split("/")[-1]):
+        split_ids(tmp_path, 0.2)
+
+
+def test_an_ensemble_is_no_worse_than_its_members_on_average():
+    volumes, config = make_volumes(4, SHAPE, seed=0), TranslationConfig(width=4, levels=2)
+    networks = [translator(config, seed) for seed in range(3)]
+    alone = [measured([network], volumes)["voxel_error"] for network in networks]
+    assert measured(networks, volumes)["voxel_error"] <= sum(alone) / 3 + 1e-6
