@@ -7,10 +7,11 @@ Encoders are merged; every task keeps a head that was fitted on the base's featu
 tries the same scales on validation images; the table shows test accuracy, on average and on the worst task, over seeds.
 """
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from amalgam.pipeline.engine.step import Step
-from amalgam.pipeline.experiments.flags import Floats, Ints, Texts
+from amalgam.pipeline.experiments.flags import Floats, Ints, Texts, flat
 from amalgam.pipeline.experiments.merging.graph import MergingRecipe, merging_graph
 from amalgam.pipeline.steps.merging.statistics import Estimator
 from amalgam.tasks.data.catalogue import KNOWN, DataSpec
@@ -19,72 +20,86 @@ from amalgam.tasks.models.spec import ModelSpec
 from amalgam.tasks.training.config import TrainConfig
 
 Estimators = tuple[Estimator, ...]
+TASKS = (
+    "digits",
+    "digits+turn1",
+    "digits+turn2",
+    "digits+mirrored",
+    "digits+inverted",
+    "digits+turn3+inverted",
+)
 
 
+@dataclass(frozen=True)
+class Base:
+    """The common start: a network, and the data set that it is trained on."""
+
+    base: Annotated[str, "Data set that the common start is trained on."] = "digits"
+    num_classes: Annotated[int | None, "Its classes, if it is not known by name."] = None
+    image_size: Annotated[int | None, "Side of all pictures, in pixels; default: the base's own."] = None
+    channels: Annotated[int, "Channels of a base that is not known by name."] = 3
+    model: Annotated[str, "Network: mlp, vgg11, resnet18, timm:NAME or torchvision:NAME."] = "mlp"
+    width: Annotated[float | None, "Multiplier of the channels of vgg11 and resnet18."] = None
+    widths: Annotated[Ints, "Units of each hidden layer of an mlp; default: 128 twice."] = ()
+    base_epochs: Annotated[int, "Passes over the base's training images."] = 30
+
+    @property
+    def data(self) -> DataSpec:
+        """The data set."""
+        return DataSpec(name=self.base, image_size=self.image_size)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The network."""
+        widths = self.widths or ((128, 128) if self.model == "mlp" else None)
+        options = {name: value for name, value in (("width", self.width), ("widths", widths)) if value is not None}
+        return base_model(self.model, self.data, self.num_classes, self.channels, options)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What merge methods are tried with, and the statistics that some of them read."""
+
+    scales: Annotated[Floats, "Factors on merged task vectors that are tried."] = (
+        *(step / 10 for step in range(1, 11)), 1.2, 1.5, 2.0,
+    )  # fmt: skip
+    rank: Annotated[int | None, "Singular vectors of each task in TSV-M and EpiMer; default: as many as fit."] = None
+    density: Annotated[float, "Share of entries that sparse methods keep."] = 0.2
+    estimators: Annotated[Estimators, "Of Fisher information: exact, sampled, empirical, batch."] = ("exact", "batch")
+    rows: Annotated[int, "Training images of each task that statistics are of."] = 512
+    shards: Annotated[int, "Parts in which they are staged."] = 2
+
+
+@flat
 def multi_task_merging(
     *,
-    base: Annotated[str, "Data set that the common start is trained on."] = "digits",
-    num_classes: Annotated[int | None, "Its classes, if it is not known by name."] = None,
-    image_size: Annotated[int | None, "Side of all pictures, in pixels; default: the base's own."] = None,
-    channels: Annotated[int, "Channels of a base that is not known by name."] = 3,
-    tasks: Annotated[Texts, "Data sets, each perhaps changed: digits+turn1+mirrored+inverted."] = (
-        "digits",
-        "digits+turn1",
-        "digits+turn2",
-        "digits+mirrored",
-        "digits+inverted",
-        "digits+turn3+inverted",
-    ),
-    model: Annotated[str, "Network: mlp, vgg11, resnet18, timm:NAME or torchvision:NAME."] = "mlp",
-    width: Annotated[float | None, "Multiplier of the channels of vgg11 and resnet18."] = None,
-    widths: Annotated[Ints, "Units of each hidden layer of an mlp; default: 128 twice."] = (),
+    start: Base = Base(),
+    tasks: Annotated[Texts, "Data sets, each perhaps changed: digits+turn1+mirrored+inverted."] = TASKS,
     seeds: Annotated[int, "Repetitions, each with its own base."] = 3,
-    base_epochs: Annotated[int, "Passes over the base's training images."] = 30,
     epochs: Annotated[int, "Passes over each task's training images; validation chooses the one to keep."] = 30,
     batch_size: Annotated[int, "Images per step."] = 64,
     learning_rate: Annotated[float, "Highest learning rate of the base, by Adam."] = 1e-3,
     finetune_learning_rate: Annotated[float, "Highest learning rate on the tasks."] = 1e-3,
     validation_share: Annotated[float, "Share of training images held out to choose epochs and merges by."] = 0.2,
-    scales: Annotated[Floats, "Factors on merged task vectors that are tried."] = (
-        0.1,
-        0.2,
-        0.3,
-        0.4,
-        0.5,
-        0.6,
-        0.7,
-        0.8,
-        0.9,
-        1.0,
-        1.2,
-        1.5,
-        2.0,
-    ),
-    rank: Annotated[int | None, "Singular vectors of each task in TSV-M and EpiMer; default: as many as fit."] = None,
-    density: Annotated[float, "Share of entries that sparse methods keep."] = 0.2,
-    estimators: Annotated[Estimators, "Of Fisher information: exact, sampled, empirical, batch."] = ("exact", "batch"),
-    rows: Annotated[int, "Training images of each task that statistics are of."] = 512,
-    shards: Annotated[int, "Parts in which they are staged."] = 2,
+    tried: Tried = Tried(),
 ) -> Step:
     """Fine-tune one base on several tasks and merge them by every method: accuracy on average and on the worst task."""
-    data = DataSpec(name=base, image_size=image_size)
-    options: dict[str, Any] = {"width": width, "widths": widths or ((128, 128) if model == "mlp" else None)}
-    training = TrainConfig(epochs=base_epochs, batch_size=batch_size, learning_rate=learning_rate)
+    training = TrainConfig(epochs=start.base_epochs, batch_size=batch_size, learning_rate=learning_rate)
     return merging_graph(
         MergingRecipe(
-            base=data,
+            base=start.data,
             tasks=tuple(map(TaskSpec.parse, tasks)),
-            model=base_model(model, data, num_classes, channels, {k: v for k, v in options.items() if v is not None}),
+            model=start.spec,
             pretraining=training,
             finetuning=training.model_copy(update={"epochs": epochs, "learning_rate": finetune_learning_rate}),
             seeds=seeds,
             validation_share=validation_share,
-            scales=scales,
-            rank=rank,
-            density=density,
-            estimators=estimators,
-            num_rows=rows,
-            num_shards=shards,
+            scales=tried.scales,
+            rank=tried.rank,
+            density=tried.density,
+            estimators=tried.estimators,
+            num_rows=tried.rows,
+            num_shards=tried.shards,
         )
     )
 

@@ -1,0 +1,157 @@
+"""The flags of fusion experiments in groups: pictures, networks, members, their training, how they are fused."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from amalgam.pipeline.experiments.flags import (
+    FirstSeed,
+    Floats,
+    Ints,
+    LabelSmoothing,
+    Precision,
+    Texts,
+)
+from amalgam.pipeline.experiments.fusion.matching_methods import NAMES, budgets, matching_methods
+from amalgam.pipeline.steps.fusion.activations import StageDtype
+from amalgam.pipeline.steps.fusion.rivals import RIVALS, RivalName
+from amalgam.tasks.data.catalogue import FOLDER_IMAGE_SIZE, KNOWN, DataSpec
+from amalgam.tasks.data.splits import ClassSplit, GeneralSpecialist, Shared, Split
+from amalgam.tasks.fusion.methods import Cost, Method
+from amalgam.tasks.models.spec import Activation, ModelSpec
+from amalgam.tasks.near_names import unknown_name
+from amalgam.tasks.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Which labelled images."""
+
+    data: Annotated[
+        str, "Data set: a name such as mnist, torchvision:NAME, npz:PATH, imagefolder:PATH or file.py:FUNCTION."
+    ] = "digits"
+    image_size: Annotated[int | None, "Side in pixels that images are resized to; default: the data set's own."] = None
+    num_classes: Annotated[int | None, "Classes of a data set that is not known by name."] = None
+    channels: Annotated[int, "Channels of a data set that is not known by name: 1 if its pictures are grey."] = 3
+
+    @property
+    def spec(self) -> DataSpec:
+        """The data set."""
+        return DataSpec(name=self.data, image_size=self.image_size)
+
+
+@dataclass(frozen=True)
+class Network:
+    """The architecture of all members."""
+
+    model: Annotated[str, "Network: mlp, vgg11, resnet18, timm:NAME, torchvision:NAME or file.py:CLASS."] = "mlp"
+    width: Annotated[float | None, "Multiplier of the channels of vgg11 and resnet18."] = None
+    widths: Annotated[Ints, "Units of each hidden layer of an mlp."] = ()
+    activation: Annotated[Activation | None, "Activation of mlp, vgg11 and resnet18."] = None
+    bias: Annotated[bool | None, "Whether layers of mlp, vgg11 and resnet18 have biases."] = None
+    batch_norm: Annotated[bool | None, "Whether vgg11 has batch norm."] = None
+
+    def spec(self, pictures: Pictures) -> ModelSpec:
+        """The network for those pictures. Raises ValueError if their classes are not known."""
+        given = vars(self) | {"widths": self.widths or None}
+        options = {name: value for name, value in given.items() if name != "model" and value is not None}
+        data = pictures.spec
+        if data.name in KNOWN:
+            return ModelSpec(name=self.model, num_classes=data.num_classes, in_shape=data.in_shape, options=options)
+        if pictures.num_classes is None:
+            raise ValueError(f"give --num-classes: how many classes {data.name!r} has is not known before it is read")
+        side = data.image_size or FOLDER_IMAGE_SIZE
+        shape = (pictures.channels, side, side)
+        return ModelSpec(name=self.model, num_classes=pictures.num_classes, in_shape=shape, options=options)
+
+
+@dataclass(frozen=True)
+class Members:
+    """How many members there are, and who sees what."""
+
+    members: Annotated[int, "Networks trained per seed and fused into one."] = 2
+    seeds: Annotated[int, "Repetitions, each with its own members and data shares, for means and deviations."] = 3
+    first_seed: FirstSeed = 0
+    split: Annotated[
+        Literal["class_split", "general_specialist", "shared"],
+        "Who sees what: each member at home in some classes, one without a class and one specialist, or all the same.",
+    ] = "shared"
+    other: Annotated[float, "Under class_split, share of each foreign class that a member sees."] = 0.03
+    special_class: Annotated[int, "Under general_specialist, the class that only the specialist sees."] = 4
+    validation_share: Annotated[float, "Share of the training split held out to choose epochs by."] = 0.1
+
+    @property
+    def shares(self) -> Split:
+        """The split as a value."""
+        if self.split == "class_split":
+            return ClassSplit(other=self.other)
+        return GeneralSpecialist(special_class=self.special_class) if self.split == "general_specialist" else Shared()
+
+
+@dataclass(frozen=True)
+class MemberTraining:
+    """How members are trained, beside what all experiments choose."""
+
+    optimizer: Annotated[Literal["adam", "adamw", "sgd"], "Optimiser, as in torch.optim."] = "adam"
+    momentum: Annotated[float, "Momentum of sgd."] = 0.0
+    schedule: Annotated[Literal["constant", "cosine"], "Learning rate over time, after the warm-up."] = "constant"
+    warmup_epochs: Annotated[float, "Epochs in which the learning rate rises from 0."] = 0.0
+    label_smoothing: LabelSmoothing = 0.0
+    augment: Annotated[Literal["none", "crop_flip"], "Random shifts and mirror images."] = "none"
+    precision: Precision = "fp32"
+    clip_norm: Annotated[float | None, "Largest norm of the gradient."] = None
+
+
+@dataclass(frozen=True)
+class Matchings:
+    """How members are matched and fused."""
+
+    methods: Annotated[
+        Texts, f"How units are matched: {', '.join(NAMES)}, or a user-supplied file.py:Class, at every alpha it has."
+    ] = ("Identity", "PartialOT", "Ward", "SpreadPruning")
+    alphas: Annotated[Floats, "Shares of each layer's units that stay alone: 0 fuses all, 1 is the ensemble."] = (
+        0.0,
+        0.2,
+        0.4,
+        0.5,
+        0.6,
+        0.8,
+        1.0,
+    )
+    cost: Annotated[Cost, "What makes units similar."] = "weights"
+    flops: Annotated[
+        Texts, "Budgets of operations, as multiples of one member's, such as 1.3x: layers share them."
+    ] = ()
+    rivals: Annotated[Texts, f"Networks of one member's size to compare with: {', '.join(RIVALS)}; or none."] = RIVALS
+    first_weight: Annotated[Floats, "Weights of the first member, a curve each; default: all weigh the same."] = ()
+    probe_rows: Annotated[int, "Unlabelled training images that fusion and distillation may see."] = 1000
+    grid: Annotated[int, "Feature maps are staged at grid x grid positions."] = 2
+    stage_dtype: Annotated[StageDtype, "How activations are stored."] = "float32"
+
+    @property
+    def chosen_methods(self) -> tuple[Method, ...]:
+        """Every method at every alpha it has, and a budget for each limit."""
+        return matching_methods(self.methods, self.alphas, self.cost) + budgets(self.flops, self.cost)
+
+    @property
+    def chosen_rivals(self) -> tuple[RivalName, ...]:
+        """The rivals as named; none of them for `none`. Raises ValueError for an unknown name."""
+        for name in self.rivals:
+            if name not in (*RIVALS, "none"):
+                raise unknown_name("rival", name, RIVALS)
+        return tuple(name for name in RIVALS if name in self.rivals)
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """How fused networks are trained a little more."""
+
+    finetune_share: Annotated[float, "Share of the training split to fine-tune fused networks on; 0: none."] = 0.0
+    finetune_epochs: Annotated[int, "Passes over those images."] = 10
+    finetune_learning_rate: Annotated[float | None, "Highest learning rate there; default: that of training."] = None
+
+    def after(self, training: TrainConfig) -> TrainConfig:
+        """The training of members, as it is for fused networks."""
+        rate = self.finetune_learning_rate or training.learning_rate
+        return TrainConfig(
+            **{**training.model_dump(), "epochs": self.finetune_epochs, "learning_rate": rate, "warmup_epochs": 0.0}
+        )
