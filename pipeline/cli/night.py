@@ -95,9 +95,13 @@ def run_night(name: str, experiment: Experiment, arguments: dict[str, Any], sett
 
 
 def _locked(
-    title: str, name: str, experiment: Experiment, arguments: dict[str, Any], settings: NightSettings,
+    title: str,
+    name: str,
+    experiment: Experiment,
+    arguments: dict[str, Any],
+    settings: NightSettings,
     tolerances: Sequence[Tolerance],
-) -> int:  # fmt: skip
+) -> int:
     today, before = datetime.now().date(), read_nights(settings.root, title)
     of_today = [night for night in before if night.day == today]
     if of_today and not settings.again and settings.seed is None:

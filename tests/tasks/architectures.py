@@ -216,7 +216,7 @@ ARCHITECTURES: dict[str, tuple[Make, tuple[int, ...]]] = {
     "scalars": (Scalars, (3, 8, 8)),
     "weight_norm_mlp": (weight_norm_mlp, (6,)),
     "cosine_head": (CosineHead, (6,)),
-}  # fmt: skip
+}
 """Name -> how to build it, and the shape of one input; those that read words take whole numbers below 20."""
 
 WORDS = ("bert", "lstm", "gru", "tied_words")

@@ -58,9 +58,14 @@ def explain(request: Request, material: Material, folder: Path) -> NamedExplanat
     found = _look(request, material, networks, by, folder)
     names, atom_names = (_names(material, found.alive, directions) for directions in (found.directions, by.atoms))
     explanation = NamedExplanation(
-        request.title, about.class_names, tuple(domain.name for domain in material.domains), found, names, atom_names,
+        request.title,
+        about.class_names,
+        tuple(domain.name for domain in material.domains),
+        found,
+        names,
+        atom_names,
         None if names is None or material.truth is None else shown(found.meaning, material.truth, names.words),
-    )  # fmt: skip
+    )
     write_tables(explanation, folder)
     album = Album(explanation, partial(_pixels, material), partial(_part, material, networks[1], by))
     explanation_report(album, _settings(request, material, about)).write(folder)

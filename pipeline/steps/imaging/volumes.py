@@ -53,9 +53,14 @@ def train_and_measure(config: VolumesConfig, inputs: Mapping[str, Any], work: Wo
 
     train, test = _volumes(config, work.data_root)
     network = train_translator(
-        config.training, train, config.seed,
-        log=work.log, resume=resume_state(work), save=saver(work), device=work.device,
-    )  # fmt: skip
+        config.training,
+        train,
+        config.seed,
+        log=work.log,
+        resume=resume_state(work),
+        save=saver(work),
+        device=work.device,
+    )
     save_file(network.cpu().state_dict(), work.out / MODEL)
     return _recorded(config.identity, [network], test, work)
 

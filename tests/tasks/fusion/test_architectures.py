@@ -17,8 +17,21 @@ from tests.tasks.architectures import ARCHITECTURES, example_of, member_of
 EXACT = 1e-9  # relative: far above rounding in double precision, far below any error
 REFUSED = {"mixer_s32_224": "positions"}
 """Architecture -> what its refusal says."""
-FAST = ("transformer_encoder", "bert", "unet", "group_norm_resnet", "lstm", "gru", "weight_norm_mlp", "cosine_head",
-        "open_clip_vit", "tied_words", "padded_shortcut", "pixel_shuffle", "scalars")  # fmt: skip
+FAST = (
+    "transformer_encoder",
+    "bert",
+    "unet",
+    "group_norm_resnet",
+    "lstm",
+    "gru",
+    "weight_norm_mlp",
+    "cosine_head",
+    "open_clip_vit",
+    "tied_words",
+    "padded_shortcut",
+    "pixel_shuffle",
+    "scalars",
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries' own code
 each_network = pytest.mark.parametrize(
