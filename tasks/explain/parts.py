@@ -1,14 +1,23 @@
-"""Parts of an image: dispersed seeds among its patches, the cells around them, and features pooled by cell.
+"""Parts of an image, and which of them a latent reads: the one without which it loses most of its activation.
+
+Parts are cells around dispersed seeds among the patches of a grid:
 
     c_1 random;  c_(j+1) = argmax_x min_(i<=j) |x - c_i|^2;  cell(x) = argmin_j |x - c_j|^2
 
-Farthest-point sampling and its Voronoi cells, as in the background proxies of Zhang et al. (2022), FPTrans.
+Farthest-point sampling and its Voronoi cells, as in the background proxies of Zhang et al. (2022), FPTrans. Hiding a
+part means giving it the image's mean colour, so any encoder can be asked, with or without tokens of its own (occlusion,
+Zeiler and Fergus 2014).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
+
+GRID = 8  # patches along a side that parts are made of
+NUM_PARTS = 6
 
 
 @dataclass(frozen=True)
@@ -50,3 +59,51 @@ def parts_of(points: Tensor, num_parts: int, generator: torch.Generator) -> Part
 def grid_points(height: int, width: int) -> Tensor:
     """Coordinates (height * width, 2) of the patches of an image, row by row."""
     return torch.cartesian_prod(torch.arange(height), torch.arange(width)).reshape(-1, 2)
+
+
+@dataclass(frozen=True)
+class ReadPart:
+    """One part of an image."""
+
+    mask: Tensor
+    """(height, width) of bool."""
+    share: float
+    """Share of the latent's activation that is lost without the part; at most 1 where it stays active, 0 at least."""
+
+
+@torch.no_grad()
+def read_part(
+    activations: Callable[[Tensor], Tensor], image: Tensor, latent: int, num_parts: int = NUM_PARTS, seed: int = 0
+) -> ReadPart:
+    """The part of an image (channels, height, width) that a latent reads most.
+
+    `activations` maps images (n, channels, height, width) to activations (n, num_latents). Raises ValueError if the
+    latent is not active in the image.
+    """
+    masks = part_masks(image.shape[1], image.shape[2], num_parts, seed).to(image.device)
+    mean = image.mean((1, 2), keepdim=True)
+    hidden = torch.where(masks[:, None], mean, image)
+    whole, *without = activations(torch.cat([image[None], hidden]))[:, latent].tolist()
+    if whole <= 0:
+        raise ValueError(f"latent {latent} is not active in this image: no part of it is read")
+    lost = [max(0.0, whole - value) / whole for value in without]
+    most = max(range(len(lost)), key=lost.__getitem__)
+    return ReadPart(masks[most].cpu(), min(1.0, lost[most]))
+
+
+def part_masks(height: int, width: int, num_parts: int, seed: int = 0) -> Tensor:
+    """A partition (parts, height, width) of an image's pixels, as bool."""
+    rows, columns = min(GRID, height), min(GRID, width)
+    cells = parts_of(grid_points(rows, columns), num_parts, torch.Generator().manual_seed(seed)).cells
+    pixels = interpolate(cells.reshape(1, 1, rows, columns).float(), (height, width), mode="nearest")[0, 0].long()
+    return torch.stack([pixels == part for part in range(int(cells.max()) + 1)])
+
+
+def outlined(pixels: Tensor, mask: Tensor, colour: tuple[int, int, int]) -> Tensor:
+    """The image, uint8 (channels, height, width), as RGB with the border of a part drawn inside of it."""
+    around = torch.nn.functional.pad(mask[None, None].float(), (1, 1, 1, 1))
+    inner = -torch.nn.functional.max_pool2d(-around, 3, stride=1)[0, 0] > 0
+    border = mask & ~inner
+    rgb = pixels.expand(3, -1, -1).clone()
+    rgb[:, border] = torch.tensor(colour, dtype=torch.uint8)[:, None]
+    return rgb

@@ -21,8 +21,8 @@ from amalgam.tasks.explain.comparison import Comparison
 from amalgam.tasks.explain.explanation import Explainer, Explanation
 from amalgam.tasks.explain.latents import pixel_embedding
 from amalgam.tasks.explain.names import Names, embed, name_latents, shown
+from amalgam.tasks.explain.parts import ReadPart, read_part
 from amalgam.tasks.explain.vocabulary import Concept, Truth
-from amalgam.tasks.explain.where import ReadPart, read_part
 from amalgam.tasks.sae.autoencoder import unit_norm
 from amalgam.tasks.sae.config import FeatureInfo
 

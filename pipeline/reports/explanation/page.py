@@ -14,7 +14,7 @@ from amalgam.pipeline.reports.explanation.sentences import headline, number_text
 from amalgam.pipeline.reports.explanation.tables import NamedExplanation
 from amalgam.tasks.explain.flips import KINDS, FlipGroup
 from amalgam.tasks.explain.latents import LatentTable
-from amalgam.tasks.explain.where import ReadPart, outlined
+from amalgam.tasks.explain.parts import ReadPart, outlined
 
 STEM = "explanation"
 MOST_LATENTS, MOST_GROUPS, STRIP = 20, 6, 8  # latents, flip groups of a kind and images of a latent that are shown

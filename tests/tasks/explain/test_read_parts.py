@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from amalgam.tasks.explain.where import outlined, part_masks, read_part
+from amalgam.tasks.explain.parts import outlined, part_masks, read_part
 
 
 def image(seed=0):
