@@ -12,6 +12,7 @@ within it, so one objective falls whoever moves:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import combinations
 
 import numpy as np
@@ -90,10 +91,8 @@ class GroupCost:
         """(units of mover, slots) float64: what a slot costs with that unit in it, beside the units of `others`."""
         total = self.within(slots, others)[None, :]
         if self.costs.weights:
-            held = sum(self.rows[k][slots[k]] for k in others)
-            norms = sum(self.norms[k][slots[k]] for k in others)
+            held, norms = (values.sum(0) for values in self._held(slots, others))
             own = len(others) * self.norms[mover]
-            assert isinstance(held, Tensor) and isinstance(norms, Tensor)
             total = total + (own[:, None] + norms[None, :] - 2 * self.rows[mover] @ held.T).double().cpu()
         if self.costs.activations:
             rate = self.costs.rate(self.group)
@@ -101,14 +100,25 @@ class GroupCost:
             total = total + rate * torch.stack(list(pairs)).sum(0)
         return total
 
+    @cached_property
+    def _flat(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows and norms of all members' units, one after the other, and where each member begins, (members, 1)."""
+        starts = np.cumsum([0, *[len(rows) for rows in self.rows[:-1]]])
+        return torch.cat(list(self.rows)), torch.cat(list(self.norms)), torch.from_numpy(starts)[:, None]
+
+    def _held(self, slots: Tensor, members: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Rows (members, slots, entries) and norms (members, slots) of the units in each slot, in one gather."""
+        rows, norms, starts = self._flat
+        units = (slots + starts)[list(members)].to(rows.device)
+        return rows[units], norms[units]
+
     def within(self, slots: Tensor, members: Sequence[int]) -> Tensor:
         """(slots,) float64: sum of the distances between the units of `members` in each slot."""
         total = torch.zeros(slots.shape[1], dtype=torch.float64)
         if self.costs.weights and len(members) > 1:
-            norms = torch.stack([self.norms[k][slots[k]] for k in members]).double().sum(0)
-            held = torch.stack([self.rows[k][slots[k]] for k in members])
+            held, norms = self._held(slots, members)
             products = held.sum(0).square().sum(1) - held.square().sum((0, 2))
-            total += ((len(members) - 1) * norms - products.double()).cpu()
+            total += ((len(members) - 1) * norms.double().sum(0) - products.double()).cpu()
         return total + self.costs.activation_between(self.group, slots, members) if self.costs.activations else total
 
 
