@@ -74,7 +74,8 @@ def maps_of(
     apart = {g: Coupling.from_matches(torch.empty(len(each), 0, dtype=torch.long), [s[g] for s in each])
              for g in axes.isolated if g in each[0]}  # fmt: skip
     apart |= {g: Coupling(tuple(torch.tensor([k]) for k in range(len(each)))) for g in axes.isolated - set(apart)}
-    return unit_maps({**couplings, **apart}, weights, {group: each[0][group] for group in axes.outputs})
+    shared = {group: each[0][group] for group in axes.outputs} | {MEMBERS: 1}
+    return unit_maps({**couplings, **apart}, weights, shared)
 
 
 def _maps(coupling: Coupling, weights: Sequence[float]) -> list[UnitMap]:
