@@ -54,28 +54,13 @@ def fuse(
     check(described, data_root)
     shares = numbers_of(weights) if weights else None
     options = options_of(model_options)
-    from amalgam.pipeline.cli.from_files.fuse_checkpoints import (  # here, not above: it imports torch
-        Request,
-        fuse_checkpoints,
-    )
+    # Here, not above: it imports torch.
+    from amalgam.pipeline.cli.from_files.fuse_checkpoints import Request, fuse_checkpoints
 
-    rows = fuse_checkpoints(
-        Request(
-            tuple(checkpoints),
-            model,
-            options,
-            described,
-            data_root,
-            chosen,
-            shares,
-            out,
-            calibration,
-            seed,
-            device,
-            refit,
-        )
+    request = Request(
+        tuple(checkpoints), model, options, described, data_root, chosen, shares, out, calibration, seed, device, refit
     )
-    output().print(_table(rows))
+    output().print(_table(fuse_checkpoints(request)))
     say(f"fused network: {out}")
 
 
