@@ -40,8 +40,10 @@ def balanced(member: nn.Module, axes: Axes, example: Tensor | tuple[Tensor, ...]
     pairs = [pair for pair in _candidates(network, axes) if _is_free(network, inputs, _unit_variance, (axes, pair))]
     for pair in pairs:
         _unit_variance(network, axes, pair)
-    makers = {group: _makers(network, axes, group, [conv for conv, _ in pairs]) for group in axes.groups}
-    free = [group for group in axes.groups if _is_free(network, inputs, _random_scale, (axes, group, makers[group]))]
+    # Parts of tensors that several groups share are no tensors of the network: such groups keep their scales.
+    whole = [group for group in axes.groups if all(name in state for name, _ in axes.parameters_of(group))]
+    makers = {group: _makers(network, axes, group, [conv for conv, _ in pairs]) for group in whole}
+    free = [group for group in whole if _is_free(network, inputs, _random_scale, (axes, group, makers[group]))]
     for _ in range(MAX_SWEEPS):
         if max([_balance(state, axes, group, makers[group]) for group in free], default=0.0) < SETTLED:
             break
@@ -50,13 +52,15 @@ def balanced(member: nn.Module, axes: Axes, example: Tensor | tuple[Tensor, ...]
 
 def _candidates(network: nn.Module, axes: Axes) -> list[Pair]:
     """Every batch norm with the last layer before it that makes units of its group."""
-    found = []
+    found, state, paths = [], network.state_dict(), dict(network.named_modules())
     for variance in sorted(axes.variances):
         norm = variance.removesuffix(".running_var")
-        axis = axes.of[variance][0]
-        names = list(axes.of)
-        layers = [n for n in names[: names.index(variance)] if axis and _makes(axes, n, axis.group)]
-        if layers:
+        axis, names = axes.of[variance][0], [name for name in axes.of if name in state]
+        first = f"{norm}.weight" if f"{norm}.weight" in names else variance
+        layers = (
+            [n for n in names[: names.index(first)] if axis and _makes(axes, n, axis.group)] if norm in paths else []
+        )
+        if layers and layers[-1].removesuffix(".weight") in paths:
             found.append((layers[-1].removesuffix(".weight"), norm))
     return found
 
