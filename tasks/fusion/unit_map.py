@@ -55,11 +55,7 @@ def unit_maps(
     weighted by their members' weights (equally if all of those are 0).
     """
     sizes = {OUTPUT: outputs} if isinstance(outputs, int) else outputs
-    added = {
-        MEMBERS: [
-            UnitMap(torch.full((1, 1), w, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)) for w in weights
-        ]
-    }
+    added = {}
     for group, size in sizes.items():
         eye = torch.eye(size, dtype=torch.float64)
         added[group] = [UnitMap(weight * eye, eye) for weight in weights]
