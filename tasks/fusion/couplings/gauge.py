@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from amalgam.tasks.tracing.axes import Axes
 
@@ -135,8 +136,14 @@ def _is_free(
     """Whether a change leaves the outputs as they are; the network itself is not changed."""
     tried = copy.deepcopy(network)
     change(tried, *arguments)
-    before, after = network(*inputs), tried(*inputs)
-    if not isinstance(before, Tensor):
-        return False
-    limit = TOLERANCE.get(before.dtype, 1e-2) * float(before.abs().max())
-    return bool((after - before).abs().max() <= limit)
+    for before, after in zip(_outputs(network, inputs), _outputs(tried, inputs), strict=True):
+        limit = TOLERANCE.get(before.dtype, 1e-2) * float(before.abs().max())
+        if not (after - before).abs().max() <= limit:
+            return False
+    return True
+
+
+def _outputs(network: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    """Every floating tensor that a network returns, in a tuple or dictionary too."""
+    leaves = tree_leaves(network(*inputs))
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]

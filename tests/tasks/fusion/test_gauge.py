@@ -84,3 +84,24 @@ def test_a_balanced_unit_is_made_and_read_with_the_same_norm():
     for one, two in itertools.pairwise(linear):
         made = one.weight.square().sum(1) + one.bias.square()
         torch.testing.assert_close(made, two.weight.square().sum(0), rtol=1e-8, atol=0)
+
+
+class TwoHeads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.one, self.two = nn.Linear(6, 8), nn.Linear(8, 3), nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        hidden = torch.relu(self.body(x))
+        return {"one": self.one(hidden), "two": self.two(hidden)}
+
+
+def test_every_output_of_a_network_with_several_stays_as_it_is():
+    torch.manual_seed(0)
+    member, x = TwoHeads().double(), example("mlp")
+    same = balanced(member, trace(member, x), x)
+    for name, output in member(x).items():
+        torch.testing.assert_close(same(x)[name], output, **EXACT)
+    made = same.body.weight.square().sum(1) + same.body.bias.square()
+    read = same.one.weight.square().sum(0) + same.two.weight.square().sum(0)
+    torch.testing.assert_close(made, read, rtol=1e-8, atol=0)
