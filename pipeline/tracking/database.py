@@ -1,5 +1,6 @@
 """The database under a root: made whole or not at all, by one driver, and right again after its folder was moved."""
 
+import logging
 import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
@@ -48,6 +49,8 @@ def _make(database: Path) -> None:
     """Let MLflow make its tables beside the place and rename: broken off halfway they would be unusable for good."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # here, not above: it takes seconds to import
 
+    # Making tables sets up logging anew, after which a second database of the process would be announced.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     with written_whole(database) as partial:
         made = SqlAlchemyStore(sqlite_uri(partial), (database.parent / ARTIFACTS).as_uri())
         made.engine.dispose()
