@@ -1,10 +1,10 @@
-"""Train two small timm networks that each know half of the digits well, and fuse them at several sizes.
+"""Train two small timm networks, each mostly on half of the digits, and fuse them at several sizes.
 
     python examples/fuse_two_timm_networks.py
     python examples/fuse_two_timm_networks.py --model resnet18 --epochs 20
 
-Nothing is downloaded: the images are scikit-learn's handwritten digits and the networks start from random weights. With
-networks of your own only the last third matters: `fuse(members, PartialOT(alpha=...), example=..., calibration=...)`.
+Nothing is downloaded: the images are scikit-learn's handwritten digits and the networks start from random weights. For
+your own networks only the last call is needed: `fuse(members, PartialOT(alpha=...), example=..., calibration=...)`.
 """
 
 import argparse
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from amalgam import PartialOT, fuse
 
-SIDE = 32  # pixels; four poolings of a ResNet leave 2 x 2 of them
-FOREIGN = 20  # one in so many images of the classes that a member does not know well
+SIDE = 32  # pixels; a ResNet downsamples them to a feature map
+FOREIGN = 20  # a member sees one in 20 images of the other member's classes
 
 
 def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -19,7 +19,7 @@ FALSE_DISCOVERY_RATE = 0.05  # expected fraction of the listed latents that chan
 def changed_latents(folder: Path, most: int) -> pd.DataFrame:
     """The latents whose activity changed significantly over all images, by their effect on the true class's logit.
 
-    With how often each fires before and after, and its name where the explanation had words to name it by.
+    With its firing rate before and after fine-tuning and, if the explanation has names, its name.
     """
     changes = pd.read_parquet(folder / "changes.parquet").query(f"scope == 'all' and q < {FALSE_DISCOVERY_RATE}")
     latents = pd.read_parquet(folder / "latents.parquet")

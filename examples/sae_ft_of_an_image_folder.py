@@ -1,10 +1,11 @@
-"""Fine-tune a CLIP on a folder of images, plainly and by SAE-FT, and print how both do on its test images.
+"""Fine-tune a CLIP on a folder of images, plainly and with SAE-FT, and print the results on its test images.
 
     python examples/sae_ft_of_an_image_folder.py pictures --architecture ViT-B-32
     python examples/sae_ft_of_an_image_folder.py pictures --architecture ViT-B-32 --checkpoint weights.safetensors
 
 The folder has train/CLASS/picture.jpg and test/CLASS/picture.jpg; the names of the classes make the zero-shot head. The
-weights must be on this machine; a message says how to fetch them. Results are cached under --root, as of `amalgam run`.
+weights must be on this machine; if not, the error says how to download them. Results are cached
+in --root, as by `amalgam run`.
 """
 
 import argparse

@@ -41,40 +41,43 @@ REGRESSION = 3
 FIRST_DAY = date(2000, 1, 1)
 SEEDS_OF_A_DAY = 1000  # more than any night repeats
 PACKAGES = ("amalgam", "torch", "timm", "open_clip_torch", "ray", "mlflow", "numpy", "pyarrow", "POT")
-PANEL = "The night"
+PANEL = "Nightly runs"
 
 
 @dataclass(frozen=True)
 class NightSettings(Settings):
-    """What a night is compared with, beside where it runs."""
+    """The settings of a nightly run: what it is compared with, and its resources."""
 
     name: Annotated[
-        str | None, Option(rich_help_panel=PANEL, help="Which nights belong together. [default: the experiment's name]")
+        str | None, Option(rich_help_panel=PANEL, help="Name of the series of nights. [default: the experiment's name]")
     ] = None
     baseline: Annotated[
-        str | None, Option(rich_help_panel=PANEL, help="Run that every night is compared with: its key or an alias.")
+        str | None, Option(rich_help_panel=PANEL, help="Key or alias of a run that every night is compared with.")
     ] = None
     tolerance: Annotated[
         list[str],
-        Option(rich_help_panel=PANEL, metavar="METRIC=FALL", help="Fall that does not matter: accuracy=0.5pt, nll=2%."),
+        Option(rich_help_panel=PANEL, metavar="METRIC=FALL", help="Tolerated regression: accuracy=0.5pt, nll=2%."),
     ] = field(default_factory=list)
-    last: Annotated[int, Option(rich_help_panel=PANEL, min=1, help="Earlier nights that it is compared with.")] = 10
+    last: Annotated[int, Option(rich_help_panel=PANEL, min=1, help="Number of earlier nights to compare with.")] = 10
     seed: Annotated[
         int | None,
-        Option(rich_help_panel=PANEL, help="First seed. [default: by the date, so that every night is fresh]"),
+        Option(rich_help_panel=PANEL, help="First seed. [default: derived from the date]"),
     ] = None
     again: Annotated[
-        bool, Option("--again", rich_help_panel=PANEL, help="Another night on a day that has one, with other seeds.")
+        bool, Option("--again", rich_help_panel=PANEL, help="Run another night on the same day, with other seeds.")
     ] = False
     queue: Annotated[
-        bool, Option("--queue", rich_help_panel=PANEL, help="Wait for a night of this name that still runs.")
+        bool, Option("--queue", rich_help_panel=PANEL, help="Wait for a running night of the same name to end.")
     ] = False
     on_regression: Annotated[
         str | None,
-        Option(rich_help_panel=PANEL, help="Shell command for a regression; AMALGAM_VERDICT names the page."),
+        Option(
+            rich_help_panel=PANEL, help="Shell command run on a regression; AMALGAM_VERDICT is the path of the page."
+        ),
     ] = None
     promote_if_better: Annotated[
-        str | None, Option(rich_help_panel=PANEL, metavar="ALIAS", help="Alias for a night that fell nowhere and rose.")
+        str | None,
+        Option(rich_help_panel=PANEL, metavar="ALIAS", help="Alias to set if nothing regressed and a metric improved."),
     ] = None
 
 
@@ -190,7 +193,7 @@ def _concluded(night: Night, settings: NightSettings) -> int:
 
 
 def _made_of(records: Sequence[Record]) -> dict[str, str]:
-    """What a night's numbers depend on beside its seeds."""
+    """What a night's numbers depend on other than its seeds."""
     data = {
         f"data of {record.name}": str(record.metrics["data_fingerprint"])
         for record in records

@@ -12,7 +12,7 @@ from amalgam.pipeline.engine.execute import Local, Ray, Runner
 from amalgam.pipeline.engine.step import Resources, Step, ancestors, with_resources
 from amalgam.tasks.near_names import unknown_name
 
-PANEL = "Where and with what: these change no result"
+PANEL = "Resources and locations (no effect on results)"
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Settings:
     """Where a run happens; each field is an option of `run` and `plan`."""
 
     root: Annotated[
-        Path, Option(rich_help_panel=PANEL, help="Folder of all results; on a cluster, one that every machine sees.")
+        Path, Option(rich_help_panel=PANEL, help="Folder of all results; on a cluster, shared by all machines.")
     ] = Path("runs")
     data_root: Annotated[
         Path | None,
@@ -30,10 +30,10 @@ class Settings:
     ] = None
     address: Annotated[
         str | None,
-        Option(rich_help_panel=PANEL, help="Ray cluster to run on. [default: RAY_ADDRESS, else a Ray of its own]"),
+        Option(rich_help_panel=PANEL, help="Ray cluster to run on. [default: RAY_ADDRESS, else a local Ray]"),
     ] = None
     local: Annotated[
-        bool, Option("--local", rich_help_panel=PANEL, help="No Ray: one step after the other in this process.")
+        bool, Option("--local", rich_help_panel=PANEL, help="Run without Ray, one step after another in this process.")
     ] = False
     tracking_uri: Annotated[
         str | None,
@@ -45,15 +45,15 @@ class Settings:
     ] = None
     num_cpus: Annotated[
         list[str],
-        Option(rich_help_panel=PANEL, metavar="STEP=CPUS", help="CPU cores, and threads, for each step of a kind."),
+        Option(rich_help_panel=PANEL, metavar="STEP=CPUS", help="CPU cores (and threads) for each step of a kind."),
     ] = field(default_factory=list)
     num_gpus: Annotated[
         list[str],
-        Option(rich_help_panel=PANEL, metavar="STEP=GPUS", help="GPUs, 0.5 is half a one, for each step of a kind."),
+        Option(rich_help_panel=PANEL, metavar="STEP=GPUS", help="GPUs (may be fractional) for each step of a kind."),
     ] = field(default_factory=list)
     num_workers: Annotated[
         list[str],
-        Option(rich_help_panel=PANEL, metavar="STEP=PROCESSES", help="Processes that train each step of a kind."),
+        Option(rich_help_panel=PANEL, metavar="STEP=PROCESSES", help="Training processes for each step of a kind."),
     ] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -15,9 +15,9 @@ from amalgam.tasks.data.sources import CORRUPTIONS
 Floats = tuple[float, ...]
 Ints = tuple[int, ...]
 Texts = tuple[str, ...]
-LabelSmoothing = Annotated[float, "Share of the target spread over all classes."]
-FirstSeed = Annotated[int, "Number of the first repetition; the others follow it."]
-Precision = Annotated[Literal["fp32", "bf16", "fp16"], "Number format of training under autocast."]
+LabelSmoothing = Annotated[float, "Label smoothing, as in torch.nn.CrossEntropyLoss."]
+FirstSeed = Annotated[int, "Seed of the first repetition; the others count up from it."]
+Precision = Annotated[Literal["fp32", "bf16", "fp16"], "Training precision (autocast)."]
 T = TypeVar("T")
 
 
@@ -25,9 +25,9 @@ T = TypeVar("T")
 class Optimisation:
     """How networks are trained, in what all experiments choose."""
 
-    epochs: Annotated[int, "Passes over the training images; validation chooses the one to keep."] = 6
+    epochs: Annotated[int, "Passes over the training images; the best by validation is kept."] = 6
     batch_size: Annotated[int, "Images per step, over all processes."] = 128
-    learning_rate: Annotated[float, "Highest learning rate."] = 5e-4
+    learning_rate: Annotated[float, "Peak learning rate."] = 5e-4
     weight_decay: Annotated[float, "Weight decay, as in torch.optim."] = 0.1
 
 
@@ -35,9 +35,13 @@ class Optimisation:
 class Sweep:
     """What is tried of every fine-tuning method, and how one of it is chosen."""
 
-    strengths: Annotated[Floats, "The grid of lambda, the same for every method that has one."] = (30.0, 100.0, 300.0)
+    strengths: Annotated[Floats, "Grid of the regularisation strength lambda, the same for all methods."] = (
+        30.0,
+        100.0,
+        300.0,
+    )
     alphas: Annotated[
-        Floats, "Shares of the fine-tuned weights in WiSE-FT: 0 is the CLIP before, 1 after; 1 alone leaves it out."
+        Floats, "WiSE-FT weights of the fine-tuned network: 0 is the CLIP before, 1 after; only 1 omits WiSE-FT."
     ] = (0.3, 0.5, 0.7, 1.0)
     tolerance: Annotated[
         float, "Largest drop in validation accuracy (fraction) accepted when choosing a larger regularisation strength."
@@ -51,9 +55,9 @@ class Sweep:
 class Autoencoders:
     """The sparse autoencoder that features are read with."""
 
-    k: Annotated[int, "Latents that each image activates; the width of the features over 32 is usual."] = 4
+    k: Annotated[int, "Active latents per image (top-k); usual is feature width / 32."] = 4
     expansion: Annotated[float, "Latents per dimension of the features."] = 4.0
-    sae_epochs: Annotated[int, "Passes over the staged features."] = 60
+    sae_epochs: Annotated[int, "Passes over the cached features."] = 60
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Corruptions:
     corruptions: Annotated[
         Texts, f"Corruptions of the test images to test on too: all, or some of {', '.join(CORRUPTIONS)}."
     ] = ()
-    severities: Annotated[Ints, "How much to corrupt, from 1 to 5."] = (1, 3, 5)
+    severities: Annotated[Ints, "Severities of the corruptions, from 1 to 5."] = (1, 3, 5)
 
 
 def flat(experiment: Callable[..., T]) -> Callable[..., T]:

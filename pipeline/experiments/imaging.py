@@ -54,12 +54,12 @@ def few_shot(
     shots: Annotated[Ints, "Labelled images of each class, a row for each number."] = (5, 20),
     methods: Annotated[Texts, f"What is compared: {', '.join(METHODS)}."] = METHODS,
     seeds: Annotated[int, "Repetitions, each with its own labelled images and weights."] = 3,
-    unlabelled: Annotated[int, "Most images without labels."] = 5000,
+    unlabelled: Annotated[int, "Maximum number of unlabelled images."] = 5000,
     epochs: Annotated[int, "Passes of --steps steps."] = 20,
     steps: Annotated[int, "Steps in an epoch."] = 20,
     width: Annotated[int, "Channels of the first convolution of each network, a multiple of 4."] = 32,
 ) -> Step:
-    """Train classifiers on a few labels: images translated between classes (SPARSE) beside plainer ways."""
+    """Train classifiers on a few labels: image translation between classes (SPARSE) against simpler baselines."""
     for name in methods:
         if name not in get_args(FewShotMethod):
             raise unknown_name("method", name, METHODS)
@@ -93,7 +93,7 @@ def layered_volumes(
     *,
     data: Annotated[str, "synthetic, or octa500:PATH for volumes in the layout of OCTA-500."] = "synthetic",
     shape: Annotated[Ints, "Depth, height and width of the volumes."] = (16, 32, 32),
-    layer_weights: Annotated[Floats, "Weights of the loss on layers' projections; 0 trains on voxels alone."] = (
+    layer_weights: Annotated[Floats, "Weights of the loss on layers' projections; 0 trains on voxels only."] = (
         0.0,
         1.0,
         10.0,

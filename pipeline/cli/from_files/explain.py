@@ -14,20 +14,20 @@ from amalgam.tasks.data.catalogue import DataSpec, check
 
 def explain(
     before: Annotated[Path, Argument(help="Folder of the classifier before fine-tuning.")],
-    after: Annotated[Path, Argument(help="Folder of the classifier after it.")],
-    sae: Annotated[Path, Option(help="Folder of a sparse autoencoder of the features before.")],
+    after: Annotated[Path, Argument(help="Folder of the fine-tuned classifier.")],
+    sae: Annotated[Path, Option(help="Folder of a sparse autoencoder of the original features.")],
     data: Annotated[list[str], Option(help="Images: imagefolder:PATH, npz:PATH, ..., or NAME=imagefolder:PATH.")],
     out: Annotated[Path, Option(help="New folder for the page and its tables.")],
-    backbone: Annotated[Path | None, Option(help="Folder of the CLIP that both are from, to name latents by.")] = None,
+    backbone: Annotated[Path | None, Option(help="Folder of the original CLIP, to name latents.")] = None,
     words: Annotated[str | None, Option(help="Words for latents, such as dog,red. (default: the classes)")] = None,
-    template: Annotated[list[str] | None, Option(help="Sentence for words. (default: the classifier's)")] = None,
-    top: Annotated[int, Option(min=1, help="Strongest images kept of each latent.")] = 16,
+    template: Annotated[list[str] | None, Option(help="Prompt template for words. (default: the classifier's)")] = None,
+    top: Annotated[int, Option(min=1, help="Most activating images kept for each latent.")] = 16,
     batch_size: Annotated[int, Option(min=1, help="Images per forward pass.")] = 256,
     title: Annotated[str, Option(help="Headline of the page.")] = "What fine-tuning changed",
     data_root: Annotated[Path | None, Option(envvar="AMALGAM_DATA", help="Folder of the data sets.")] = None,
     device: Annotated[str, Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
-    """Say which features fine-tuning added or removed in a CLIP classifier, and which predictions they changed."""
+    """Report which features fine-tuning added or removed in a CLIP classifier, and which predictions they changed."""
     if (words or template) and not backbone:
         raise ValueError("words need a text tower: give --backbone, the folder of the CLIP that both are from")
     named = checked_names([word.strip() for word in words.split(",")]) if words else ()

@@ -25,24 +25,26 @@ def fuse(
         str, Option(help="Data: digits, mnist, cifar10, ..., torchvision:NAME, imagefolder:PATH or file.py:FUNCTION.")
     ],
     out: Annotated[Path, Option(help="New folder for config.json and model.safetensors.")],
-    alpha: Annotated[float | None, Option(help="Share of units that stay alone: 0 fuses all, 1 keeps all.")] = None,
+    alpha: Annotated[float | None, Option(help="Fraction of units left unmatched: 0 fuses all, 1 keeps all.")] = None,
     method: Annotated[
         str | None, Option(help=f"{', '.join(NAMES)}, or a user-supplied file.py:Class. [default: PartialOT]")
     ] = None,
-    flops: Annotated[str | None, Option(help="Budget of operations, times one member's, such as 1.3x.")] = None,
+    flops: Annotated[str | None, Option(help="Budget of FLOPs, as a multiple of one member's, such as 1.3x.")] = None,
     parameters: Annotated[str | None, Option(help="Budget of nonzero parameters, such as 1.2x.")] = None,
-    width: Annotated[float | None, Option(help="Units kept by clustering or pruning, times one member's.")] = None,
-    cost: Annotated[str | None, Option(help="Match units by weights, activations or both.")] = None,
+    width: Annotated[
+        float | None, Option(help="Units kept by clustering or pruning, as a multiple of one member's.")
+    ] = None,
+    cost: Annotated[str | None, Option(help="Matching cost: weights, activations or both.")] = None,
     weights: Annotated[str | None, Option(help="Weight of each member, such as 0.7,0.3. [default: equal]")] = None,
     model_options: Annotated[str, Option(help="Options of the architecture, as JSON.")] = "{}",
     image_size: Annotated[int | None, Option(help="Side of the images, in pixels. [default: the data's]")] = None,
-    calibration: Annotated[int, Option(min=0, help="Unlabelled training images to fit layers on; 0: none.")] = 512,
-    refit: Annotated[bool, Option(help="Fit layers to the ensemble; otherwise correct only statistics.")] = True,
+    calibration: Annotated[int, Option(min=0, help="Unlabelled training images to fit layers on; 0 for none.")] = 512,
+    refit: Annotated[bool, Option(help="Fit layers to the ensemble, or only correct statistics.")] = True,
     data_root: Annotated[Path | None, Option(envvar="AMALGAM_DATA", help="Folder of the data sets.")] = None,
-    seed: Annotated[int, Option(help="Chooses the calibration images.")] = 0,
+    seed: Annotated[int, Option(help="Seed of the choice of calibration images.")] = 0,
     device: Annotated[str, Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
-    """Fuse checkpoints of one architecture into one network, now."""
+    """Fuse checkpoints of one architecture into one network."""
     limits = {"flops": times(flops) if flops else None, "parameters": times(parameters) if parameters else None}
     if any(limits.values()) and alpha is not None:
         raise ValueError(

@@ -115,7 +115,7 @@ def _nonzero(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _write_origin(request: Request, weights: Sequence[float], rows: Sequence[Any], folder: Path) -> None:
-    """Say beside the weights what they were made of."""
+    """Write next to the weights what they were made from."""
     digests = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in request.checkpoints}
     origin = {
         "members": digests,

@@ -14,22 +14,35 @@ from amalgam.tasks.merging.weights.providers import MWA
 
 Checkpoints = Annotated[
     list[Path],
-    Argument(help="The common start, then the members: .safetensors, .pt state dicts, or folders as of Hugging Face."),
+    Argument(help="The base, then the members: .safetensors, .pt state dicts, or Hugging Face model folders."),
 ]
 OWN_FLAGS: dict[str, tuple[Any, Any]] = {
     "method": (Annotated[str, Option(help="Name of the merge method.")], ...),
     "out": (Annotated[Path, Option(help="New folder for the weights and merge.json.")], ...),
-    "statistics": (Annotated[Path | None, Option(help="Folder of staged statistics of the members.")], None),
-    "base": (Annotated[bool, Option(help="Whether the first of the files is the common start.")], True),
-    "space": (Annotated[Literal["product", "factors"] | None, Option(help="Where LoRA adapters are merged.")], None),
+    "statistics": (Annotated[Path | None, Option(help="Folder with the members' statistics (Fisher, Grams).")], None),
+    "base": (Annotated[bool, Option(help="Whether the first file is the base.")], True),
+    "space": (
+        Annotated[Literal["product", "factors"] | None, Option(help="Merge LoRA adapters as products or as factors.")],
+        None,
+    ),
     "adapter_rank": (Annotated[int | None, Option(min=1, help="Rank of a merged LoRA adapter.")], None),
 }
 HISTORY_FLAGS: dict[str, tuple[Any, Any]] = {
     "history": (Annotated[str | None, Option(help="CSV or MLflow run whose metric weights checkpoints (MWA).")], None),
     "metric": (Annotated[str | None, Option(help="Its metric, such as validation/nll.")], None),
-    "by": (Annotated[Literal["loss", "step", "metric"], Option(help="What is better: low, late or high.")], "loss"),
-    "penalty": (Annotated[float, Option(min=0, help="How much better checkpoints are preferred.")], 1.0),
-    "steps": (Annotated[str | None, Option(help="Step of each checkpoint. [default: the last ones]")], None),
+    "by": (
+        Annotated[
+            Literal["loss", "step", "metric"], Option(help="Prefer checkpoints by low loss, late step or high metric.")
+        ],
+        "loss",
+    ),
+    "penalty": (Annotated[float, Option(min=0, help="How strongly better checkpoints are preferred.")], 1.0),
+    "steps": (
+        Annotated[
+            str | None, Option(help="Training step of each checkpoint, such as 100,200. [default: the last ones]")
+        ],
+        None,
+    ),
     "tracking_uri": (Annotated[str | None, Option(envvar="MLFLOW_TRACKING_URI", help="MLflow server.")], None),
 }
 
@@ -62,7 +75,7 @@ def merge_command() -> Callable[..., None]:
             *(inspect.Parameter(n, keyword, annotation=a, default=d) for n, (a, d) in flags.items()),
         ]
     )
-    merge.__doc__ = "Merge networks with a common start into one, now.\n\nMethods: " + ", ".join(
+    merge.__doc__ = "Merge networks fine-tuned from one base into one network.\n\nMethods: " + ", ".join(
         kind.__name__ for kind in MERGE_METHODS
     )
     return merge

@@ -121,7 +121,7 @@ def _scaling(config: Mapping[str, Any]) -> float:
 
 
 def _write_origin(request: MergeRequest, found: Mapping[str, Any], folder: Path) -> None:
-    """Say beside the weights what they were made of."""
+    """Write next to the weights what they were made from."""
     origin = {
         "base": str(request.checkpoints[0]) if request.has_base else None,
         "members": [str(path) for path in request.members],

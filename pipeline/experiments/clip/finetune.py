@@ -74,7 +74,7 @@ class Backbone:
 class LargeTraining:
     """What matters where networks are large."""
 
-    accumulate: Annotated[int, "Parts in which a batch is computed, where it does not fit."] = 1
+    accumulate: Annotated[int, "Gradient accumulation steps per batch."] = 1
     warmup_steps: Annotated[int, "Steps in which the learning rate rises."] = 500
     label_smoothing: LabelSmoothing = 0.0
     precision: Precision = "bf16"
@@ -106,7 +106,7 @@ class Tested:
     tests: Annotated[Texts, "Which of the suite's test sets; default: all."] = ()
     forgetting: Annotated[Texts, "Sets of other classes to test too, such as cifar100,dtd."] = ()
     skip_damaged: Annotated[bool, "Leave out pictures that cannot be decoded, and count them."] = False
-    validation_share: Annotated[float, "Share of the training pictures held out for every choice."] = 0.02
+    validation_share: Annotated[float, "Fraction of the training images held out for model selection."] = 0.02
     anchor_data: Annotated[str | None, "Unlabelled pictures for the methods that use them: imagefolder:PATH."] = None
 
     def opened(self, backbone: Backbone, corrupted: Corruptions, root: Path | None) -> "_Opened":
@@ -134,10 +134,10 @@ def clip_finetune(
     large: LargeTraining = LargeTraining(),
     autoencoders: Autoencoders = Autoencoders(k=16, sae_epochs=50),
     anchors: AnchorFlag = "views",
-    parts: Annotated[int, "Shares of the pictures that are encoded side by side."] = 1,
+    parts: Annotated[int, "Shards of the images that are encoded in parallel."] = 1,
     assumed_tflops: Annotated[float, "Speed of a worker in TFLOP/s, for plan's guess of the time."] = 60.0,
 ) -> Step:
-    """Fine-tune a CLIP on real pictures, penalise feature drift, and see on shifts and other classes what it lost."""
+    """Fine-tune a CLIP on real images with penalties on feature drift; test on shifts and other classes."""
     settings = in_words({name: value for name, value in locals().items() if name != "data_root"})
     opened = tested.opened(backbone, corrupted, data_root)
     sae = SAESpec(sparsity=TopK(k=autoencoders.k), expansion=autoencoders.expansion)

@@ -49,7 +49,7 @@ def clip_sae_ablation(
     sae_seeds: SAESeeds = 2,
     training: Optimisation = Optimisation(),
 ) -> Step:
-    """Fine-tune one CLIP with autoencoders that differ in one thing each, and see how good both come out."""
+    """Fine-tune one CLIP with SAEs that differ in one setting each; report SAE quality and robustness."""
     settings = in_words(locals())
     chosen, base = data.chosen(), SAESetting(autoencoders.k, autoencoders.expansion)
     tried = one_thing_each(base, ks, expansions, recipes, inputs)

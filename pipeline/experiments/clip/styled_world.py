@@ -32,14 +32,14 @@ SAESeeds = Annotated[int, "Autoencoders of each kind; fine-tuning uses the first
 class SmallWorld:
     """A small world of styles, and the images of it that are fine-tuned on and tested on."""
 
-    world: Annotated[str, f"What is drawn and which network learns it: {', '.join(WORLDS)}."] = "digits"
+    world: Annotated[str, f"Generated images and the CLIP trained on them: {', '.join(WORLDS)}."] = "digits"
     seeds: Annotated[int, "Repetitions, each with its own CLIP, images and order."] = 3
     first_seed: FirstSeed = 0
-    images: Annotated[int, "Labelled images in the style that is tuned on."] = 8000
-    validation_share: Annotated[float, "Share of those held out to choose epoch, strength and alpha by."] = 0.25
-    test_images: Annotated[int, "Test images each: plain, all seen styles, all unseen ones, and so on."] = 4000
-    pretrain_images: Annotated[int | None, "Pictures that the CLIP learns from; default: those of its world."] = None
-    width: Annotated[int | None, "Channels of the image tower, a multiple of 32; default: those of its world."] = None
+    images: Annotated[int, "Labelled fine-tuning images, all in one style."] = 8000
+    validation_share: Annotated[float, "Fraction of those held out to choose epoch, strength and alpha."] = 0.25
+    test_images: Annotated[int, "Test images of each group: plain, seen styles, unseen styles, ..."] = 4000
+    pretrain_images: Annotated[int | None, "Pre-training images; default: set by --world."] = None
+    width: Annotated[int | None, "Channels of the image tower, a multiple of 32; default: set by --world."] = None
 
     def chosen(self) -> World:
         """The world of that name, made smaller or larger. Raises ValueError, with near names, if there is none."""

@@ -57,7 +57,7 @@ def clip_styles(
     anchors: AnchorFlag = "views",
     shown: Shown = Shown(),
 ) -> Step:
-    """Pre-train a small CLIP on many styles, fine-tune it on one, and see what it lost and what a penalty keeps."""
+    """Pre-train a small CLIP on many styles, fine-tune it on one, and measure what is lost with each regulariser."""
     if shown.explain is None:
         shown = replace(shown, explain=tuple(variant for variant in EXPLAINED if variant in methods))
     settings, chosen = in_words(locals()), data.chosen()
@@ -103,7 +103,7 @@ def _explanation(world: World) -> ExplainConfig:
 
 STYLE_RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "mnist_clip_styles": (
-        "The same at full size on MNIST, with all methods, and natural shifts where their files are there.",
+        "clip_styles at full size on MNIST, with all methods, and natural shifts if their files exist.",
         {
             "world": "mnist",
             "test_images": 5000,
@@ -126,7 +126,7 @@ STYLE_RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "photo_clip_styles": (
-        "The same with photos for a GPU: CIFAR-10, and Tiny ImageNet as what may be forgotten.",
+        "clip_styles with photos, for a GPU: CIFAR-10, with Tiny ImageNet as other classes.",
         {
             "world": "photos",
             "images": 20_000,

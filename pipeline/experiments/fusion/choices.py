@@ -30,8 +30,8 @@ class Pictures:
         str, "Data set: a name such as mnist, torchvision:NAME, npz:PATH, imagefolder:PATH or file.py:FUNCTION."
     ] = "digits"
     image_size: Annotated[int | None, "Side in pixels that images are resized to; default: the data set's own."] = None
-    num_classes: Annotated[int | None, "Classes of a data set that is not known by name."] = None
-    channels: Annotated[int, "Channels of a data set that is not known by name: 1 if its pictures are grey."] = 3
+    num_classes: Annotated[int | None, "Number of classes of a user-supplied data set."] = None
+    channels: Annotated[int, "Channels of a user-supplied data set: 1 for greyscale."] = 3
 
     @property
     def spec(self) -> DataSpec:
@@ -66,18 +66,18 @@ class Network:
 
 @dataclass(frozen=True)
 class Members:
-    """How many members there are, and who sees what."""
+    """Number of members and the data each is trained on."""
 
     members: Annotated[int, "Networks trained per seed and fused into one."] = 2
-    seeds: Annotated[int, "Repetitions, each with its own members and data shares, for means and deviations."] = 3
+    seeds: Annotated[int, "Repetitions with new members and data splits; reports give mean and deviation."] = 3
     first_seed: FirstSeed = 0
     split: Annotated[
         Literal["class_split", "general_specialist", "shared"],
-        "Who sees what: each member at home in some classes, one without a class and one specialist, or all the same.",
+        "Training data of members: class_split gives each a few classes, general_specialist one class to a specialist.",
     ] = "shared"
-    other: Annotated[float, "Under class_split, share of each foreign class that a member sees."] = 0.03
-    special_class: Annotated[int, "Under general_specialist, the class that only the specialist sees."] = 4
-    validation_share: Annotated[float, "Share of the training split held out to choose epochs by."] = 0.1
+    other: Annotated[float, "With class_split, fraction of the images of the other classes that a member sees."] = 0.03
+    special_class: Annotated[int, "With general_specialist, the specialist's class."] = 4
+    validation_share: Annotated[float, "Fraction of the training split held out to choose epochs."] = 0.1
 
     @property
     def shares(self) -> Split:
@@ -96,19 +96,22 @@ class MemberTraining:
     schedule: Annotated[Literal["constant", "cosine"], "Learning rate over time, after the warm-up."] = "constant"
     warmup_epochs: Annotated[float, "Epochs in which the learning rate rises from 0."] = 0.0
     label_smoothing: LabelSmoothing = 0.0
-    augment: Annotated[Literal["none", "crop_flip"], "Random shifts and mirror images."] = "none"
+    augment: Annotated[Literal["none", "crop_flip"], "Random crops and horizontal flips."] = "none"
     precision: Precision = "fp32"
-    clip_norm: Annotated[float | None, "Largest norm of the gradient."] = None
+    clip_norm: Annotated[float | None, "Maximum gradient norm."] = None
 
 
 @dataclass(frozen=True)
 class Matchings:
     """How members are matched and fused."""
 
-    methods: Annotated[
-        Texts, f"How units are matched: {', '.join(NAMES)}, or a user-supplied file.py:Class, at every alpha it has."
-    ] = ("Identity", "PartialOT", "Ward", "SpreadPruning")
-    alphas: Annotated[Floats, "Shares of each layer's units that stay alone: 0 fuses all, 1 is the ensemble."] = (
+    methods: Annotated[Texts, f"How units are matched: {', '.join(NAMES)}, or a user-supplied file.py:Class."] = (
+        "Identity",
+        "PartialOT",
+        "Ward",
+        "SpreadPruning",
+    )
+    alphas: Annotated[Floats, "Fractions of units left unmatched: 0 fuses all, 1 is the ensemble."] = (
         0.0,
         0.2,
         0.4,
@@ -117,15 +120,15 @@ class Matchings:
         0.8,
         1.0,
     )
-    cost: Annotated[Cost, "What makes units similar."] = "weights"
+    cost: Annotated[Cost, "What the matching cost compares."] = "weights"
     flops: Annotated[
-        Texts, "Budgets of operations, as multiples of one member's, such as 1.3x: layers share them."
+        Texts, "Budgets of FLOPs, as multiples of one member's, such as 1.3x; alphas are chosen per layer."
     ] = ()
-    rivals: Annotated[Texts, f"Networks of one member's size to compare with: {', '.join(RIVALS)}; or none."] = RIVALS
-    first_weight: Annotated[Floats, "Weights of the first member, a curve each; default: all weigh the same."] = ()
+    rivals: Annotated[Texts, f"Baselines of one member's size: {', '.join(RIVALS)}; or none."] = RIVALS
+    first_weight: Annotated[Floats, "Weights of the first member, one curve each; default: equal weights."] = ()
     probe_rows: Annotated[int, "Unlabelled training images that fusion and distillation may see."] = 1000
-    grid: Annotated[int, "Feature maps are staged at grid x grid positions."] = 2
-    stage_dtype: Annotated[StageDtype, "How activations are stored."] = "float32"
+    grid: Annotated[int, "Activations of feature maps are stored at grid x grid positions."] = 2
+    stage_dtype: Annotated[StageDtype, "Number format of stored activations."] = "float32"
 
     @property
     def chosen_methods(self) -> tuple[Method, ...]:
@@ -145,9 +148,11 @@ class Matchings:
 class Finetuning:
     """How fused networks are trained a little more."""
 
-    finetune_share: Annotated[float, "Share of the training split to fine-tune fused networks on; 0: none."] = 0.0
+    finetune_share: Annotated[float, "Fraction of the training split to fine-tune fused networks on; 0 for none."] = 0.0
     finetune_epochs: Annotated[int, "Passes over those images."] = 10
-    finetune_learning_rate: Annotated[float | None, "Highest learning rate there; default: that of training."] = None
+    finetune_learning_rate: Annotated[float | None, "Peak learning rate of fine-tuning; default: that of training."] = (
+        None
+    )
 
     def after(self, training: TrainConfig) -> TrainConfig:
         """The training of members, as it is for fused networks."""

@@ -38,7 +38,7 @@ def partial_fusion(
     matchings: Matchings = Matchings(),
     finetuning: Finetuning = Finetuning(),
 ) -> Step:
-    """Train members, fuse them at every size from one network to their ensemble, and draw what it cost."""
+    """Train members, fuse them at sizes from one network to their ensemble, and plot accuracy against cost."""
     config = TrainConfig(**vars(training), **vars(training_of_members))
     return fusion_graph(
         Recipe(
@@ -99,11 +99,11 @@ RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "cifar10_vgg11_partial_fusion": (
-        "Two VGG11 without batch norm that saw the same CIFAR-10 images.",
+        "Two VGG11 without batch norm trained on the same CIFAR-10 images.",
         {**_CIFAR10, "model": "vgg11", "learning_rate": 0.05, "epochs": 100, "warmup_epochs": 0.5, "clip_norm": 5.0},
     ),
     "cifar10_resnet18_partial_fusion": (
-        "Two ResNet18 on CIFAR-10, each at home in half of the classes (Table 1), fine-tuned on 5 % of the images.",
+        "Two ResNet18 on CIFAR-10, each mostly on half of the classes (Table 1), fused, fine-tuned on 5 % of images.",
         {
             **_CIFAR10,
             "model": "resnet18",

@@ -35,9 +35,9 @@ class Base:
     """The common start: a network, and the data set that it is trained on."""
 
     base: Annotated[str, "Data set that the common start is trained on."] = "digits"
-    num_classes: Annotated[int | None, "Its classes, if it is not known by name."] = None
+    num_classes: Annotated[int | None, "Number of classes of a user-supplied base data set."] = None
     image_size: Annotated[int | None, "Side of all pictures, in pixels; default: the base's own."] = None
-    channels: Annotated[int, "Channels of a base that is not known by name."] = 3
+    channels: Annotated[int, "Channels of a user-supplied base data set."] = 3
     model: Annotated[str, "Network: mlp, vgg11, resnet18, timm:NAME or torchvision:NAME."] = "mlp"
     width: Annotated[float | None, "Multiplier of the channels of vgg11 and resnet18."] = None
     widths: Annotated[Ints, "Units of each hidden layer of an mlp; default: 128 twice."] = ()
@@ -64,10 +64,10 @@ class Tried:
         *(step / 10 for step in range(1, 11)), 1.2, 1.5, 2.0,
     )  # fmt: skip
     rank: Annotated[int | None, "Singular vectors of each task in TSV-M and EpiMer; default: as many as fit."] = None
-    density: Annotated[float, "Share of entries that sparse methods keep."] = 0.2
+    density: Annotated[float, "Fraction of entries that sparse methods keep."] = 0.2
     estimators: Annotated[Estimators, "Of Fisher information: exact, sampled, empirical, batch."] = ("exact", "batch")
     rows: Annotated[int, "Training images of each task that statistics are of."] = 512
-    shards: Annotated[int, "Parts in which they are staged."] = 2
+    shards: Annotated[int, "Shards in which they are computed."] = 2
 
 
 @flat
@@ -78,9 +78,9 @@ def multi_task_merging(
     seeds: Annotated[int, "Repetitions, each with its own base."] = 3,
     epochs: Annotated[int, "Passes over each task's training images; validation chooses the one to keep."] = 30,
     batch_size: Annotated[int, "Images per step."] = 64,
-    learning_rate: Annotated[float, "Highest learning rate of the base, by Adam."] = 1e-3,
-    finetune_learning_rate: Annotated[float, "Highest learning rate on the tasks."] = 1e-3,
-    validation_share: Annotated[float, "Share of training images held out to choose epochs and merges by."] = 0.2,
+    learning_rate: Annotated[float, "Peak learning rate of the base (Adam)."] = 1e-3,
+    finetune_learning_rate: Annotated[float, "Peak learning rate on the tasks."] = 1e-3,
+    validation_share: Annotated[float, "Fraction of training images held out to choose epochs and merges."] = 0.2,
     tried: Tried = Tried(),
 ) -> Step:
     """Fine-tune one base on several tasks and merge them by every method: accuracy on average and on the worst task."""
