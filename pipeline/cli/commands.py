@@ -43,8 +43,10 @@ def experiment_commands(act: Act, help_text: str, shared: type[Settings] = Setti
 def command_of(name: str, act: Act, settings: type[Settings] = Settings) -> Any:
     """The command that calls `act` with an experiment, its own arguments and the shared settings."""
     experiment = find_experiment(name)
-    flags = flags_of(experiment)
     shared = _settings_flags(settings)
+    # What a command adds to the settings of `run` comes before an experiment's flag of that name, left at its default.
+    added = {flag.name for flag in shared} - {field.name for field in fields(Settings)}
+    flags = [flag for flag in flags_of(experiment) if flag.name not in added]
     if both := {flag.name for flag in flags} & {flag.name for flag in shared}:
         raise ValueError(f"experiment {name} must rename its arguments {sorted(both)}: every experiment has these")
 

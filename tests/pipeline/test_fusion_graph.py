@@ -170,6 +170,7 @@ class Short(Workspace):
         super().log(metrics, step)
 
 
+@pytest.mark.usefixtures("one_thread")  # as the step had
 def test_an_interrupted_fine_tuning_goes_on_from_its_last_epoch_to_the_same_weights(built, tmp_path):
     root, _ = built
     step = next(s for s, _ in of_kind(built, "finetuned") if isinstance(s.config.network, FusedConfig))

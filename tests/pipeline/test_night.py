@@ -121,3 +121,8 @@ def test_what_makes_no_sense_is_one_sentence(shop, flags, value, capsys):
 
 def test_an_experiment_without_seeds_has_no_nights(shop, capsys):
     assert night(shop, function="unseeded") == 2 and "first_seed" in capsys.readouterr().err
+
+
+def test_a_flag_of_the_night_comes_before_one_of_the_experiment(capsys):
+    assert ended(["night", "clip_styles", "--help"]) == 0
+    assert "METRIC=FALL" in capsys.readouterr().out

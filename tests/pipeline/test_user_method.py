@@ -39,7 +39,7 @@ def test_a_users_own_method_goes_through_to_the_report(method, tmp_path):
     report = partial_fusion(**TINY, methods=("Identity", "PartialOT", method), alphas=(0.0, 0.5))
     run([report], tmp_path / "runs", Local())
     rows = read_rows(report.path(tmp_path / "runs"), "frontier")
-    fused = [row["label"] for row in rows if row["kind"] == "fused" and not row["recalibrated"]]
+    fused = [row["label"] for row in rows if row["kind"] == "fused" and not row["treatment"]]
     assert fused == ["FirstHalf", "Identity", "PartialOT 0", "PartialOT 0.5"]
     assert "FirstHalf" in (report.path(tmp_path / "runs") / "frontier.html").read_text()
     member = next(row for row in rows if row["kind"] == "member")
@@ -56,7 +56,7 @@ def test_other_methods_do_not_change_what_one_method_finds(method, tmp_path):
         {s.key for s in ancestors([r]) if s.name == "fused" and isinstance(s.config.method, PartialOT)}
         for r in (alone, beside)
     ]
-    assert keys[0] == keys[1] and len(keys[0]) == 4
+    assert keys[0] == keys[1] and len(keys[0]) == 2 * 3  # as it is, recalibrated, refitted
 
 
 def test_other_code_in_the_file_is_another_matching(method, tmp_path):
