@@ -58,4 +58,5 @@ bench: venv
 
 # Kills, flipped bits, two drivers at once, a thousand steps: counts that must be zero. An hour.
 campaign: venv
+	$(BIN)/python -m pytest -m proof --timeout=1800
 	$(BIN)/python -m tests.campaign

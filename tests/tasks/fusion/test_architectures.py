@@ -35,7 +35,12 @@ FAST = (
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries' own code
 each_network = pytest.mark.parametrize(
-    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in ARCHITECTURES if n not in REFUSED]
+    "name",
+    [
+        n if n in FAST else pytest.param(n, marks=(pytest.mark.slow, pytest.mark.proof))
+        for n in ARCHITECTURES
+        if n not in REFUSED
+    ],
 )
 
 
