@@ -6,7 +6,7 @@ from torch import nn
 
 from amalgam.tasks.fusion import PartialOT, Refit, fuse, merge, support
 from amalgam.tasks.fusion.fitting.normal_equations import NormalEquations
-from amalgam.tasks.fusion.refit import refit
+from amalgam.tasks.fusion.fitting.refit import refit
 from amalgam.tasks.fusion.unit_map import unit_maps
 from amalgam.tasks.tracing.axes import OUTPUT
 from amalgam.tasks.tracing.trace import trace
