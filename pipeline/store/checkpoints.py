@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from amalgam.tasks.fusion import resize
 from amalgam.tasks.models import build
@@ -22,7 +23,15 @@ WRAPPERS = ("state_dict", "model", "model_state_dict")  # Where training scripts
 
 
 def save_model(module: nn.Module, spec: ModelSpec, folder: Path) -> None:
-    """Write `config.json` and `model.safetensors` into an existing folder."""
+    """Write `config.json` and `model.safetensors` into an existing folder.
+
+    Raises ValueError for a network that `load_model` could not build again.
+    """
+    if isinstance(module, GraphModule):
+        raise ValueError(
+            f"a fused {spec.name} is rebuilt from its recorded operations, which a checkpoint does not hold: "
+            "fuse it in Python (amalgam.fuse) and keep it with torch.export.save"
+        )
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in module.state_dict().items()}
     # Not save_file: it makes files that only their owner may read, and an MLflow server is often another user.
     (folder / "model.safetensors").write_bytes(save(state))

@@ -36,6 +36,13 @@ def test_a_saved_fused_network_loads_at_its_own_widths(spec, tmp_path):
     torch.testing.assert_close(load_model(tmp_path)(images(spec)), fused(images(spec)), rtol=0, atol=0)
 
 
+def test_a_network_that_could_not_be_built_again_is_not_written(tmp_path):
+    spec = ModelSpec(name="timm:densenet121", num_classes=3, in_shape=(3, 32, 32))
+    with pytest.raises(ValueError, match="densenet121"):
+        save_model(torch.fx.symbolic_trace(nn.Linear(3, 3)), spec, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_a_state_comes_back_from_either_kind_of_file(suffix, tmp_path):
     state = nn.Linear(3, 2).state_dict()
