@@ -111,9 +111,10 @@ def _locked(
         last = of_today[-1]
         say(f"{title} had its night of {today}: {last.verdict} ({last.folder(settings.root)}); --again makes another")
         return REGRESSION if last.verdict == "regression" else 0
+    number = max((night.number for night in of_today), default=-1) + 1  # also where an earlier one cannot be read
     seed = settings.seed
     if seed is None:
-        seed = ((today - FIRST_DAY).days * 10 + len(of_today)) * SEEDS_OF_A_DAY
+        seed = ((today - FIRST_DAY).days * 10 + number) * SEEDS_OF_A_DAY
     baseline = metrics_of(find_run(settings.root, settings.baseline), settings.root) if settings.baseline else {}
     given = arguments | {"first_seed": seed}
     step = settings.equipped(make_step(experiment, given, settings.data_root))
@@ -126,7 +127,7 @@ def _locked(
         night = Night(
             name=title,
             day=today,
-            number=len(of_today),
+            number=number,
             run=log.run.key,
             first_seed=seed,
             metrics=metrics,

@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
+from amalgam.pipeline.console import say
 from amalgam.pipeline.store.artifact import Record, finished, sealed, unsealed, written_whole
 from amalgam.pipeline.tracking.run_record import RunRecord, read_runs
 from amalgam.tasks.near_names import unknown_name
@@ -61,7 +62,7 @@ def read_nights(root: Path, name: str) -> list[Night]:
         try:
             found.append(Night.model_validate(unsealed(path.read_bytes())))
         except (ValueError, OSError):
-            continue  # One damaged night is one fewer to compare with: no reason to have no verdict.
+            say(f"{path} cannot be read: this night is left out of comparisons")
     return sorted(found, key=lambda night: (night.day, night.number))
 
 

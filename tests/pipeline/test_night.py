@@ -106,6 +106,17 @@ def test_a_damaged_night_is_one_fewer_to_compare_with(shop):
     assert night(shop, "--again") == 0 and len(found(shop)) == 1
 
 
+def test_a_night_never_takes_the_place_of_one_that_can_be_read(shop, capsys):
+    assert night(shop) == 0 and night(shop, "--again") == 0
+    first, second = found(shop)
+    damaged = first.folder(shop / "runs") / "night.json"
+    damaged.write_text("{}")
+    capsys.readouterr()
+    assert night(shop, "--again") == 0
+    assert str(damaged) in capsys.readouterr().out.replace("\n", "")
+    assert [each.number for each in found(shop)] == [1, 2] and found(shop)[0] == second
+
+
 @pytest.mark.parametrize(
     "flags, value",
     [
