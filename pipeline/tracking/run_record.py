@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -72,6 +73,8 @@ class RunRecord(BaseModel):
     """One sentence per failed step, and one if the run was broken off."""
     driver: Driver | None = None
     """What runs it."""
+    nonce: str = ""
+    """Random letters that tell it from a run that began in the same instant; none in records of earlier versions."""
     was_killed: bool = False
     """Whether its driver was ended from outside."""
     tags: dict[str, str] = {}
@@ -87,6 +90,7 @@ class RunRecord(BaseModel):
             started=time.time(),
             targets=requested,
             driver=Driver.this(),
+            nonce=uuid.uuid4().hex[:6],
         )
 
     def after(self, event: Event) -> Self:
@@ -121,12 +125,14 @@ class RunRecord(BaseModel):
 
     @property
     def key(self) -> str:
-        """Name of the run, unique under its root: the experiment and when it started, to the millisecond, in UTC.
+        """Name of the run, unique under its root: the experiment, when it started, in UTC, and random letters.
 
-        It is the run's identity in MLflow, so it must be the same wherever the record is read.
+        It is the run's identity in MLflow, so it must be the same wherever the record is read. The time alone is not
+        enough: two drivers may begin in one millisecond.
         """
         stamp = datetime.fromtimestamp(self.started, UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]
-        return f"{re.sub(r'[^A-Za-z0-9_.]+', '_', self.experiment)}-{stamp}"
+        name = f"{re.sub(r'[^A-Za-z0-9_.]+', '_', self.experiment)}-{stamp}"
+        return f"{name}-{self.nonce}" if self.nonce else name
 
     @property
     def title(self) -> str:

@@ -134,6 +134,18 @@ def test_two_drivers_on_a_fresh_root_share_and_neither_errs(tmp_path):
     assert shown(tmp_path) == ["FINISHED"] * (2 + 3)
 
 
+def test_runs_that_begin_at_the_same_instant_are_two(root, monkeypatch):
+    """In one millisecond two drivers of one command differ in nothing but chance."""
+    now = time.time()
+    with monkeypatch.context() as clock:
+        clock.setattr(time, "time", lambda: now)
+        runs = [RunRecord.begun("walks", {}, [walks()]) for _ in range(2)]
+    for run in runs:
+        run.ended().write(root)
+    assert len(read_runs(root)) == 2 and [one.problem for one in sync(root, store_of(root))] == [None, None]
+    assert shown(root) == ["FINISHED"] * 2
+
+
 def test_a_server_that_hangs_costs_seconds_and_passwords_are_not_printed(tmp_path, capsys):
     with answering(Quiet) as address:
         begun = time.monotonic()
