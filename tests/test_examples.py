@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.pipeline.explained import write_folders
-from tests.pipeline.test_clip_finetune import data as pictures  # noqa: F401
-from tests.pipeline.test_command_line import amalgam
+from tests.pipeline.cli.test_command_line import amalgam
+from tests.pipeline.experiments.test_clip_finetune import data as pictures  # noqa: F401
+from tests.pipeline.steps.explained import write_folders
 from tests.tasks.clip.worlds import CLASSES, images, spec
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

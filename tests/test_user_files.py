@@ -14,9 +14,9 @@ from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.experiments.clip.variants import from_file
 from amalgam.pipeline.store.artifact import read_records
 from amalgam.tasks.clip.finetuning.config import FinetuneConfig
-from tests.pipeline.test_clip_finetune import FLAGS
-from tests.pipeline.test_clip_finetune import data as pictures  # noqa: F401
-from tests.pipeline.test_command_line import amalgam
+from tests.pipeline.cli.test_command_line import amalgam
+from tests.pipeline.experiments.test_clip_finetune import FLAGS
+from tests.pipeline.experiments.test_clip_finetune import data as pictures  # noqa: F401
 
 DOCS = Path(__file__).parents[1] / "docs"
 TINY = ("--seeds", "1", "--epochs", "1", "--probe-rows", "50", "--alphas", "0.5", "--batch-size", "32")

@@ -1,7 +1,7 @@
 """How far a Ray cluster can grow. Ray has no public way to ask: its inner modules are imported here and nowhere else.
 
-`tests/pipeline/test_cluster.py` compares what is read here with what a cluster declared: a new Ray that has moved or
-changed these names fails there by name, before a user meets it.
+`tests/pipeline/engine/ray/test_cluster.py` compares what is read here with what a cluster declared: a new Ray that has
+moved or changed these names fails there by name, before a user meets it.
 """
 
 import sys

@@ -28,7 +28,7 @@ from amalgam.pipeline.tracking.run_record import RunRecord, read_runs
 from amalgam.pipeline.tracking.serve import serve_ui, ui_command
 from amalgam.pipeline.tracking.store import SETTINGS, Store, store_of
 from amalgam.pipeline.tracking.sync import Tracked, Tracker, sync
-from tests.pipeline.stages import frontier
+from tests.pipeline.tracking.stages import frontier
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +264,7 @@ def test_a_killed_driver_leaves_a_record_that_sync_logs(root):
         "def fatal(): return total_step((walk_step(Walk()), walk_step(Walk(seed=1, dies_at=2))))\n"
     )
     command = [sys.executable, "-m", "amalgam", "run", f"{root / 'fatal.py'}:fatal", "--local", "--root", str(root)]
-    assert subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True).returncode == -9
+    assert subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True).returncode == -9
     [tracked] = sync(root, store_of(root))
     assert len(tracked.run.built) == 1 and tracked.run.seconds is not None
     assert parent_of(store_of(root), tracked).info.status == "KILLED"

@@ -147,7 +147,7 @@ def test_a_killed_training_goes_on_from_its_last_epoch_to_the_same_weights(built
     step, _ = of_kind(built, "member")[0]
     config = step.config.model_copy(update={"training": step.config.training.model_copy(update={"epochs": 4})})
     whole = replace(step, config=config)
-    killed = replace(step, config=config, function="tests.pipeline.mishaps:train_and_be_killed_once")
+    killed = replace(step, config=config, function="tests.pipeline.experiments.mishaps:train_and_be_killed_once")
     run([whole], root, Local())
     outcome = run([killed], tmp_path, Ray())
     points = read_curves(killed.path(tmp_path))

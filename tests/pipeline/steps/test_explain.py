@@ -16,7 +16,7 @@ from amalgam.tasks.data.sources import Stored
 from amalgam.tasks.explain.vocabulary import Truth, concepts_in, concepts_of
 from amalgam.tasks.sae.autoencoder import unit_norm
 from amalgam.tasks.toy_clip.worlds import WORLDS
-from tests.pipeline.explained import write_folders
+from tests.pipeline.steps.explained import write_folders
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -14,8 +14,8 @@ from amalgam.tasks.clip.testing.suite import PictureSettings
 from amalgam.tasks.clip.zero_shot import Classifier, zero_shot_head
 from amalgam.tasks.data.pixels import enlarged, in_memory
 from amalgam.tasks.models.clip_spec import Preprocessing
-from tests.pipeline.explained import write_folders
-from tests.pipeline.test_command_line import amalgam
+from tests.pipeline.cli.test_command_line import amalgam
+from tests.pipeline.steps.explained import write_folders
 from tests.tasks.clip.worlds import CLASSES, images, spec, tiny_clip
 
 pytestmark = pytest.mark.usefixtures("one_thread")

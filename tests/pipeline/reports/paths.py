@@ -50,7 +50,7 @@ def robustness(
     paths = tuple(
         Step(
             "path",
-            "tests.pipeline.paths:path",
+            "tests.pipeline.reports.paths:path",
             {
                 "method": method,
                 "settings": {} if strength is None else {"strength": strength},

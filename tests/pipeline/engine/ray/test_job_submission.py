@@ -20,7 +20,7 @@ from amalgam.pipeline.store.artifact import read_records
 from tests.pipeline.example import walks
 
 pytestmark = pytest.mark.slow
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[4]
 SCRIPTS = Path(sys.executable).parent
 
 

@@ -13,7 +13,7 @@ from amalgam.pipeline.reports.frontier.page import frontier_report, headline, te
 from amalgam.pipeline.reports.frontier.table import frontier_table
 from amalgam.pipeline.store.artifact import Record
 from amalgam.tasks.scoring.seeds import over_seeds
-from tests.pipeline.results import results
+from tests.pipeline.reports.results import results
 
 RECORD = Record(
     name="fused",

@@ -9,7 +9,7 @@ from amalgam.pipeline.engine.ray.cluster import connected
 from amalgam.pipeline.experiments.clip.graph import OfSeed
 from amalgam.pipeline.experiments.clip.variants import variant
 from amalgam.pipeline.store.clip_checkpoints import load_classifier
-from tests.pipeline.clip_sweep import sweep
+from tests.pipeline.steps.clip_sweep import sweep
 
 # Ray Data, which Ray Train imports, warns of settings of its own.
 pytestmark = pytest.mark.filterwarnings("ignore:`use_.*` is deprecated:DeprecationWarning")

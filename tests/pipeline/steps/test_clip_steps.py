@@ -16,7 +16,7 @@ from amalgam.pipeline.store.clip_checkpoints import key_of, load_classifier, loa
 from amalgam.pipeline.store.tables.features import read_features
 from amalgam.tasks.clip.zero_shot import zero_shot_head
 from amalgam.tasks.sae.metrics import fvu
-from tests.pipeline.clip_sweep import IMAGES, VIEWS, WORLD, autoencoders, sweep
+from tests.pipeline.steps.clip_sweep import IMAGES, VIEWS, WORLD, autoencoders, sweep
 
 EXPLANATION = ExplainConfig(sources=(("plain", WORLD.source("test", 20)),))
 

@@ -19,7 +19,7 @@ from ray.scripts.scripts import cli as ray_command
 
 from amalgam.pipeline.experiments import EXPERIMENTS
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[4]
 FILE = REPOSITORY / "cluster.yaml"
 
 

@@ -8,7 +8,7 @@ from amalgam.pipeline.engine.execute import Ray, StepsFailed, run
 from amalgam.pipeline.engine.ray.training import run_distributed
 from amalgam.pipeline.engine.step import Resources, Step
 from amalgam.tasks.training.distributed import ALONE
-from tests.pipeline.together import place
+from tests.pipeline.engine.ray.together import place
 from tests.tasks.training.together import outcome
 
 # Ray Data, which Ray Train imports, warns of settings of its own.
@@ -27,7 +27,7 @@ def ray_here():
 
 
 def step(name):
-    return Step("together", "tests.pipeline.together:trained_by_two", {"name": name})
+    return Step("together", "tests.pipeline.engine.ray.together:trained_by_two", {"name": name})
 
 
 def test_two_processes_of_which_one_is_killed_give_what_one_gives_undisturbed(tmp_path):

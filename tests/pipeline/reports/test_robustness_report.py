@@ -25,7 +25,7 @@ from amalgam.pipeline.reports.tables import MINUS
 from amalgam.pipeline.store.artifact import read_record
 from amalgam.pipeline.store.tables.results import read_results
 from amalgam.tasks.scoring.selection import recovered_fraction
-from tests.pipeline.paths import ALPHAS, ENDS, robustness
+from tests.pipeline.reports.paths import ALPHAS, ENDS, robustness
 
 PAIR = ("sae-mask", "l2")
 TOLERANCE = 0.02

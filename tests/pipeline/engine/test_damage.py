@@ -20,8 +20,8 @@ from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.store.artifact import damage_of, finished, read_record, survey, verify
 from amalgam.pipeline.tracking.run_record import RunRecord, damaged_runs, read_runs
+from tests.pipeline.engine.power import Power, PowerCut, digest, files
 from tests.pipeline.example import Walk, total_step, walk_step, walks
-from tests.pipeline.power import Power, PowerCut, digest, files
 
 
 def contents(root: Path) -> dict[str, str]:

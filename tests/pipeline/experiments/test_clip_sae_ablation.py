@@ -22,7 +22,7 @@ from amalgam.tasks.data.loading import batches
 from amalgam.tasks.data.opening import open_source
 from amalgam.tasks.sae.autoencoder import unit_norm
 from amalgam.tasks.sae.metrics import QualityMeter, matched_cosines
-from tests.pipeline.clip_sweep import autoencoders, sweep
+from tests.pipeline.steps.clip_sweep import autoencoders, sweep
 
 SEEDS, STRENGTHS = 2, (10.0, 100.0)
 OTHERS = ("k 8", "expansion 2", "reference recipe", "raw inputs")

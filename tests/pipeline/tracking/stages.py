@@ -55,7 +55,7 @@ def report(config: Mapping[str, Any], inputs: Mapping[str, tuple[Path, ...]], wo
 
 def stage(name: str, config: Mapping[str, Any], **inputs: Any) -> Step:
     """The step of one of the functions above."""
-    return Step(name, f"tests.pipeline.stages:{name}", config, inputs)
+    return Step(name, f"tests.pipeline.tracking.stages:{name}", config, inputs)
 
 
 def frontier(alphas: tuple[float, ...] = (0.0, 0.5), num_members: int = 2, epochs: int = 3) -> Step:
