@@ -3,7 +3,7 @@
 python -m benchmarks               # 17 minutes; writes results.md and results.json; exit code 1 if a bound fails
 python -m benchmarks fusion cached # only these anew; results.json keeps what was found of the others
 python -m benchmarks --tiny --out DIR   # small sizes, to see that everything runs
-python -m benchmarks.fusion        # one of them, printed
+python -m benchmarks.methods.fusion     # one of them, printed
 """
 
 import argparse
@@ -17,18 +17,19 @@ from typing import Any
 from benchmarks.machine import load, machine
 from benchmarks.measure import Measure
 
-BENCHMARKS = (
-    "fusion",
-    "fusing",
-    "merging",
-    "staging",
-    "features",
-    "sae",
-    "finetuning",
-    "parallel",
-    "cached",
-    "durability",
-)
+BENCHMARKS = {
+    "fusion": "methods",
+    "fusing": "methods",
+    "merging": "methods",
+    "staging": "system",
+    "features": "system",
+    "sae": "methods",
+    "finetuning": "methods",
+    "parallel": "system",
+    "cached": "system",
+    "durability": "system",
+}
+"""The folder of each, in the order of the results."""
 
 
 def main() -> int:
@@ -58,7 +59,7 @@ def main() -> int:
 def run(name: str, tiny: bool) -> dict[str, Any]:
     """One benchmark in a process of its own: what it measures, what it found, the load before it and its seconds."""
     before, start = load(), time.perf_counter()
-    command = [sys.executable, "-m", f"benchmarks.{name}", *["--tiny"] * tiny]
+    command = [sys.executable, "-m", f"benchmarks.{BENCHMARKS[name]}.{name}", *["--tiny"] * tiny]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return {**json.loads(done.stdout), "load_before": before, "seconds": time.perf_counter() - start}
 

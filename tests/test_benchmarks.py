@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmarks import sae
-from benchmarks.fusion import yardstick
+from benchmarks.methods import sae
+from benchmarks.methods.fusion import yardstick
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.4])

@@ -12,8 +12,7 @@ from amalgam.pipeline.engine.data_digests import with_data
 from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.experiments import EXPERIMENTS
 from amalgam.pipeline.experiments.flags import flat
-from amalgam.tasks.near_names import unknown_name
-from amalgam.tasks.user_code import load_name
+from amalgam.tasks.user_names import load_name, unknown_name
 
 Experiment: TypeAlias = Callable[..., Step]
 DATA_ROOT = "data_root"  # a parameter that is no flag of the experiment: every command has it

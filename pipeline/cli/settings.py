@@ -10,7 +10,7 @@ from typer import Option
 
 from amalgam.pipeline.engine.execute import Local, Ray, Runner
 from amalgam.pipeline.engine.step import Resources, Step, ancestors, with_resources
-from amalgam.tasks.near_names import unknown_name
+from amalgam.tasks.user_names import unknown_name
 
 PANEL = "Resources and locations (no effect on results)"
 

@@ -12,7 +12,7 @@ from amalgam.pipeline.cli.progress import summary
 from amalgam.pipeline.console import output, say
 from amalgam.pipeline.store.artifact import Record, read_record, read_records, survey, verify
 from amalgam.pipeline.tracking.run_record import damaged_runs
-from amalgam.tasks.near_names import unknown_name
+from amalgam.tasks.user_names import unknown_name
 
 NAMES = {".csv": "table", ".html": "page", ".png": "picture"}
 REPORTS = {

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from amalgam.pipeline.engine.step import Step, changed_steps
 from amalgam.tasks.data.catalogue import DataSpec, files_digest
 from amalgam.tasks.models.spec import ModelSpec
-from amalgam.tasks.user_code import file_digest, file_of, is_in_file
+from amalgam.tasks.user_names import file_digest, file_of, is_in_file
 
 
 def with_data(step: Step, data_root: Path | None) -> Step:

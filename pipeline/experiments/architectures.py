@@ -12,8 +12,8 @@ from amalgam.pipeline.steps.fusion.members import EVALUATION, MEMBER, Evaluation
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.splits import SampleConfig, Shared
 from amalgam.tasks.models.spec import ModelSpec
-from amalgam.tasks.near_names import unknown_name
 from amalgam.tasks.training.config import TrainConfig
+from amalgam.tasks.user_names import unknown_name
 
 MLP, FIXED = {"channel_mixer": "mlp"}, {"weighted_skips": False}
 VIM2: dict[str, dict[str, Any]] = {

@@ -15,7 +15,7 @@ from amalgam.pipeline.steps.imaging.volumes import VOLUMES, VOLUMES_ENSEMBLE, Vo
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.imaging.few_shot.config import METHODS, FewShotConfig, FewShotMethod
 from amalgam.tasks.imaging.volumes.config import TranslationConfig
-from amalgam.tasks.near_names import unknown_name
+from amalgam.tasks.user_names import unknown_name
 
 OF_VOLUMES = (
     MeasureConfig(name="projection_error_layer_1", heading="projection error, layer 1"),

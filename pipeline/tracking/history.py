@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from amalgam.tasks.merging.weights.providers import MWA
-from amalgam.tasks.near_names import unknown_name
+from amalgam.tasks.user_names import unknown_name
 
 STEP = "step"
 """The column of a CSV that says when the others were measured."""

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from amalgam.pipeline.console import say
 from amalgam.pipeline.store.artifact import Record, finished, sealed, unsealed, written_whole
 from amalgam.pipeline.tracking.run_record import RunRecord, read_runs
-from amalgam.tasks.near_names import unknown_name
+from amalgam.tasks.user_names import unknown_name
 
 FOLDER, ALIASES = ".nights", "aliases.json"
 Word = Literal["ok", "regression"]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from amalgam.tasks.models.open_clip_words import openai_templates
-from amalgam.tasks.near_names import unknown_name
+from amalgam.tasks.user_names import unknown_name
 
 SLOT = "{}"  # where a template takes the class name
 ARTICLE = "a(n) {}"  # where it takes the class name after a or an

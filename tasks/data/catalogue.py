@@ -13,8 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from amalgam.tasks.data.layouts import dated_files
-from amalgam.tasks.near_names import unknown_name
-from amalgam.tasks.user_code import file_digest, file_of, is_in_file
+from amalgam.tasks.user_names import file_digest, file_of, is_in_file, unknown_name
 
 MANY_FILES = 50_000  # as many are looked at in half a second on a local disk
 FOLDER_IMAGE_SIZE = 224  # pixels; what nearly every network trained on pictures of many sizes is fed

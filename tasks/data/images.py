@@ -25,8 +25,7 @@ from amalgam.tasks.data.layouts import PICTURES, file_size, is_content, open_pic
 from amalgam.tasks.data.listings import READERS, read_listing
 from amalgam.tasks.data.pixels import Images, decoded, digest, enlarged, in_memory, resized
 from amalgam.tasks.data.splits import hold_out, require_classes
-from amalgam.tasks.near_names import unknown_name
-from amalgam.tasks.user_code import is_in_file, load_name
+from amalgam.tasks.user_names import is_in_file, load_name, unknown_name
 
 PartName = Literal["train", "test"]
 CHANNELS = (1, 3)  # of pictures: grey and colour

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from amalgam.tasks.data import catalogue
 from amalgam.tasks.data.catalogue import DataSpec
-from amalgam.tasks.near_names import unknown_name
+from amalgam.tasks.user_names import unknown_name
 
 SEEN_STYLES = ("plain", "negative", "colour", "texture", "outline", "noisy", "blurry", "pixelated", "bold")
 """Styles that the pre-training of a small world shows."""

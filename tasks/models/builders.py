@@ -11,8 +11,7 @@ from amalgam.tasks.models.resnet import resnet18
 from amalgam.tasks.models.spec import ModelSpec
 from amalgam.tasks.models.vgg import vgg11
 from amalgam.tasks.models.vim2.networks import vim2_tiny
-from amalgam.tasks.near_names import unknown_name
-from amalgam.tasks.user_code import is_in_file, load_name
+from amalgam.tasks.user_names import is_in_file, load_name, unknown_name
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from amalgam.tasks.models.clip_spec import ClipSpec, Preprocessing
 from amalgam.tasks.models.image_tower import ImageTower
 from amalgam.tasks.models.words import WordTokenizer
-from amalgam.tasks.near_names import unknown_name
+from amalgam.tasks.user_names import unknown_name
 
 Tokenizer = Callable[[list[str]], Tensor]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from amalgam.tasks.near_names import unknown_name
+from amalgam.tasks.user_names import unknown_name
 
 REQUIRED = ("embed_dim", "vision_cfg", "text_cfg")
 OPTIONAL = ("quick_gelu", "init_logit_scale", "init_logit_bias", "custom_text")

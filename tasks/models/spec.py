@@ -6,8 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
-from amalgam.tasks.near_names import unknown_name
-from amalgam.tasks.user_code import is_in_file
+from amalgam.tasks.user_names import is_in_file, unknown_name
 
 Activation = Literal["relu", "gelu", "silu", "tanh"]
 

@@ -20,7 +20,7 @@ import pytest
         "amalgam.tasks.fusion",
         "amalgam.tasks.merging",
         "amalgam.tasks.clip.finetuning.config",
-        "amalgam.tasks.toy_clip.worlds",
+        "amalgam.tasks.clip.toy.worlds",
         "amalgam.pipeline.steps.clip.path",
         "amalgam.tasks.clip.testing.suites",
         "amalgam.pipeline.steps.clip.features",

@@ -34,9 +34,9 @@ from amalgam.tasks.clip.testing.suites import SUITES, domain_folders, image_fold
 from amalgam.tasks.clip.testing.test_sets import corrupted_sets
 from amalgam.tasks.data.sources import LabelledConfig, Source
 from amalgam.tasks.models.clip_spec import ClipSpec, Preprocessing
-from amalgam.tasks.near_names import unknown_name
 from amalgam.tasks.sae.config import SAESpec, SAETrainConfig, TopK
 from amalgam.tasks.training.config import TrainConfig
+from amalgam.tasks.user_names import unknown_name
 
 FORWARD_TFLOP = {"ViT-B-32": 0.0088, "ViT-B-16": 0.0351, "ViT-L-14": 0.162}  # an image of 224 pixels
 IMAGES = {"imagenet": 1_281_167, "iwildcam": 129_809, "fmow": 76_863}  # that are trained on

@@ -28,7 +28,7 @@ from amalgam.pipeline.steps.clip.tuning import CONTRASTIVE, TUNED, ContrastiveCo
 from amalgam.tasks.clip.finetuning.config import FinetuneConfig
 from amalgam.tasks.data.sources import Source
 from amalgam.tasks.scoring.results import STRENGTH, Network
-from amalgam.tasks.user_code import source_digest
+from amalgam.tasks.user_names import source_digest
 
 Augment = Literal["none", "shift", "resized_crop"]
 PRINCIPAL = 16  # directions of PCA, as in the paper's public code

@@ -11,7 +11,7 @@ from amalgam.pipeline.steps.clip.saes import SAEsConfig
 from amalgam.tasks.clip.testing.test_sets import Role, TestSet
 from amalgam.tasks.data.sources import LabelledConfig, Source
 from amalgam.tasks.training.config import TrainConfig
-from amalgam.tasks.user_code import is_in_file
+from amalgam.tasks.user_names import is_in_file
 
 MEGA = 1_000_000
 Anchoring = Literal["live", "views", "clean"]

@@ -9,12 +9,12 @@ from amalgam.pipeline.experiments.flags import Corruptions, FirstSeed, Optimisat
 from amalgam.pipeline.steps.clip.backbones import PRETRAINED, PretrainedConfig
 from amalgam.pipeline.steps.clip.saes import SAEsConfig
 from amalgam.tasks.clip.testing.test_sets import Role, TestSet, corrupted_sets
+from amalgam.tasks.clip.toy.worlds import WORLDS, World
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.sources import LabelledConfig, MixedStyles
-from amalgam.tasks.near_names import unknown_name
 from amalgam.tasks.sae.config import REFERENCE_RECIPE, FeatureInfo, SAESpec, SAETrainConfig, TopK
-from amalgam.tasks.toy_clip.worlds import WORLDS, World
 from amalgam.tasks.training.config import TrainConfig
+from amalgam.tasks.user_names import unknown_name
 
 NATURAL_IMAGES = 5000
 STYLE_ROLES: tuple[Role, ...] = ("id", "seen", "unseen")

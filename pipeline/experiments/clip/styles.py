@@ -19,8 +19,8 @@ from amalgam.pipeline.experiments.clip.styled_world import STYLE_ROLES, SAESeeds
 from amalgam.pipeline.experiments.clip.variants import Methods
 from amalgam.pipeline.experiments.flags import Autoencoders, Corruptions, Optimisation, Sweep, Texts, flat, in_words
 from amalgam.pipeline.steps.clip.explanation import ExplainConfig
+from amalgam.tasks.clip.toy.worlds import World
 from amalgam.tasks.explain.vocabulary import Truth, concepts_in
-from amalgam.tasks.toy_clip.worlds import World
 
 EXPLAINED = ("ft", "sae-mask")
 

@@ -29,8 +29,7 @@ from amalgam.tasks.clip.finetuning.regularisers import (
     SquaredHingeNuclear,
     SupportHinge,
 )
-from amalgam.tasks.near_names import unknown_name
-from amalgam.tasks.user_code import load_name
+from amalgam.tasks.user_names import load_name, unknown_name
 
 Kind = Literal["plain", "head", "head first", "contrastive", "soup"]
 

@@ -18,8 +18,8 @@ from amalgam.tasks.data.catalogue import FOLDER_IMAGE_SIZE, KNOWN, DataSpec
 from amalgam.tasks.data.splits import ClassSplit, GeneralSpecialist, Shared, Split
 from amalgam.tasks.fusion.methods import Cost, Method
 from amalgam.tasks.models.spec import Activation, ModelSpec
-from amalgam.tasks.near_names import unknown_name
 from amalgam.tasks.training.config import TrainConfig
+from amalgam.tasks.user_names import unknown_name
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from amalgam.tasks.data.splits import ProbeConfig, SampleConfig, Split
 from amalgam.tasks.fusion import Method
 from amalgam.tasks.models.spec import ModelSpec
 from amalgam.tasks.training.config import TrainConfig
-from amalgam.tasks.user_code import source_digest
+from amalgam.tasks.user_names import source_digest
 
 TREATMENTS: tuple[dict[str, bool], ...] = ({}, {"recalibrated": True}, {"refitted": True})
 """What is done to a merged network: nothing, its statistics measured anew, its layers fitted to the ensemble."""

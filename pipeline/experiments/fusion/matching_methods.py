@@ -7,8 +7,7 @@ from pydantic_core import PydanticUndefined
 
 from amalgam.tasks.fusion import METHODS, Budget, Method
 from amalgam.tasks.fusion.methods import Cost
-from amalgam.tasks.near_names import unknown_name
-from amalgam.tasks.user_code import load_name
+from amalgam.tasks.user_names import load_name, unknown_name
 
 NAMES = tuple(method.__name__ for method in METHODS)
 

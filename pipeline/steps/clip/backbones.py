@@ -10,9 +10,9 @@ from amalgam.pipeline.engine.kinds import Config, Kind
 from amalgam.pipeline.engine.step import Expect, Metrics
 from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.tasks.clip.prompts import templates_of
+from amalgam.tasks.clip.toy.worlds import AnyWorld
 from amalgam.tasks.data.sources import check_source
 from amalgam.tasks.models.clip_spec import ClipSpec
-from amalgam.tasks.toy_clip.worlds import AnyWorld
 
 
 class PretrainedConfig(Config):
@@ -43,9 +43,9 @@ def pretrain_clip(config: PretrainedConfig, inputs: Mapping[str, Any], work: Wor
     """Train both towers on a world's images and captions; after a retry, go on from the last finished epoch."""
     from amalgam.pipeline.engine.resuming import resume_state, saver
     from amalgam.pipeline.store.clip_checkpoints import key_of, save_clip
+    from amalgam.tasks.clip.toy.captioned import open_world
+    from amalgam.tasks.clip.toy.pretrain import pretrain
     from amalgam.tasks.models.clip import build_clip
-    from amalgam.tasks.toy_clip.captioned import open_world
-    from amalgam.tasks.toy_clip.pretrain import pretrain
 
     spec = config.world.clip.model_copy(update={"seed": config.seed})
     trained = pretrain(

@@ -14,7 +14,7 @@ from amalgam.tasks.data.splits import SampleConfig, Split
 from amalgam.tasks.models.spec import ModelSpec
 from amalgam.tasks.scoring.results import Network, NetworkKind
 from amalgam.tasks.training.config import TrainConfig
-from amalgam.tasks.user_code import is_in_file
+from amalgam.tasks.user_names import is_in_file
 
 EvaluationKind = Literal["member", "logit ensemble", "probability ensemble"]
 

@@ -11,7 +11,7 @@ from amalgam.tasks.clip.testing.test_sets import TestSet
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.sources import Stored
 from amalgam.tasks.models.clip_spec import Preprocessing
-from amalgam.tasks.near_names import unknown_name
+from amalgam.tasks.user_names import unknown_name
 
 
 class Suite(BaseModel):

@@ -12,7 +12,7 @@ from amalgam.tasks.clip.testing.imagenet import imagenet
 from amalgam.tasks.clip.testing.suite import DataFolder, PictureSettings, Suite, chosen
 from amalgam.tasks.clip.testing.test_sets import TestSet
 from amalgam.tasks.data.layouts import class_folders, iwildcam_class_names
-from amalgam.tasks.near_names import unknown_name
+from amalgam.tasks.user_names import unknown_name
 
 IWILDCAM = DataFolder("iwildcam_v2.0", "WILDS iWildCam 2.0 (wilds.stanford.edu)")
 FMOW = DataFolder("fmow_v1.1", "WILDS FMoW 1.1 (wilds.stanford.edu)")

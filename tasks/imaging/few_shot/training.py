@@ -1,8 +1,8 @@
 """Train a classifier on a few labelled and many unlabelled images by one of four methods, resumably.
 
 Every epoch draws its batches from (seed, epoch) alone. Networks of SPARSE: classifier C, critic D with a class head,
-generator G. C and D label unlabelled images together: the combiner of `tasks.combining` over both, averaged over time
-by the id of each image.
+generator G. C and D label unlabelled images together: a combiner of `tasks.scoring.combining` over both, averaged over
+time by the id of each image.
 """
 
 import math
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from amalgam.tasks.combining import EntropyConfidence, PseudoLabels
 from amalgam.tasks.imaging.few_shot import losses
 from amalgam.tasks.imaging.few_shot.augment import strong, weak
 from amalgam.tasks.imaging.few_shot.config import FewShotConfig
 from amalgam.tasks.imaging.few_shot.networks import Classifier, Critic, Generator
+from amalgam.tasks.scoring.combining import EntropyConfidence, PseudoLabels
 from amalgam.tasks.training.epochs import Log, Save, State, run_epochs, silent
 from amalgam.tasks.training.seeding import derived
 

@@ -20,7 +20,7 @@ from amalgam.tasks.merging.methods.spectral.tsvm import TSVM
 from amalgam.tasks.merging.methods.spherical.karcher import Karcher
 from amalgam.tasks.merging.methods.spherical.model_stock import ModelStock
 from amalgam.tasks.merging.methods.spherical.slerp import Slerp
-from amalgam.tasks.near_names import unknown_name
+from amalgam.tasks.user_names import unknown_name
 
 MERGE_METHODS: tuple[type[MergeMethod], ...] = (
     Average,

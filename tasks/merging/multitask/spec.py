@@ -5,7 +5,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from amalgam.tasks.data.catalogue import DataSpec
-from amalgam.tasks.near_names import unknown_name
+from amalgam.tasks.user_names import unknown_name
 
 CHANGES = ("turn1", "turn2", "turn3", "mirrored", "inverted")
 

@@ -4,10 +4,10 @@ from amalgam.pipeline.experiments.clip.recipe import RobustRecipe, Seeded
 from amalgam.pipeline.steps.clip.backbones import PRETRAINED, PretrainedConfig
 from amalgam.pipeline.steps.clip.saes import SAEsConfig
 from amalgam.tasks.clip.testing.test_sets import TestSet
+from amalgam.tasks.clip.toy.networks import small_clip
+from amalgam.tasks.clip.toy.worlds import WORLDS
 from amalgam.tasks.data.sources import LabelledConfig, MixedStyles
 from amalgam.tasks.sae.config import SAESpec, SAETrainConfig, TopK
-from amalgam.tasks.toy_clip.networks import small_clip
-from amalgam.tasks.toy_clip.worlds import WORLDS
 from amalgam.tasks.training.config import TrainConfig
 
 IMAGES, VIEWS = 64, 2

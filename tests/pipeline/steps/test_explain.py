@@ -10,12 +10,12 @@ import torch
 from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.steps.clip.explanation import ExplainConfig, check_explanation, explain
 from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_sae
+from amalgam.tasks.clip.toy.worlds import WORLDS
 from amalgam.tasks.data.loading import batches
 from amalgam.tasks.data.opening import open_source
 from amalgam.tasks.data.sources import Stored
 from amalgam.tasks.explain.vocabulary import Truth, concepts_in, concepts_of
 from amalgam.tasks.sae.autoencoder import unit_norm
-from amalgam.tasks.toy_clip.worlds import WORLDS
 from tests.pipeline.steps.explained import write_folders
 
 pytestmark = pytest.mark.usefixtures("one_thread")

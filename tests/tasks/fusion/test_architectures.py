@@ -12,7 +12,7 @@ from amalgam.tasks.fusion.rebuild.way import rebuilt
 from amalgam.tasks.fusion.unit_map import maps_of
 from amalgam.tasks.tracing.axes import Axes, Blocks
 from amalgam.tasks.tracing.trace import trace
-from tests.tasks.architectures import ARCHITECTURES, example_of, member_of
+from tests.tasks.fusion.architectures import ARCHITECTURES, example_of, member_of
 
 EXACT = 1e-9  # relative: far above rounding in double precision, far below any error
 REFUSED = {"mixer_s32_224": "positions"}

@@ -6,7 +6,7 @@ import torch
 from amalgam.tasks.fusion import Budget, fuse, merge, support
 from amalgam.tasks.tracing.cost import cost_of, flops_by_parameter
 from amalgam.tasks.tracing.trace import trace
-from tests.tasks.networks import NETWORKS, example, networks
+from tests.tasks.fusion.networks import NETWORKS, example, networks
 
 EXACT = {"rtol": 0.0, "atol": 1e-9}
 each_network = pytest.mark.parametrize("kind", [kind for kind in NETWORKS if kind != "mlp_silu"])

@@ -13,7 +13,7 @@ from amalgam.tasks.fusion.couplings.kernel_means import constrained, distances_t
 from amalgam.tasks.fusion.merging import merge
 from amalgam.tasks.fusion.methods import Lloyd, MagnitudePruning, SpreadPruning, TransportedPruning, Ward
 from amalgam.tasks.tracing.trace import trace
-from tests.tasks.networks import NETWORKS, example, mlp, networks
+from tests.tasks.fusion.networks import NETWORKS, example, mlp, networks
 
 EXACT = {"rtol": 0.0, "atol": 1e-9}
 RESIZING = [method for method in METHODS if "width" in method.model_fields]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from amalgam.tasks.fusion import Identity, PartialOT, fuse
 from amalgam.tasks.fusion.fitting.norms import recalibrate
-from tests.tasks.networks import example, networks
+from tests.tasks.fusion.networks import example, networks
 
 EXACT = {"rtol": 0.0, "atol": 1e-9}
 ENSEMBLE = PartialOT(alpha=1.0)

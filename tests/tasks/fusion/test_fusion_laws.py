@@ -24,7 +24,7 @@ from amalgam.tasks.fusion.merging import merge, resize, support
 from amalgam.tasks.fusion.unit_map import unit_maps
 from amalgam.tasks.tracing.capture import as_rows, capture, sites
 from amalgam.tasks.tracing.trace import trace
-from tests.tasks.networks import NETWORKS, example, mlp, networks, permuted, random_orders
+from tests.tasks.fusion.networks import NETWORKS, example, mlp, networks, permuted, random_orders
 
 EXACT = {"rtol": 0.0, "atol": 1e-9}
 ALPHAS = (

@@ -11,7 +11,7 @@ from amalgam.tasks.fusion import PartialOT, Ward, fuse
 from amalgam.tasks.fusion.couplings.gauge import balanced
 from amalgam.tasks.tracing.axes import OUTPUT
 from amalgam.tasks.tracing.trace import trace
-from tests.tasks.networks import NETWORKS, example, networks
+from tests.tasks.fusion.networks import NETWORKS, example, networks
 
 EXACT = {"rtol": 0.0, "atol": 1e-9}
 SAME = {"rtol": 1e-6, "atol": 1e-7}  # balancing stops when scales have settled

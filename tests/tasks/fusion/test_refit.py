@@ -10,7 +10,7 @@ from amalgam.tasks.fusion.fitting.refit import refit
 from amalgam.tasks.fusion.unit_map import unit_maps
 from amalgam.tasks.tracing.axes import OUTPUT
 from amalgam.tasks.tracing.trace import trace
-from tests.tasks.networks import NETWORKS, example, mlp, networks
+from tests.tasks.fusion.networks import NETWORKS, example, mlp, networks
 
 EXACT = {"rtol": 0.0, "atol": 1e-9}
 WEIGHTS = {2: (0.3, 0.7), 3: (0.2, 0.5, 0.3)}

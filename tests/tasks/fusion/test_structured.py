@@ -9,7 +9,7 @@ from amalgam.tasks.fusion import PartialOT, merge, support
 from amalgam.tasks.fusion.structured import BlockConvolution, BlockLayer, BlockLinear, Segments, structured
 from amalgam.tasks.tracing.cost import cost_of
 from amalgam.tasks.tracing.trace import trace
-from tests.tasks.networks import NETWORKS, example, mlp, networks
+from tests.tasks.fusion.networks import NETWORKS, example, mlp, networks
 
 EXACT = {"rtol": 0.0, "atol": 1e-9}
 each_network = pytest.mark.parametrize("kind", NETWORKS)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from amalgam.tasks.tracing.axes import Axis
 from amalgam.tasks.tracing.trace import trace
-from tests.tasks.networks import NETWORKS, example, networks, permuted, random_orders
+from tests.tasks.fusion.networks import NETWORKS, example, networks, permuted, random_orders
 
 
 @pytest.mark.parametrize("kind", NETWORKS)

@@ -6,7 +6,7 @@ import torch
 from amalgam.tasks.data.loading import Batch
 from amalgam.tasks.fusion import PartialOT, fuse
 from amalgam.tasks.training.distillation import Distillation
-from tests.tasks.networks import example, networks
+from tests.tasks.fusion.networks import example, networks
 
 
 def batch(seed: int = 0) -> Batch:

@@ -9,12 +9,12 @@ from pydantic import ValidationError
 from torch.nn.functional import normalize
 
 from amalgam.tasks.clip.contrastive_loss import contrastive_loss, retrieval
+from amalgam.tasks.clip.toy.captioned import open_world
+from amalgam.tasks.clip.toy.config import PretrainConfig
+from amalgam.tasks.clip.toy.networks import small_clip
+from amalgam.tasks.clip.toy.pretrain import pretrain
+from amalgam.tasks.clip.toy.worlds import WORLDS
 from amalgam.tasks.models.clip import build_clip
-from amalgam.tasks.toy_clip.captioned import open_world
-from amalgam.tasks.toy_clip.config import PretrainConfig
-from amalgam.tasks.toy_clip.networks import small_clip
-from amalgam.tasks.toy_clip.pretrain import pretrain
-from amalgam.tasks.toy_clip.worlds import WORLDS
 from amalgam.tasks.training.config import TrainConfig
 
 TRAIN = TrainConfig(epochs=2, batch_size=16, optimizer="adamw", learning_rate=1e-3, schedule="cosine", clip_norm=1.0)

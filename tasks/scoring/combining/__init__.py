@@ -1,6 +1,6 @@
 """Ensembles over staged logits: one distribution per example from those of several members, on the CPU in seconds."""
 
-from amalgam.tasks.combining.combiners import (
+from amalgam.tasks.scoring.combining.combiners import (
     COMBINERS,
     AwareNet,
     Combiner,
@@ -12,8 +12,8 @@ from amalgam.tasks.combining.combiners import (
     MeanProbabilities,
     TemperatureScaled,
 )
-from amalgam.tasks.combining.mixture import Mixture
-from amalgam.tasks.combining.pseudo_labels import PseudoLabels
+from amalgam.tasks.scoring.combining.mixture import Mixture
+from amalgam.tasks.scoring.combining.pseudo_labels import PseudoLabels
 
 __all__ = [
     "COMBINERS",

@@ -2,8 +2,8 @@
 
 *Full width*: two networks of random weights are traced, matched at seven alphas, each started from the one before as
 in a run, and merged at each, on one thread, as a step has. What the tracer imports when first called is counted.
-*Yardstick*: `naive_matching.py` and the engine, each from nothing to its fixed point, at one alpha on a network of a
-quarter of the width. The two descents visit groups in different orders, so they may end in different optima; how far
+*Yardstick*: `yardsticks/matching.py` and the engine, each from nothing to its fixed point, at one alpha on a network of
+a quarter of the width. The two descents visit groups in different orders, so they may end in different optima; how far
 apart is measured too.
 """
 
@@ -21,7 +21,7 @@ from amalgam.tasks.models.spec import ModelSpec
 from amalgam.tasks.tracing.axes import Axes
 from amalgam.tasks.tracing.trace import trace
 from benchmarks.measure import Measure, report, seconds
-from benchmarks.naive_matching import naive_matching
+from benchmarks.yardsticks.matching import naive_matching
 
 ALPHAS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0)
 THREADS = 1

@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from amalgam.tasks.combining.mixture import (
+from amalgam.tasks.scoring.combining.mixture import (
     Mixture,
     family_members,
     fitted_logit_shares,

@@ -2,9 +2,9 @@
 
 from typing import Literal
 
+from amalgam.tasks.clip.toy.captions import PAIR_CAPTIONS, Captions
+from amalgam.tasks.clip.toy.config import PretrainConfig
 from amalgam.tasks.models.clip_spec import ClipSpec, Preprocessing
-from amalgam.tasks.toy_clip.captions import PAIR_CAPTIONS, Captions
-from amalgam.tasks.toy_clip.config import PretrainConfig
 from amalgam.tasks.training.config import TrainConfig
 
 HEAD_WIDTH = 32  # channels of an attention head

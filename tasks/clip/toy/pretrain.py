@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from amalgam.tasks.clip.contrastive_loss import contrastive_loss, retrieval
+from amalgam.tasks.clip.toy.captioned import Captioned
+from amalgam.tasks.clip.toy.config import PretrainConfig
 from amalgam.tasks.data.loading import normalise
 from amalgam.tasks.models.clip import Clip
-from amalgam.tasks.toy_clip.captioned import Captioned
-from amalgam.tasks.toy_clip.config import PretrainConfig
 from amalgam.tasks.training.diverged import Diverged
 from amalgam.tasks.training.epochs import Log, Save, State, run_epochs
 from amalgam.tasks.training.optimizers import optimizer

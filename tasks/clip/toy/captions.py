@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from amalgam.tasks.clip.class_names import CIFAR10_NAMES, TINY_IMAGENET_NAMES
 from amalgam.tasks.clip.prompts import SLOT
 from amalgam.tasks.data.sources import PAIR_NAMES, PHOTO_STYLES, SEEN_STYLES, Value
-from amalgam.tasks.near_names import unknown_name
+from amalgam.tasks.user_names import unknown_name
 
 STYLE_SLOT = "{style}"
 

@@ -1,4 +1,4 @@
-"""A sparse autoencoder as one would first write it, the yardstick of `benchmarks.sae`.
+"""A sparse autoencoder as one would first write it, the yardstick of `benchmarks.methods.sae`.
 
 A DataLoader over a TensorDataset, dense codes with a mask of the k largest, one optimiser, autograd for everything. It
 is the model of `tasks.sae.train` with TopK: tied unit atoms that start where ours do, a bias that starts at the mean,

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from amalgam.tasks.clip.prompts import prompt
+from amalgam.tasks.clip.toy.worlds import World
 from amalgam.tasks.data.opening import open_renderer
 from amalgam.tasks.data.random_numbers import RandomNumbers
 from amalgam.tasks.data.synthetic.renderer import Renderer, draw_in
-from amalgam.tasks.toy_clip.worlds import World
 
 CAPTION = 3  # purpose of chance
 

@@ -17,8 +17,8 @@ from amalgam.tasks.models import build
 from amalgam.tasks.models.spec import ModelSpec
 from amalgam.tasks.tracing.cost import cost_of
 from amalgam.tasks.tracing.trace import trace
-from benchmarks.fusion import pair
 from benchmarks.measure import Measure, report, seconds
+from benchmarks.methods.fusion import pair
 
 THREADS, ROUNDS = 1, 20
 

@@ -1,9 +1,9 @@
 """Training sparse autoencoders (TopK), and how much faster that is than the plain way.
 
-*Yardstick*: `naive_sae.py`, a DataLoader and dense masked codes, and ours train the same autoencoder on the same
-batches of features in turn, on one thread, as a step has; ratios are medians over rounds of those within a round. Their
-loss curves are compared too.
-*Peer*: SAELens' own trainer beside ours, where it is installed (`peer_sae.py`).
+*Yardstick*: `yardsticks/autoencoder.py`, a DataLoader and dense masked codes, and ours train the same autoencoder on
+the same batches of features in turn, on one thread, as a step has; ratios are medians over rounds of those within a
+round. Their loss curves are compared too.
+*Peer*: SAELens' own trainer beside ours, where it is installed (`yardsticks/saelens.py`).
 *Many*: eight autoencoders of different seeds in one pass, beside one. All eight share what is read, but each has
 multiplications of its own, which on a CPU is most of the work.
 *Sizes*: width 512 with 2048 latents, k 16, as of ViT-B/16; width 64 with 256 latents, k 4, as of the small world.
@@ -21,8 +21,8 @@ from amalgam.tasks.sae.autoencoder import unit_norm
 from amalgam.tasks.sae.config import FeatureInfo, SAESpec, SAETrainConfig, TopK
 from amalgam.tasks.sae.train import train
 from benchmarks.measure import Measure, report, seconds
-from benchmarks.naive_sae import naive_training
-from benchmarks.peer_sae import IS_INSTALLED, peer_training
+from benchmarks.yardsticks.autoencoder import naive_training
+from benchmarks.yardsticks.saelens import IS_INSTALLED, peer_training
 
 THREADS, TOGETHER = 1, 8
 

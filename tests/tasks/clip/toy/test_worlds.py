@@ -5,14 +5,14 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
+from amalgam.tasks.clip.toy.captioned import open_world
+from amalgam.tasks.clip.toy.captions import Captions
+from amalgam.tasks.clip.toy.networks import small_clip
+from amalgam.tasks.clip.toy.worlds import WORLDS, AnyWorld, PhotoSet
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.opening import open_source
 from amalgam.tasks.data.sources import Corrupted
 from amalgam.tasks.models.clip import build_clip
-from amalgam.tasks.toy_clip.captioned import open_world
-from amalgam.tasks.toy_clip.captions import Captions
-from amalgam.tasks.toy_clip.networks import small_clip
-from amalgam.tasks.toy_clip.worlds import WORLDS, AnyWorld, PhotoSet
 
 IDS = torch.arange(600)
 NAMES = (("red fox", "blue whale"), ("tree", "house", "red car"))

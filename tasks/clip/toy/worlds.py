@@ -12,12 +12,12 @@ from pydantic import Field, model_validator
 from amalgam.tasks.clip.class_names import CIFAR10_NAMES, TINY_IMAGENET_NAMES
 from amalgam.tasks.clip.prompts import checked_names
 from amalgam.tasks.clip.testing.test_sets import TestSet
+from amalgam.tasks.clip.toy.captions import PAIR_CAPTIONS, PHOTO_CAPTIONS, Captions
+from amalgam.tasks.clip.toy.config import PretrainConfig
+from amalgam.tasks.clip.toy.networks import of_length, of_width, pretrain_config, small_clip
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.sources import MIN_SIDE, PHOTO_STYLES, Stored, Styled, StyledPairs, StyledPhotos, Value
 from amalgam.tasks.models.clip_spec import ClipSpec
-from amalgam.tasks.toy_clip.captions import PAIR_CAPTIONS, PHOTO_CAPTIONS, Captions
-from amalgam.tasks.toy_clip.config import PretrainConfig
-from amalgam.tasks.toy_clip.networks import of_length, of_width, pretrain_config, small_clip
 
 Part = Literal["pretraining", "finetuning", "test"]
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from amalgam.tasks.clip.toy.captioned import open_world
+from amalgam.tasks.clip.toy.captions import PAIR_CAPTIONS, PHOTO_CAPTIONS
+from amalgam.tasks.clip.toy.worlds import WORLDS
 from amalgam.tasks.data.opening import open_source
 from amalgam.tasks.data.sources import PAIR_NAMES
 from amalgam.tasks.models.words import WordTokenizer
-from amalgam.tasks.toy_clip.captioned import open_world
-from amalgam.tasks.toy_clip.captions import PAIR_CAPTIONS, PHOTO_CAPTIONS
-from amalgam.tasks.toy_clip.worlds import WORLDS
 
 WORLD = WORLDS["digits"]
 IDS = torch.arange(2000)

@@ -1,4 +1,4 @@
-"""A straightforward numpy solver of partial fusion for two members, the yardstick of `benchmarks.fusion`.
+"""A straightforward numpy solver of partial fusion for two members, the yardstick of `benchmarks.methods.fusion`.
 
 It does what the engine does (greedy first pass, then coordinate descent until nothing improves), but says it plainly:
 both members are laid out in the fused network's coordinates, zeros where they have no unit, and the distance of every

@@ -1,14 +1,26 @@
-"""Code in a user's own file, named `path/to/file.py:Name`: experiments, methods, regularisers, models and data sets."""
+"""Names that users write: what an unknown one may have meant, and `path/to/file.py:Name`, code in a file of theirs."""
 
 import hashlib
 import importlib.util
 import sys
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 PREFIX = "amalgam_file_"
 DIGEST = "__amalgam_digest__"  # of the file that a module was made from
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
+    """The error for a `name` of some `kind` ("model", "data set") that is not among the `known` ones."""
+    known = sorted(known)
+    spelled = {one.lower(): one for one in known}
+    near = [spelled[one] for one in get_close_matches(name.lower(), spelled, n=3, cutoff=0.6)]
+    listed = ", ".join(known[:20]) or "none"
+    remedy = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known are {listed}."
+    return ValueError(f"there is no {kind} {name!r}: {remedy}")
 
 
 def is_in_file(text: str) -> bool:
@@ -19,7 +31,10 @@ def is_in_file(text: str) -> bool:
 
 def file_of(text: str) -> Path:
     """The file of `path/to/file.py:Name`. Raises ValueError if there is none."""
-    path = Path(text.rpartition(":")[0])
+    return _python_file(Path(text.rpartition(":")[0]))
+
+
+def _python_file(path: Path) -> Path:
     if path.suffix != ".py" or not path.is_file():
         raise ValueError(f"there is no Python file {path}; give path/to/file.py:NAME")
     return path
@@ -35,8 +50,7 @@ def load_file(path: Path) -> ModuleType:
 
     A file that has not changed is not run again: two networks made by one class must be of that class.
     """
-    if path.suffix != ".py" or not path.is_file():
-        raise ValueError(f"there is no Python file {path}; give path/to/file.py:NAME")
+    _python_file(path)
     name = f"{PREFIX}{path.stem}"
     digest, known = file_digest(path), sys.modules.get(name)
     if known is not None and (known.__file__, getattr(known, DIGEST, None)) == (str(path.resolve()), digest):

@@ -1,4 +1,4 @@
-"""How a small CLIP is pre-trained, as data; `tasks.toy_clip.pretrain` reads it."""
+"""How a small CLIP is pre-trained, as data; `tasks.clip.toy.pretrain` reads it."""
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 

@@ -1,4 +1,4 @@
-"""SAELens training the same autoencoder, for `benchmarks.sae`; only where it is installed (found with 6.54.12).
+"""SAELens training the same autoencoder, for `benchmarks.methods.sae`; only where it is installed (found with 6.54.12).
 
 Its own trainer with its own TopK and Adam, without its logging and its revival of dead latents, gets ready batches.
 """

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from amalgam.tasks.combining import (
+from amalgam.tasks.scoring.combining import (
     COMBINERS,
     AwareNet,
     EntropyConfidence,
@@ -21,7 +21,7 @@ from amalgam.tasks.combining import (
     PseudoLabels,
     TemperatureScaled,
 )
-from amalgam.tasks.combining.mixture import nll
+from amalgam.tasks.scoring.combining.mixture import nll
 from amalgam.tasks.scoring.logits import logit_ensemble, probability_ensemble
 
 MEMBERS, EXAMPLES, CLASSES = 4, 60, 5
