@@ -15,6 +15,7 @@ from amalgam.pipeline.cli.from_files.merge import merge_command
 from amalgam.pipeline.cli.launch import plan_experiment, run_experiment
 from amalgam.pipeline.cli.night import NightSettings, run_night
 from amalgam.pipeline.console import say
+from amalgam.pipeline.store.storage import root_path
 
 COMMANDS = ("plan", "run", "night", "compare", "show", "report", "fuse", "merge", "explain", "ui", "sync", "verify")
 
@@ -64,7 +65,7 @@ app.command()(fuse)
 app.command("merge")(merge_command())
 app.command()(explain)
 
-Root = Annotated[Path, typer.Option(help="Folder of all results.")]
+Root = Annotated[Path, typer.Option(callback=root_path, envvar="AMALGAM_ROOT", help="Folder of all results.")]
 TrackingUri = Annotated[str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow server.")]
 
 

@@ -10,6 +10,7 @@ from typer import Option
 
 from amalgam.pipeline.engine.execute import Local, Ray, Runner
 from amalgam.pipeline.engine.step import Resources, Step, ancestors, with_resources
+from amalgam.pipeline.store.storage import root_path
 from amalgam.tasks.user_names import unknown_name
 
 PANEL = "Resources and locations (no effect on results)"
@@ -20,7 +21,13 @@ class Settings:
     """Where a run happens; each field is an option of `run` and `plan`."""
 
     root: Annotated[
-        Path, Option(rich_help_panel=PANEL, help="Folder of all results; on a cluster, shared by all machines.")
+        Path,
+        Option(
+            callback=root_path,
+            rich_help_panel=PANEL,
+            envvar="AMALGAM_ROOT",
+            help="Folder of all results; on a cluster, shared by all machines.",
+        ),
     ] = Path("runs")
     data_root: Annotated[
         Path | None,

@@ -15,6 +15,7 @@ from amalgam.pipeline.engine.host import source_commit
 from amalgam.pipeline.engine.place import DamagedInput, Place, found, missing, set_aside_if_damaged
 from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.store.artifact import Record, check_writable
+from amalgam.pipeline.store.storage import root_path
 
 MOST_ROUNDS = 4  # A disk that damages what was just written will not be mended by writing again.
 
@@ -112,7 +113,7 @@ def run(
     ExceptionGroup, at the end if any step failed.
     """
     started, clock = time.time(), time.monotonic()
-    root = root.absolute()
+    root = root_path(root).absolute()
     check_writable(root)
     place = Place(root, data_root and data_root.absolute(), source_commit())
     events = list[Event]()
