@@ -17,6 +17,10 @@ Ints = tuple[int, ...]
 Texts = tuple[str, ...]
 LabelSmoothing = Annotated[float, "Label smoothing, as in torch.nn.CrossEntropyLoss."]
 FirstSeed = Annotated[int, "Seed of the first repetition; the others count up from it."]
+GroupColumn = Annotated[
+    str | None,
+    "Column of metadata.csv or array of an .npz (subject, camera): no value of it is on both sides of a split.",
+]
 Precision = Annotated[Literal["fp32", "bf16", "fp16"], "Training precision (autocast)."]
 T = TypeVar("T")
 

@@ -112,6 +112,8 @@ class DataSpec(BaseModel):
     """Folders of classes that are read, in the order of their labels; empty reads all, in order of name."""
     skip_damaged: bool = False
     """Leave out pictures that cannot be decoded, and count them; every one is decoded beforehand to know."""
+    group_column: str | None = None
+    """Column of the set's table (subject, camera) whose values are never on both sides of a split."""
 
     @model_validator(mode="after")
     def _name_is_known(self) -> "DataSpec":

@@ -5,6 +5,7 @@ Shapes: (b, c, h, w) = batch, channels, height, width.
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,15 @@ from amalgam.tasks.data.catalogue import (
     how_to_fetch,
     path_of,
 )
-from amalgam.tasks.data.layouts import PICTURES, file_size, is_content, open_picture
+from amalgam.tasks.data.layouts import (
+    PICTURES,
+    array_numbers,
+    column_numbers,
+    file_size,
+    is_content,
+    npz_array,
+    open_picture,
+)
 from amalgam.tasks.data.listings import READERS, read_listing
 from amalgam.tasks.data.pixels import Images, decoded, digest, enlarged, in_memory, resized
 from amalgam.tasks.data.splits import hold_out, require_classes
@@ -46,6 +55,8 @@ def load(spec: DataSpec, split: PartName, root: Path | None = None) -> Images:
     for name, value in (("mean", spec.mean), ("std", spec.std)):
         if isinstance(value, tuple) and len(value) != images.shape[0]:
             raise ValueError(f"{name} must be one number or one for each of {images.shape[0]} channels, got {value}")
+    if spec.group_column and images.sources is None:
+        raise ValueError(f"{spec.name!r} has no table with a column {spec.group_column!r}: leave group_column out")
     return images
 
 
@@ -83,14 +94,17 @@ def _from_file(spec: DataSpec, split: PartName, root: Path | None) -> Images:
 def _npz(spec: DataSpec, split: PartName, root: Path | None) -> Images:
     path = path_of(spec, root)
     try:
-        pixels, labels = (_npz_array(path, split, what) for what in ("images", "labels"))
-        labels, of_training = (_whole_numbers(values) for values in (labels, _npz_array(path, "train", "labels")))
+        pixels, labels = (npz_array(path, split, what) for what in ("images", "labels"))
+        labels, of_training = (_whole_numbers(values) for values in (labels, npz_array(path, "train", "labels")))
         num_classes = int(of_training.max(initial=-1)) + 1
         if num_classes > len(of_training):
             raise ValueError(f"label {num_classes - 1} among {len(of_training)} images: classes are counted from 0")
     except Exception as error:  # a damaged archive shows itself in many ways: zipfile, zlib, numpy, KeyError
         raise ValueError(f"{path} must be {NPZ}: {error}") from error
-    return _checked(spec, str(path), pixels, labels, tuple(map(str, range(num_classes))))
+    images = _checked(spec, str(path), pixels, labels, tuple(map(str, range(num_classes))))
+    if spec.group_column is None:
+        return images
+    return replace(images, sources=torch.from_numpy(array_numbers(path, split, spec.group_column, len(labels))))
 
 
 def _checked(spec: DataSpec, what: str, pixels: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> Images:
@@ -103,15 +117,6 @@ def _checked(spec: DataSpec, what: str, pixels: np.ndarray, labels: np.ndarray, 
     if len(labels) != len(pixels):
         raise ValueError(f"{what} must contain a label for each image, got {len(labels)} for {len(pixels)} images")
     return _in_memory(spec, pixels, labels, names)
-
-
-def _npz_array(path: Path, split: PartName, what: str) -> np.ndarray:
-    """The images or labels of a part, from the one file or from the part's own."""
-    names = {"train": ("train.npz",), "test": ("test.npz", "val.npz")}[split]
-    own = next((path / name for name in names if (path / name).is_file()), path / names[0])
-    with np.load(own if path.is_dir() else path, allow_pickle=False) as arrays:
-        array: np.ndarray = arrays[what if path.is_dir() else f"{split}_{what}"]
-        return array
 
 
 def _whole_numbers(labels: np.ndarray) -> np.ndarray:
@@ -236,6 +241,13 @@ def _decoded(spec: DataSpec, dataset: Any, places: np.ndarray) -> Images:
     files = [Path(samples[place][0]) for place in places] if samples else []
     listing = [(path.relative_to(root).as_posix(), file_size(path, spec.skip_damaged)) for path in files]
     content = digest(repr((names, listing)).encode(), labels.tobytes(), places.tobytes())
+    in_table = [path.relative_to(root.parent).as_posix() for path in files]
     return decoded(
-        spec, lambda index: dataset[places[index]][0], labels.tolist(), names, content, names=tuple(map(str, files))
+        spec,
+        lambda index: dataset[places[index]][0],
+        labels.tolist(),
+        names,
+        content,
+        names=tuple(map(str, files)),
+        sources=column_numbers(root.parent, in_table, spec.group_column if files else None),
     )

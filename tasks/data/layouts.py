@@ -7,6 +7,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 OWN_NAMES = "class_names.txt"  # beside the table of a set, one name a line, where its own names make no prompts
 NO_CONTENT = ("__MACOSX", "@eaDir", "lost+found")  # folders that archives, network storage and file systems add
@@ -39,6 +42,52 @@ def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
         if missing:
             raise ValueError(f"{path} has no column {missing[0]!r}: its columns are {', '.join(known)}")
         return list(reader)
+
+
+TABLE = "metadata.csv"
+FILE_COLUMNS = ("filename", "file_name")
+
+
+def column_numbers(folder: Path, files: Iterable[str], column: str | None) -> list[int] | None:
+    """The number of each file's value in a column of the folder's `metadata.csv`; None if no column is given.
+
+    Raises ValueError if there is no such table or column, or a file has no row.
+    """
+    if column is None:
+        return None
+    path = folder / TABLE
+    if not path.is_file():
+        raise ValueError(f"group column {column!r} needs the table {path} with the columns {FILE_COLUMNS[0]}, {column}")
+    rows = read_table(path, (column,))
+    name = next((name for name in FILE_COLUMNS if rows and name in rows[0]), None)
+    if name is None:
+        raise ValueError(f"{path} must name the file of each row in a column {' or '.join(FILE_COLUMNS)}")
+    value_of = {row[name]: row[column] for row in rows}
+    files = list(files)
+    if missing := [file for file in files if not value_of.get(file)]:
+        raise ValueError(f"{path} has no {column} of {missing[0]}: add its row")
+    numbers = {value: number for number, value in enumerate(sorted(set(value_of.values())))}
+    return [numbers[value_of[file]] for file in files]
+
+
+def npz_array(path: Path, split: str, what: str) -> NDArray[Any]:
+    """An array of a part, such as its images, from the one file or from the part's own; KeyError if it is not there."""
+    names = {"train": ("train.npz",), "test": ("test.npz", "val.npz")}[split]
+    own = next((path / name for name in names if (path / name).is_file()), path / names[0])
+    with np.load(own if path.is_dir() else path, allow_pickle=False) as arrays:
+        array: NDArray[Any] = arrays[what if path.is_dir() else f"{split}_{what}"]
+        return array
+
+
+def array_numbers(path: Path, split: str, column: str, count: int) -> NDArray[np.int64]:
+    """The number of each image's value in an array of a part, (count, 1). Raises ValueError as `column_numbers`."""
+    try:
+        numbers = np.unique(npz_array(path, split, column), return_inverse=True)[1].reshape(-1, 1)
+    except KeyError as error:
+        raise ValueError(f"{path} has no array of the group column {column!r}: {error}") from error
+    if len(numbers) != count:
+        raise ValueError(f"{path} must have one {column} for each of {count} images, got {len(numbers)}")
+    return numbers
 
 
 def iwildcam_class_names(path: Path) -> tuple[str, ...]:

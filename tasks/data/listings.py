@@ -10,6 +10,7 @@ from pathlib import Path
 from amalgam.tasks.data.catalogue import DataSpec, path_of
 from amalgam.tasks.data.layouts import (
     class_folders,
+    column_numbers,
     file_size,
     iwildcam_class_names,
     open_picture,
@@ -52,6 +53,7 @@ def read_listing(spec: DataSpec, split: str, root: Path | None) -> Images:
         names=tuple(str(listing.root / file) for file in listing.files),
         groups=listing.groups,
         group_names=listing.group_names,
+        sources=column_numbers(path, listing.files, spec.group_column),
     )
 
 

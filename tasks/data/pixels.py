@@ -44,6 +44,9 @@ class Images:
     """Group, such as the region, of each image, int64, (n,); -1 of none."""
     group_names: tuple[str, ...] = ()
     """What each group is called."""
+    sources: Tensor | None = None
+    """Numbers of what each image was made from (subjects, cameras, digits), int64, (n, sources): images that share one
+    are never on both sides of a split. None where every image is its own."""
     num_skipped: int = 0
     """Images that were left out because they cannot be decoded."""
     is_decoded: bool = False
@@ -209,6 +212,7 @@ def decoded(
     names: tuple[str, ...] = (),
     groups: Sequence[int] | None = None,
     group_names: tuple[str, ...] = (),
+    sources: Sequence[int] | None = None,
 ) -> Images:
     """Pictures made into squares as `spec` says, the damaged ones left out if it says so.
 
@@ -229,6 +233,7 @@ def decoded(
         spec.std,
         None if groups is None else torch.tensor([groups[place] for place in kept], dtype=torch.int64),
         group_names,
+        None if sources is None else torch.tensor([[sources[place]] for place in kept], dtype=torch.int64),
         num_skipped=count - len(kept),
         is_decoded=True,
     )

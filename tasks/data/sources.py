@@ -74,6 +74,17 @@ class Styled(Value):
         return style
 
 
+class SetApart(Value):
+    """Digits of which no picture is made but those that are held out."""
+
+    share: float = Field(gt=0, lt=1)
+    """Share of the digits, class by class, and of the pictures: the last ones."""
+    seed: int = 0
+    """Draws which digits."""
+    shown: bool = True
+    """Whether those last pictures show them; otherwise they show the other digits too."""
+
+
 class StyledPairs(Styled):
     """Two digits side by side on a square canvas: 100 classes, "zero zero" to "nine nine".
 
@@ -90,6 +101,8 @@ class StyledPairs(Styled):
     """Side of the canvas in pixels."""
     margin: float = Field(default=0.0, ge=0, lt=0.5)
     """Share of the side of a digit's picture that is cut off on every border: MNIST's is 1/7, nothing but black."""
+    set_apart: SetApart | None = None
+    """Digits kept for the pictures that are held out; None mixes all, and no split can separate pictures by digit."""
 
     @property
     def data(self) -> DataSpec:
@@ -167,9 +180,24 @@ class LabelledConfig(Value):
 
     source: Source
     validation_share: float = Field(default=0.2, gt=0, lt=1)
-    """Share held out to choose epochs, strengths and alphas by; stratified by class."""
+    """Share held out to choose epochs, strengths and alphas by, in whole sources; stratified by class."""
     seed: int = 0
     """Draws which."""
+
+    @classmethod
+    def separable(cls, source: AnySource, validation_share: float, seed: int) -> Self:
+        """The same, pairs drawn so that those held out share no digit with those that are trained on."""
+        if isinstance(source, StyledPairs):
+            source = source.model_copy(update={"set_apart": SetApart(share=validation_share, seed=seed)})
+        return cls(source=source, validation_share=validation_share, seed=seed)
+
+
+def without_held_out(pictures: StyledPairs | StyledPhotos, labelled: LabelledConfig) -> StyledPairs | StyledPhotos:
+    """The same pictures without the digits that are set apart for held-out ones."""
+    of_labelled = labelled.source
+    if not isinstance(pictures, StyledPairs) or not isinstance(of_labelled, StyledPairs) or not of_labelled.set_apart:
+        return pictures
+    return pictures.model_copy(update={"set_apart": of_labelled.set_apart.model_copy(update={"shown": False})})
 
 
 def check_source(source: AnySource, root: Path | None) -> None:

@@ -14,6 +14,7 @@ from amalgam.tasks.data.catalogue import DataSpec
 
 Labels = NDArray[np.integer]
 Indices = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 
 def require_classes(labels: Labels, what: str) -> None:
@@ -134,11 +135,13 @@ class ClassSplit(Split):
 SPLITS: list[type[Split]] = [GeneralSpecialist, ClassSplit, Shared]
 
 
-def hold_out(labels: Labels, share: float, seed: int) -> tuple[Indices, Indices]:
+def hold_out(labels: Labels, share: float, seed: int, sources: Indices | None = None) -> tuple[Indices, Indices]:
     """The positions kept and those held out: `share` of all examples, stratified by class, both sorted.
 
     Every class gives its share to within one example, and the total is the nearest whole number (largest remainders).
-    Raises ValueError if either side would be empty.
+    `sources` (examples, k) are numbers of what each example was made from: examples that share one, directly or through
+    others, stay together, and shares are then met as nearly as whole groups allow. Raises ValueError if either
+    side would be empty.
     """
     if not 0 < share < 1:
         raise ValueError(f"the share to hold out must be between 0 and 1, got {share}")
@@ -146,6 +149,10 @@ def hold_out(labels: Labels, share: float, seed: int) -> tuple[Indices, Indices]
     if total in (0, len(labels)):
         raise ValueError(f"too few examples: holding out {share} of {len(labels)} leaves one side empty")
     generator = np.random.default_rng(seed)
+    together = np.arange(len(labels)) if sources is None else _together(sources)
+    if len(np.unique(together)) < len(labels):
+        mask = _held_out_groups(labels, together, share, generator)
+        return np.flatnonzero(~mask), np.flatnonzero(mask)
     classes, counts = np.unique(labels, return_counts=True)
     sizes = _largest_remainders(share * counts, total)
     chosen = [
@@ -155,6 +162,43 @@ def hold_out(labels: Labels, share: float, seed: int) -> tuple[Indices, Indices]
     mask = np.zeros(len(labels), bool)
     mask[np.concatenate(chosen)] = True
     return np.flatnonzero(~mask), np.flatnonzero(mask)
+
+
+def _together(sources: Indices) -> Indices:
+    """The number of the group of each example: groups share no source."""
+    from scipy.sparse import coo_array  # plans need none
+    from scipy.sparse.csgraph import connected_components
+
+    count, width = sources.shape
+    nodes = np.unique(sources, return_inverse=True)[1].reshape(-1) + count
+    edges = np.arange(count).repeat(width), nodes
+    size = count + int(nodes.max(initial=0)) + 1
+    groups: Indices = connected_components(coo_array((np.ones(len(nodes)), edges), (size, size)), directed=False)[1]
+    return groups[:count]
+
+
+def _held_out_groups(labels: Labels, together: Indices, share: float, generator: np.random.Generator) -> Mask:
+    """Which examples are held out: groups in random order, where that brings the classes nearer to their shares.
+
+    Those that would exceed the share of all examples have to wait until the others have been tried.
+    """
+    groups, member = np.unique(together, return_inverse=True)
+    classes, label = np.unique(labels, return_inverse=True)
+    counts = np.zeros((len(groups), len(classes)))
+    np.add.at(counts, (member, label), 1)
+    missing, taken = share * counts.sum(0), np.zeros(len(groups), bool)
+    order = generator.permutation(len(groups))
+    for group, may_exceed in [(group, may_exceed) for may_exceed in (False, True) for group in order]:
+        after = missing - counts[group]
+        if not taken[group] and after @ after < missing @ missing and (may_exceed or after.sum() >= 0):
+            missing, taken[group] = after, True
+    mask: Mask = taken[member]
+    if mask.all() or not mask.any():
+        raise ValueError(
+            f"the examples are of {len(groups)} groups that share no source, too few or too large to hold out {share} "
+            "of them: choose another share, or a group column with more values"
+        )
+    return mask
 
 
 def _largest_remainders(quotas: NDArray[np.floating], total: int) -> Indices:

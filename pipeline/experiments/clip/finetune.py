@@ -19,6 +19,7 @@ from amalgam.pipeline.experiments.flags import (
     Autoencoders,
     Corruptions,
     FirstSeed,
+    GroupColumn,
     LabelSmoothing,
     Optimisation,
     Precision,
@@ -107,6 +108,7 @@ class Tested:
     forgetting: Annotated[Texts, "Sets of other classes to test too, such as cifar100,dtd."] = ()
     skip_damaged: Annotated[bool, "Leave out pictures that cannot be decoded, and count them."] = False
     validation_share: Annotated[float, "Fraction of the training images held out for model selection."] = 0.02
+    group_column: GroupColumn = None
     anchor_data: Annotated[str | None, "Unlabelled pictures for the methods that use them: imagefolder:PATH."] = None
 
     def opened(self, backbone: Backbone, corrupted: Corruptions, root: Path | None) -> "_Opened":
@@ -116,6 +118,9 @@ class Tested:
         shifted = corrupted_sets(chosen.test_sets, corrupted.corruptions, corrupted.severities)
         chosen = chosen.model_copy(update={"test_sets": (*chosen.test_sets, *shifted)})
         unlabelled = pictures.stored(self.anchor_data, "train") if self.anchor_data else None
+        if self.group_column and chosen.labelled:
+            data = chosen.labelled.data.model_copy(update={"group_column": self.group_column})
+            chosen = chosen.model_copy(update={"labelled": chosen.labelled.model_copy(update={"data": data})})
         return _Opened(backbone.spec, chosen, self.validation_share, unlabelled)
 
 

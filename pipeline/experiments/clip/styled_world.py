@@ -11,7 +11,7 @@ from amalgam.pipeline.steps.clip.saes import SAEsConfig
 from amalgam.tasks.clip.testing.test_sets import Role, TestSet, corrupted_sets
 from amalgam.tasks.clip.toy.worlds import WORLDS, World
 from amalgam.tasks.data.catalogue import DataSpec
-from amalgam.tasks.data.sources import LabelledConfig, MixedStyles
+from amalgam.tasks.data.sources import LabelledConfig, MixedStyles, without_held_out
 from amalgam.tasks.sae.config import REFERENCE_RECIPE, FeatureInfo, SAESpec, SAETrainConfig, TopK
 from amalgam.tasks.training.config import TrainConfig
 from amalgam.tasks.user_names import unknown_name
@@ -124,13 +124,13 @@ class StyledImages:
     def __call__(self, seed: int) -> Seeded:
         """What a seed changes: everything."""
         world = self.world
-        plain, styles = world.source("finetuning", self.images, seed=seed), self._styles(seed)
-        other = MixedStyles(
-            pictures=world.source("finetuning", self.images, seed=seed + 1000), styles=world.seen_styles
+        labelled = LabelledConfig.separable(
+            world.source("finetuning", self.images, seed=seed), self.validation_share, seed
         )
+        styles, others = self._styles(seed), world.source("finetuning", self.images, seed=seed + 1000)
         return Seeded(
             backbone=PRETRAINED(PretrainedConfig(world=world, seed=seed)),
-            labelled=LabelledConfig(source=plain, validation_share=self.validation_share, seed=seed),
+            labelled=labelled,
             test_sets=(
                 *styles,
                 self._forgotten(seed),
@@ -138,7 +138,7 @@ class StyledImages:
                 *corrupted_sets(styles, self.corruptions, self.severities),
                 *(self._natural(entry, seed) for entry in self.natural),
             ),
-            unlabelled=other,
+            unlabelled=MixedStyles(pictures=without_held_out(others, labelled), styles=world.seen_styles),
         )
 
     def _styles(self, seed: int) -> tuple[TestSet, ...]:

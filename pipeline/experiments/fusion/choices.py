@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from amalgam.pipeline.experiments.flags import (
     FirstSeed,
     Floats,
+    GroupColumn,
     Ints,
     LabelSmoothing,
     Precision,
@@ -32,11 +33,12 @@ class Pictures:
     image_size: Annotated[int | None, "Side in pixels that images are resized to; default: the data set's own."] = None
     num_classes: Annotated[int | None, "Number of classes of a user-supplied data set."] = None
     channels: Annotated[int, "Channels of a user-supplied data set: 1 for greyscale."] = 3
+    group_column: GroupColumn = None
 
     @property
     def spec(self) -> DataSpec:
         """The data set."""
-        return DataSpec(name=self.data, image_size=self.image_size)
+        return DataSpec(name=self.data, image_size=self.image_size, group_column=self.group_column)
 
 
 @dataclass(frozen=True)

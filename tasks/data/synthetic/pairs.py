@@ -14,6 +14,7 @@ from torch.nn.functional import grid_sample
 from amalgam.tasks.data.images import load
 from amalgam.tasks.data.random_numbers import RandomNumbers
 from amalgam.tasks.data.sources import DIGIT_NAMES, PAIR_NAMES, StyledPairs
+from amalgam.tasks.data.splits import hold_out
 from amalgam.tasks.data.synthetic.styles import as_bytes, in_style
 
 CHOICE, PLACEMENT = 1, 2  # purposes of chance
@@ -49,14 +50,23 @@ class PairRenderer:
     glyphs: Glyphs
     size: int
     seed: int
+    pools: tuple[Tensor, Tensor]
+    """Places of the glyphs that the first pictures are made of, and of those that all others are."""
+    num_first: int
+    """How many the first pictures are."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """See `Renderer`, as for all that follow."""
         return PAIR_NAMES
 
+    def sources(self, ids: Tensor) -> Tensor:
+        drawn = RandomNumbers(ids, self.seed, CHOICE).uniforms(2)
+        first, rest = (pool.to(ids.device)[(drawn * len(pool)).long()] for pool in self.pools)
+        return torch.where((ids < self.num_first)[:, None], first, rest)
+
     def canvases(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        return canvases_of(self.glyphs, ids, self.seed, self.size)
+        return canvases_of(self.glyphs, self.sources(ids), ids, self.seed, self.size)
 
     def rendered(self, style: str, canvases: Tensor, ids: Tensor) -> Tensor:
         if not self.glyphs.in_colour:
@@ -72,8 +82,14 @@ class PairRenderer:
 
 
 def open_pairs(source: StyledPairs, root: Path | None) -> PairRenderer:
-    """What draws the pairs of a source. Raises ValueError as `open_glyphs` does."""
-    return PairRenderer(open_glyphs(source, root), source.size, source.seed)
+    """What draws the pairs of a source. Raises ValueError as `open_glyphs` does, and if one cannot be set apart."""
+    glyphs, count = open_glyphs(source, root), source.num_images
+    every = torch.arange(len(glyphs.labels))
+    if source.set_apart is None:
+        return PairRenderer(glyphs, source.size, source.seed, (every, every), count)
+    kept, apart = hold_out(glyphs.labels.numpy(), source.set_apart.share, source.set_apart.seed)
+    pools = every[kept], every[apart if source.set_apart.shown else kept]
+    return PairRenderer(glyphs, source.size, source.seed, pools, count - round(source.set_apart.share * count))
 
 
 def open_glyphs(source: StyledPairs, root: Path | None) -> Glyphs:
@@ -88,9 +104,8 @@ def open_glyphs(source: StyledPairs, root: Path | None) -> Glyphs:
     return Glyphs(images.batch(torch.arange(first, last)), images.labels[first:last], source.margin)
 
 
-def canvases_of(glyphs: Glyphs, ids: Tensor, seed: int, size: int) -> tuple[Tensor, Tensor]:
-    """Two glyphs beside each other for every image, (n, c, size, size) in [0, 1], and the classes (n,)."""
-    chosen = (RandomNumbers(ids, seed, CHOICE).uniforms(2) * len(glyphs.labels)).long()
+def canvases_of(glyphs: Glyphs, chosen: Tensor, ids: Tensor, seed: int, size: int) -> tuple[Tensor, Tensor]:
+    """The glyphs at places `chosen` (n, 2) beside each other, (n, c, size, size) in [0, 1], and the classes (n,)."""
     digits = glyphs.pixels[chosen.flatten()].float() / 255
     fill = "border" if glyphs.in_colour else "zeros"
     placed = grid_sample(digits, _grid(ids, seed, size, glyphs.margin), padding_mode=fill, align_corners=False)

@@ -32,9 +32,12 @@ class PhotoRenderer:
     """Whether they are mirrored and moved by chance."""
     seed: int
 
-    def canvases(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+    def sources(self, ids: Tensor) -> Tensor:
         """See `Renderer`, as for all that follow."""
-        places = ids % len(self.labels)
+        return (ids % len(self.labels))[:, None]
+
+    def canvases(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        places = self.sources(ids)[:, 0]
         photos = self.pixels[places].float() / 255
         return _varied(photos, RandomNumbers(ids, self.seed, VARIATION)) if self.varied else photos, self.labels[places]
 

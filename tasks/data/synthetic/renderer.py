@@ -4,6 +4,7 @@ Shapes: (n, c, h, w) = images, channels, height, width.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -22,6 +23,9 @@ class Renderer(Protocol):
     def class_names(self) -> tuple[str, ...]:
         """What each class is called."""
 
+    def sources(self, ids: Tensor) -> Tensor:
+        """Numbers of the stored images that each of the pictures `ids` (n,) is made of, (n, sources)."""
+
     def canvases(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """What the pictures `ids` (n,) show, (n, c, h, w) in [0, 1], and their classes (n,)."""
 
@@ -34,8 +38,9 @@ class Renderer(Protocol):
 
 def draw(renderer: Renderer, source: Styled) -> Images:
     """All images of a source."""
-    parts = [draw_in(renderer, ids, [source.style], 0 * ids) for ids in torch.arange(source.num_images).split(CHUNK)]
-    return in_memory(*_joined(parts), renderer.class_names)
+    every = torch.arange(source.num_images)
+    parts = [draw_in(renderer, ids, [source.style], 0 * ids) for ids in every.split(CHUNK)]
+    return replace(in_memory(*_joined(parts), renderer.class_names), sources=renderer.sources(every))
 
 
 def draw_mixed(renderer: Renderer, source: MixedStyles) -> Images:
@@ -44,7 +49,8 @@ def draw_mixed(renderer: Renderer, source: MixedStyles) -> Images:
     parts = [draw_in(renderer, part, source.styles, part % number) for part in ids.split(CHUNK)]
     pixels, labels = _joined(parts)
     by_class = source.label == "class"
-    return in_memory(pixels, labels if by_class else ids % number, renderer.class_names if by_class else source.styles)
+    names = renderer.class_names if by_class else source.styles
+    return replace(in_memory(pixels, labels if by_class else ids % number, names), sources=renderer.sources(ids))
 
 
 def draw_in(renderer: Renderer, ids: Tensor, styles: Sequence[str], which: Tensor) -> tuple[Tensor, Tensor]:

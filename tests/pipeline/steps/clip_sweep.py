@@ -51,7 +51,7 @@ def autoencoders(**settings) -> SAEsConfig:
 def seeded(seed: int) -> Seeded:
     """One untrained CLIP and a few images."""
     backbone = PRETRAINED(PretrainedConfig(world=WORLD, seed=seed))
-    labelled = LabelledConfig(source=WORLD.source("finetuning", IMAGES), validation_share=0.25, seed=seed)
+    labelled = LabelledConfig.separable(WORLD.source("finetuning", IMAGES), 0.25, seed)
     plain = TestSet(name="plain", role="id", source=WORLD.source("test", 20))
     bold = TestSet(name="bold", role="seen", source=WORLD.source("test", 20, "bold"))
     others = MixedStyles(pictures=WORLD.source("finetuning", IMAGES, seed=1), styles=WORLD.seen_styles)

@@ -17,9 +17,8 @@ from amalgam.tasks.clip.finetuning.drift import frozen
 from amalgam.tasks.clip.testing.test_sets import TestSet
 from amalgam.tasks.clip.zero_shot import Classifier, zero_shot_head
 from amalgam.tasks.data.catalogue import DataSpec
-from amalgam.tasks.data.opening import open_source
+from amalgam.tasks.data.opening import open_labelled, open_source
 from amalgam.tasks.data.sources import DIGIT_NAMES, PAIR_NAMES, LabelledConfig, Stored, StyledPairs
-from amalgam.tasks.data.splits import hold_out
 from amalgam.tasks.models.clip import build_clip
 from amalgam.tasks.sae.autoencoder import initial
 from amalgam.tasks.sae.config import SAEInfo, SAETrainConfig, TopK
@@ -39,7 +38,7 @@ def pairs(style: str = "plain", count: int = 120, **settings) -> StyledPairs:
     return StyledPairs(glyphs=DataSpec(name="digits"), style=style, num_images=count, size=16, **settings)
 
 
-LABELLED = LabelledConfig(source=pairs(count=300, split="train"), validation_share=0.4, seed=3)
+LABELLED = LabelledConfig.separable(pairs(count=300, split="train"), 0.4, seed=3)
 LEFT = tuple(tuple(range(10 * digit, 10 * digit + 10)) for digit in range(10))
 TEST_SETS = (
     TestSet(name="plain", role="id", source=pairs()),
@@ -135,8 +134,7 @@ def test_a_role_is_the_unweighted_mean_of_its_sets(walked):
 def test_validation_is_what_fine_tuning_held_out(walked):
     _, out = walked
     said = next(read_predictions(out / PREDICTIONS)).predictions
-    images = open_source(LABELLED.source)
-    _, held_out = hold_out(images.labels.numpy(), LABELLED.validation_share, LABELLED.seed)
+    images, _, held_out = open_labelled(LABELLED)
     assert said.ids.tolist() == held_out.tolist() and torch.equal(said.labels, images.labels[said.ids])
 
 
@@ -209,8 +207,7 @@ def test_the_path_of_several_networks_ends_in_their_soup(folders, tmp_path):
         )
         for kind in ("uniform", "greedy")
     }
-    images = open_source(LABELLED.source)
-    _, held_out = hold_out(images.labels.numpy(), LABELLED.validation_share, LABELLED.seed)
+    images, _, held_out = open_labelled(LABELLED)
     alone = [classifiers[f"after{seed}"] for seed in (1, 2, 3)]
     best = max(score(predict(one, images, held_out), images.labels[held_out], 100)["accuracy"] for one in alone)
     assert ways["greedy"]["validation/accuracy@alpha=1"] >= best - 1e-6  # scores are float32

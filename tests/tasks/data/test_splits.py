@@ -24,6 +24,31 @@ def test_holding_out_divides_every_class_by_the_share(labels, share, seed):
         assert abs((labels[held] == label).sum() - share * (labels == label).sum()) < 1 + 1e-9
 
 
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 12)), min_size=40, max_size=200), st.integers(0, 5))
+def test_no_source_is_on_both_sides(examples, seed):
+    labels, sources = np.array(examples).T
+    if len(np.unique(sources)) < 4:
+        return
+    kept, held = hold_out(labels, 0.3, seed, sources[:, None])
+    assert sorted([*kept, *held]) == list(range(len(labels)))
+    assert not set(sources[kept]) & set(sources[held])
+    largest = np.bincount(sources).max()
+    assert abs(len(held) - 0.3 * len(labels)) <= largest
+
+
+def test_examples_that_share_a_source_through_others_stay_together():
+    chain = np.array([[0, 1], [1, 2], [2, 3], [7, 8], [8, 9]])
+    kept, held = hold_out(np.zeros(5, int), 0.4, 0, chain)
+    assert (kept.tolist(), held.tolist()) == ([0, 1, 2], [3, 4])
+    with pytest.raises(ValueError, match="1 groups"):
+        hold_out(np.zeros(3, int), 0.4, 0, chain[:3])
+
+
+def test_every_example_its_own_source_is_the_plain_split():
+    plain, by_source = (hold_out(LABELS, 0.2, 3, sources) for sources in (None, np.arange(500)[:, None]))
+    assert all((a == b).all() for a, b in zip(plain, by_source, strict=True))
+
+
 def test_general_never_sees_the_special_class_and_the_specialist_sees_all_of_it():
     general, specialist = GeneralSpecialist(special_class=4, share=0.9)(LABELS, 2, seed=0)
     assert np.bincount(LABELS[general], minlength=10).tolist() == [45] * 4 + [0] + [45] * 5

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from amalgam.tasks.data.catalogue import DataSpec
-from amalgam.tasks.data.opening import open_source
-from amalgam.tasks.data.sources import PAIR_NAMES, StyledPairs
+from amalgam.tasks.data.opening import open_labelled, open_source
+from amalgam.tasks.data.sources import PAIR_NAMES, LabelledConfig, StyledPairs, without_held_out
 from amalgam.tasks.data.synthetic.pairs import Glyphs, canvases_of, open_glyphs
 
 DIGITS = DataSpec(name="digits")
@@ -35,7 +35,8 @@ def test_both_digits_stand_where_the_name_says():
     glyphs = Glyphs(
         (20 + 20 * torch.arange(10)).to(torch.uint8).view(10, 1, 1, 1).expand(-1, -1, 12, 12), torch.arange(10), 0.0
     )
-    canvases, labels = canvases_of(glyphs, torch.arange(500), 0, 20)
+    chosen = torch.randint(10, (500, 2), generator=torch.Generator().manual_seed(0))
+    canvases, labels = canvases_of(glyphs, chosen, torch.arange(500), 0, 20)
     shown = ((canvases[:, 0, 10, [5, 15]] * 255 - 20) / 20).round().long()
     assert torch.equal(shown[:, 0] * 10 + shown[:, 1], labels)
     assert PAIR_NAMES[42] == "four two" and len(set(PAIR_NAMES)) == 100
@@ -65,6 +66,20 @@ def test_styles_of_one_seed_show_the_same_digits_at_the_same_places():
 def test_halves_share_no_digit_and_make_up_the_whole():
     first, second, whole = (open_glyphs(variant(half=half), None).pixels for half in ("first", "second", "all"))
     assert torch.equal(torch.cat([first, second]), whole)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_digit_is_on_both_sides_of_a_split_nor_in_unlabelled_pictures(seed):
+    labelled = LabelledConfig.separable(variant(num_images=2000, half="second", split="train"), 0.25, seed)
+    images, kept, held_out = open_labelled(labelled)
+    trained, judged = images.sources[kept].unique(), images.sources[held_out].unique()
+    assert not set(trained.tolist()) & set(judged.tolist())
+    assert len(held_out) == 500 and len(judged) == pytest.approx(0.25 * (len(trained) + len(judged)), abs=1)
+    # The stored digits themselves, not only their numbers.
+    glyphs = open_glyphs(labelled.source, None).pixels.flatten(1)
+    assert torch.cdist(glyphs[trained].float(), glyphs[judged].float()).min() > 0
+    others = open_source(without_held_out(labelled.source.model_copy(update={"seed": 9}), labelled))
+    assert not set(others.sources.unique().tolist()) & set(judged.tolist())
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (28, 28), (32, 32, 3)])
