@@ -1,6 +1,9 @@
 """Errors of users in words: one sentence, whoever found it."""
 
-from pydantic import ValidationError
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 
@@ -18,3 +21,10 @@ def _clause(problem: ErrorDetails) -> str:
     if problem["type"] == "missing":
         return f"{where} must be given"
     return f"{where} {problem['msg'].replace('Input should', 'must', 1)}, got {problem['input']!r}"
+
+
+def require_flags(kind: type[BaseModel], given: Mapping[str, Any]) -> None:
+    """Raise ValueError, naming the flag, if a field without a default is not given."""
+    for name, field in kind.model_fields.items():
+        if field.is_required() and name not in given:
+            raise ValueError(f"{kind.__name__} needs a value for {name}: give --{name.replace('_', '-')}")

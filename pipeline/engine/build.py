@@ -7,6 +7,7 @@ While a step is being built its traces lie in `{root}/.building/{key}/`: `out` b
 import errno
 import importlib
 import json
+import logging
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -37,6 +38,7 @@ STARTED = "started"  # Its time of change is when the attempt at hand began.
 LIVE_CURVES = "curves.jsonl"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 FORBIDDEN = (errno.EACCES, errno.EPERM)
+LOG = logging.getLogger(__name__)
 
 
 def build(step: Step, place: Place) -> Record:
@@ -116,9 +118,10 @@ def _publish(out: Path, destination: Path) -> None:
         set_aside(destination)
     try:
         publish(out, destination)
-    except OSError:
-        if not is_complete(destination):  # another driver was first, on a file system without locks
+    except OSError as error:
+        if not is_complete(destination):
             raise
+        LOG.info("%s was built by another driver first, on a file system without locks (%s)", destination, error)
 
 
 def _workspace(step: Step, place: Place, folder: Path) -> Workspace:
@@ -170,7 +173,7 @@ def _logged(curves: Path) -> Iterator[dict[str, Any]]:
     for line in curves.read_bytes().splitlines():
         try:
             yield json.loads(line)
-        except ValueError:
+        except (json.JSONDecodeError, UnicodeDecodeError):
             continue
 
 
@@ -186,8 +189,10 @@ def _function_name(function: Any) -> str:
 
 
 def _remove(folder: Path) -> None:
-    """Remove what can be removed: an artifact is no less complete for traces that stay."""
+    """Remove what can be removed, and log what cannot: an artifact is no less complete for traces that stay."""
     shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        LOG.warning("%s cannot be removed: remove it by hand", folder)
 
 
 def _saved(folder: Path) -> Path | None:

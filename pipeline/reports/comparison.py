@@ -113,10 +113,10 @@ def comparison_figure(rows: Sequence[Row], title: str, lead: Measure) -> Figure:
         axes.plot(scale * row[lead.key], place, "o", color=DOT)
     axes.set_yticks(range(len(rows)), [plain(row["label"]) for row in rows])
     axes.invert_yaxis()
-    axes.set_xlabel(f"{lead.heading}; lines: 95 % interval of the mean over seeds")
+    axes.set_xlabel(f"{plain(lead.heading)}; lines: 95 % interval of the mean over seeds")
     axes.grid(axis="x", alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title, fontsize=13, x=0.01, ha="left", weight="bold")
+    figure.suptitle(plain(title), fontsize=13, x=0.01, ha="left", weight="bold")
     return figure
 
 

@@ -67,9 +67,12 @@ def read_nights(root: Path, name: str) -> list[Night]:
 
 
 def read_aliases(root: Path) -> dict[str, str]:
-    """Keys of runs by alias."""
+    """Keys of runs by alias. Raises ValueError, naming the file, if it is damaged."""
     path = root / FOLDER / ALIASES
-    return {str(alias): str(run) for alias, run in unsealed(path.read_bytes()).items()} if path.is_file() else {}
+    try:
+        return {str(alias): str(run) for alias, run in unsealed(path.read_bytes()).items()} if path.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): remove it and set its aliases again") from error
 
 
 def set_alias(root: Path, alias: str, run: str) -> None:

@@ -6,10 +6,10 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from types import FrameType
 
-from amalgam.pipeline.engine.host import ENDING
+from amalgam.pipeline.console import say
 from amalgam.pipeline.tracking.database import prepared
+from amalgam.pipeline.tracking.run_log import ended_by_signals
 from amalgam.pipeline.tracking.store import DATABASE, SETTINGS, store_of
 
 PATIENCE = 10  # seconds a server may take to end
@@ -48,20 +48,14 @@ def serve_ui(root: Path, port: int = 5000) -> int:
     require_store(root)
     require_free(port)
     prepared(store_of(root))
-    before = {number: signal.signal(number, _leave) for number in ENDING}
-    server = subprocess.Popen(ui_command(root, port), env=os.environ | SETTINGS, process_group=0)
-    try:
-        return server.wait()
-    except KeyboardInterrupt:
-        return 0
-    finally:
-        _end(server)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
+    with ended_by_signals():
+        server = subprocess.Popen(ui_command(root, port), env=os.environ | SETTINGS, process_group=0)
+        try:
+            return server.wait()
+        except KeyboardInterrupt:
+            return 0
+        finally:
+            _end(server)
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:
@@ -70,7 +64,8 @@ def _end(server: subprocess.Popen[bytes]) -> None:
         try:
             os.killpg(server.pid, number)
             server.wait(PATIENCE)
+            return
         except ProcessLookupError:
             return
         except subprocess.TimeoutExpired:
-            continue
+            say(f"the MLflow server has not ended {PATIENCE} s after {signal.Signals(number).name}")

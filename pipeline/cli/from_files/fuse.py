@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from rich.table import Table
 from typer import Argument, Option
 
+from amalgam.pipeline.cli.errors import require_flags
 from amalgam.pipeline.cli.plan import size_text
 from amalgam.pipeline.console import output, say
 from amalgam.pipeline.experiments.fusion.matching_methods import NAMES, method_class, times
@@ -67,8 +68,10 @@ def fuse(
 
 
 def method_of(name: str, settings: dict[str, Any]) -> Method:
-    """The method of that name, with the settings that were given."""
-    return method_class(name)(**{key: value for key, value in settings.items() if value is not None})
+    """The method of that name, with the settings that were given. Raises ValueError for one that it lacks."""
+    kind, given = method_class(name), {key: value for key, value in settings.items() if value is not None}
+    require_flags(kind, given)
+    return kind(**given)
 
 
 def numbers_of(text: str) -> tuple[float, ...]:

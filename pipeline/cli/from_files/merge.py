@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 from typer import Argument, Option
 
+from amalgam.pipeline.cli.errors import require_flags
 from amalgam.pipeline.console import say
 from amalgam.tasks.merging import MERGE_METHODS, MergeMethod, find_merge_method
 from amalgam.tasks.merging.weights.providers import MWA
@@ -96,6 +97,7 @@ def method_with(name: str, settings: dict[str, Any]) -> MergeMethod:
     if odd := sorted(settings.keys() - kind.model_fields.keys()):
         flags = ", ".join("--" + known.replace("_", "-") for known in kind.model_fields) or "none"
         raise ValueError(f"{kind.__name__} has no setting --{odd[0].replace('_', '-')}: it takes {flags}")
+    require_flags(kind, settings)
     return kind(**{key: _parsed(kind.model_fields[key], value) for key, value in settings.items()})
 
 

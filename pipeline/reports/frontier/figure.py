@@ -80,7 +80,7 @@ def _draw_panel(axes: Axes, rows: Sequence[Row], cost: str) -> None:
 def _draw(axes: Axes, rows: Sequence[Row], cost: str, label: str, **look: Any) -> None:
     costs, scores = [row[RELATIVE + cost] for row in rows], [100 * row["accuracy"] for row in rows]
     bars = [100 * (row["accuracy" + DEVIATION] or 0) for row in rows]
-    axes.errorbar(costs, scores, bars, label=label, capsize=2.5, elinewidth=0.9, linewidth=1.6, **look)
+    axes.errorbar(costs, scores, bars, label=plain(label), capsize=2.5, elinewidth=0.9, linewidth=1.6, **look)
 
 
 def _name_alphas(axes: Axes, rows: Sequence[Row], cost: str) -> None:

@@ -104,7 +104,7 @@ def _chosen(axes: Axes, rows: Sequence[Row], measure: str, method: str, look: Lo
         y,
         y_bars,
         x_bars,
-        label=method,
+        label=plain(method),
         markersize=9,
         markeredgecolor="black",
         markeredgewidth=0.8,

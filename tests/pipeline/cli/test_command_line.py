@@ -199,7 +199,7 @@ def test_fuse_with_all_the_weight_on_one_member_is_that_member(checkpoints, tmp_
     ("flags", "message"),
     [
         (("--alpha", "1.5"), "alpha must be less than or equal to 1, got 1.5"),
-        ((), "alpha must be given"),
+        ((), "--alpha"),
         (("--alpha", "0.5", "--method", "PartialUT"), "did you mean 'PartialOT'?"),
         (("--alpha", "0.5", "--weights", "0.5,0.6"), "sum to 1"),
         (("--alpha", "0.5", "--flops", "1.3x"), "leave out --alpha"),

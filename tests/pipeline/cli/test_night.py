@@ -1,6 +1,7 @@
 """Nights through the command line: spoiled data is found, dated and said; a baseline is kept; nothing runs twice."""
 
 import json
+import re
 
 import pytest
 from filelock import FileLock
@@ -91,6 +92,14 @@ def test_a_baseline_by_alias_is_kept_and_promoted_only_when_better(shop, capsys)
     capsys.readouterr()
     assert ended(["compare", first, "champion", "--root", str(shop / "runs")]) == 0
     assert "accuracy/small" in capsys.readouterr().out
+
+
+def test_damaged_aliases_are_named_by_their_file(shop):
+    aliases = nights_folder(shop / "runs", "shop").with_name("aliases.json")
+    aliases.parent.mkdir(parents=True)
+    aliases.write_text("{")
+    with pytest.raises(ValueError, match=re.escape(str(aliases))):
+        read_aliases(shop / "runs")
 
 
 def test_a_night_that_still_runs_is_not_joined_by_another(shop):

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from amalgam.pipeline.reports.builder import read_rows
+from amalgam.pipeline.reports.comparison import Measure, comparison_report
 from amalgam.pipeline.reports.frontier.page import frontier_report, headline, terminal_table
 from amalgam.pipeline.reports.frontier.table import frontier_table
 from amalgam.pipeline.store.artifact import Record
@@ -30,6 +31,7 @@ RECORD = Record(
     git_commit=None,
     host={},
 )
+BROKEN_MATHTEXT = r"$\frac{$"
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +127,17 @@ def test_the_picture_is_a_picture(report):
 
     height, width, _ = imread(report[0] / "frontier.png").shape
     assert width == 1200 and height > 500
+
+
+def test_a_name_that_is_broken_mathtext_is_drawn_letter_by_letter(tmp_path):
+    networks = [
+        result.network.model_copy(update={"method": BROKEN_MATHTEXT + result.network.method}) for result in results(2)
+    ]
+    named_so = [replace(result, network=network) for result, network in zip(results(2), networks, strict=True)]
+    frontier_report(named_so, BROKEN_MATHTEXT, {})[0].write(tmp_path)
+    measures = [Measure("accuracy", BROKEN_MATHTEXT)]
+    comparison_report(named_so, BROKEN_MATHTEXT, {}, measures)[0].write(tmp_path)
+    assert (tmp_path / "frontier.png").is_file() and (tmp_path / "comparison.png").is_file()
 
 
 def test_the_terminal_shows_every_number_in_eighty_columns(report):

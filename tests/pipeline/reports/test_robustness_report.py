@@ -11,6 +11,7 @@ from amalgam.pipeline.cli.show import find_report, print_result
 from amalgam.pipeline.engine.execute import Local, run
 from amalgam.pipeline.reports.builder import read_rows
 from amalgam.pipeline.reports.robustness.config import RobustnessReportConfig
+from amalgam.pipeline.reports.robustness.figure import robustness_figure
 from amalgam.pipeline.reports.robustness.page import terminal_table
 from amalgam.pipeline.reports.robustness.pooling import key_of, pooled
 from amalgam.pipeline.reports.robustness.table import (
@@ -29,6 +30,7 @@ from tests.pipeline.reports.paths import ALPHAS, ENDS, robustness
 
 PAIR = ("sae-mask", "l2")
 TOLERANCE = 0.02
+BROKEN_MATHTEXT = r"$\frac{$"
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +170,11 @@ def test_the_picture_is_a_picture(report):
 
     height, width, _ = imread(report[0] / "robustness.png").shape
     assert width == 1200 and height > 800
+
+
+def test_a_method_whose_name_is_broken_mathtext_is_drawn_letter_by_letter(rows, tmp_path):
+    renamed = [row | {"method": BROKEN_MATHTEXT} if row["method"] == "l2" else row for row in rows]
+    robustness_figure(renamed, BROKEN_MATHTEXT).savefig(tmp_path / "figure.png")
 
 
 def test_the_terminal_shows_every_row_in_eighty_columns(report, rows, capsys):
