@@ -15,7 +15,7 @@ from amalgam.pipeline.experiments.flags import flat
 from amalgam.tasks.user_names import load_name, unknown_name
 
 Experiment: TypeAlias = Callable[..., Step]
-DATA_ROOT = "data_root"  # a parameter that is no flag of the experiment: every command has it
+DATA_ROOT, ROOT = "data_root", "root"  # parameters that are no flags of an experiment: every command has them
 
 
 def find_experiment(name: str) -> Experiment:
@@ -37,16 +37,23 @@ def flags_of(experiment: Experiment) -> list[inspect.Parameter]:
     """
     hints = get_type_hints(experiment, include_extras=True)
     parameters = inspect.signature(experiment).parameters.values()
-    return [_flag(parameter, hints.get(parameter.name)) for parameter in parameters if parameter.name != DATA_ROOT]
+    return [
+        _flag(parameter, hints.get(parameter.name))
+        for parameter in parameters
+        if parameter.name not in (DATA_ROOT, ROOT)
+    ]
 
 
-def make_step(experiment: Experiment, arguments: dict[str, Any], data_root: Path | None = None) -> Step:
+def make_step(
+    experiment: Experiment, arguments: dict[str, Any], data_root: Path | None = None, root: Path | None = None
+) -> Step:
     """The experiment's step for these arguments, its data sets as they lie there now.
 
-    An experiment that has a parameter `data_root` gets the folder of data sets.
+    An experiment that has a parameter `data_root` gets the folder of data sets, one that has `root` that of results.
     """
-    place = {DATA_ROOT: data_root} if DATA_ROOT in inspect.signature(experiment).parameters else {}
-    step = experiment(**arguments, **place)
+    places = {DATA_ROOT: data_root, ROOT: root}
+    wanted = {name: place for name, place in places.items() if name in inspect.signature(experiment).parameters}
+    step = experiment(**arguments, **wanted)
     if not isinstance(step, Step):
         raise ValueError(f"an experiment returns a Step, but {experiment.__qualname__} gave {type(step).__name__}")
     return with_data(step, data_root)

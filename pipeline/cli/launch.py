@@ -23,7 +23,7 @@ from amalgam.pipeline.tracking.store import store_of
 
 def plan_experiment(name: str, experiment: Experiment, arguments: dict[str, Any], settings: Settings) -> None:
     """Print what `run` would do, and then, as an ExceptionGroup, what is not there that it needs."""
-    step = settings.equipped(make_step(experiment, arguments, settings.data_root))
+    step = settings.equipped(make_step(experiment, arguments, settings.data_root, settings.root))
     lines = forecast([step], settings.root)
     output().print(plan_table(lines))
     say(f"\n{totals(lines)}")
@@ -33,7 +33,7 @@ def plan_experiment(name: str, experiment: Experiment, arguments: dict[str, Any]
 
 def run_experiment(name: str, experiment: Experiment, arguments: dict[str, Any], settings: Settings) -> None:
     """Build what is missing, show the run in MLflow, and print the report."""
-    step = settings.equipped(make_step(experiment, arguments, settings.data_root))
+    step = settings.equipped(make_step(experiment, arguments, settings.data_root, settings.root))
     store = store_of(settings.root, settings.tracking_uri)
     store.check()
     check_writable(settings.root)

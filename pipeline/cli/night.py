@@ -117,7 +117,7 @@ def _locked(
         seed = ((today - FIRST_DAY).days * 10 + number) * SEEDS_OF_A_DAY
     baseline = metrics_of(find_run(settings.root, settings.baseline), settings.root) if settings.baseline else {}
     given = arguments | {"first_seed": seed}
-    step = settings.equipped(make_step(experiment, given, settings.data_root))
+    step = settings.equipped(make_step(experiment, given, settings.data_root, settings.root))
     store = store_of(settings.root, settings.tracking_uri)
     store.check()
     with logged(RunRecord.begun(name, given, [step]), settings.root, store) as log:

@@ -9,6 +9,7 @@ from amalgam.pipeline.experiments.architectures import architectures
 from amalgam.pipeline.experiments.clip.finetune import REAL_RECIPES, clip_finetune
 from amalgam.pipeline.experiments.clip.sae_ablation import clip_sae_ablation
 from amalgam.pipeline.experiments.clip.styles import STYLE_RECIPES, clip_styles
+from amalgam.pipeline.experiments.combining import combine
 from amalgam.pipeline.experiments.fusion.partial_fusion import RECIPES, partial_fusion
 from amalgam.pipeline.experiments.imaging import few_shot, layered_volumes
 from amalgam.pipeline.experiments.merging.checkpoints import checkpoint_merging
@@ -34,6 +35,7 @@ def with_defaults(
 EXPERIMENTS: dict[str, Callable[..., Step]] = {
     **{name: with_defaults(partial_fusion, name, *recipe) for name, recipe in RECIPES.items()},
     "partial_fusion": partial_fusion,
+    "combine": combine,
     "multi_task_merging": multi_task_merging,
     "checkpoint_merging": checkpoint_merging,
     "clip_styles": clip_styles,

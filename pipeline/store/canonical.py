@@ -36,6 +36,13 @@ def canonical_json(value: Any, where: str = "") -> str:
     return json.dumps(canonical(value, where), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+def without_classes(value: Any) -> Any:
+    """The canonical form without the names of classes, as a model validates it."""
+    if isinstance(value, Mapping):
+        return {key: without_classes(item) for key, item in value.items() if key != "class"}
+    return [without_classes(item) for item in value] if isinstance(value, list) else value
+
+
 def _with_class(value: Any, items: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {"class": type(value).__qualname__} | {k: canonical(v, f"{where}.{k}") for k, v in items.items()}
 

@@ -61,6 +61,12 @@ class Images:
         """Number of images."""
         return len(self.labels)
 
+    def names_of_groups(self, indices: Tensor) -> tuple[str | None, ...]:
+        """What the groups of the images at `indices` are called, None of none; empty of a set without groups."""
+        if self.groups is None:
+            return ()
+        return tuple(self.group_names[group] if group >= 0 else None for group in self.groups[indices].tolist())
+
     def batch(self, indices: Tensor) -> Tensor:
         """The images at `indices`, uint8 (b, c, h, w)."""
         return self.read(indices)

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from amalgam.tasks.fusion.matching import Matching
     from amalgam.tasks.tracing.axes import Axes
 
+Target = Literal["logits", "probabilities"]
+"""Which mean of the members a fused network approaches."""
+
 
 class Refit(BaseModel):
     """Fit every layer of the fused network to the ensemble on unlabelled images (see `refit`)."""
@@ -32,7 +35,7 @@ class Refit(BaseModel):
 
     ridge: float = Field(default=1e-2, gt=0)
     """Penalty on leaving the merged weights, as a multiple of the mean square of a layer's inputs."""
-    head: Literal["logits", "probabilities"] = "logits"
+    head: Target = "logits"
     """What the last layer is fitted to: the weighted mean of logits, or the logarithm of that of probabilities."""
     rows_per_feature: int = Field(default=16, ge=1)
     """Positions of images used per input of a unit, at most about so many: convolutions see far more than they need."""

@@ -138,5 +138,10 @@ def settings_of(method: BaseModel) -> dict[str, Setting]:
     return {name: value if isinstance(value, bool | int | float | str) else str(value) for name, value in given.items()}
 
 
+def target_setting(target: str) -> dict[str, Setting]:
+    """The setting of a network that approaches another mean of its members than that of logits."""
+    return {} if target == "logits" else {"target": target}
+
+
 def _text(value: Setting | None) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -12,7 +12,7 @@ from amalgam.pipeline.cli.plan import size_text
 from amalgam.pipeline.console import output, say
 from amalgam.pipeline.experiments.fusion.matching_methods import NAMES, method_class, times
 from amalgam.tasks.data.catalogue import DataSpec, check
-from amalgam.tasks.fusion.methods import Method
+from amalgam.tasks.fusion.methods import Method, Refit, Target
 
 BYTES_PER_PARAMETER = 4  # float32
 
@@ -41,6 +41,7 @@ def fuse(
     image_size: Annotated[int | None, Option(help="Side of the images, in pixels. [default: the data's]")] = None,
     calibration: Annotated[int, Option(min=0, help="Unlabelled training images to fit layers on; 0 for none.")] = 512,
     refit: Annotated[bool, Option(help="Fit layers to the ensemble, or only correct statistics.")] = True,
+    target: Annotated[Target, Option(help="Mean of the members that layers are fitted to.")] = "logits",
     data_root: Annotated[Path | None, Option(envvar="AMALGAM_DATA", help="Folder of the data sets.")] = None,
     seed: Annotated[int, Option(help="Seed of the choice of calibration images.")] = 0,
     device: Annotated[str, Option(help="cpu or cuda.")] = "cpu",
@@ -60,8 +61,9 @@ def fuse(
     # Here, not above: it imports torch.
     from amalgam.pipeline.cli.from_files.fuse_checkpoints import Request, fuse_checkpoints
 
+    how = Refit(head=target) if refit else False
     request = Request(
-        tuple(checkpoints), model, options, described, data_root, chosen, shares, out, calibration, seed, device, refit
+        tuple(checkpoints), model, options, described, data_root, chosen, shares, out, calibration, seed, device, how
     )
     output().print(_table(fuse_checkpoints(request)))
     say(f"fused network: {out}")

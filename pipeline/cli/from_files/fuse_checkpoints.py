@@ -19,7 +19,7 @@ from amalgam.tasks.data.images import Images, load
 from amalgam.tasks.data.loading import batches
 from amalgam.tasks.fusion import fuse
 from amalgam.tasks.fusion.fusing import checked_weights
-from amalgam.tasks.fusion.methods import Method
+from amalgam.tasks.fusion.methods import Method, Refit
 from amalgam.tasks.models import build
 from amalgam.tasks.models.spec import ModelSpec
 from amalgam.tasks.scoring.logits import logit_ensemble, predict, score
@@ -47,8 +47,8 @@ class Request:
     seed: int
     """Chooses them."""
     device: str
-    refit: bool = True
-    """Whether layers are fitted to the ensemble, rather than only their statistics corrected."""
+    refit: Refit | bool = True
+    """Whether (and how) layers are fitted to the ensemble, rather than only their statistics corrected."""
 
 
 def fuse_checkpoints(request: Request) -> list[dict[str, Any]]:
@@ -123,7 +123,7 @@ def _write_origin(request: Request, weights: Sequence[float], rows: Sequence[Any
         "method": canonical(request.method),
         "data": canonical(request.data),
         "num_calibration": request.num_calibration,
-        "refit": request.refit,
+        "refit": canonical(request.refit),
         "seed": request.seed,
         "results": rows,
     }

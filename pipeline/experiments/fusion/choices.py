@@ -13,14 +13,18 @@ from amalgam.pipeline.experiments.flags import (
     Texts,
 )
 from amalgam.pipeline.experiments.fusion.matching_methods import NAMES, budgets, matching_methods
+from amalgam.pipeline.steps.combining.combined import COMBINER_NAMES
 from amalgam.pipeline.steps.fusion.activations import StageDtype
 from amalgam.pipeline.steps.fusion.rivals import RIVALS, RivalName
 from amalgam.tasks.data.catalogue import FOLDER_IMAGE_SIZE, KNOWN, DataSpec
 from amalgam.tasks.data.splits import ClassSplit, GeneralSpecialist, Shared, Split
-from amalgam.tasks.fusion.methods import Cost, Method
+from amalgam.tasks.fusion.methods import Cost, Method, Target
 from amalgam.tasks.models.spec import Activation, ModelSpec
 from amalgam.tasks.training.config import TrainConfig
 from amalgam.tasks.user_names import unknown_name
+
+FITTED_NAMES = tuple(n for n in COMBINER_NAMES if n not in ("mean-logits", "mean-probabilities", "aware-net"))
+"""Of combiners; both means have rows of their own, and members of one family have no second tier."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,10 @@ class Matchings:
     flops: Annotated[
         Texts, "Budgets of FLOPs, as multiples of one member's, such as 1.3x; alphas are chosen per layer."
     ] = ()
+    target: Annotated[Target, "Mean of the members that refitted and distilled networks approach."] = "logits"
+    combiners: Annotated[Texts, f"Ensembles fitted on validation images: {', '.join(FITTED_NAMES)}; or none."] = (
+        FITTED_NAMES
+    )
     rivals: Annotated[Texts, f"Baselines of one member's size: {', '.join(RIVALS)}; or none."] = RIVALS
     first_weight: Annotated[Floats, "Weights of the first member, one curve each; default: equal weights."] = ()
     probe_rows: Annotated[int, "Unlabelled training images that fusion and distillation may see."] = 1000
@@ -136,6 +144,11 @@ class Matchings:
     def chosen_methods(self) -> tuple[Method, ...]:
         """Every method at every alpha it has, and a budget for each limit."""
         return matching_methods(self.methods, self.alphas, self.cost) + budgets(self.flops, self.cost)
+
+    @property
+    def chosen_combiners(self) -> tuple[str, ...]:
+        """The combiners as named; none of them for `none`."""
+        return () if self.combiners == ("none",) else self.combiners
 
     @property
     def chosen_rivals(self) -> tuple[RivalName, ...]:

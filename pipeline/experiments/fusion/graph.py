@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 
 from amalgam.pipeline.engine.step import Step
+from amalgam.pipeline.experiments.combining import fitted_combiners
 from amalgam.pipeline.steps.fusion.activations import ACTIVATIONS, ActivationsConfig, StageDtype
 from amalgam.pipeline.steps.fusion.fused import FINETUNED, FUSED, FinetunedConfig, FusedConfig
 from amalgam.pipeline.steps.fusion.matching import MATCHING, MatchingConfig
@@ -20,6 +21,7 @@ from amalgam.pipeline.steps.fusion.rivals import RIVAL, RivalConfig, RivalName
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.splits import ProbeConfig, SampleConfig, Split
 from amalgam.tasks.fusion import Method
+from amalgam.tasks.fusion.methods import Target
 from amalgam.tasks.models.spec import ModelSpec
 from amalgam.tasks.training.config import TrainConfig
 from amalgam.tasks.user_names import source_digest
@@ -53,6 +55,10 @@ class Recipe:
     validation_share: float
     rivals: tuple[RivalName, ...]
     """Networks of one member's size, made otherwise, to compare with; their training has the members' settings."""
+    combiners: tuple[str, ...]
+    """Ensembles fitted on validation images, beside the plain means of logits and of probabilities."""
+    target: Target
+    """What refitted and distilled networks approach: the mean of members' logits or of their probabilities."""
     finetune_share: float
     """Share of the training split that fused networks are fine-tuned on; 0 leaves that out."""
 
@@ -101,10 +107,13 @@ def _of_seed(recipe: Recipe, seed: int) -> Iterator[Step]:
     """Everything of one seed that is evaluated on the test split."""
     sample = SampleConfig(data=recipe.data, seed=seed, validation_share=recipe.validation_share)
     members = tuple(_member(recipe, sample, member) for member in range(recipe.members))
-    for place, member in enumerate(members):
-        alone = EvaluationConfig(data=recipe.data, seed=seed, member=place)
-        yield _evaluation(alone, (member,))
-        yield from _finetuned(recipe, sample, alone, member)
+    alone = [EvaluationConfig(data=recipe.data, seed=seed, member=place) for place in range(recipe.members)]
+    evaluations = [_evaluation(config, (member,)) for config, member in zip(alone, members, strict=True)]
+    for config, evaluation, member in zip(alone, evaluations, members, strict=True):
+        yield evaluation
+        yield from _finetuned(recipe, sample, config, member)
+    if recipe.combiners:
+        yield fitted_combiners(members, evaluations, [recipe.model.name] * recipe.members, recipe.combiners, seed)
     probe = ProbeConfig(sample=sample, num_rows=recipe.probe_rows)
     matchings = {kind: _matching(recipe, sweep, probe, members) for kind, sweep in recipe.families.items()}
     for weights in recipe.weightings:
@@ -113,7 +122,9 @@ def _of_seed(recipe: Recipe, seed: int) -> Iterator[Step]:
             yield _evaluation(config, members)
         for method in recipe.methods:
             for treatment in TREATMENTS:
-                fused = FusedConfig(method=method, weights=weights, probe=probe, **treatment)
+                fused = FusedConfig(
+                    method=method, weights=weights, probe=probe, target=_target(recipe, treatment), **treatment
+                )
                 yield from _fused(recipe, fused, members, matchings[type(method)])
         yield from _rivals(recipe, probe, weights, members, matchings)
 
@@ -148,6 +159,10 @@ def _fused(recipe: Recipe, config: FusedConfig, members: tuple[Step, ...], match
     yield from _finetuned(recipe, config.probe.sample, config, fused)
 
 
+def _target(recipe: Recipe, treatment: Mapping[str, bool]) -> Target:
+    return recipe.target if treatment.get("refitted") else "logits"  # nothing else is fitted to a mean
+
+
 def _rivals(
     recipe: Recipe,
     probe: ProbeConfig,
@@ -160,12 +175,18 @@ def _rivals(
         inputs: dict[str, Step | tuple[Step, ...]] = {"members": members}
         if rival == "distilled from fused":
             smallest = recipe.methods[0]
-            config = FusedConfig(method=smallest, weights=weights, probe=probe, refitted=True)
+            config = FusedConfig(method=smallest, weights=weights, probe=probe, refitted=True, target=recipe.target)
             inputs["fused"] = FUSED(config, members=members, matching=matchings[type(smallest)])
         seed = probe.sample.seed * recipe.members
         yield RIVAL(
             RivalConfig(
-                rival=rival, model=recipe.model, probe=probe, weights=weights, training=recipe.training, seed=seed
+                rival=rival,
+                model=recipe.model,
+                probe=probe,
+                weights=weights,
+                training=recipe.training,
+                target=recipe.target,
+                seed=seed,
             ),
             **inputs,
         )

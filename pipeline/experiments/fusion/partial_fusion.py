@@ -57,6 +57,8 @@ def partial_fusion(
             grid=matchings.grid,
             stage_dtype=matchings.stage_dtype,
             finetune_share=finetuning.finetune_share,
+            combiners=matchings.chosen_combiners,
+            target=matchings.target,
             rivals=matchings.chosen_rivals,
         )
     )

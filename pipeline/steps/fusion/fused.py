@@ -14,7 +14,8 @@ from amalgam.pipeline.steps.fusion.evaluated import evaluated
 from amalgam.pipeline.steps.fusion.members import EvaluationConfig
 from amalgam.tasks.data.splits import ProbeConfig, SampleConfig, hold_out
 from amalgam.tasks.fusion import Method
-from amalgam.tasks.scoring.results import Network, settings_of
+from amalgam.tasks.fusion.methods import Target
+from amalgam.tasks.scoring.results import Network, settings_of, target_setting
 from amalgam.tasks.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class FusedConfig(Config):
     """Whether batch norms are recalibrated (or, without batch norm, layers repaired) on the probe."""
     refitted: bool = False
     """Whether layers are fitted to the ensemble on the probe instead."""
+    target: Target = "logits"
+    """Which mean of the members a refitted network approaches."""
 
     @model_validator(mode="after")
     def _one_treatment(self) -> FusedConfig:
@@ -50,7 +53,7 @@ class FusedConfig(Config):
         return Network(
             kind="fused",
             method=type(self.method).__name__,
-            settings=settings_of(self.method),
+            settings=settings_of(self.method) | target_setting(self.target if self.refitted else "logits"),
             weights=self.weights,
             recalibrated=self.recalibrated,
             refitted=self.refitted,
@@ -91,7 +94,7 @@ def fuse_members(config: FusedConfig, inputs: Mapping[str, Any], work: Workspace
     fused = merge(members, axes, couplings, weights)
     probe = Repeatable(train_images, config.probe.indices(pool), CALIBRATION_BATCH, work.device)
     if config.refitted:
-        fused = refitted(fused, members, axes, couplings, weights, probe, Refit())
+        fused = refitted(fused, members, axes, couplings, weights, probe, Refit(head=config.target))
     elif config.recalibrated:
         fused = restored(fused, members, axes, couplings, weights, probe)
     allowed = support(axes, couplings, fused)

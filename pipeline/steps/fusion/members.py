@@ -1,16 +1,19 @@
 """Train one member; evaluate members and their ensembles."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, SerializeAsAny
 
 from amalgam.pipeline.engine.kinds import Config, Kind
-from amalgam.pipeline.engine.step import Expect, Metrics
+from amalgam.pipeline.engine.step import Expect, Metrics, Step
 from amalgam.pipeline.engine.workspace import Workspace
+from amalgam.pipeline.store.artifact import Record
+from amalgam.pipeline.store.canonical import without_classes
 from amalgam.tasks.data.catalogue import DataSpec, check
-from amalgam.tasks.data.splits import SampleConfig, Split
+from amalgam.tasks.data.splits import SPLITS, SampleConfig, Split
 from amalgam.tasks.models.spec import ModelSpec
 from amalgam.tasks.scoring.results import Network, NetworkKind
 from amalgam.tasks.training.config import TrainConfig
@@ -140,3 +143,14 @@ MEMBER = Kind(
 )
 EVALUATION = Kind("evaluation", evaluate, EvaluationConfig, version=2, expect=Expect(1, 3_000))
 ENSEMBLE = Kind("ensemble", evaluate, EvaluationConfig, version=2, expect=Expect(1, 3_000))
+
+
+def built_member(record: Record) -> Step:
+    """The step that a member's record is of. Raises ValueError for one that this version would train otherwise."""
+    fields = without_classes(record.config)
+    kinds = {kind.__name__: kind for kind in SPLITS}
+    fields["split"] = kinds[record.config["split"]["class"]].model_validate(fields["split"])
+    step = replace(MEMBER(MemberConfig.model_validate(fields)), data=record.data)
+    if step.fingerprint != record.fingerprint:
+        raise ValueError(f"{record.key} was trained by another version: run its experiment again")
+    return step

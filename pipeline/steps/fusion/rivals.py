@@ -9,8 +9,9 @@ from amalgam.pipeline.engine.kinds import Config, Kind
 from amalgam.pipeline.engine.step import Expect, Metrics
 from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.tasks.data.splits import ProbeConfig
+from amalgam.tasks.fusion.methods import Target
 from amalgam.tasks.models.spec import ModelSpec
-from amalgam.tasks.scoring.results import Network
+from amalgam.tasks.scoring.results import Network, target_setting
 from amalgam.tasks.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -33,13 +34,18 @@ class RivalConfig(Config):
     weights: tuple[float, ...]
     """One per member of the ensemble."""
     training: TrainConfig
+    target: Target = "logits"
+    """Which mean of the members a distilled network approaches."""
     seed: int
     """Draws initial weights, order and augmentation."""
 
     @property
     def identity(self) -> Network:
         """What is evaluated, for the table of results."""
-        return Network(kind="rival", method=self.rival, weights=self.weights, seed=self.probe.sample.seed)
+        settings = target_setting("logits" if self.rival == "from scratch" else self.target)
+        return Network(
+            kind="rival", method=self.rival, settings=settings, weights=self.weights, seed=self.probe.sample.seed
+        )
 
 
 def train_rival(config: RivalConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
@@ -58,7 +64,9 @@ def train_rival(config: RivalConfig, inputs: Mapping[str, Any], work: Workspace)
         start = load_model(inputs["fused"]).to(work.device)
     objective, indices = None, _indices(config, pool)
     if config.rival != "from scratch":
-        objective = Distillation([load_model(f).to(work.device) for f in inputs["members"]], config.weights)
+        objective = Distillation(
+            [load_model(f).to(work.device) for f in inputs["members"]], config.weights, config.target
+        )
     trained = train(
         start,
         images,

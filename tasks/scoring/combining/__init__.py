@@ -3,6 +3,7 @@
 from amalgam.tasks.scoring.combining.combiners import (
     COMBINERS,
     AwareNet,
+    Combination,
     Combiner,
     EntropyConfidence,
     FittedLogits,
@@ -18,6 +19,7 @@ from amalgam.tasks.scoring.combining.pseudo_labels import PseudoLabels
 __all__ = [
     "COMBINERS",
     "AwareNet",
+    "Combination",
     "Combiner",
     "EntropyConfidence",
     "FittedLogits",
