@@ -9,12 +9,12 @@ from amalgam.pipeline.engine.kinds import Config, Kind
 from amalgam.pipeline.engine.step import Expect, Metrics
 from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.steps.combining.logits import TEST, VALIDATION
-from amalgam.tasks.near_names import unknown_name
+from amalgam.tasks.user_names import unknown_name
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from amalgam.tasks.combining import Combination, Combiner
+    from amalgam.tasks.scoring.combining import Combination, Combiner
 
 COMBINER_NAMES = (
     "mean-logits",
@@ -72,7 +72,7 @@ def combine_members(config: CombinedConfig, inputs: Mapping[str, Any], work: Wor
 
 
 def _combiners(config: CombinedConfig) -> "dict[str, Combiner]":
-    from amalgam.tasks.combining import COMBINERS, AwareNet
+    from amalgam.tasks.scoring.combining import COMBINERS, AwareNet
 
     found: dict[str, Combiner] = {}
     for name in config.combiners:
@@ -96,7 +96,7 @@ def _costs(evaluations: "Sequence[Path]") -> dict[str, float]:
 
 def _fitted(combination: "Combination") -> dict[str, float]:
     """Weights and temperatures by the place of the member; nothing where none is fitted."""
-    from amalgam.tasks.combining import Mixture
+    from amalgam.tasks.scoring.combining import Mixture
 
     if not isinstance(combination, Mixture):
         return {}

@@ -13,8 +13,8 @@ from amalgam.pipeline.store.checkpoints import load_model
 from amalgam.pipeline.store.tables.logits import Logits, read_logits, read_stacked, write_logits
 from amalgam.pipeline.store.tables.results import read_results
 from amalgam.pipeline.tracking.run_record import RunRecord
-from amalgam.tasks.combining import COMBINERS, FittedProbabilities
 from amalgam.tasks.data.opening import open_pool
+from amalgam.tasks.scoring.combining import COMBINERS, FittedProbabilities
 from amalgam.tasks.scoring.logits import predict, score
 
 SMALL = {"seeds": 2, "members": 3, "epochs": 3, "widths": (20, 10), "methods": ("Identity",), "rivals": ("none",)}
@@ -33,7 +33,7 @@ def built(tmp_path_factory):
 
 
 def test_members_of_the_run_are_found_and_not_trained_again(built):
-    root, report, outcome, fusion = built
+    _, report, outcome, fusion = built
     trained = {step.fingerprint for step in ancestors([fusion]) if step.name == "member"}
     read = {step.fingerprint for step in ancestors([report]) if step.name == "member"}
     assert read == trained and len(read) == 6
