@@ -13,11 +13,13 @@ from amalgam.pipeline.cli.from_files.explain import explain
 from amalgam.pipeline.cli.from_files.fuse import fuse
 from amalgam.pipeline.cli.from_files.merge import merge_command
 from amalgam.pipeline.cli.launch import plan_experiment, run_experiment
-from amalgam.pipeline.cli.night import NightSettings, run_night
+from amalgam.pipeline.cli.operating.night import NightSettings, run_night
+from amalgam.pipeline.cli.operating.schedule import app as schedule
+from amalgam.pipeline.cli.settings import Root, TrackingUri
 from amalgam.pipeline.console import say
-from amalgam.pipeline.store.storage import root_path
 
-COMMANDS = ("plan", "run", "night", "compare", "show", "report", "fuse", "merge", "explain", "ui", "sync", "verify")
+RUNNING = ("plan", "run", "night", "schedule", "compare")
+RESULTS = ("show", "report", "fuse", "merge", "explain", "ui", "sync", "verify")
 
 
 class Ordered(TyperGroup):
@@ -25,7 +27,7 @@ class Ordered(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Their names."""
-        return list(COMMANDS)
+        return [*RUNNING, *RESULTS]
 
 
 app = typer.Typer(
@@ -61,12 +63,10 @@ app.add_typer(
     name="night",
 )
 
+app.add_typer(schedule, name="schedule")
 app.command()(fuse)
 app.command("merge")(merge_command())
 app.command()(explain)
-
-Root = Annotated[Path, typer.Option(callback=root_path, envvar="AMALGAM_ROOT", help="Folder of all results.")]
-TrackingUri = Annotated[str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow server.")]
 
 
 @app.command()
@@ -90,7 +90,7 @@ def compare(
     root: Root = Path("runs"),
 ) -> None:
     """Compare what two runs measured, and what they were made of."""
-    from amalgam.pipeline.cli.night import compare_runs
+    from amalgam.pipeline.cli.operating.night import compare_runs
 
     compare_runs(first, second, root)
 

@@ -13,6 +13,8 @@ from amalgam.pipeline.engine.step import Resources, Step, ancestors, with_resour
 from amalgam.pipeline.store.storage import root_path
 from amalgam.tasks.user_names import unknown_name
 
+Root = Annotated[Path, Option(callback=root_path, envvar="AMALGAM_ROOT", help="Folder of all results.")]
+TrackingUri = Annotated[str | None, Option(envvar="MLFLOW_TRACKING_URI", help="MLflow server.")]
 PANEL = "Resources and locations (no effect on results)"
 
 

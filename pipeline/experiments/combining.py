@@ -14,7 +14,7 @@ from amalgam.pipeline.steps.combining.combined import COMBINED, COMBINER_NAMES, 
 from amalgam.pipeline.steps.combining.logits import STAGED_LOGITS, LogitsConfig
 from amalgam.pipeline.steps.comparison import COMPARISON, ComparisonConfig, MeasureConfig
 from amalgam.pipeline.steps.fusion.members import EVALUATION, MEMBER, EvaluationConfig, MemberConfig, built_member
-from amalgam.pipeline.tracking.nights import find_run, records_of
+from amalgam.pipeline.tracking.nights.record import find_run, records_of
 from amalgam.pipeline.tracking.run_record import RunRecord, read_runs
 
 MEASURES = (

@@ -37,7 +37,12 @@ class Driver(BaseModel):
     @classmethod
     def this(cls) -> Self:
         """This process."""
-        return cls(host=socket.gethostname(), pid=os.getpid(), started=psutil.Process().create_time())
+        return cls.of(os.getpid())
+
+    @classmethod
+    def of(cls, pid: int) -> Self:
+        """A process of this machine that has not been waited for."""
+        return cls(host=socket.gethostname(), pid=pid, started=psutil.Process(pid).create_time())
 
     @property
     def is_dead(self) -> bool:

@@ -8,7 +8,7 @@ from filelock import FileLock
 from mlflow import MlflowClient
 
 from amalgam.pipeline.__main__ import main
-from amalgam.pipeline.tracking.nights import nights_folder, read_aliases, read_nights
+from amalgam.pipeline.tracking.nights.record import nights_folder, read_aliases, read_nights
 
 EXPERIMENT = """
 import random

@@ -23,7 +23,7 @@ from amalgam.pipeline.cli.settings import Settings
 from amalgam.pipeline.cli.show import print_result
 from amalgam.pipeline.console import say
 from amalgam.pipeline.store.artifact import Record, check_writable
-from amalgam.pipeline.tracking.nights import (
+from amalgam.pipeline.tracking.nights.record import (
     Night,
     find_run,
     metrics_of,
@@ -62,6 +62,15 @@ class NightSettings(Settings):
     seed: Annotated[
         int | None,
         Option(rich_help_panel=PANEL, help="First seed. [default: derived from the date]"),
+    ] = None
+    date: Annotated[
+        datetime | None,
+        Option(
+            rich_help_panel=PANEL,
+            formats=["%Y-%m-%d"],
+            envvar="AMALGAM_NIGHT",
+            help="Day that this is the night of. [default: today]",
+        ),
     ] = None
     again: Annotated[
         bool, Option("--again", rich_help_panel=PANEL, help="Run another night on the same day, with other seeds.")
@@ -105,7 +114,7 @@ def _locked(
     settings: NightSettings,
     tolerances: Sequence[Tolerance],
 ) -> int:
-    today, before = datetime.now().date(), read_nights(settings.root, title)
+    today, before = (settings.date or datetime.now()).date(), read_nights(settings.root, title)
     of_today = [night for night in before if night.day == today]
     if of_today and not settings.again and settings.seed is None:
         last = of_today[-1]

@@ -1,0 +1,1 @@
+"""Nights, schedules of them, and what is kept of them."""
