@@ -18,7 +18,7 @@ NAMES = {".csv": "table", ".html": "page", ".png": "picture"}
 REPORTS = {
     "frontier": "amalgam.pipeline.reports.frontier.page",
     "robustness": "amalgam.pipeline.reports.robustness.page",
-    "merging": "amalgam.pipeline.reports.merging.page",
+    "merging": "amalgam.pipeline.reports.merging",
     "comparison": "amalgam.pipeline.reports.comparison",
 }
 """The stem of the files that a report step writes, and the module that prints it."""

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.experiments.flags import Ints, Optimisation, Texts, flat, in_words
-from amalgam.pipeline.steps.comparison import COMPARISON, ComparisonConfig, MeasureConfig
+from amalgam.pipeline.reports.measure import Measure
 from amalgam.pipeline.steps.fusion.members import EVALUATION, MEMBER, EvaluationConfig, MemberConfig
+from amalgam.pipeline.steps.reports import COMPARISON, ComparisonConfig
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.splits import SampleConfig, Shared
 from amalgam.tasks.models.spec import ModelSpec
@@ -61,11 +62,11 @@ def architectures(
     )
     settings = {"data": data, "width": str(width), "depths": str(depths)} | in_words({"": optimisation})
     measures = (
-        MeasureConfig(name="accuracy", heading="accuracy %", unit="percent"),
-        MeasureConfig(name="nll", heading="NLL"),
-        MeasureConfig(name="parameters", heading="M params", unit="millions"),
-        MeasureConfig(name="flops", heading="M FLOPs", unit="millions"),
-        MeasureConfig(name="latency_ms", heading="ms"),
+        Measure(name="accuracy", heading="accuracy %", unit="percent"),
+        Measure(name="nll", heading="NLL"),
+        Measure(name="parameters", heading="M params", unit="millions", deviation=False),
+        Measure(name="flops", heading="M FLOPs", unit="millions", deviation=False),
+        Measure(name="latency_ms", heading="ms"),
     )
     return COMPARISON(ComparisonConfig(title="Architectures", settings=settings, measures=measures), results=results)
 

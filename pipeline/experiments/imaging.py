@@ -9,20 +9,21 @@ from typing import Annotated, get_args
 
 from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.experiments.flags import Floats, Ints, Texts, flat, in_words
-from amalgam.pipeline.steps.comparison import COMPARISON, ComparisonConfig, MeasureConfig
+from amalgam.pipeline.reports.measure import Measure
 from amalgam.pipeline.steps.imaging.few_shot import FEW_SHOT, FewShotStepConfig
 from amalgam.pipeline.steps.imaging.volumes import VOLUMES, VOLUMES_ENSEMBLE, VolumesConfig
+from amalgam.pipeline.steps.reports import COMPARISON, ComparisonConfig
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.imaging.few_shot.config import METHODS, FewShotConfig, FewShotMethod
 from amalgam.tasks.imaging.volumes.config import TranslationConfig
 from amalgam.tasks.user_names import unknown_name
 
 OF_VOLUMES = (
-    MeasureConfig(name="projection_error_layer_1", heading="projection error, layer 1"),
-    MeasureConfig(name="projection_error_layer_2", heading="layer 2"),
-    MeasureConfig(name="voxel_error", heading="voxel error"),
-    MeasureConfig(name="psnr", heading="PSNR dB"),
-    MeasureConfig(name="ssim", heading="SSIM of projections"),
+    Measure(name="projection_error_layer_1", heading="projection error, layer 1"),
+    Measure(name="projection_error_layer_2", heading="layer 2"),
+    Measure(name="voxel_error", heading="voxel error"),
+    Measure(name="psnr", heading="PSNR dB"),
+    Measure(name="ssim", heading="SSIM of projections"),
 )
 SECONDS_PER_VOXEL = 6e-7  # and channel of the first level, and epoch, on one core
 
@@ -80,9 +81,9 @@ def few_shot(
     )
     settings = {"data": data, "epochs": str(epochs), "steps": str(steps), "width": str(width), "seeds": str(seeds)}
     measures = (
-        MeasureConfig(name="accuracy", heading="accuracy %", unit="percent"),
-        MeasureConfig(name="accuracy_of_both", heading="with the critic %", unit="percent"),
-        MeasureConfig(name="nll", heading="NLL"),
+        Measure(name="accuracy", heading="accuracy %", unit="percent"),
+        Measure(name="accuracy_of_both", heading="with the critic %", unit="percent"),
+        Measure(name="nll", heading="NLL"),
     )
     config = ComparisonConfig(title="A few labelled images", settings=settings, measures=measures)
     return COMPARISON(config, results=results)

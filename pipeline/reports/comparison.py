@@ -1,16 +1,17 @@
 """The comparison report: a row for each method and setting, a column for each measure, means over seeds.
 
-For experiments whose question is which of several ways is better on the same test images.
+For experiments whose question is which of several methods is better on the same test images.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from matplotlib.figure import Figure
 from rich.table import Table
 
 from amalgam.pipeline.reports.builder import Report, read_rows
+from amalgam.pipeline.reports.measure import Measure
 from amalgam.pipeline.reports.tables import (
     HIGH,
     INTERVALS,
@@ -29,27 +30,10 @@ from amalgam.pipeline.store.artifact import Record
 from amalgam.tasks.scoring.results import Result, results_frame
 
 STEM = "comparison"
-COLUMNS = f"{STEM}_columns"
-"""The table of which measures the rows have, and how each is written."""
-Unit = Literal["percent", "number", "millions"]
+COLUMNS = "_columns"
+"""End of the name of the table of which measures the rows have, and how each is written."""
 TEXTS = {"percent": percent, "number": "{:.3g}".format, "millions": lambda value: f"{value / 1e6:.2f}"}
 DOT, BAR = "#0072B2", "#999999"
-
-
-class Measure(NamedTuple):
-    """One column."""
-
-    name: str
-    """The metric of the result."""
-    heading: str
-    unit: Unit = "number"
-    test_set: str | None = None
-    """None: the number of all test sets together."""
-
-    @property
-    def key(self) -> str:
-        """What a row has it under."""
-        return f"{self.test_set}/{self.name}" if self.test_set else self.name
 
 
 def comparison_report(
@@ -58,28 +42,48 @@ def comparison_report(
     settings: Mapping[str, Any],
     measures: Sequence[Measure],
     provenance: Sequence[Record] = (),
+    *,
+    stem: str = STEM,
+    legend: str = INTERVALS,
+    sentences: Sequence[str] = (),
 ) -> tuple[Report, dict[str, float]]:
-    """The report of some results, and its headline: the mean of the first measure by label.
+    """The report of some results, and its headline: means of the first measure, and of others marked so, by label.
 
     Raises ValueError if no result has the first measure.
     """
     rows = comparison_rows(results, measures)
     lead = measures[0]
-    headline = {f"{lead.key}/{row['label']}": row[lead.key] for row in rows if row.get(lead.key) is not None}
-    if not headline:
+    if all(row.get(lead.key) is None for row in rows):
         raise ValueError(f"no result has the measure {lead.key!r}: there is nothing to compare")
+    headline = {
+        f"{one.key}/{row['label']}": row[one.key]
+        for one in measures
+        for row in rows
+        if (one is lead or one.is_headline) and row.get(one.key) is not None
+    }
     columns = shown(_columns(measures), rows)
     values = {
+        "stem": stem,
         "subtitle": seeds_text(rows),
-        "legend": INTERVALS,
+        "legend": legend,
+        "sentences": sentences,
         "headings": [column.heading for column in columns],
         "cells": [(row["label"], row["group"], [column.cell(row) for column in columns]) for row in rows],
     }
-    note = f"**{title}**\n\n{markdown_table('method', rows, columns)}\n\n{seeds_text(rows)}.\n"
-    figures = {STEM: comparison_figure(rows, title, lead)}
-    tables = {STEM: rows, COLUMNS: [{"label": one.heading, **one._asdict()} for one in measures]}
-    texts = {f"{STEM}.md": note}
-    return Report(STEM, title, "comparison.html.j2", settings, values, tables, figures, texts, provenance), headline
+    listed = "".join(f"\n* {sentence}" for sentence in sentences)
+    note = f"**{title}**\n\n{markdown_table('method', rows, columns)}\n\n{seeds_text(rows)}. {legend}\n{listed}\n"
+    report = Report(
+        stem,
+        title,
+        "comparison.html.j2",
+        settings,
+        values,
+        tables={stem: rows, stem + COLUMNS: [{"label": one.heading, **one.model_dump()} for one in measures]},
+        figures={stem: comparison_figure(rows, title, lead)},
+        texts={f"{stem}.md": note},
+        provenance=provenance,
+    )
+    return report, headline
 
 
 def comparison_rows(results: Iterable[Result], measures: Sequence[Measure]) -> list[Row]:
@@ -105,12 +109,12 @@ def comparison_figure(rows: Sequence[Row], title: str, lead: Measure) -> Figure:
     figure = Figure(figsize=(9, 1.4 + 0.32 * len(rows)), layout="constrained")
     axes = figure.subplots()
     scale = 100 if lead.unit == "percent" else 1
-    for place, row in enumerate(rows):
+    for height, row in enumerate(rows):
         if row.get(lead.key) is None:
             continue
         if row.get(lead.key + LOW) is not None:
-            axes.plot([scale * row[lead.key + LOW], scale * row[lead.key + HIGH]], [place] * 2, color=BAR, lw=2)
-        axes.plot(scale * row[lead.key], place, "o", color=DOT)
+            axes.plot([scale * row[lead.key + LOW], scale * row[lead.key + HIGH]], [height] * 2, color=BAR, lw=2)
+        axes.plot(scale * row[lead.key], height, "o", color=DOT)
     axes.set_yticks(range(len(rows)), [plain(row["label"]) for row in rows])
     axes.invert_yaxis()
     axes.set_xlabel(f"{plain(lead.heading)}; lines: 95 % interval of the mean over seeds")
@@ -120,15 +124,19 @@ def comparison_figure(rows: Sequence[Row], title: str, lead: Measure) -> Figure:
     return figure
 
 
-def terminal_table(folder: Path) -> Table:
-    """The table of a written report, for the terminal. Raises ValueError if the folder holds no report."""
-    rows = read_rows(folder, STEM)
+def terminal_table(folder: Path, stem: str = STEM) -> Table:
+    """The table of a written report without single test sets, for the terminal.
+
+    Raises ValueError if the folder holds no report.
+    """
+    rows = read_rows(folder, stem)
     measures = [
-        Measure(row["name"], row["heading"], row["unit"], row["test_set"]) for row in read_rows(folder, COLUMNS)
+        Measure.model_validate({name: row[name] for name in Measure.model_fields})
+        for row in read_rows(folder, stem + COLUMNS)
     ]
-    columns = shown(_columns(measures), rows)
+    columns = shown(_columns([one for one in measures if one.test_set is None]), rows)
     return console_table("method", rows, columns, lambda row: row["group"], f"{seeds_text(rows)}.")
 
 
 def _columns(measures: Sequence[Measure]) -> list[Column]:
-    return [Column(one.heading, one.key, TEXTS[one.unit], deviation=one.unit != "millions") for one in measures]
+    return [Column(one.heading, one.key, TEXTS[one.unit], deviation=one.deviation) for one in measures]

@@ -16,8 +16,8 @@ from amalgam.pipeline.steps.fusion.members import (
     EvaluationKind,
     MemberConfig,
 )
-from amalgam.pipeline.steps.fusion.report import REPORT, ReportConfig
 from amalgam.pipeline.steps.fusion.rivals import RIVAL, RivalConfig, RivalName
+from amalgam.pipeline.steps.reports import REPORT, ReportConfig
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.splits import ProbeConfig, SampleConfig, Split
 from amalgam.tasks.fusion import Method

@@ -14,7 +14,7 @@ from amalgam.pipeline.experiments.flags import Floats, Ints
 from amalgam.pipeline.experiments.merging.graph import base_step
 from amalgam.pipeline.experiments.merging.multi_task import base_model
 from amalgam.pipeline.steps.merging.checkpoints import CHECKPOINTS, HISTORY_RUN, CheckpointsConfig, HistoryConfig
-from amalgam.pipeline.steps.merging.report import MERGE_REPORT, MergeReportConfig
+from amalgam.pipeline.steps.reports import MERGE_REPORT, ReportConfig
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.merging.multitask.spec import TaskSpec
 from amalgam.tasks.training.config import TrainConfig
@@ -65,5 +65,5 @@ def checkpoint_merging(
             yield CHECKPOINTS(config, run=HISTORY_RUN(run, base=start))
 
     settings = {"base": base, "task": task, "model": str(spec), "training": str(tuning), "checkpoints": str(last)}
-    report = MergeReportConfig(title=f"Merging the last {last} checkpoints of a run on {task}", settings=settings)
+    report = ReportConfig(title=f"Merging the last {last} checkpoints of a run on {task}", settings=settings)
     return MERGE_REPORT(report, results=tuple(step for seed in range(seeds) for step in of_seed(seed)))

@@ -6,9 +6,9 @@ from dataclasses import dataclass, fields
 from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.steps.fusion.members import MEMBER, MemberConfig
 from amalgam.pipeline.steps.merging.merged import MERGED_TASKS, MergedConfig, Reference
-from amalgam.pipeline.steps.merging.report import MERGE_REPORT, MergeReportConfig
 from amalgam.pipeline.steps.merging.statistics import SHARD, STATISTICS, Estimator, ShardConfig, StatisticsConfig
 from amalgam.pipeline.steps.merging.task import TASK, TaskConfig
+from amalgam.pipeline.steps.reports import MERGE_REPORT, ReportConfig
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.splits import SampleConfig, Shared
 from amalgam.tasks.merging.methods.method import MergeMethod, TaskVectorMethod
@@ -84,7 +84,7 @@ def merging_graph(recipe: MergingRecipe) -> Step:
     """The report of a recipe, and behind it all that it needs."""
     results = tuple(step for seed in range(recipe.seeds) for step in _of_seed(recipe, seed))
     title = f"Merging {len(recipe.tasks)} tasks fine-tuned from one {recipe.model.name} of {recipe.base.name}"
-    return MERGE_REPORT(MergeReportConfig(title=title, settings=recipe.settings), results=results)
+    return MERGE_REPORT(ReportConfig(title=title, settings=recipe.settings), results=results)
 
 
 def base_step(data: DataSpec, model: ModelSpec, training: TrainConfig, validation_share: float, seed: int) -> Step:

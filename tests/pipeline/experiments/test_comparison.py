@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 
 from amalgam.pipeline.__main__ import main
-from amalgam.pipeline.reports.comparison import Measure, comparison_rows
+from amalgam.pipeline.reports.comparison import comparison_rows
+from amalgam.pipeline.reports.measure import Measure
 from amalgam.pipeline.store.artifact import read_records
 from amalgam.tasks.scoring.results import Network, Result
 
@@ -43,7 +44,9 @@ def result(method, value, seed=0, test_set=None, **settings):
 def test_rows_are_means_by_method_and_setting_in_order_of_appearance():
     results = [result("b", 0.5, shots=5), result("b", 0.7, seed=1, shots=5), result("a", 0.1, shots=5)]
     results += [result("b", 0.9, shots=10), result("b", 0.3, shots=5, test_set="other")]
-    rows = comparison_rows(results, [Measure("accuracy", "accuracy"), Measure("accuracy", "other", test_set="other")])
+    rows = comparison_rows(
+        results, [Measure(name="accuracy", heading="", test_set=test_set) for test_set in (None, "other")]
+    )
     assert [(row["label"], row["accuracy"], row["seeds"]) for row in rows] == [
         ("b, shots 5", pytest.approx(0.6), 2),
         ("a, shots 5", 0.1, 1),

@@ -11,8 +11,7 @@ from amalgam.pipeline.engine.execute import Local, run
 from amalgam.pipeline.engine.step import ancestors
 from amalgam.pipeline.experiments import EXPERIMENTS
 from amalgam.pipeline.reports.builder import read_rows
-from amalgam.pipeline.reports.merging.page import terminal_table
-from amalgam.pipeline.reports.merging.table import merge_table, verdicts
+from amalgam.pipeline.reports.merging import merge_report, terminal_table, verdicts
 from amalgam.pipeline.steps.merging.merged import MERGED
 from amalgam.pipeline.store.checkpoints import load_model
 from amalgam.pipeline.store.tables.results import read_results
@@ -87,9 +86,9 @@ def test_report_has_every_method_and_every_task(built):
     table = {row["label"]: row for row in read_rows(report.path(root), "merging")}
     labels = {label.split()[0] for label in table}
     assert {kind.__name__ for kind in MERGE_METHODS} - labels == {"WiSE", "Slerp"}  # one and two members
-    assert all(f"task/{task}" in table["EpiMer"] for task in TASKS)
+    assert all(f"{task}/accuracy" in table["EpiMer"] for task in TASKS)
     for row in table.values():
-        assert row["worst"] <= row["accuracy"] <= 1
+        assert row["worst_accuracy"] <= row["accuracy"] <= 1
     assert table["EpiMer"]["eta"] >= -1e-10 and terminal_table(report.path(root)).row_count == len(table)
     assert table["fine-tuned"]["accuracy"] > table["base"]["accuracy"]
 
@@ -134,4 +133,4 @@ def test_sentences_claim_a_win_only_beyond_the_interval_over_seeds():
     assert verdicts(close, "a", ["b"])[0].startswith("a is not clearly apart from b")
     assert verdicts(clear, "a", ["b"])[0].startswith("a beats b by +10.0")
     assert verdicts(clear, "b", ["a"])[0].startswith("b loses to a by -10.0")
-    assert merge_table(clear)[0]["accuracy"] == pytest.approx(0.85)
+    assert merge_report(clear, "", {})[1]["accuracy/a"] == pytest.approx(0.85)

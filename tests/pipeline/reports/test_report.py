@@ -9,9 +9,10 @@ import pytest
 from rich.console import Console
 
 from amalgam.pipeline.reports.builder import read_rows
-from amalgam.pipeline.reports.comparison import Measure, comparison_report
+from amalgam.pipeline.reports.comparison import comparison_report
 from amalgam.pipeline.reports.frontier.page import frontier_report, headline, terminal_table
 from amalgam.pipeline.reports.frontier.table import frontier_table
+from amalgam.pipeline.reports.measure import Measure
 from amalgam.pipeline.store.artifact import Record
 from amalgam.tasks.scoring.seeds import over_seeds
 from tests.pipeline.reports.results import results
@@ -135,7 +136,7 @@ def test_a_name_that_is_broken_mathtext_is_drawn_letter_by_letter(tmp_path):
     ]
     named_so = [replace(result, network=network) for result, network in zip(results(2), networks, strict=True)]
     frontier_report(named_so, BROKEN_MATHTEXT, {})[0].write(tmp_path)
-    measures = [Measure("accuracy", BROKEN_MATHTEXT)]
+    measures = [Measure(name="accuracy", heading=BROKEN_MATHTEXT)]
     comparison_report(named_so, BROKEN_MATHTEXT, {}, measures)[0].write(tmp_path)
     assert (tmp_path / "frontier.png").is_file() and (tmp_path / "comparison.png").is_file()
 

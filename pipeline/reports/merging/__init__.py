@@ -1,1 +1,0 @@
-"""The report of merging: one table of methods, and sentences on what it shows."""
