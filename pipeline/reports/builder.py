@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from amalgam.pipeline.reports.tables import Row
 from amalgam.pipeline.store.artifact import Record
+from amalgam.pipeline.store.tables.parquet_stream import reading
 
 PICTURE_DPI = 100  # 1200 pixels wide: MLflow shows pictures in notes unscaled
 
@@ -75,12 +76,8 @@ def write_rows(rows: Sequence[Row], folder: Path, stem: str) -> None:
 def read_rows(folder: Path, stem: str) -> list[Row]:
     """The rows of a report. Raises ValueError if the folder holds none."""
     file = folder / f"{stem}.parquet"
-    try:
+    with reading(file, "report"):
         return pq.read_table(file).to_pylist()
-    except FileNotFoundError:
-        raise ValueError(f"no report lies in {folder}: it has no {file.name}") from None
-    except pa.ArrowException as error:
-        raise ValueError(f"{file} is cut short or damaged: delete its folder to build it again") from error
 
 
 def _drawn(figure: Figure) -> str:

@@ -7,8 +7,10 @@ import pickle  # for the name of its error alone
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from amalgam.tasks.fusion import resize
 from amalgam.tasks.models import build
 from amalgam.tasks.models.spec import ModelSpec
 
+M = TypeVar("M", bound=BaseModel)
 SUPPORT = "support.safetensors"
 WRAPPERS = ("state_dict", "model", "model_state_dict")  # Where training scripts nest the weights.
 
@@ -32,10 +35,15 @@ def save_model(module: nn.Module, spec: ModelSpec, folder: Path) -> None:
             f"a fused {spec.name} is rebuilt from its recorded operations, which a checkpoint does not hold: "
             "fuse it in Python (amalgam.fuse) and keep it with torch.export.save"
         )
-    state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in module.state_dict().items()}
-    # Not save_file: it makes files that only their owner may read, and an MLflow server is often another user.
-    (folder / "model.safetensors").write_bytes(save(state))
+    write_state(module, folder / "model.safetensors")
     (folder / "config.json").write_text(spec.model_dump_json(indent=2) + "\n")
+
+
+def write_state(module: nn.Module, path: Path) -> None:
+    """Write a module's weights as safetensors."""
+    # Not save_file: it makes files that only their owner may read, and an MLflow server is often another user.
+    state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in module.state_dict().items()}
+    path.write_bytes(save(state))
 
 
 def load_model(folder: Path) -> nn.Module:
@@ -57,10 +65,19 @@ def read_support(folder: Path) -> dict[str, Tensor]:
 
 def read_spec(folder: Path) -> ModelSpec:
     """What the network of a checkpoint folder is. Raises ValueError if the folder is no checkpoint."""
+    return read_json(ModelSpec, folder / "config.json", "checkpoint")
+
+
+def read_json(model: type[M], path: Path, what: str) -> M:
+    """The value in a JSON file of a folder. Raises ValueError if the folder is no `what`, or the file is damaged."""
     try:
-        return ModelSpec.model_validate_json((folder / "config.json").read_bytes())
+        return model.model_validate_json(path.read_bytes())
     except FileNotFoundError:
-        raise ValueError(f"{folder} is no checkpoint: it has no config.json") from None
+        raise ValueError(f"{path.parent} is no {what}: it has no {path.name}") from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise ValueError(f"{path} describes no {what}: {where} {problem['msg']}") from error
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

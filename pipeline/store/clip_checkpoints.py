@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import save
 from torch import nn
 
-from amalgam.pipeline.store.checkpoints import fill, read_state
+from amalgam.pipeline.store.checkpoints import fill, read_json, read_state, write_state
 from amalgam.tasks.clip.zero_shot import Classifier, Head
 from amalgam.tasks.models.clip import Clip, build_clip
 from amalgam.tasks.models.clip_spec import ClipSpec
@@ -43,7 +43,7 @@ class ClassifierInfo(BaseModel):
 def save_clip(clip: Clip, spec: ClipSpec, folder: Path) -> None:
     """Write a backbone into an existing folder; weights that open_clip has under a tag are not copied."""
     if spec.pretrained is None:
-        _write_state(clip.model, folder / "clip.safetensors")
+        write_state(clip.model, folder / "clip.safetensors")
     (folder / "clip.json").write_text(spec.model_copy(update={"checkpoint": None}).model_dump_json(indent=2) + "\n")
 
 
@@ -57,15 +57,12 @@ def load_clip(folder: Path, root: Path | None = None) -> Clip:
 
 def read_clip_spec(folder: Path) -> ClipSpec:
     """What the encoders of a backbone folder are; of weights under no tag it does not say where they lie."""
-    try:
-        return ClipSpec.model_validate_json((folder / "clip.json").read_bytes())
-    except FileNotFoundError:
-        raise ValueError(f"{folder} is no CLIP backbone: it has no clip.json") from None
+    return read_json(ClipSpec, folder / "clip.json", "CLIP backbone")
 
 
 def save_classifier(classifier: nn.Module, about: ClassifierInfo, folder: Path) -> None:
     """Write a classifier into an existing folder."""
-    _write_state(classifier, folder / "model.safetensors")
+    write_state(classifier, folder / "model.safetensors")
     (folder / "classifier.json").write_text(about.model_dump_json(indent=2) + "\n")
 
 
@@ -87,17 +84,13 @@ def load_classifier(folder: Path) -> Classifier:
 
 def read_about(folder: Path) -> ClassifierInfo:
     """What the classifier of a folder is. Raises ValueError if the folder is no classifier."""
-    try:
-        return ClassifierInfo.model_validate_json((folder / "classifier.json").read_bytes())
-    except FileNotFoundError:
-        raise ValueError(f"{folder} is no classifier: it has no classifier.json") from None
+    return read_json(ClassifierInfo, folder / "classifier.json", "classifier")
 
 
-@torch.no_grad()
 def weights_root(data_root: Path | None) -> Path | None:
     """Where fetched weights lie: under the data root if there are any, else where open_clip puts them."""
-    place = data_root / WEIGHTS if data_root else None
-    return place if place and place.is_dir() else None
+    folder = data_root / WEIGHTS if data_root else None
+    return folder if folder and folder.is_dir() else None
 
 
 def key_of(clip: Clip) -> str:
@@ -144,9 +137,3 @@ def _own_features(config: dict[str, object], place: Path) -> FeatureInfo:
         return FeatureInfo(**fields)
     except (KeyError, ValidationError):
         raise ValueError(f"{place} does not say which features it reads: it was not written by amalgam") from None
-
-
-def _write_state(module: nn.Module, path: Path) -> None:
-    # Not save_file: it makes files that only their owner may read, and an MLflow server is often another user.
-    state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in module.state_dict().items()}
-    path.write_bytes(save(state))

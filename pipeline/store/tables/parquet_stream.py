@@ -7,6 +7,7 @@ side. How many threads do so is Arrow's own setting (`pyarrow.set_cpu_count`), w
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -15,6 +16,17 @@ import pyarrow.parquet as pq
 
 BUFFER = 2**20  # bytes read from the disk at once, rather than a whole column
 MOST_AHEAD = 4  # row groups; enough for a file of one column to keep up with a fast disk, and memory stays small
+
+
+@contextmanager
+def reading(path: Path, what: str) -> Iterator[None]:
+    """Raise ValueError if what is read in the block, such as "predictions", is not at `path`, cut short or damaged."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise ValueError(f"no {what} at {path}") from None
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} is cut short or damaged: delete its folder to build it again") from error
 
 
 def open_parquet(path: Path, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from amalgam.pipeline.store.artifact import written_whole
+from amalgam.pipeline.store.tables.parquet_stream import open_parquet, reading
 from amalgam.tasks.scoring.metrics import NO_GROUP, Predictions
 
 PREDICTIONS = "predictions.parquet"
@@ -62,22 +63,13 @@ def read_predictions(path: Path, networks: Iterable[str] | None = None) -> Itera
 
     Raises ValueError if the file is absent, damaged or of another kind.
     """
-    try:
-        file = pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True)
-    except FileNotFoundError:
-        raise ValueError(f"no predictions at {path}") from None
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(path) from error
-    with file:
+    with reading(path, "predictions"), open_parquet(path) as file:
         if not file.schema_arrow.equals(SCHEMA):
             raise ValueError(f"{path} holds no predictions: its columns are {file.schema_arrow.names}")
         wanted = None if networks is None else set(networks)
-        for place in range(file.num_row_groups):
-            try:
-                if wanted is None or file.read_row_group(place, ["network"])["network"][0].as_py() in wanted:
-                    yield _answers(file.read_row_group(place))
-            except (pa.ArrowException, OSError) as error:
-                raise _damaged(path) from error
+        for group in range(file.num_row_groups):
+            if wanted is None or file.read_row_group(group, ["network"])["network"][0].as_py() in wanted:
+                yield _answers(file.read_row_group(group))
 
 
 def _table(answers: Answers) -> pa.Table:
@@ -103,7 +95,3 @@ def _answers(table: pa.Table) -> Answers:
 
 def _tensor(column: pa.ChunkedArray) -> Tensor:
     return torch.from_numpy(column.to_numpy().copy())  # torch refuses memory that Arrow shares
-
-
-def _damaged(path: Path) -> ValueError:
-    return ValueError(f"{path} is cut short or damaged: delete its folder to build it again")

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from amalgam.pipeline.store.artifact import written_whole
+from amalgam.pipeline.store.tables.parquet_stream import reading
 from amalgam.tasks.scoring.results import Network, Result
 
 RESULTS = "results.parquet"
@@ -52,13 +53,10 @@ def write_results(results: Sequence[Result], folder: Path) -> None:
 def read_results(folder: Path) -> list[Result]:
     """The results of a step. Raises ValueError if it has none, or its table is damaged or of another kind."""
     path = folder / RESULTS
-    try:
+    with reading(path, "results"):
         rows = pq.read_table(path).to_pylist()
+    try:
         return [_result(row) for row in rows]
-    except FileNotFoundError:
-        raise ValueError(f"{folder} holds no results: it has no {RESULTS}") from None
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is cut short or damaged: delete its folder to build it again") from error
     except (KeyError, ValidationError) as error:
         raise ValueError(f"{path} is no table of results: delete its folder to build it again") from error
 

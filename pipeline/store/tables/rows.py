@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from amalgam.pipeline.store.tables.parquet_stream import open_parquet, stream
+from amalgam.pipeline.store.tables.parquet_stream import open_parquet, reading, stream
 from amalgam.pipeline.store.tables.rows_schema import DIGEST_KEY, KEY_COLUMNS, SCHEMA_KEY, RowsSchema, values_of
 
 READ_KEYS = ("example_id", "label", "domain", "view")
@@ -82,12 +82,8 @@ def describe(path: Path) -> RowsInfo:
 
 
 def _open(path: Path) -> tuple[pq.ParquetFile, RowsSchema]:
-    try:
+    with reading(path, "activation rows"):
         file = open_parquet(path)
-    except FileNotFoundError:
-        raise ValueError(f"no activation rows at {path}") from None
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(path) from error
     try:
         return file, _schema(path, file)
     except ValueError:
@@ -110,7 +106,7 @@ def _stream(
     path: Path, metadata: pq.FileMetaData, sites: list[str], batch_size: int, view: int | None
 ) -> Iterator[Rows]:
     groups = None if view is None else [n for n in range(metadata.num_row_groups) if _may_hold(metadata, n, view)]
-    try:
+    with reading(path, "activation rows"):
         for table in stream(path, metadata, [*READ_KEYS, *sites], batch_size, groups):
             if view is not None:
                 table = table.filter(pc.equal(table.column("view"), view))
@@ -119,8 +115,6 @@ def _stream(
             values = {site: _owned(table.column(site)).reshape(len(table), -1) for site in sites}
             ids, labels, domains, views = (_owned(table.column(name)) for name in READ_KEYS)
             yield Rows(ids, labels, domains, views, values)
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(path) from error
 
 
 def _may_hold(metadata: pq.FileMetaData, group: int, view: int) -> bool:
@@ -135,7 +129,3 @@ def _owned(column: pa.ChunkedArray) -> NDArray:
         names = column.combine_chunks().dictionary_encode()  # few names for many rows
         return np.array(names.dictionary.to_pylist(), dtype=np.str_)[names.indices.to_numpy()]
     return np.concatenate([values_of(chunk) for chunk in column.chunks])
-
-
-def _damaged(path: Path) -> ValueError:
-    return ValueError(f"{path} is cut short or damaged: delete its folder to build it again")

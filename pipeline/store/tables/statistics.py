@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from amalgam.pipeline.store.artifact import written_whole
+from amalgam.pipeline.store.tables.parquet_stream import reading
 from amalgam.tasks.merging.methods.method import Need
 from amalgam.tasks.merging.staged import Statistics
 from amalgam.tasks.merging.statistics.sums import Sums
@@ -88,12 +89,8 @@ def _write(path: Path, schema: pa.Schema, rows: Iterator[dict[str, Any]]) -> Non
 
 
 def _read(path: Path, mark: bytes) -> pa.Table:
-    try:
+    with reading(path, "statistics"):
         table = pq.read_table(path, page_checksum_verification=True)
-    except FileNotFoundError:
-        raise ValueError(f"no statistics at {path}: stage them first") from None
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is cut short or damaged: delete its folder to build it again") from error
     if mark not in (table.schema.metadata or {}):
         raise ValueError(f"{path} holds no statistics: its columns are {table.schema.names}")
     return table

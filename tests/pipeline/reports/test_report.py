@@ -162,5 +162,5 @@ def test_the_headline_names_what_users_compare(report):
 
 
 def test_a_folder_without_a_report_is_one_sentence(tmp_path):
-    with pytest.raises(ValueError, match="no report lies in"):
+    with pytest.raises(ValueError, match="no report at"):
         terminal_table(tmp_path)
