@@ -10,18 +10,19 @@ from typing import Annotated
 
 from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.experiments.flags import Texts
+from amalgam.pipeline.reports.measure import Measure
 from amalgam.pipeline.steps.combining.combined import COMBINED, COMBINER_NAMES, CombinedConfig
 from amalgam.pipeline.steps.combining.logits import STAGED_LOGITS, LogitsConfig
-from amalgam.pipeline.steps.comparison import COMPARISON, ComparisonConfig, MeasureConfig
 from amalgam.pipeline.steps.fusion.members import EVALUATION, MEMBER, EvaluationConfig, MemberConfig, built_member
+from amalgam.pipeline.steps.reports import COMPARISON, ComparisonConfig
 from amalgam.pipeline.tracking.nights.record import find_run, records_of
 from amalgam.pipeline.tracking.run_record import RunRecord, read_runs
 
 MEASURES = (
-    MeasureConfig(name="accuracy", heading="accuracy %", unit="percent"),
-    MeasureConfig(name="nll", heading="NLL"),
-    MeasureConfig(name="calibration_error", heading="ECE %", unit="percent"),
-    MeasureConfig(name="flops", heading="M FLOPs", unit="millions"),
+    Measure(name="accuracy", heading="accuracy %", unit="percent"),
+    Measure(name="nll", heading="NLL"),
+    Measure(name="calibration_error", heading="ECE %", unit="percent"),
+    Measure(name="flops", heading="M FLOPs", unit="millions"),
 )
 
 
