@@ -7,7 +7,7 @@ test images are never seen here.
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -25,6 +25,8 @@ from amalgam.tasks.training.epochs import Log, Save, State, run_epochs, silent
 from amalgam.tasks.training.objective import Objective
 from amalgam.tasks.training.seeding import seeded
 from amalgam.tasks.training.step import Stepper, Watch, augmentation
+
+Measure = Callable[[nn.Module], dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ def train(
     log: Log,
     support: Mapping[str, Tensor] | None = None,
     objective: Objective | None = None,
+    measure: Measure | None = None,
     resume: State | None = None,
     save: Save | None = None,
     device: torch.device | str = "cpu",
@@ -59,7 +62,8 @@ def train(
     """Train a copy of `module` on the images at `indices`, choosing the epoch on those at `validation_indices`.
 
     `log`, `resume` and `save` are those of `tasks.training.epochs.run_epochs`. Entries of a parameter that are False in
-    `support` must be 0 and stay exactly 0. `objective` is what steps lower: the cross-entropy where None.
+    `support` must be 0 and stay exactly 0. `objective` is what steps lower: the cross-entropy where None. `measure`
+    gives what else to log of the network after every epoch, and must not change it.
 
     Of several processes each calls this with the same arguments and its own `processes` and device; all are given the
     network, the first one logs and saves. `compiler` is a backend of torch.compile, such as "inductor", which pays in
@@ -77,6 +81,7 @@ def train(
     )
     task.check()
     run = _Run.start(copy.deepcopy(module), task, support or {}, objective or Objective(config.label_smoothing))
+    run.measure = measure
     if compiler is not None:
         run.compile(compiler)
     leads = processes.rank == 0
@@ -121,6 +126,7 @@ class _Run:
     best: dict[str, Tensor]
     """The state dict of the best epoch."""
     history: list[dict[str, float]] = field(default_factory=list)
+    measure: Measure | None = None
 
     @classmethod
     def start(cls, module: nn.Module, task: _Task, support: Mapping[str, Tensor], objective: Objective) -> "_Run":
@@ -157,6 +163,7 @@ class _Run:
             metrics = self._train_epoch(epoch, generator)
         self.task.processes.mean_statistics(self.module)
         metrics |= self.stepper.objective.metrics() | self._validate(epoch)
+        metrics |= self.measure(self.module) if self.measure else {}
         self.history.append(metrics)
         if self.best_epoch == epoch:
             self.best = copy.deepcopy(self.module.state_dict())

@@ -23,7 +23,7 @@ from amalgam.pipeline.steps.clip.features import FEATURES, FeaturesConfig
 from amalgam.pipeline.steps.clip.path import PATH, PathConfig
 from amalgam.pipeline.steps.clip.report import ROBUSTNESS
 from amalgam.pipeline.steps.clip.sae_quality import SAE_QUALITY, SAEQualityConfig
-from amalgam.pipeline.steps.clip.saes import SAES, SAEsConfig
+from amalgam.pipeline.steps.clip.saes import SAES, ChosenSAE, SAEsConfig
 from amalgam.pipeline.steps.clip.tuning import CONTRASTIVE, TUNED, ContrastiveConfig, TunedConfig
 from amalgam.tasks.clip.finetuning.config import FinetuneConfig
 from amalgam.tasks.data.sources import Source
@@ -159,11 +159,20 @@ class OfSeed:
             components=PRINCIPAL if "basis" in variant.regulariser.needs else None,
             unlabelled=self.seeded.unlabelled if variant.anchor_on != "labelled" else None,
             clean_anchors=self.recipe.anchoring == "clean" and self.recipe.training.augment != "none",
+            read_by=self._reader,
         )
-        step = self._priced(TUNED)(config, **self._read_by(variant))
+        step = self._priced(TUNED)(config, **self._inputs_of(variant), **self._read_by())
         return replace(step, data=source_digest(type(variant.regulariser)))
 
-    def _read_by(self, variant: Variant) -> Inputs:
+    @property
+    def _reader(self) -> ChosenSAE | None:
+        """The autoencoder that all methods are measured by."""
+        return self.recipe.saes.first if self.recipe.uses_saes else None
+
+    def _read_by(self) -> Inputs:
+        return {"read_by": self.saes(self.recipe.saes)} if self._reader else {}
+
+    def _inputs_of(self, variant: Variant) -> Inputs:
         """What fine-tuning by this method starts from, and what it penalises drift from."""
         start = self.tuned(replace(variant, kind="head")) if variant.kind == "head first" else self.zero_shot
         inputs: dict[str, Step | tuple[Step, ...]] = {"classifier": start}
@@ -205,8 +214,10 @@ class OfSeed:
             seed=self.seed,
             class_names=self.recipe.class_names,
             templates=self.recipe.templates,
+            read_by=self._reader,
         )
-        return self._priced(CONTRASTIVE)(config, backbone=self.seeded.backbone, classifier=self.zero_shot)
+        inputs = {"backbone": self.seeded.backbone, "classifier": self.zero_shot}
+        return self._priced(CONTRASTIVE)(config, **inputs, **self._read_by())
 
     def _priced(self, kind: Kind[C]) -> Kind[C]:
         """Fine-tuning as a step of this kind, at the prices of the experiment."""
@@ -226,14 +237,13 @@ class OfSeed:
     def _path(
         self, method: str, settings: Mapping[str, float], after: tuple[Step, ...], alphas: tuple[float, ...]
     ) -> Step:
-        measured = self.recipe.saes if self.recipe.uses_saes else None
         config = PathConfig(
             labelled=self.seeded.labelled,
             test_sets=self.seeded.test_sets,
             alphas=alphas,
-            sae=measured.first if measured else None,
+            sae=self._reader,
             identity=Network(kind="classifier", method=method, settings=tuple(settings.items()), seed=self.seed),
         )
         path = PATH.expecting(self.recipe.prices.testing_seconds, MEGA)
-        sae = {"sae": self.saes(measured)} if measured else {}
+        sae = {"sae": self.saes(self.recipe.saes)} if self._reader else {}
         return path(config, before=self.zero_shot, after=after, backbone=self.seeded.backbone, **sae)

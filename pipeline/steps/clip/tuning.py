@@ -20,6 +20,9 @@ from amalgam.tasks.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from amalgam.tasks.clip.finetuning.anchors import Unlabelled
+    from amalgam.tasks.clip.testing.similarity import DriftWatch
+    from amalgam.tasks.data.images import Images
+    from amalgam.tasks.data.splits import Indices
     from amalgam.tasks.training.distributed import ProcessGroup
 
 
@@ -38,6 +41,8 @@ class TunedConfig(Config):
     """Images whose labels are not read, on which drift is penalised too or instead."""
     compiled: bool = False
     """Whether torch.compile makes the network faster first; it rounds otherwise."""
+    read_by: ChosenSAE | None = None
+    """The autoencoder by which drift is logged after every epoch, the same for every method; None logs none."""
     seed: int
     """Orders the images."""
 
@@ -49,6 +54,7 @@ class ContrastiveConfig(Config):
     training: TrainConfig
     class_names: tuple[str, ...]
     templates: tuple[str, ...] | str
+    read_by: ChosenSAE | None = None
     seed: int
 
     @field_validator("training")
@@ -91,6 +97,7 @@ def tune_contrastive(config: ContrastiveConfig, inputs: Mapping[str, Any], work:
         config.training,
         config.seed,
         log=work.log,
+        measure=_watch(config, inputs, images, held_out, work.device),
         resume=resume_state(work),
         save=saver(work),
         device=work.device,
@@ -126,6 +133,7 @@ def _tune(
         basis=staged["features"].directions(config.components),
         anchors=staged["anchors"].anchors(images, config.clean_anchors),
         unlabelled=_unlabelled(config, staged["unlabelled_anchors"], work.data_root),
+        measure=_watch(config, inputs, images, held_out, device),
         log=work.log if is_first else silent,
         resume=resume_state(work),
         save=saver(work) if is_first else None,
@@ -136,6 +144,18 @@ def _tune(
     if is_first:
         save_classifier(trained.module, about, work.out)
     return {"best_epoch": trained.best_epoch, "data_fingerprint": images.fingerprint}
+
+
+def _watch(
+    config: TunedConfig | ContrastiveConfig, inputs: Mapping[str, Any], images: Images, held_out: Indices, device: str
+) -> DriftWatch | None:
+    """What measures the drift of held-out images after every epoch, by the autoencoder that reads all methods."""
+    from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_about
+    from amalgam.tasks.clip.testing.similarity import DriftWatch
+
+    start, backbone = load_classifier(inputs["classifier"]), read_about(inputs["classifier"]).backbone
+    sae = SAES.read(inputs.get("read_by"), config.read_by, start.head.in_features, backbone)
+    return None if sae is None else DriftWatch.start(start.encoder, images, held_out, sae, device)
 
 
 def _unlabelled(config: TunedConfig, staged: StagedFeatures, data_root: Path | None) -> Unlabelled | None:

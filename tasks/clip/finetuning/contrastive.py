@@ -22,7 +22,7 @@ from amalgam.tasks.data.random_numbers import uniforms
 from amalgam.tasks.models.clip import Clip
 from amalgam.tasks.training.config import TrainConfig
 from amalgam.tasks.training.epochs import Log, Save, State
-from amalgam.tasks.training.loop import Trained, train
+from amalgam.tasks.training.loop import Measure, Trained, train
 from amalgam.tasks.training.objective import Objective
 
 STREAM = 1 << 32  # of the numbers that choose prompts; epochs are added to it
@@ -47,6 +47,7 @@ def finetune_contrastive(
     seed: int,
     *,
     log: Log,
+    measure: Measure | None = None,
     resume: State | None = None,
     save: Save | None = None,
     device: torch.device | str = "cpu",
@@ -54,7 +55,8 @@ def finetune_contrastive(
     """Train copies of both towers and of the logit scale; the rest is as in `tasks.training.loop.train`.
 
     The training accuracy that is logged is that of finding a prompt of the right class among those of the batch.
-    Raises ValueError for labels without a class name, and for settings that would have no or another meaning here.
+    `measure` is given the image tower after every epoch. Raises ValueError for labels without a class name, and for
+    settings that would have no or another meaning here.
     """
     require_contrastive(config)
     most = int(images.labels.max())
@@ -69,6 +71,7 @@ def finetune_contrastive(
         seed,
         log=log,
         objective=_Contrastive(seed),
+        measure=measure and (lambda towers: measure(_tower(towers))),
         resume=resume,
         save=save,
         device=device,
@@ -77,6 +80,11 @@ def finetune_contrastive(
     assert isinstance(towers, _Towers)
     classifier = Classifier(towers.clip.image_tower, towers.head())
     return TunedClip(classifier.eval(), trained.best_epoch, trained.epochs_trained, towers.clip)
+
+
+def _tower(towers: nn.Module) -> nn.Module:
+    assert isinstance(towers, _Towers)
+    return towers.clip.image_tower
 
 
 class _Towers(nn.Module):

@@ -20,7 +20,7 @@ from amalgam.tasks.data.images import Images
 from amalgam.tasks.data.loading import Indices
 from amalgam.tasks.training.distributed import ALONE, ProcessGroup
 from amalgam.tasks.training.epochs import Log, Save, State
-from amalgam.tasks.training.loop import Trained, train
+from amalgam.tasks.training.loop import Measure, Trained, train
 
 
 def finetune(
@@ -36,6 +36,7 @@ def finetune(
     basis: Tensor | None = None,
     anchors: Anchors | None = None,
     unlabelled: Unlabelled | None = None,
+    measure: Measure | None = None,
     resume: State | None = None,
     save: Save | None = None,
     device: torch.device | str = "cpu",
@@ -46,7 +47,8 @@ def finetune(
 
     Frozen features come from `anchors`, or from a frozen copy of the encoder where None. `sae` and `basis` are for the
     regularisers that need them, `sae` also for a wanted overlap; `unlabelled` is for a config that penalises drift
-    on unlabelled images. Raises ValueError if one of those is missing, and for cached anchors of other views.
+    on unlabelled images. `measure` is given the encoder after every epoch. Raises ValueError if one of those is
+    missing, and for cached anchors of other views.
     """
     objective = None
     if config.penalised:
@@ -64,6 +66,7 @@ def finetune(
         seed,
         log=log,
         objective=objective,
+        measure=measure and (lambda module: measure(module.get_submodule("encoder"))),
         resume=resume,
         save=save,
         device=device,

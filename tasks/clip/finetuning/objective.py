@@ -18,6 +18,8 @@ from amalgam.tasks.training.distributed import ProcessGroup
 from amalgam.tasks.training.objective import Objective
 from amalgam.tasks.training.step import augmentation
 
+COUNT = "count"
+
 
 @dataclass(frozen=True)
 class PenaltyInputs:
@@ -56,6 +58,8 @@ class PenalisedCrossEntropy(Objective):
     def __init__(self, config: FinetuneConfig, inputs: PenaltyInputs) -> None:
         super().__init__(config.train.label_smoothing)
         self.config, self.inputs, self.strength = config, inputs, Strength(config)
+        self._step: dict[str, Tensor] = {}
+        self._epoch: dict[str, Tensor] = {}
 
     def __call__(self, module: nn.Module, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
         assert isinstance(module, Classifier)
@@ -73,14 +77,29 @@ class PenalisedCrossEntropy(Objective):
             before.append(self._frozen(other, epoch, self._unlabelled.anchors, now[-1]))
         logits = module.head(labelled.features)
         drift = self._drift(module, _Encoded.joined(now), _Encoded.joined(before))
-        penalty = self.strength(drift) * self.config.regulariser(drift)
-        return logits, self.cross_entropy(logits, batch.labels) + penalty
+        strength, parts = self.strength(drift), self.config.regulariser.parts(drift)
+        penalty = strength * sum(parts.values(), start=drift.current.new_zeros(()))
+        loss = self.cross_entropy(logits, batch.labels)
+        self._note(len(batch.ids), {"cross_entropy": loss} | {f"penalty/{n}": strength * p for n, p in parts.items()})
+        return logits, loss + penalty
+
+    @torch.no_grad()
+    def _note(self, count: int, terms: dict[str, Tensor]) -> None:
+        """Add what the images of a part of a batch cost, term by term, to the step's sums."""
+        for name, mean in {**terms, COUNT: torch.ones(())}.items():
+            self._step[name] = self._step.get(name, 0) + count * mean.detach().double()
 
     def end_step(self, processes: ProcessGroup) -> None:
         self.strength.end_step(processes)
+        for name, total in self._step.items():
+            self._epoch[name] = self._epoch.get(name, 0) + total
+        self._step = {}
 
     def metrics(self) -> dict[str, float]:
-        return self.strength.metrics()
+        """Every term's share of the loss, a mean over the epoch's images (of this process), as `train/penalty/TERM`."""
+        count, terms, self._epoch = self._epoch[COUNT], self._epoch, {}
+        found = {f"train/{name}": (total / count).item() for name, total in terms.items() if name != COUNT}
+        return self.strength.metrics() | found
 
     def state(self) -> dict[str, Any]:
         return self.strength.state()

@@ -4,13 +4,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from amalgam.tasks.clip.finetuning.drift import Drift, frozen
+from amalgam.tasks.data.images import Images
+from amalgam.tasks.data.loading import Indices, batches
 from amalgam.tasks.sae.autoencoder import SparseAutoencoder
 from amalgam.tasks.sae.metrics import QualityMeter
 from amalgam.tasks.scoring.sums import Sums
+
+MEANS = (
+    *("cosine", "jaccard", "added", "removed", "l0_before", "l0"),
+    *("activation_before", "activation", "new_activation"),
+)
+WATCHED = 512  # images on which drift is measured after every epoch
 
 
 @dataclass
@@ -44,22 +52,53 @@ class DriftMeter:
         if self.sae is not None:
             shared = drift.shared.sum((1, 2))
             added, removed = drift.codes.l0() - shared, drift.frozen_codes.l0() - shared
+            is_new = drift.codes.active & ~drift.shared.any(2)
             self.sums.add({"jaccard": drift.overlap.double().sum(), "added": added.sum(), "removed": removed.sum()})
+            sizes = {"": drift.codes, "_before": drift.frozen_codes}
+            self.sums.add({f"l0{when}": codes.l0().sum() for when, codes in sizes.items()})
+            self.sums.add({f"activation{when}": codes.values.abs().double().sum() for when, codes in sizes.items()})
+            self.sums.add({"new_activation": (drift.codes.values.abs() * is_new).double().sum()})
             self._quality["before"].update(drift.frozen)
             self._quality["after"].update(drift.current)
 
     def result(self) -> dict[str, float]:
         """`cka` and the mean `cosine`; with an autoencoder also `fvu_before` and `fvu_after` and, as means over images,
-        the `jaccard` of both sets of active latents and how many were `added` and `removed`.
+        the `jaccard` of both sets of active latents, how many were `added` and `removed`, and the sum of all
+        activations now (`activation`) and `_before`, and of those on added latents (`new_activation`).
 
         Raises ValueError if there was no image.
         """
         self.sums.require("features to measure drift on")
         found = {"cka": _linear_cka(self.sums, self.num_examples)}
-        for name in ("cosine", "jaccard", "added", "removed"):
-            if name in self.sums:
-                found[name] = self.sums[name].item() / self.num_examples
+        found |= {name: self.sums[name].item() / self.num_examples for name in MEANS if name in self.sums}
         return found | {f"fvu_{when}": meter.result().fvu for when, meter in self._quality.items()}
+
+
+@dataclass(frozen=True)
+class DriftWatch:
+    """How far the features of the same few images have moved, whenever asked; training does not notice."""
+
+    images: Tensor
+    """As the encoder reads them."""
+    before: Tensor
+    """Their features at the start."""
+    sae: SparseAutoencoder
+
+    @classmethod
+    @torch.no_grad()
+    def start(
+        cls, encoder: nn.Module, images: Images, indices: Indices, sae: SparseAutoencoder, device: torch.device | str
+    ) -> "DriftWatch":
+        """Of the first images at some positions."""
+        batch = next(batches(images, indices[:WATCHED], WATCHED, device=device))
+        return cls(batch.images, frozen(encoder).to(device)(batch.images).float(), sae.to(device))
+
+    @torch.no_grad()
+    def __call__(self, encoder: nn.Module) -> dict[str, float]:
+        """What `DriftMeter` measures, as `drift/NAME`; the encoder is left in eval mode."""
+        meter = DriftMeter(self.sae)
+        meter.update(self.before, encoder.eval()(self.images).float())
+        return {f"drift/{name}": value for name, value in meter.result().items()}
 
 
 def _linear_cka(sums: Mapping[str, Tensor], count: int) -> float:

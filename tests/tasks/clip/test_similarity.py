@@ -50,6 +50,17 @@ def test_nothing_moved_is_nothing_measured():
     assert found["fvu_before"] == found["fvu_after"]
 
 
+def test_activations_are_those_of_dense_codes():
+    sae = autoencoder(TopK(k=3))
+    found = measured(BEFORE, AFTER, sae)
+    with torch.no_grad():
+        before, after = (sae.encode(unit_norm(x)).dense() for x in (BEFORE, AFTER))
+    assert found["activation_before"] == pytest.approx(before.sum(1).mean().item(), rel=1e-5)
+    assert found["activation"] == pytest.approx(after.sum(1).mean().item(), rel=1e-5)
+    assert found["new_activation"] == pytest.approx((after * (before == 0)).sum(1).mean().item(), rel=1e-5)
+    assert found["l0"] == pytest.approx((after != 0).sum(1).double().mean().item())
+
+
 @pytest.mark.parametrize("rule", [TopK(k=3), TopK(k=3, signed=True), BatchTopK(k=3)], ids=lambda rule: repr(rule))
 def test_supports_are_compared_as_sets(rule):
     sae = autoencoder(rule)
