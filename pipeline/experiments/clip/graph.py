@@ -128,7 +128,10 @@ class OfSeed:
         variant, factors, config = self.recipe.variant(name), sorted(self.recipe.factors), self.recipe.explanation
         assert config is not None, "the recipe has checked this"
         factor = factors[len(factors) // 2] if variant.is_swept else 1.0
-        config = config.model_copy(update={"sae": self.recipe.saes.first.name, "title": f"What {name} changed"})
+        settings = ((STRENGTH, factor * variant.unit),) if variant.is_swept else ()
+        identity = Network(kind="classifier", method=name, settings=settings, seed=self.seed)
+        named = {"sae": self.recipe.saes.first.name, "title": f"What {name} changed", "identity": identity}
+        config = config.model_copy(update=named)
         return EXPLANATION(
             config,
             before=self.zero_shot,

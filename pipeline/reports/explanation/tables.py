@@ -1,8 +1,8 @@
-"""What an explanation leaves on disk besides its page: three Parquet tables and one JSON of everything in short.
+"""What an explanation leaves on disk besides its page: Parquet tables and one JSON of everything in short.
 
-`latents.parquet` has a row per latent and model, `changes.parquet` a row per latent and group of images (all, each
-class, each domain) in which it changed; `flips.parquet`, of `pipeline.reports.explanation.flips`, one per changed
-prediction.
+`latents.parquet` has a row per latent and model,
+`changes.parquet` a row per latent and group of images (all, each class, each domain) in which it changed;
+`flips.parquet`, of `pipeline.reports.explanation.flips`, one per changed prediction.
 """
 
 import json
@@ -21,8 +21,10 @@ from amalgam.tasks.explain.explanation import Explanation
 from amalgam.tasks.explain.flips import KINDS
 from amalgam.tasks.explain.latents import LatentTable
 from amalgam.tasks.explain.names import NameAccuracy, Names, name_accuracy
+from amalgam.tasks.scoring.results import Network, Result, flat
 
 ALL = "all"
+FINE_TUNED = Network(kind="classifier", method="fine-tuned")
 DISCOVERY_RATE = 0.05  # share of changes called real that may be chance
 LISTED = 50  # latents in the JSON
 
@@ -84,21 +86,26 @@ class NamedExplanation:
         return by_effect[restored.argsort(descending=True, stable=True)].tolist()
 
 
-def summary(explanation: NamedExplanation) -> dict[str, float]:
-    """The headline as numbers: what MLflow compares."""
+def results_of(explanation: NamedExplanation, network: Network) -> list[Result]:
+    """The headline as rows, over all images; accuracies and shares of the change also domain by domain."""
     found = explanation.found
-    metrics = {f"accuracy/{piece}": values[-1].item() for piece, values in found.accuracies.items()}
-    metrics |= {f"share/{part}": found.shares.share(part)[-1].item() for part in PARTS}
-    metrics |= {f"flips/{kind}": number for kind, number in zip(KINDS, found.flips.numbers.tolist(), strict=True)}
-    metrics["latents/changed"] = float(num_changed(explanation))
-    metrics["share/fit"] = found.shares.fit[-1].item()
-    for name, value in (("explained", found.flips.explained_share), ("alone", found.flips.alone_share)):
-        metrics |= {} if value is None else {f"flips/{name}": value}
-    for kind, judged in (("names", explanation.judged), ("atom_names", explanation.judged_by_atoms)):
+    by_place = [("accuracy", piece, values) for piece, values in found.accuracies.items()]
+    by_place += [("share", part, found.shares.share(part)) for part in PARTS]
+    overall: list[tuple[str, str, float | None]] = [(role, name, v[-1].item()) for role, name, v in by_place]
+    overall += [("flips", kind, number) for kind, number in zip(KINDS, found.flips.numbers.tolist(), strict=True)]
+    overall += [("latents", "changed", num_changed(explanation)), ("share", "fit", found.shares.fit[-1].item())]
+    overall += [("flips", "explained", found.flips.explained_share), ("flips", "alone", found.flips.alone_share)]
+    for role, judged in (("names", explanation.judged), ("atom_names", explanation.judged_by_atoms)):
         if judged is not None:
-            metrics |= {f"{kind}/{name}": float(value) for name, value in asdict(judged).items()}
-            metrics |= {} if judged.accuracy is None else {f"{kind}/accuracy": judged.accuracy}
-    return metrics
+            overall += [(role, name, value) for name, value in asdict(judged).items()]
+            overall.append((role, "accuracy", judged.accuracy))
+    of_domains = [
+        Result(network, role, domain, f"{role}_{name}", value)
+        for role, name, values in by_place
+        for domain, value in zip(explanation.domains, values.tolist(), strict=False)
+    ]
+    rows = [(role, name, float(value)) for role, name, value in overall if value is not None]
+    return [Result(network, role, None, name, value) for role, name, value in rows] + of_domains
 
 
 def num_changed(explanation: NamedExplanation) -> int:
@@ -190,7 +197,7 @@ def _in_short(explanation: NamedExplanation) -> dict[str, Any]:
     return {
         "title": explanation.title,
         "images": dict(zip(explanation.domains, found.num_images.long().tolist(), strict=True)),
-        "summary": summary(explanation),
+        "summary": flat(row for row in results_of(explanation, FINE_TUNED) if row.test_set is None),
         "accuracy": {piece: by_place(values) for piece, values in found.accuracies.items()},
         "true_class_logit": {
             "change": by_place(found.shares.change),

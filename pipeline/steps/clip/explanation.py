@@ -11,6 +11,7 @@ from amalgam.pipeline.engine.step import Expect, Metrics
 from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.tasks.data.sources import Source, check_source
 from amalgam.tasks.explain.vocabulary import Concept, Truth
+from amalgam.tasks.scoring.results import Network
 
 
 class ExplainConfig(Config):
@@ -26,6 +27,8 @@ class ExplainConfig(Config):
     """Which words images are known to show: how often names are right is then reported."""
     top_n: int = Field(default=16, ge=1)
     """Strongest images kept of every latent."""
+    identity: Network = Network(kind="classifier", method="fine-tuned")
+    """What the results are of: the method that fine-tuned, its strength, the seed."""
     title: str = "What fine-tuning changed"
     """Headline of the page."""
     batch_size: int = Field(default=256, ge=1)
@@ -45,15 +48,16 @@ class ExplainConfig(Config):
 
 
 def explain(config: ExplainConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
-    """Write `explanation.html`, `explanation.json` and the tables of latents, changes and flips.
+    """Write `explanation.html`, `explanation.json` and the tables of results, latents, changes and flips.
 
     Reads the classifiers `before` and `after`, the autoencoders `sae` and, if latents are to be named, the `backbone`.
     """
     from amalgam.pipeline.reports.explanation import build
     from amalgam.pipeline.reports.explanation.build import Domain, Material
     from amalgam.pipeline.reports.explanation.request import Request
-    from amalgam.pipeline.reports.explanation.tables import summary
+    from amalgam.pipeline.reports.explanation.tables import results_of
     from amalgam.pipeline.store.clip_checkpoints import load_clip, weights_root
+    from amalgam.pipeline.store.measures import recorded
     from amalgam.tasks.data.opening import open_source
 
     if config.concepts and "backbone" not in inputs:
@@ -71,7 +75,7 @@ def explain(config: ExplainConfig, inputs: Mapping[str, Any], work: Workspace) -
         device=work.device,
     )
     material = Material(domains, clip, config.concepts, config.truth)
-    return {**summary(build.explain(request, material, work.out))}
+    return recorded(results_of(build.explain(request, material, work.out), config.identity), work.out)
 
 
 def check_explanation(config: ExplainConfig, data_root: Path | None) -> None:
@@ -80,4 +84,6 @@ def check_explanation(config: ExplainConfig, data_root: Path | None) -> None:
         check_source(source, data_root)
 
 
-EXPLANATION = Kind("explanation", explain, ExplainConfig, check=check_explanation, expect=Expect(10, 1_000_000))
+EXPLANATION = Kind(
+    "explanation", explain, ExplainConfig, version=2, check=check_explanation, expect=Expect(10, 1_000_000)
+)

@@ -15,7 +15,7 @@ from pydantic import model_validator
 from amalgam.pipeline.engine.kinds import Config, Kind
 from amalgam.pipeline.engine.step import Expect, Metrics
 from amalgam.pipeline.engine.workspace import Workspace
-from amalgam.pipeline.steps.clip.saes import SAES, ChosenSAE, SAEsConfig, agreement, numbers
+from amalgam.pipeline.steps.clip.saes import ATOMS, SAES, ChosenSAE, SAEsConfig, agreement, identity_of, numbers
 from amalgam.tasks.clip.testing.test_sets import TestSet, check_test_sets
 from amalgam.tasks.scoring.results import Network, Result
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from amalgam.tasks.sae.autoencoder import SparseAutoencoder
 
 BATCH = 512  # images encoded at once
-ATOMS = "atoms"  # the role of what no test set says of autoencoders
 
 
 class SAEQualityConfig(Config):
@@ -71,16 +70,12 @@ def measure_saes(config: SAEQualityConfig, inputs: Mapping[str, Any], work: Work
         images = open_source(test_set.source, work.data_root)
         rows += _measured(test_set, images, classifier, groups, config.seed, work.device)
     means = _means(rows) + [
-        Result(_identity(name, config.seed), ATOMS, None, "stability", agreement([*saes.values()]))
+        Result(identity_of(name, seed=config.seed), ATOMS, None, "stability", agreement([*saes.values()]))
         for name, saes in groups.items()
         if len(saes) > 1
     ]
     write_results(rows + means, work.out)
     return {f"{mean.network.method}/{mean.measure}": mean.value for mean in means}
-
-
-def _identity(name: str, seed: int, member: int | None = None) -> Network:
-    return Network(kind="autoencoder", method=name, member=member, seed=seed)
 
 
 def _read(folder: Path, saes: SAEsConfig, width: int, backbone: str, device: str) -> dict[int, SparseAutoencoder]:
@@ -112,7 +107,7 @@ def _measured(
             for _, _, meter in meters:
                 meter.update(as_wanted(features, meter.sae.info), batch.labels)
     return [
-        Result(_identity(name, repetition, seed), test_set.role, test_set.name, measure, number)
+        Result(identity_of(name, seed, repetition), test_set.role, test_set.name, measure, number)
         for name, seed, meter in meters
         for measure, number in numbers(meter.result()).items()
     ]

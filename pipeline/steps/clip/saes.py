@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -16,6 +15,7 @@ from amalgam.pipeline.engine.kinds import Config, Kind
 from amalgam.pipeline.engine.step import Expect, Metrics
 from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.tasks.sae.config import FeatureInfo, SAESpec, SAETrainConfig
+from amalgam.tasks.scoring.results import Network, Result
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from amalgam.tasks.sae.autoencoder import SparseAutoencoder
     from amalgam.tasks.sae.metrics import Quality
 
-QUALITY = "quality.json"
+RATES = "firing_rates.parquet"
+ATOMS = "atoms"  # the role of what no image says of autoencoders
+MEASURES = (
+    *("fvu", "cosine", "l0", "dead_share", "accuracy", "reconstruction_accuracy", "monosemanticity", "similarity"),
+)
 BATCH = 4096  # feature vectors measured at once
 
 
@@ -52,10 +56,14 @@ class SAEsConfig(Config):
 
 
 def train_saes(config: SAEsConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
-    """Write a folder for each autoencoder and `quality.json`: how good each is on the features of every domain."""
+    """Write a folder for each autoencoder, results on features of every domain, and how often latents are active."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     from amalgam.pipeline.engine.resuming import resume_state, saver
     from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_about, save_sae
     from amalgam.pipeline.store.tables.features import as_wanted, read_features
+    from amalgam.pipeline.store.tables.results import write_results
     from amalgam.tasks.sae.train import train
 
     backbone = read_about(inputs["classifier"]).backbone
@@ -73,17 +81,31 @@ def train_saes(config: SAEsConfig, inputs: Mapping[str, Any], work: Workspace) -
     for spec, sae in zip(config.specs, saes, strict=True):
         save_sae(sae, work.out / spec.name)
     head = load_classifier(inputs["classifier"]).head.get_parameter("weight").detach()
-    qualities = {spec.name: _by_domain(sae, table, head) for spec, sae in zip(config.specs, saes, strict=True)}
-    (work.out / QUALITY).write_text(json.dumps({n: _described(q) for n, q in qualities.items()}, indent=1) + "\n")
-    return {**_summary(qualities), **stability(config.specs, saes)}
+    rows, rates = list[Result](), list[dict[str, Any]]()
+    for spec, sae in zip(config.specs, saes, strict=True):
+        for domain, quality in _by_domain(sae, table, head).items():
+            network = identity_of(spec.name_without_seed, spec.seed)
+            rows += [Result(network, "training", domain, name, value) for name, value in numbers(quality).items()]
+            of_latents = enumerate(quality.firing_rates.tolist())
+            rates += [{"autoencoder": spec.name, "domain": domain, "latent": n, "rate": rate} for n, rate in of_latents]
+    rows += stability(config.specs, saes)
+    write_results(rows, work.out)
+    pq.write_table(pa.Table.from_pylist(rates), work.out / RATES, compression="zstd")
+    return {_name(row): row.value for row in rows}
 
 
-def stability(specs: Sequence[SAESpec], saes: Sequence[SparseAutoencoder]) -> dict[str, float]:
+def identity_of(name: str, member: int | None = None, seed: int = 0) -> Network:
+    """An autoencoder, or all that differ in their seed `member` alone, of a repetition."""
+    return Network(kind="autoencoder", method=name, member=member, seed=seed)
+
+
+def stability(specs: Sequence[SAESpec], saes: Sequence[SparseAutoencoder]) -> list[Result]:
     """Mean cosine of matched atoms between autoencoders that differ in their seed alone, over all such pairs."""
     alike: dict[str, list[SparseAutoencoder]] = defaultdict(list)
     for spec, sae in zip(specs, saes, strict=True):
         alike[spec.name_without_seed].append(sae)
-    return {f"{name}/stability": agreement(group) for name, group in alike.items() if len(group) > 1}
+    groups = {name: group for name, group in alike.items() if len(group) > 1}
+    return [Result(identity_of(name), ATOMS, None, "stability", agreement(group)) for name, group in groups.items()]
 
 
 def agreement(saes: Sequence[SparseAutoencoder]) -> float:
@@ -96,16 +118,7 @@ def agreement(saes: Sequence[SparseAutoencoder]) -> float:
 
 def numbers(quality: Quality) -> dict[str, float]:
     """What was measured, by name."""
-    named = {
-        "fvu": quality.fvu,
-        "cosine": quality.cosine,
-        "l0": quality.l0,
-        "dead_share": quality.dead_share,
-        "accuracy": quality.accuracy,
-        "reconstruction_accuracy": quality.reconstruction_accuracy,
-        "monosemanticity": quality.monosemanticity,
-        "similarity": quality.similarity,
-    }
+    named = {name: getattr(quality, name) for name in MEASURES}
     return {name: value for name, value in named.items() if value is not None}
 
 
@@ -121,23 +134,10 @@ def _by_domain(sae: SparseAutoencoder, table: FeatureTable, head: Tensor) -> dic
     return {table.domains[code]: quality for code, quality in quality_by_domain(sae, batches, head).items()}
 
 
-def _described(qualities: Mapping[str, Quality]) -> dict[str, Any]:
-    """What readers of the report may plot, by domain."""
-    return {domain: numbers(quality) | _histogram(quality) for domain, quality in qualities.items()}
-
-
-def _histogram(quality: Quality) -> dict[str, list[float]]:
-    counts, edges = quality.firing_histogram()
-    return {"firing_counts": counts.tolist(), "firing_rate_edges": edges.tolist()}
-
-
-def _summary(qualities: Mapping[str, Mapping[str, Quality]]) -> dict[str, float]:
-    return {
-        f"{name}/{domain}/{metric}": value
-        for name, domains in qualities.items()
-        for domain, quality in domains.items()
-        for metric, value in numbers(quality).items()
-    }
+def _name(row: Result) -> str:
+    """What the summary calls a number: `topk-16-x4-s0/DOMAIN/fvu`, `topk-16-x4/stability`."""
+    seed = "" if row.network.member is None else f"-s{row.network.member}"
+    return "/".join(filter(None, (row.network.method + seed, row.test_set, row.metric)))
 
 
 def read_chosen(folder: Path, chosen: ChosenSAE | None, width: int, backbone: str) -> SparseAutoencoder | None:
@@ -153,4 +153,4 @@ def read_chosen(folder: Path, chosen: ChosenSAE | None, width: int, backbone: st
     return read_sae(folder, chosen.name, features)
 
 
-SAES = Kind("saes", train_saes, SAEsConfig, expect=Expect(10, 1_000_000), read=read_chosen)
+SAES = Kind("saes", train_saes, SAEsConfig, version=2, expect=Expect(10, 1_000_000), read=read_chosen)

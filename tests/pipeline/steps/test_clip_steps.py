@@ -1,8 +1,8 @@
 """The steps from a backbone to fine-tuned classifiers, as a sweep runs them."""
 
-import json
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 
@@ -14,6 +14,7 @@ from amalgam.pipeline.experiments.clip.variants import VARIANTS, variant
 from amalgam.pipeline.steps.clip.explanation import ExplainConfig
 from amalgam.pipeline.store.clip_checkpoints import key_of, load_classifier, load_clip, read_about, read_sae
 from amalgam.pipeline.store.tables.features import read_features
+from amalgam.pipeline.store.tables.results import read_results
 from amalgam.tasks.clip.zero_shot import zero_shot_head
 from amalgam.tasks.sae.metrics import fvu
 from tests.pipeline.steps.clip_sweep import IMAGES, VIEWS, WORLD, autoencoders, sweep
@@ -86,12 +87,15 @@ def test_autoencoders_are_measured_and_compared_between_seeds(root):
     recipe, step = sweep(), OfSeed(sweep(), 0).saes(sweep().saes)
     record = run([step], root, Local()).records[step.fingerprint]
     folder = step.path(root)
-    quality = json.loads((folder / "quality.json").read_text())
+    quality = {(row.network.label, row.metric): row.value for row in read_results(folder)}
+    rates = pd.read_parquet(folder / "firing_rates.parquet")
     for spec in recipe.saes.specs:
         sae = read_sae(folder, spec.name)
-        found = quality[spec.name]["plain"]
-        assert found["l0"] <= 2 and sum(found["firing_counts"]) == (1 - found["dead_share"]) * sae.info.num_latents
-        assert record.metrics[f"{spec.name}/plain/fvu"] == found["fvu"]
+        label, of_latents = f"{spec.name_without_seed} {spec.seed}", rates[rates["autoencoder"] == spec.name]["rate"]
+        assert quality[label, "l0"] <= 2 and of_latents.sum() == pytest.approx(quality[label, "l0"])
+        assert len(of_latents) == sae.info.num_latents
+        assert (of_latents == 0).mean() == pytest.approx(quality[label, "dead_share"])
+        assert record.metrics[f"{spec.name}/plain/fvu"] == quality[label, "fvu"]
     assert 0 < record.metrics["topk-2-x4/stability"] <= 1
 
 

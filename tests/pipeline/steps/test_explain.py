@@ -10,12 +10,14 @@ import torch
 from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.steps.clip.explanation import ExplainConfig, check_explanation, explain
 from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_sae
+from amalgam.pipeline.store.tables.results import read_results
 from amalgam.tasks.clip.toy.worlds import WORLDS
 from amalgam.tasks.data.loading import batches
 from amalgam.tasks.data.opening import open_source
 from amalgam.tasks.data.sources import Stored
 from amalgam.tasks.explain.vocabulary import Truth, concepts_in, concepts_of
 from amalgam.tasks.sae.autoencoder import unit_norm
+from amalgam.tasks.scoring.results import flat
 from tests.pipeline.steps.explained import write_folders
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -94,7 +96,12 @@ def test_the_headline_is_the_classifiers_own_accuracy(told, truth):
     short = json.loads((out / "explanation.json").read_text())
     change = (after - before).gather(1, labels[:, None]).mean().item()
     assert short["true_class_logit"]["change"]["all"] == pytest.approx(change, abs=1e-4)
-    assert short["images"] == dict.fromkeys(STYLES, NUM_IMAGES) and short["summary"] == metrics
+    assert short["images"] == dict.fromkeys(STYLES, NUM_IMAGES)
+    assert short["summary"] == {name: value for name, value in metrics.items() if not name.startswith("set/")}
+    assert metrics == flat(read_results(out))
+    by_style = zip(STYLES, (before.argmax(1) == labels).double().split(NUM_IMAGES), strict=True)
+    for style, hits in by_style:
+        assert metrics[f"set/{style}/accuracy_before"] == pytest.approx(hits.mean().item())
 
 
 @torch.no_grad()
