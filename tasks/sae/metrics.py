@@ -50,16 +50,6 @@ class Quality:
         """Share of latents that are never active."""
         return (self.firing_rates == 0).double().mean().item()
 
-    def firing_histogram(self, num_bins: int = 20, lowest: float = 1e-6) -> tuple[Tensor, Tensor]:
-        """Numbers of latents by firing rate (num_bins,), and the bins' edges (num_bins + 1,), even on a log scale.
-
-        Rates between 0 and `lowest` fall into the first bin; latents that never fire into none.
-        """
-        edges = torch.logspace(torch.tensor(lowest).log10().item(), 0, num_bins + 1, dtype=torch.float64)
-        alive = self.firing_rates[self.firing_rates > 0].cpu().clamp(lowest, 1)
-        bins = (torch.bucketize(alive, edges, right=True) - 1).clamp(0, num_bins - 1)
-        return torch.bincount(bins, minlength=num_bins), edges
-
 
 @dataclass
 class MonosemanticityMeter:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, SerializeAsAny, model_validator
@@ -19,7 +21,7 @@ from amalgam.tasks.scoring.results import Network, settings_of, target_setting
 from amalgam.tasks.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from amalgam.tasks.fusion.coupling import Coupling
     from amalgam.tasks.tracing.axes import Axes
@@ -82,14 +84,14 @@ class FinetunedConfig(Config):
 def fuse_members(config: FusedConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
     """Fuse the members as one method matched them, save the network, and evaluate it on the test split."""
     from amalgam.pipeline.store.checkpoints import read_spec, save_model, save_support
-    from amalgam.tasks.data.loading import Repeatable, example
+    from amalgam.tasks.data.loading import Repeatable
     from amalgam.tasks.data.opening import open_pool
     from amalgam.tasks.fusion import Refit, merge, support
     from amalgam.tasks.fusion.fusing import checked_weights, refitted, restored
     from amalgam.tasks.fusion.structured import structured
 
     train_images, pool, _ = open_pool(config.probe.sample, work.data_root)
-    members, axes, couplings = _matched(config, inputs, example(train_images, work.device), work.device)
+    members, axes, couplings = _matched(config, inputs, work.device)
     weights = checked_weights(config.weights, len(members))
     fused = merge(members, axes, couplings, weights)
     probe = Repeatable(train_images, config.probe.indices(pool), CALIBRATION_BATCH, work.device)
@@ -137,15 +139,26 @@ def finetune(config: FinetunedConfig, inputs: Mapping[str, Any], work: Workspace
 
 
 def _matched(
-    config: FusedConfig, inputs: Mapping[str, Any], x: Tensor, device: str
+    config: FusedConfig, inputs: Mapping[str, Any], device: str
 ) -> tuple[list[nn.Module], Axes, dict[str, Coupling]]:
     from amalgam.pipeline.store.checkpoints import load_model
     from amalgam.pipeline.store.matchings import load_matching
+
+    # Matching has checked that the members are finite and of one architecture.
+    members = [load_model(folder).to(device) for folder in inputs["members"]]
+    return members, _axes(inputs["members"][0], device), load_matching(config.method, inputs["matching"]).couplings()
+
+
+@lru_cache(maxsize=1)
+def _axes(member: Path, device: str) -> Axes:
+    """The axes of a member, traced once by a process however many networks of a sweep are fused of it."""
+    import torch
+
+    from amalgam.pipeline.store.checkpoints import load_model, read_spec
     from amalgam.tasks.tracing.trace import trace
 
-    # Matching has checked that the members are finite and of one architecture; here one of them is traced.
-    members = [load_model(folder).to(device) for folder in inputs["members"]]
-    return members, trace(members[0], x), load_matching(config.method, inputs["matching"]).couplings()
+    x = torch.zeros(2, *read_spec(member).in_shape, device=device)
+    return trace(load_model(member).to(device), x)
 
 
 FUSED = Kind("fused", fuse_members, FusedConfig, version=4, expect=Expect(2, 1_000_000))

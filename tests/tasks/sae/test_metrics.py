@@ -77,16 +77,6 @@ def test_quality_by_domain_is_the_quality_of_each_domain_alone():
         assert found[domain].fvu == pytest.approx(fvu(chosen, sae(chosen)), rel=1e-9)
 
 
-def test_the_firing_histogram_counts_every_living_latent_once():
-    meter = QualityMeter(autoencoder(TopK(k=1)))
-    meter.update(planted(50)[0])
-    quality = meter.result()
-    counts, edges = quality.firing_histogram(num_bins=6, lowest=1e-2)
-    assert counts.sum() == (quality.firing_rates > 0).sum() and len(edges) == 7
-    inside = (quality.firing_rates >= edges[3]) & (quality.firing_rates < edges[4])
-    assert counts[3] == inside.sum()
-
-
 def test_a_dictionary_in_another_order_is_perfectly_stable():
     atoms = planted(1)[1]
     order = torch.randperm(NUM_ATOMS, generator=torch.Generator().manual_seed(0))
