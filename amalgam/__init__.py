@@ -90,52 +90,12 @@ __all__ = [
     "stage",
 ]
 
-HOMES = {
-    "amalgam.tasks.fusion": (
-        "Assignment",
-        "Identity",
-        "Method",
-        "Budget",
-        "PartialOT",
-        "Refit",
-        "fuse",
-        "Ward",
-        "Lloyd",
-        "MagnitudePruning",
-        "SpreadPruning",
-        "TransportedPruning",
-        "IntraFusion",
-        "NeuronTransplantation",
-    ),
-    "amalgam.tasks.merging": ("Statistics", "merge"),
-    "amalgam.tasks.merging.statistics.staging": ("stage",),
-    "amalgam.tasks.merging.methods.registry": (
-        "Average",
-        "Breadcrumbs",
-        "Dare",
-        "EpiMer",
-        "Fisher",
-        "GreedySoup",
-        "IsoC",
-        "IsoCTS",
-        "Karcher",
-        "KnOTS",
-        "ModelStock",
-        "RegMean",
-        "RegMeanPlusPlus",
-        "Slerp",
-        "TSVM",
-        "TaskArithmetic",
-        "Ties",
-        "WiSE",
-        "Wudi",
-    ),
-}
-"""The module that each public name comes from."""
+HOMES = ("amalgam.tasks.merging", "amalgam.tasks.merging.methods.registry", "amalgam.tasks.fusion")
+"""The modules that the public names come from; the first that has a name gives it."""
 
 
 def __getattr__(name: str) -> Any:
-    for home, names in HOMES.items():
-        if name in names:
-            return getattr(import_module(home), name)
+    for home in HOMES if name in __all__ else ():
+        if hasattr(package := import_module(home), name):
+            return getattr(package, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

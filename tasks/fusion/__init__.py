@@ -1,7 +1,7 @@
 """Partial fusion: match the most similar units of several networks, average those, keep the rest."""
 
-from typing import Any
-
+from amalgam.lazy import lazy
+from amalgam.tasks.fusion.fitting.config import Refit
 from amalgam.tasks.fusion.methods import (
     METHODS,
     Assignment,
@@ -13,7 +13,6 @@ from amalgam.tasks.fusion.methods import (
     Method,
     NeuronTransplantation,
     PartialOT,
-    Refit,
     SpreadPruning,
     TransportedPruning,
     Ward,
@@ -41,18 +40,11 @@ __all__ = [
     "support",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    # The engine needs torch, methods as values do not: plans and help pages import only the latter.
-    import importlib
-
-    homes = {
-        "fuse": "fusing",
-        "merge": "merging",
-        "resize": "merging",
-        "support": "merging",
-        "recalibrate": "fitting.norms",
-    }
-    if name not in homes:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{homes[name]}"), name)
+HOMES = {
+    "fuse": "fusing",
+    "merge": "merging",
+    "resize": "merging",
+    "support": "merging",
+    "recalibrate": "fitting.norms",
+}
+__getattr__ = lazy(__name__, HOMES)

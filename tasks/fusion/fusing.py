@@ -7,12 +7,13 @@ from torch import Tensor, nn
 
 from amalgam.tasks.fusion.cost import ActivationCost
 from amalgam.tasks.fusion.coupling import Coupling
-from amalgam.tasks.fusion.couplings.gauge import balanced
+from amalgam.tasks.fusion.fitting.config import Refit
 from amalgam.tasks.fusion.fitting.norms import batch_norms, recalibrate
 from amalgam.tasks.fusion.fitting.refit import refit as fit_layers
 from amalgam.tasks.fusion.fitting.repair import repair
+from amalgam.tasks.fusion.gauge import balanced
 from amalgam.tasks.fusion.merging import merge, support
-from amalgam.tasks.fusion.methods import Method, Refit
+from amalgam.tasks.fusion.methods import Method
 from amalgam.tasks.fusion.rebuild.checks import check_members, checked_batches, checked_weights, run_once
 from amalgam.tasks.fusion.unit_map import maps_of
 from amalgam.tasks.tracing.axes import Axes

@@ -127,7 +127,7 @@ def identity(axes: Axes, states: Sequence[State]) -> Matching:
 
     Raises ValueError if members differ in width.
     """
-    sizes = _sizes(axes, states)
+    sizes = axes.sizes_of_all(states)
     for group, counts in sizes.items():
         if len(set(counts)) > 1:
             raise ValueError(f"members have {counts} units in {group}; naive averaging needs equal widths")
@@ -141,7 +141,7 @@ def descend(costs: Costs, alpha: float, *, seed: int, max_sweeps: int, start: Un
     Without `start` the first sweep is greedy: groups in the order of computation, each reading only those before it,
     so that the result does not depend on how anybody numbered their units.
     """
-    sizes = _sizes(costs.axes, costs.states)
+    sizes = costs.axes.sizes_of_all(costs.states)
     num_matched = {group: round((1 - alpha) * min(counts)) for group, counts in sizes.items()}
     universe = _cheapest_first(costs, start, num_matched) if start else _greedy(costs, sizes, num_matched)
     generator, history = np.random.default_rng(seed), [objective(costs, universe)]
@@ -166,11 +166,6 @@ def objective(costs: Costs, universe: Universe) -> float:
         everyone = range(len(costs.states))
         total += float(costs.activation_between(group, universe.matched(group), everyone).sum())
     return total
-
-
-def _sizes(axes: Axes, states: Sequence[State]) -> dict[str, tuple[int, ...]]:
-    each = [axes.sizes(state) for state in states]
-    return {group: tuple(sizes[group] for sizes in each) for group in axes.groups}
 
 
 def _greedy(costs: Costs, sizes: Mapping[str, tuple[int, ...]], num_matched: dict[str, int]) -> Universe:

@@ -1,7 +1,8 @@
 """Networks by name, built from a `ModelSpec` and a seed."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from amalgam.lazy import lazy
 from amalgam.tasks.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -9,11 +10,4 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelSpec", "build"]
 
-
-def __getattr__(name: str) -> Any:
-    # Building needs torch, specs do not: plans and help pages import only the latter.
-    if name != "build":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from amalgam.tasks.models.builders import build
-
-    return build
+__getattr__ = lazy(__name__, {"build": "builders"})

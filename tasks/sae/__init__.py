@@ -1,7 +1,6 @@
 """Sparse autoencoders on features: rules as values, training of many at once, and what they are worth."""
 
-from typing import Any
-
+from amalgam.lazy import lazy
 from amalgam.tasks.sae.config import (
     REFERENCE_RECIPE,
     SPARSITIES,
@@ -31,12 +30,5 @@ __all__ = [
     "unit_norm",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    # The engine needs torch, rules as values do not: plans and help pages import only the latter.
-    import importlib
-
-    homes = {"Codes": "codes", "SparseAutoencoder": "autoencoder", "unit_norm": "autoencoder"}
-    if name not in homes:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{homes[name]}"), name)
+HOMES = {"Codes": "codes", "SparseAutoencoder": "autoencoder", "unit_norm": "autoencoder"}
+__getattr__ = lazy(__name__, HOMES)

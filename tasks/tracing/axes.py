@@ -102,6 +102,11 @@ class Axes:
                     )
         return {group: size for group, (size, _) in sizes.items()}
 
+    def sizes_of_all(self, states: Sequence[Mapping[str, Tensor]]) -> dict[str, tuple[int, ...]]:
+        """Hidden group -> units of each member. Raises ValueError as `sizes` does."""
+        each = [self.sizes(state) for state in states]
+        return {group: tuple(sizes[group] for sizes in each) for group in self.groups}
+
     def join(self, blocks: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Parameters from blocks of any widths, segment after segment."""
         whole = {name: blocks[name] for name in self.of if name not in self.parts}

@@ -13,7 +13,7 @@ from amalgam.pipeline.store.state_files import open_state
 from amalgam.pipeline.tracking.history import checkpoint_weights, read_history
 from amalgam.tasks.merging.adapters import Adapter, Space, merge_adapters
 from amalgam.tasks.merging.merging import merge
-from amalgam.tasks.merging.methods.linear.average import Average
+from amalgam.tasks.merging.methods.linear import Average
 from amalgam.tasks.merging.multitask.heads import encoder_state, with_encoder
 from amalgam.tasks.merging.multitask.lora import folded
 from amalgam.tasks.merging.multitask.parts import Parts, accuracy, task_parts

@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from amalgam.tasks.fusion.fitting.config import Refit
 from amalgam.tasks.fusion.fitting.normal_equations import NormalEquations
 from amalgam.tasks.fusion.fitting.walk import Layer, Walk
-from amalgam.tasks.fusion.methods import Refit
 from amalgam.tasks.fusion.unit_map import UnitMap, UnitMaps
 from amalgam.tasks.tracing.axes import Axes
 from amalgam.tasks.tracing.capture import inputs_of

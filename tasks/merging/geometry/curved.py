@@ -11,7 +11,7 @@ from amalgam.tasks.merging.geometry.solver import Solution, average, solve
 from amalgam.tasks.merging.parameter import Parameter
 
 if TYPE_CHECKING:
-    from amalgam.tasks.merging.methods.curvature.epimer import EpiMer
+    from amalgam.tasks.merging.methods.curvature import EpiMer
 
 SMALLEST = 1e-12  # absolute damping: where no task's curvature says anything the result is that of TSV-M
 

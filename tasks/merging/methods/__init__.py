@@ -1,1 +1,1 @@
-"""One merge method per file, each with its paper."""
+"""Merge methods as values, by family; each class names its paper, and `registry` lists them."""

@@ -1,25 +1,11 @@
 """Every merge method: names on the command line, members of the property tests, rows of the documentation."""
 
-from amalgam.tasks.merging.methods.curvature.epimer import EpiMer
-from amalgam.tasks.merging.methods.curvature.fisher import Fisher
-from amalgam.tasks.merging.methods.curvature.reg_mean import RegMean
-from amalgam.tasks.merging.methods.curvature.reg_mean_pp import RegMeanPlusPlus
-from amalgam.tasks.merging.methods.curvature.wudi import Wudi
-from amalgam.tasks.merging.methods.linear.average import Average
-from amalgam.tasks.merging.methods.linear.greedy_soup import GreedySoup
-from amalgam.tasks.merging.methods.linear.task_arithmetic import TaskArithmetic
-from amalgam.tasks.merging.methods.linear.wise import WiSE
+from amalgam.tasks.merging.methods.curvature import EpiMer, Fisher, RegMean, RegMeanPlusPlus, Wudi
+from amalgam.tasks.merging.methods.linear import Average, GreedySoup, TaskArithmetic, WiSE
 from amalgam.tasks.merging.methods.method import MergeMethod
-from amalgam.tasks.merging.methods.sparse.breadcrumbs import Breadcrumbs
-from amalgam.tasks.merging.methods.sparse.dare import Dare
-from amalgam.tasks.merging.methods.sparse.ties import Ties
-from amalgam.tasks.merging.methods.spectral.iso_c import IsoC
-from amalgam.tasks.merging.methods.spectral.iso_cts import IsoCTS
-from amalgam.tasks.merging.methods.spectral.knots import KnOTS
-from amalgam.tasks.merging.methods.spectral.tsvm import TSVM
-from amalgam.tasks.merging.methods.spherical.karcher import Karcher
-from amalgam.tasks.merging.methods.spherical.model_stock import ModelStock
-from amalgam.tasks.merging.methods.spherical.slerp import Slerp
+from amalgam.tasks.merging.methods.sparse import Breadcrumbs, Dare, Ties
+from amalgam.tasks.merging.methods.spectral import TSVM, IsoC, IsoCTS, KnOTS
+from amalgam.tasks.merging.methods.spherical import Karcher, ModelStock, Slerp
 from amalgam.tasks.user_names import unknown_name
 
 MERGE_METHODS: tuple[type[MergeMethod], ...] = (

@@ -21,8 +21,8 @@ class FirstHalf(Method):
 
     part: int = 2
 
-    def __call__(self, axes, states, activations=None, start=None):
-        matching = identity(axes, states)
+    def match(self, members):
+        matching = identity(members.axes, members.states)
         half = {group: size // self.part for group, size in matching.universe.num_matched.items()}
         return replace(matching, universe=replace(matching.universe, num_matched=half))
 '''

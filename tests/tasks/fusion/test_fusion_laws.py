@@ -18,7 +18,7 @@ from amalgam.tasks.fusion import Assignment, Identity, Method, PartialOT, fuse
 from amalgam.tasks.fusion.assignment import cheapest_pairs
 from amalgam.tasks.fusion.cost import ActivationCost
 from amalgam.tasks.fusion.coupling import Coupling
-from amalgam.tasks.fusion.couplings.gauge import balanced
+from amalgam.tasks.fusion.gauge import balanced
 from amalgam.tasks.fusion.matching import costs_of, identity, objective
 from amalgam.tasks.fusion.merging import merge, resize, support
 from amalgam.tasks.fusion.unit_map import unit_maps
@@ -258,8 +258,8 @@ def test_one_hidden_layer_at_alpha_zero_is_the_hungarian_optimum():
 class FirstHalf(Method):
     """The method that the README adds: match the first half of every group as it stands."""
 
-    def __call__(self, axes, states, activations=None, start=None):
-        matching = identity(axes, states)
+    def match(self, members):
+        matching = identity(members.axes, members.states)
         half = {group: size // 2 for group, size in matching.universe.num_matched.items()}
         return replace(matching, universe=replace(matching.universe, num_matched=half))
 

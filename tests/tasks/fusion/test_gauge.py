@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from amalgam.tasks.fusion import PartialOT, Ward, fuse
-from amalgam.tasks.fusion.couplings.gauge import balanced
+from amalgam.tasks.fusion.gauge import balanced
 from amalgam.tasks.tracing.axes import OUTPUT
 from amalgam.tasks.tracing.trace import trace
 from tests.tasks.fusion.networks import NETWORKS, example, networks

@@ -5,6 +5,7 @@ Importable without torch, so that plans and help pages are instant; the engine i
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -22,8 +23,21 @@ if TYPE_CHECKING:
 Cost = Literal["weights", "activations", "both"]
 
 
+@dataclass(frozen=True)
+class Members:
+    """What a method reads of the networks whose units it matches."""
+
+    axes: Axes
+    states: Sequence[State]
+    """The state dict of each member."""
+    activations: ActivationCost | None = None
+    """Statistics of all members' units on the same inputs."""
+    start: Universe | None = None
+    """The universe of an earlier matching to go on from; a method may ignore it."""
+
+
 class Method(BaseModel):
-    """How to decide which units of several members belong together."""
+    """How to decide which units of several members belong together; a subclass defines `match`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -34,7 +48,7 @@ class Method(BaseModel):
 
     @property
     def needs_gram(self) -> bool:
-        """Whether those statistics must hold the products of units of one member, too."""
+        """Whether those statistics must include the products of units of one member, too."""
         return False
 
     @property
@@ -53,5 +67,14 @@ class Method(BaseModel):
         activations: ActivationCost | None = None,
         start: Universe | None = None,
     ) -> Matching:
-        """Match the units of the members whose state dicts are given; `start` is an earlier universe to go on from."""
+        """Match the units of the members whose state dicts are given; `start` is an earlier universe to go on from.
+
+        Raises ValueError if the method needs activations and there are none.
+        """
+        if self.needs_activations and activations is None:
+            raise ValueError(f"{type(self).__name__} needs the units' activations, got none: pass calibration batches")
+        return self.match(Members(axes, states, activations if self.needs_activations else None, start))
+
+    def match(self, members: Members) -> Matching:
+        """The matching of these members. Their activations are there if the method needs them, and only then."""
         raise NotImplementedError

@@ -8,17 +8,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from amalgam.tasks.fusion.couplings.method import Method
+from amalgam.tasks.fusion.methods.method import Members, Method
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
 
-    from amalgam.tasks.fusion.cost import ActivationCost, State, Universe
     from amalgam.tasks.fusion.coupling import Coupling
     from amalgam.tasks.fusion.matching import Matching
-    from amalgam.tasks.tracing.axes import Axes
 
 
 class Ward(Method):
@@ -39,28 +35,21 @@ class Ward(Method):
     def needs_gram(self) -> bool:
         return True
 
-    def __call__(
-        self,
-        axes: Axes,
-        states: Sequence[State],
-        activations: ActivationCost | None = None,
-        start: Universe | None = None,
-    ) -> Matching:
-        from amalgam.tasks.fusion.couplings.groups import from_labels, grouping, num_units
-        from amalgam.tasks.fusion.couplings.kernel_means import scales
+    def match(self, members: Members) -> Matching:
+        from amalgam.tasks.fusion.methods.groups import from_labels, grouping, num_units
+        from amalgam.tasks.fusion.methods.kernel_means import scales
 
-        if activations is None:
-            raise ValueError(f"{type(self).__name__} clusters activations: give calibration batches")
-        grams = {group: activations.gram(group) for group in axes.groups}
+        assert members.activations
+        grams = {group: members.activations.gram(group) for group in members.axes.groups}
 
         def coupling(group: str, counts: tuple[int, ...]) -> Coupling:
             labels = self._labels(grams[group], num_units(self.width, counts), counts)
             return from_labels(labels, counts, scales(grams[group], labels) if self.scaled else None)
 
-        return grouping(axes, states, coupling)
+        return grouping(members, coupling)
 
     def _labels(self, gram: Tensor, num_clusters: int, counts: tuple[int, ...]) -> Tensor:
-        from amalgam.tasks.fusion.couplings.kernel_means import constrained, ward
+        from amalgam.tasks.fusion.methods.kernel_means import constrained, ward
 
         labels = ward(gram, num_clusters)
         return constrained(gram, labels, num_clusters, counts) if self.one_per_member else labels
@@ -70,7 +59,7 @@ class Lloyd(Ward):
     """k-means: Ward's clusters, then every unit to the nearest mean, and means anew, until nothing moves."""
 
     def _labels(self, gram: Tensor, num_clusters: int, counts: tuple[int, ...]) -> Tensor:
-        from amalgam.tasks.fusion.couplings.kernel_means import lloyd
+        from amalgam.tasks.fusion.methods.kernel_means import lloyd
 
         labels = super()._labels(gram, num_clusters, counts)
         return labels if self.one_per_member else lloyd(gram, labels)

@@ -1,4 +1,4 @@
-"""What a fused network costs as a function of how many slots of each group are matched, and whom to take apart next."""
+"""What a fused network costs, given how many slots of each group are matched, and which slot to split next."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ TINY = 1e-30
 
 
 @dataclass(frozen=True)
-class Place:
+class Priced:
     """One parameter: the hidden groups of its axes, and the price of each entry of their units' product."""
 
     groups: tuple[str, ...]
@@ -25,16 +25,15 @@ class Place:
 class Prices:
     """The price of a fused network, block by block as its structural zeros leave it (method page, 2.4)."""
 
-    places: tuple[Place, ...]
+    parameters: tuple[Priced, ...]
     sizes: Mapping[str, tuple[int, ...]]
     """Units of each member, per group."""
 
     @classmethod
     def of(cls, axes: Axes, states: Sequence[State], per_entry: Mapping[str, float] | None) -> "Prices":
         """Prices per entry of a parameter (0 where not named), or 1 for each entry of every parameter if None."""
-        each = [axes.sizes(state) for state in states]
-        sizes = {group: tuple(found[group] for found in each) for group in axes.groups}
-        places = []
+        sizes = axes.sizes_of_all(states)
+        parameters = []
         for name, entries in axes.of.items():
             is_parameter = name not in axes.means | axes.variances and states[0][name].is_floating_point()
             price = per_entry.get(name, 0.0) if per_entry is not None else float(is_parameter)
@@ -43,44 +42,46 @@ class Prices:
             hidden = tuple(axis.group for axis in entries if axis and axis.group != OUTPUT)
             units = 1
             for group in hidden:
-                units *= each[0][group]
-            places.append(Place(hidden, price * states[0][name].numel() / units))
-        return cls(tuple(places), sizes)
+                units *= sizes[group][0]
+            parameters.append(Priced(hidden, price * states[0][name].numel() / units))
+        return cls(tuple(parameters), sizes)
 
     def total(self, matched: Mapping[str, int]) -> float:
         """The price of everything, with so many matched slots in each group."""
-        return sum(self._of(place, matched) for place in self.places)
+        return sum(self._of(priced, matched) for priced in self.parameters)
 
     def change(self, group: str, matched: Mapping[str, int]) -> float:
         """What one matched slot less of a group adds."""
         fewer = {**matched, group: matched[group] - 1}
-        touched = [place for place in self.places if group in place.groups]
-        return sum(self._of(place, fewer) - self._of(place, matched) for place in touched)
+        touched = [priced for priced in self.parameters if group in priced.groups]
+        return sum(self._of(priced, fewer) - self._of(priced, matched) for priced in touched)
 
     def of_one_member(self) -> float:
         """The price of the first member, which is that of a network with every unit matched."""
         return self.total({group: counts[0] for group, counts in self.sizes.items()})
 
-    def _of(self, place: Place, matched: Mapping[str, int]) -> float:
-        if len(place.groups) != 2:
+    def _of(self, priced: Priced, matched: Mapping[str, int]) -> float:
+        if len(priced.groups) != 2:
             units = 1
-            for group in place.groups:
+            for group in priced.groups:
                 units *= matched[group] + sum(self._alone(group, matched))
-            return place.price * units
-        one, two = place.groups
+            return priced.price * units
+        # Shared units read and are read by all; a member's isolated units meet only that member's, so that of
+        # (m1 + sum a)(m2 + sum b) entries, m1 m2 + m1 sum b + m2 sum a + sum_k a_k b_k are no structural zeros.
+        one, two = priced.groups
         first, second = self._alone(one, matched), self._alone(two, matched)
         shared = matched[one] * (matched[two] + sum(second)) + sum(first) * matched[two]
-        return place.price * (shared + sum(a * b for a, b in zip(first, second, strict=True)))
+        return priced.price * (shared + sum(a * b for a, b in zip(first, second, strict=True)))
 
     def _alone(self, group: str, matched: Mapping[str, int]) -> list[int]:
         return [max(0, size - matched[group]) for size in self.sizes[group]]
 
 
-def taken_apart(costs: Costs, matching: Matching, limits: Sequence[tuple[Prices, float]]) -> Matching:
-    """The matching with its worst slots taken apart, as many as the limits (prices, multiple of one member) allow.
+def split_within(costs: Costs, matching: Matching, limits: Sequence[tuple[Prices, float]]) -> Matching:
+    """The matching with its worst slots split, as many as the limits (prices, multiple of one member) allow.
 
-    Slots come apart in one order for all limits: next is the slot that lowers the relative cost of its group most for
-    what it adds to the first price. Raises ValueError if even with every unit matched a limit is exceeded.
+    Slots are split in one order for all limits (greedy knapsack): next is the slot that lowers the relative cost of its
+    group most for what it adds to the first price. Raises ValueError if a limit is exceeded with every unit matched.
     """
     universe, order, slots = matching.universe, {}, {}
     for group, table in universe.slots.items():
@@ -90,7 +91,9 @@ def taken_apart(costs: Costs, matching: Matching, limits: Sequence[tuple[Prices,
     matched = {group: table.shape[1] for group, table in slots.items()}
     allowed = [share * prices.of_one_member() for prices, share in limits]
     if any(prices.total(matched) > most * (1 + 1e-9) for (prices, _), most in zip(limits, allowed, strict=True)):
-        raise ValueError("members are wider than the first one, so that even one network exceeds the budget: raise it")
+        raise ValueError(
+            "the members are wider than the first one, so even a fully matched network exceeds the budget: raise it"
+        )
     spent = [prices.total(matched) for prices, _ in limits]
     while any(matched.values()):
         best = max(

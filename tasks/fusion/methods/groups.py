@@ -1,22 +1,21 @@
 """From labels, kept units or plans of one group to couplings of all groups: what the methods of this folder share."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from amalgam.tasks.fusion.cost import State, Universe, WeightCost
+from amalgam.tasks.fusion.cost import Universe, WeightCost
 from amalgam.tasks.fusion.coupling import DELETED, Coupling
 from amalgam.tasks.fusion.matching import Grouping
-from amalgam.tasks.tracing.axes import Axes
+from amalgam.tasks.fusion.methods.method import Members
 
 Sizes = tuple[int, ...]
 
 
-def grouping(axes: Axes, states: Sequence[State], coupling_of: Callable[[str, Sizes], Coupling]) -> Grouping:
+def grouping(members: Members, coupling_of: Callable[[str, Sizes], Coupling]) -> Grouping:
     """The couplings that `coupling_of` (group, units of each member) gives for every hidden group."""
-    each = [axes.sizes(state) for state in states]
-    sizes = {group: tuple(found[group] for found in each) for group in axes.groups}
+    sizes = members.axes.sizes_of_all(members.states)
     slots = {group: torch.arange(min(counts)).expand(len(counts), -1) for group, counts in sizes.items()}
     universe = Universe(slots, dict.fromkeys(sizes, 0))
     return Grouping(universe, sizes, found={group: coupling_of(group, counts) for group, counts in sizes.items()})
@@ -46,13 +45,14 @@ def kept_units(coupling: Coupling) -> Tensor:
     return (torch.cat(coupling.fused_unit) != DELETED).nonzero()[:, 0]
 
 
-def magnitudes(axes: Axes, states: Sequence[State]) -> Mapping[str, Tensor]:
+def magnitudes(members: Members) -> Mapping[str, Tensor]:
     """Group -> (all units,): norm of what makes a unit times norm of what reads it.
 
     The product does not change when a unit is rescaled and its readers undo that.
     """
+    axes = members.axes
     parameters = [name for name in axes.of if name not in axes.means | axes.variances and len(axes.of[name]) > 1]
-    norms = WeightCost(axes, states, parameters).squared_norms
+    norms = WeightCost(axes, members.states, parameters).squared_norms
     found = {}
     for group in axes.groups:
         made, read = (torch.cat([total for total in norms(group, reads)]) for reads in (False, True))

@@ -1,4 +1,4 @@
-"""A share of units that stay alone for each layer, chosen jointly so that the network costs what it may."""
+"""A share of isolated units for each layer, chosen jointly so that the network stays within a budget."""
 
 from __future__ import annotations
 
@@ -6,23 +6,19 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
-from amalgam.tasks.fusion.couplings.method import Cost, Method
+from amalgam.tasks.fusion.methods.method import Cost, Members, Method
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor, nn
 
-    from amalgam.tasks.fusion.cost import ActivationCost, State, Universe
     from amalgam.tasks.fusion.matching import Matching
-    from amalgam.tasks.tracing.axes import Axes
 
 
 class Budget(Method):
-    """Match every unit, then take the worst pairs apart, wherever that lowers the cost of matching most for its price.
+    """Match every unit, then split the worst pairs, wherever that lowers the cost of matching most for its price.
 
-    The order in which pairs come apart does not depend on the budget: a larger budget takes apart what a smaller one
-    does, and more. The budget is met from below.
+    The order in which pairs are split does not depend on the budget: a larger budget splits what a smaller one does,
+    and more. The budget is met from below.
     """
 
     flops: float | None = Field(default=None, ge=1)
@@ -39,7 +35,7 @@ class Budget(Method):
     @model_validator(mode="after")
     def _limited(self) -> Budget:
         if self.flops is None and self.parameters is None:
-            raise ValueError("a budget needs a limit: give flops or parameters, such as Budget(flops=1.3)")
+            raise ValueError("Budget has neither limit: set flops or parameters, such as Budget(flops=1.3)")
         return self
 
     @property
@@ -54,25 +50,18 @@ class Budget(Method):
 
         return self.model_copy(update={"flops_of_entry": tuple(flops_by_parameter(member, example).items())})
 
-    def __call__(
-        self,
-        axes: Axes,
-        states: Sequence[State],
-        activations: ActivationCost | None = None,
-        start: Universe | None = None,
-    ) -> Matching:
-        from amalgam.tasks.fusion.couplings.budgeting import Prices, taken_apart
+    def match(self, members: Members) -> Matching:
         from amalgam.tasks.fusion.matching import costs_of, descend
+        from amalgam.tasks.fusion.methods.budgeting import Prices, split_within
 
-        if self.needs_activations and activations is None:
-            raise ValueError(f"cost={self.cost!r} needs activations; give calibration batches, or cost='weights'")
         if self.flops is not None and not self.flops_of_entry:
-            raise ValueError("operations of the network are not measured: use prepared(member, example) first")
-        costs = costs_of(axes, states, activations if self.needs_activations else None, self.cost != "activations")
+            raise ValueError("the operations of the network are not measured: call prepared(member, example) first")
+        axes, states = members.axes, members.states
+        costs = costs_of(axes, states, members.activations, self.cost != "activations")
         matched = descend(costs, 0.0, seed=self.seed, max_sweeps=100)
         limits = []
         if self.flops is not None:
             limits.append((Prices.of(axes, states, dict(self.flops_of_entry)), self.flops))
         if self.parameters is not None:
             limits.append((Prices.of(axes, states, None), self.parameters))
-        return taken_apart(costs, matched, limits)
+        return split_within(costs, matched, limits)

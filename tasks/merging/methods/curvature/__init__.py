@@ -1,1 +1,0 @@
-"""Methods that read statistics of the tasks: Fisher information or inputs of layers."""

@@ -1,1 +1,0 @@
-"""Means of weights and sums of task vectors."""

@@ -1,1 +1,0 @@
-"""Task vectors with few entries."""

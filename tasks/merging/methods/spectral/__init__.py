@@ -1,1 +1,0 @@
-"""Methods that work on the singular vectors of task matrices."""

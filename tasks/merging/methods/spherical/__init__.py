@@ -1,1 +1,0 @@
-"""Methods that average directions and lengths apart."""
