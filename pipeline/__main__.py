@@ -14,11 +14,12 @@ from amalgam.pipeline.cli.from_files.fuse import fuse
 from amalgam.pipeline.cli.from_files.merge import merge_command
 from amalgam.pipeline.cli.launch import plan_experiment, run_experiment
 from amalgam.pipeline.cli.operating.night import NightSettings, run_night
+from amalgam.pipeline.cli.operating.retention import collect
 from amalgam.pipeline.cli.operating.schedule import app as schedule
 from amalgam.pipeline.cli.settings import Root, TrackingUri
 from amalgam.pipeline.console import say
 
-RUNNING = ("plan", "run", "night", "schedule", "compare")
+RUNNING = ("plan", "run", "night", "schedule", "gc", "compare")
 RESULTS = ("show", "report", "fuse", "merge", "explain", "ui", "sync", "verify")
 
 
@@ -64,6 +65,7 @@ app.add_typer(
 )
 
 app.add_typer(schedule, name="schedule")
+app.command("gc")(collect)
 app.command()(fuse)
 app.command("merge")(merge_command())
 app.command()(explain)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from amalgam.pipeline.console import say
 from amalgam.pipeline.engine.execute import Event, StepsFailed
 from amalgam.pipeline.engine.host import ENDING
-from amalgam.pipeline.tracking.run_record import RunRecord, bury_dead
+from amalgam.pipeline.tracking.run_record import RunRecord, bury_dead, starting
 from amalgam.pipeline.tracking.store import Store
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ def logged(run: RunRecord, root: Path, store: Store, every: float = EVERY) -> It
     However the block ends, the record says so; only a run that is refused before any step is tried leaves none.
     """
     log = RunLog(run, root, store, every, bury_dead(root))
-    run.write(root)
+    with starting(root):
+        run.write(root)
     try:
         with ended_by_signals():
             yield log

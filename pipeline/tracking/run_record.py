@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import psutil
+from filelock import FileLock
 from pydantic import BaseModel, ConfigDict
 
 from amalgam.pipeline.engine.execute import Event
-from amalgam.pipeline.engine.step import Step
+from amalgam.pipeline.engine.step import Step, ancestors
 from amalgam.pipeline.store.artifact import sealed, unsealed, written_whole
 from amalgam.pipeline.store.canonical import canonical
 
@@ -74,6 +75,8 @@ class RunRecord(BaseModel):
     """Fingerprints of the steps built by this run, inputs before their readers."""
     cached: tuple[str, ...] = ()
     """Fingerprints of the steps found built."""
+    needs: tuple[str, ...] = ()
+    """Fingerprints of all steps that the targets need; none once the run has built or found them all."""
     failures: tuple[str, ...] = ()
     """One sentence per failed step, and one if the run was broken off."""
     driver: Driver | None = None
@@ -94,6 +97,7 @@ class RunRecord(BaseModel):
             config=canonical(config),
             started=time.time(),
             targets=requested,
+            needs=tuple(step.fingerprint for step in ancestors(targets)),
             driver=Driver.this(),
             nonce=uuid.uuid4().hex[:6],
         )
@@ -115,11 +119,22 @@ class RunRecord(BaseModel):
         """
         broken_off = (f"broken off: {_last_line(error)}",) if error else ()
         took = max(0.0, time.time() - self.started) if seconds is None else seconds
-        return self.model_copy(update={"seconds": took, "failures": self.failures + broken_off})
+        failures = self.failures + broken_off
+        needs = self.needs if failures else ()
+        return self.model_copy(update={"seconds": took, "failures": failures, "needs": needs})
 
     def killed(self, seconds: float) -> Self:
         """The record of the run, whose driver was ended from outside after so many seconds."""
         return self.model_copy(update={"seconds": seconds, "was_killed": True})
+
+    @property
+    def links(self) -> set[str]:
+        """Fingerprints of all steps that it built, found or will need."""
+        return {*self.targets, *self.needs, *self.built, *self.cached}
+
+    def ended_before(self, moment: float) -> bool:
+        """Whether it began before that time and is over."""
+        return self.seconds is not None and self.started < moment
 
     @property
     def status(self) -> str:
@@ -174,6 +189,12 @@ def bury_dead(root: Path) -> list[RunRecord]:
     for run in buried:
         run.write(root)
     return buried
+
+
+def starting(root: Path) -> FileLock:
+    """The lock of a run that begins; who removes steps has it too, and sees every run that may need them."""
+    (root / ".locks").mkdir(parents=True, exist_ok=True)
+    return FileLock(root / ".locks" / "starting", fallback_to_soft=False)
 
 
 def _files(root: Path) -> list[Path]:

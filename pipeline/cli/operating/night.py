@@ -124,12 +124,14 @@ def _locked(
     seed = settings.seed
     if seed is None:
         seed = ((today - FIRST_DAY).days * 10 + number) * SEEDS_OF_A_DAY
-    baseline = metrics_of(find_run(settings.root, settings.baseline), settings.root) if settings.baseline else {}
+    pinned = find_run(settings.root, settings.baseline) if settings.baseline else None
+    baseline = metrics_of(pinned, settings.root) if pinned else {}
     given = arguments | {"first_seed": seed}
     step = settings.equipped(make_step(experiment, given, settings.data_root, settings.root))
     store = store_of(settings.root, settings.tracking_uri)
     store.check()
-    with logged(RunRecord.begun(name, given, [step]), settings.root, store) as log:
+    run = RunRecord.begun(name, given, [step]).model_copy(update={"tags": {"night": title}})
+    with logged(run, settings.root, store) as log:
         build_and_show(step, settings, log.hear)
         metrics = metrics_of(log.run, settings.root)
         found = findings(metrics, before[-settings.last :], baseline, tolerances)
@@ -138,6 +140,7 @@ def _locked(
             day=today,
             number=number,
             run=log.run.key,
+            baseline=pinned and pinned.key,
             first_seed=seed,
             metrics=metrics,
             made_of=_made_of(records_of(log.run, settings.root)),
@@ -145,7 +148,7 @@ def _locked(
             findings=tuple(asdict(one) for one in found),
         ).write(settings.root)
         _show(night, found, before[-settings.last :], settings)
-        log.tag({"night": title, "verdict": night.verdict})
+        log.tag({"verdict": night.verdict})
     print_result(step.path(settings.root))
     return _concluded(night, settings)
 

@@ -1,6 +1,7 @@
 """Finished output on disk: records, writing that survives a power cut, and finding what is damaged."""
 
 from amalgam.pipeline.store.artifact.integrity import (
+    SET_ASIDE,
     Damage,
     Survey,
     damage_of,
@@ -30,6 +31,7 @@ from amalgam.pipeline.store.artifact.writing import check_writable, flush, new_f
 __all__ = [
     "CURVES",
     "RECORD",
+    "SET_ASIDE",
     "WITH_NAN",
     "Damage",
     "FileFacts",

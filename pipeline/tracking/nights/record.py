@@ -25,6 +25,8 @@ class Night(BaseModel):
     """How many of its day came before."""
     run: str
     """Key of its run."""
+    baseline: str | None = None
+    """Key of the run that it was compared with."""
     first_seed: int
     metrics: dict[str, float]
     made_of: dict[str, str]
