@@ -14,6 +14,7 @@ from amalgam.pipeline.experiments.fusion.partial_fusion import RECIPES, partial_
 from amalgam.pipeline.experiments.imaging import few_shot, layered_volumes
 from amalgam.pipeline.experiments.merging.checkpoints import checkpoint_merging
 from amalgam.pipeline.experiments.merging.multi_task import multi_task_merging
+from amalgam.pipeline.experiments.merging.sparse import sparse_finetuning
 
 
 def with_defaults(
@@ -38,6 +39,7 @@ EXPERIMENTS: dict[str, Callable[..., Step]] = {
     "combine": combine,
     "multi_task_merging": multi_task_merging,
     "checkpoint_merging": checkpoint_merging,
+    "sparse_finetuning": sparse_finetuning,
     "clip_styles": clip_styles,
     **{name: with_defaults(clip_styles, name, *recipe) for name, recipe in STYLE_RECIPES.items()},
     "clip_sae_ablation": clip_sae_ablation,

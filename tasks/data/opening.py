@@ -40,16 +40,16 @@ def open_renderer(source: StyledPairs | StyledPhotos, root: Path | None = None) 
 def open_pool(config: SampleConfig, root: Path | None = None) -> tuple[Images, Indices, Indices]:
     """The training images, the positions members may be trained on, and those held out for validation."""
     images = load(config.data, "train", root)
-    return images, *_held_out(images, config.validation_share, config.seed)
+    return images, *held_out(images, config.validation_share, config.seed)
 
 
 def open_labelled(config: LabelledConfig, root: Path | None = None) -> tuple[Images, Indices, Indices]:
     """The labelled images, the positions that are trained on, and those held out."""
     images = open_source(config.source, root)
-    return images, *_held_out(images, config.validation_share, config.seed)
+    return images, *held_out(images, config.validation_share, config.seed)
 
 
-def _held_out(images: Images, share: float, seed: int) -> tuple[Indices, Indices]:
+def held_out(images: Images, share: float, seed: int) -> tuple[Indices, Indices]:
     """Both sides of a split that no source is on both sides of."""
     sources = None if images.sources is None else images.sources.numpy()
     return hold_out(images.labels.numpy(), share, seed, sources)

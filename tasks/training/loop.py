@@ -23,6 +23,7 @@ from amalgam.tasks.training.distributed import ALONE, ProcessGroup
 from amalgam.tasks.training.diverged import Diverged
 from amalgam.tasks.training.epochs import Log, Save, State, run_epochs, silent
 from amalgam.tasks.training.objective import Objective
+from amalgam.tasks.training.optimizers import Masks
 from amalgam.tasks.training.seeding import seeded
 from amalgam.tasks.training.step import Stepper, Watch, augmentation
 
@@ -51,6 +52,7 @@ def train(
     *,
     log: Log,
     support: Mapping[str, Tensor] | None = None,
+    masks: Masks | None = None,
     objective: Objective | None = None,
     measure: Measure | None = None,
     resume: State | None = None,
@@ -62,8 +64,9 @@ def train(
     """Train a copy of `module` on the images at `indices`, choosing the epoch on those at `validation_indices`.
 
     `log`, `resume` and `save` are those of `tasks.training.epochs.run_epochs`. Entries of a parameter that are False in
-    `support` must be 0 and stay exactly 0. `objective` is what steps lower: the cross-entropy where None. `measure`
-    gives what else to log of the network after every epoch, and must not change it.
+    `support` must be 0 and stay exactly 0; those that are False in `masks` stay as they are, whatever the optimiser
+    decays or remembers. `objective` is what steps lower: the cross-entropy where None. `measure` gives what else to
+    log of the network after every epoch, and must not change it.
 
     Of several processes each calls this with the same arguments and its own `processes` and device; all are given the
     network, the first one logs and saves. `compiler` is a backend of torch.compile, such as "inductor", which pays in
@@ -80,7 +83,8 @@ def train(
         processes,
     )
     task.check()
-    run = _Run.start(copy.deepcopy(module), task, support or {}, objective or Objective(config.label_smoothing))
+    how = objective or Objective(config.label_smoothing)
+    run = _Run.start(copy.deepcopy(module), task, support or {}, masks, how)
     run.measure = measure
     if compiler is not None:
         run.compile(compiler)
@@ -129,10 +133,13 @@ class _Run:
     measure: Measure | None = None
 
     @classmethod
-    def start(cls, module: nn.Module, task: _Task, support: Mapping[str, Tensor], objective: Objective) -> "_Run":
+    def start(
+        cls, module: nn.Module, task: _Task, support: Mapping[str, Tensor], masks: Masks | None, objective: Objective
+    ) -> "_Run":
         # Convolutions are faster with channels last, most so in half precision; other layers do not notice.
         module.to(task.device).to(memory_format=torch.channels_last)
-        return cls(task, Stepper.of(module, support, objective, task.config, task.processes, task.device), best={})
+        stepper = Stepper.of(module, support, objective, task.config, task.processes, task.device, masks)
+        return cls(task, stepper, best={})
 
     @property
     def module(self) -> nn.Module:

@@ -14,7 +14,7 @@ from amalgam.tasks.training.config import TrainConfig
 from amalgam.tasks.training.distributed import ProcessGroup
 from amalgam.tasks.training.diverged import Diverged
 from amalgam.tasks.training.objective import Objective
-from amalgam.tasks.training.optimizers import optimizer
+from amalgam.tasks.training.optimizers import Masks, optimizer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NAMED = 5  # images of a bad batch that a message names
@@ -32,7 +32,7 @@ class Stepper:
     optimizer: Optimizer
     scaler: torch.amp.GradScaler
     forbidden: list[tuple[nn.Parameter, Tensor]]
-    """Parameters with structural zeros, and where those are."""
+    """Parameters with entries that get no gradient, structural zeros and those that are masked, and where these are."""
 
     @classmethod
     def of(
@@ -43,13 +43,17 @@ class Stepper:
         config: TrainConfig,
         processes: ProcessGroup,
         device: torch.device,
+        masks: Masks | None = None,
     ) -> "Stepper":
-        """For a network on `device`, of which entries that are False in `support` stay 0."""
+        """For a network on `device`, of which entries that are False in `support` stay 0, in `masks` as they are."""
         parameters = dict(module.named_parameters())
         forbidden = [(parameters[name], ~allowed.to(device)) for name, allowed in support.items()]
         assert not any(parameter[zeros].any() for parameter, zeros in forbidden), "a structural zero is not 0"
+        forbidden += [
+            (parameters[name], ~mask.to(device)) for name, mask in (masks or {}).items() if name in parameters
+        ]
         scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
-        return cls(module, objective, config, processes, device, optimizer(module, config), scaler, forbidden)
+        return cls(module, objective, config, processes, device, optimizer(module, config, masks), scaler, forbidden)
 
     def state(self) -> dict[str, Any]:
         """All that the next step reads."""

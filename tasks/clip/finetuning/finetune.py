@@ -21,6 +21,7 @@ from amalgam.tasks.data.loading import Indices
 from amalgam.tasks.training.distributed import ALONE, ProcessGroup
 from amalgam.tasks.training.epochs import Log, Save, State
 from amalgam.tasks.training.loop import Measure, Trained, train
+from amalgam.tasks.training.optimizers import Masks
 
 
 def finetune(
@@ -37,6 +38,7 @@ def finetune(
     anchors: Anchors | None = None,
     unlabelled: Unlabelled | None = None,
     measure: Measure | None = None,
+    masks: Masks | None = None,
     resume: State | None = None,
     save: Save | None = None,
     device: torch.device | str = "cpu",
@@ -47,8 +49,8 @@ def finetune(
 
     Frozen features come from `anchors`, or from a frozen copy of the encoder where None. `sae` and `basis` are for the
     regularisers that need them, `sae` also for a wanted overlap; `unlabelled` is for a config that penalises drift
-    on unlabelled images. `measure` is given the encoder after every epoch. Raises ValueError if one of those is
-    missing, and for cached anchors of other views.
+    on unlabelled images. `masks` are those of `train`, `measure` is given the encoder after every epoch. Raises
+    ValueError if one of those is missing, and for cached anchors of other views.
     """
     objective = None
     if config.penalised:
@@ -57,21 +59,18 @@ def finetune(
         inputs = PenaltyInputs(start, _on(sae, device), _on(basis, device), anchors, unlabelled, len(images), seed)
         objective = PenalisedCrossEntropy(config, inputs)
     network = Classifier(frozen(classifier.encoder), classifier.head) if config.trained == "head" else classifier
+    examples = images, indices, validation_indices
+    run: Any = {"resume": resume, "save": save, "device": device, "processes": processes, "compiler": compiler}
     trained = train(
         network,
-        images,
-        indices,
-        validation_indices,
+        *examples,
         config.train,
         seed,
         log=log,
         objective=objective,
         measure=measure and (lambda module: measure(module.get_submodule("encoder"))),
-        resume=resume,
-        save=save,
-        device=device,
-        processes=processes,
-        compiler=compiler,
+        masks=masks,
+        **run,
     )
     trained.module.requires_grad_(True)  # the encoder of a probe learns in the next run
     return trained

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from amalgam.tasks.data.images import Images
 from amalgam.tasks.data.loading import Indices, batches
-from amalgam.tasks.data.splits import hold_out
+from amalgam.tasks.data.opening import held_out
 from amalgam.tasks.merging.multitask.heads import encoder_state, fit_head, with_encoder
 from amalgam.tasks.merging.multitask.pictures import Shape, open_task
 from amalgam.tasks.merging.multitask.spec import TaskSpec
@@ -39,8 +39,7 @@ class Parts:
 def task_parts(task: TaskSpec, shape: Shape, validation_share: float, seed: int, root: Path | None) -> Parts:
     """The pictures of a task in the shape of the base. Raises ValueError as `load` does."""
     train, test = open_task(task, "train", shape, root), open_task(task, "test", shape, root)
-    pool, validation = hold_out(train.labels.numpy(), validation_share, seed)
-    return Parts(train, pool, validation, test)
+    return Parts(train, *held_out(train, validation_share, seed), test)
 
 
 def headed(base: nn.Module, module: nn.Module, parts: Parts) -> nn.Module:

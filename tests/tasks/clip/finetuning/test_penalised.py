@@ -10,7 +10,15 @@ from amalgam.tasks.clip.finetuning.anchors import CachedAnchors, Unlabelled
 from amalgam.tasks.clip.finetuning.config import FinetuneConfig
 from amalgam.tasks.clip.finetuning.drift import Drift
 from amalgam.tasks.clip.finetuning.finetune import finetune
-from amalgam.tasks.clip.finetuning.regularisers import L2, L2SP, LDIFS, NoPenalty, SAEMask, SparseChange
+from amalgam.tasks.clip.finetuning.regularisers import (
+    L2,
+    L2SP,
+    LDIFS,
+    REGULARISERS,
+    NoPenalty,
+    SAEMask,
+    SparseChange,
+)
 from amalgam.tasks.clip.zero_shot import Classifier, zero_shot_head
 from amalgam.tasks.data.loading import Batch, normalise
 from amalgam.tasks.data.pixels import in_memory
@@ -201,3 +209,16 @@ def test_what_is_missing_or_without_effect_is_said(classifier, digits, negatives
 def test_settings_without_effect_are_refused(settings, message):
     with pytest.raises(ValidationError, match=message):
         FinetuneConfig(**settings)
+
+
+@pytest.mark.parametrize("kind", REGULARISERS, ids=lambda kind: kind.__name__)
+def test_masked_entries_stay_whatever_else_is_penalised(classifier, digits, kind):
+    generator = torch.Generator().manual_seed(0)
+    masks = {name: torch.rand(p.shape, generator=generator) < 0.1 for name, p in classifier.named_parameters()}
+    regulariser = kind()
+    given = {"sae": SmallTopK()} if "sae" in regulariser.needs else {}
+    given |= {"basis": torch.eye(16)[:, :4]} if "basis" in regulariser.needs else {}
+    trained = run(classifier, digits, ONE_STEP, masks=masks, regulariser=regulariser, strength=1.0, **given)
+    before, after = dict(classifier.named_parameters()), dict(trained.module.named_parameters())
+    assert all(torch.equal(before[name][~mask], after[name][~mask]) for name, mask in masks.items())
+    assert any((before[name][mask] != after[name][mask]).any() for name, mask in masks.items())
