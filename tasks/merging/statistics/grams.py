@@ -7,22 +7,23 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from amalgam.tasks.merging.statistics.sums import Accumulator, Sums
+from amalgam.tasks.scoring.sums import Sums
 
 State = Mapping[str, Tensor]
 
 
 def gram_sums(module: nn.Module, inputs: Iterable[Tensor]) -> Sums:
     """`X^T X` (inputs, inputs) of every linear layer, X all vectors that it is given, by its weight's name."""
-    total = Accumulator()
+    total = Sums()
     layers = linear_layers(module)
     module.eval()
     for batch in inputs:
         found: dict[str, Tensor] = {}
         with watching(layers, found), torch.no_grad():
             module(batch)
-        total.add(found, len(batch))
-    return total.sums()
+        total.add(found)
+        total.count(len(batch))
+    return total
 
 
 def probe_embedding(module: nn.Module, probe: Tensor) -> Tensor:
