@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from amalgam.tasks.scoring.sums import Sums
+from amalgam.tasks.tracing.running import hooked
 
 State = Mapping[str, Tensor]
 
@@ -49,11 +50,8 @@ def watching(layers: Mapping[str, nn.Linear], found: dict[str, Tensor]) -> Itera
     hooks = [
         layer.register_forward_pre_hook(lambda _, given, name=name: note(name, given)) for name, layer in layers.items()
     ]
-    try:
+    with hooked(hooks):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 class MergedBelow:
