@@ -4,6 +4,7 @@ For experiments whose question is which of several methods is better on the same
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,18 @@ TEXTS = {"percent": percent, "number": "{:.3g}".format, "millions": lambda value
 DOT, BAR = "#0072B2", "#999999"
 
 
+@dataclass(frozen=True)
+class More:
+    """A second table of a report."""
+
+    stem: str
+    """Of its files."""
+    title: str
+    legend: str
+    rows: Sequence[Row]
+    measures: Sequence[Measure]
+
+
 def comparison_report(
     results: Iterable[Result],
     title: str,
@@ -46,6 +59,7 @@ def comparison_report(
     stem: str = STEM,
     legend: str = INTERVALS,
     sentences: Sequence[str] = (),
+    more: More | None = None,
 ) -> tuple[Report, dict[str, float]]:
     """The report of some results, and its headline: means of the first measure, and of others marked so, by label.
 
@@ -69,18 +83,18 @@ def comparison_report(
         "sentences": sentences,
         "headings": [column.heading for column in columns],
         "cells": [(row["label"], row["group"], [column.cell(row) for column in columns]) for row in rows],
+        "more": more and _second(more),
     }
-    listed = "".join(f"\n* {sentence}" for sentence in sentences)
-    note = f"**{title}**\n\n{markdown_table('method', rows, columns)}\n\n{seeds_text(rows)}. {legend}\n{listed}\n"
+    note = [f"**{title}**\n", markdown_table("method", rows, columns), f"\n{seeds_text(rows)}. {legend}\n"]
     report = Report(
         stem,
         title,
         "comparison.html.j2",
         settings,
         values,
-        tables={stem: rows, stem + COLUMNS: [{"label": one.heading, **one.model_dump()} for one in measures]},
+        tables=_tables(stem, rows, measures, more),
         figures={stem: comparison_figure(rows, title, lead)},
-        texts={f"{stem}.md": note},
+        texts={f"{stem}.md": "\n".join([*note, *(f"* {one}" for one in sentences)]) + "\n"},
         provenance=provenance,
     )
     return report, headline
@@ -136,6 +150,18 @@ def terminal_table(folder: Path, stem: str = STEM) -> Table:
     ]
     columns = shown(_columns([one for one in measures if one.test_set is None]), rows)
     return console_table("method", rows, columns, lambda row: row["group"], f"{seeds_text(rows)}.")
+
+
+def _tables(stem: str, rows: Sequence[Row], measures: Sequence[Measure], more: More | None) -> dict[str, Sequence[Row]]:
+    described = [{"label": one.heading, **one.model_dump()} for one in measures]
+    return {stem: rows, stem + COLUMNS: described} | ({more.stem: more.rows} if more else {})
+
+
+def _second(more: More) -> dict[str, Any]:
+    """The second table as the template reads it."""
+    columns = shown(_columns(more.measures), more.rows)
+    cells = [(row["label"], [column.cell(row) for column in columns]) for row in more.rows]
+    return {"title": more.title, "legend": more.legend, "headings": [c.heading for c in columns], "cells": cells}
 
 
 def _columns(measures: Sequence[Measure]) -> list[Column]:

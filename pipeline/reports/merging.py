@@ -10,7 +10,7 @@ from amalgam.pipeline.reports import comparison
 from amalgam.pipeline.reports.builder import Report
 from amalgam.pipeline.reports.measure import Measure
 from amalgam.pipeline.store.artifact import Record
-from amalgam.tasks.scoring.results import Result, results_frame
+from amalgam.tasks.scoring.results import CONFLICT, Result, results_frame
 from amalgam.tasks.scoring.seeds import OverSeeds, over_seeds
 
 STEM = "merging"
@@ -44,16 +44,40 @@ MEASURES = (
     ),
 )
 
+CONFLICT_MEASURES = (
+    Measure(name="sign_agreement", heading="same signs %", unit="percent"),
+    Measure(name="cosine", heading="cosine"),
+    Measure(name="overlap", heading="overlap"),
+    Measure(name="eta", heading="eta"),
+)
+CONFLICT_LEGEND = (
+    "Means over pairs of tasks. same signs: entries that both moved in one direction, of those that both moved (chance: "
+    "50 %). cosine: of task vectors. overlap: mean squared cosine of the angles between leading singular subspaces."
+)
+
 
 def merge_report(
     results: Sequence[Result], title: str, settings: Mapping[str, Any], provenance: Sequence[Record] = ()
 ) -> tuple[Report, dict[str, float]]:
     """The report of some results, and its headline: every row's mean and worst accuracy."""
+    by_tensor = comparison.comparison_rows([one for one in results if one.role == CONFLICT], CONFLICT_MEASURES)
+    results = [one for one in results if one.role != CONFLICT]
     tasks = dict.fromkeys(one.test_set for one in results if one.test_set)
     measures = [Measure(name="accuracy", heading=t, unit="percent", test_set=t, deviation=False) for t in tasks]
     sentences = [sentence for ours, others in PAIRS for sentence in verdicts(results, ours, others)]
+    more = comparison.More(
+        "conflicts", "Where the tasks disagree, by tensor", CONFLICT_LEGEND, by_tensor, CONFLICT_MEASURES
+    )
     return comparison.comparison_report(
-        results, title, settings, [*MEASURES, *measures], provenance, stem=STEM, legend=LEGEND, sentences=sentences
+        results,
+        title,
+        settings,
+        [*MEASURES, *measures],
+        provenance,
+        stem=STEM,
+        legend=LEGEND,
+        sentences=sentences,
+        more=more if by_tensor else None,
     )
 
 

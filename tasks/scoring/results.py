@@ -19,6 +19,8 @@ ALPHA, STRENGTH = "alpha", "strength"
 """Settings that reports know: how much of two networks stays apart, or is mixed, and how hard a penalty presses."""
 GAIN = "_gain"
 """End of the metrics that say how far a network is ahead of the first one of its step."""
+CONFLICT = "conflict"
+"""The role of how much members disagree in a tensor, whose name stands in place of a method's."""
 COST = "cost"
 """The role of what a network costs, which no test set says."""
 

@@ -21,6 +21,10 @@ OWN_FLAGS: dict[str, tuple[Any, Any]] = {
     "method": (Annotated[str, Option(help="Name of the merge method.")], ...),
     "out": (Annotated[Path, Option(help="New folder for the weights and merge.json.")], ...),
     "statistics": (Annotated[Path | None, Option(help="Folder with the members' statistics (Fisher, Grams).")], None),
+    "conflicts": (
+        Annotated[bool, Option("--conflicts", help="Report where members disagree, tensor by tensor: conflicts.csv.")],
+        False,
+    ),
     "base": (Annotated[bool, Option(help="Whether the first file is the base.")], True),
     "space": (
         Annotated[Literal["product", "factors"] | None, Option(help="Merge LoRA adapters as products or as factors.")],

@@ -3,13 +3,14 @@
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
 
+from amalgam.pipeline.reports.builder import write_rows
 from amalgam.pipeline.store.artifact import new_folder
 from amalgam.pipeline.store.canonical import canonical
 from amalgam.pipeline.store.state_files import ADAPTER, INDEX, SINGLE, StateFile, open_state, write_safetensors
@@ -17,8 +18,11 @@ from amalgam.pipeline.store.tables.statistics import read_statistics
 from amalgam.tasks.merging import MergeMethod, merged_tensors
 from amalgam.tasks.merging.adapters import Adapter, is_adapter, merge_adapters
 from amalgam.tasks.merging.checks import described
+from amalgam.tasks.merging.staged import Statistics
+from amalgam.tasks.merging.statistics.conflict import conflicts
 
-ORIGIN, ADAPTER_CONFIG = "merge.json", "adapter_config.json"
+ORIGIN, ADAPTER_CONFIG, CONFLICTS = "merge.json", "adapter_config.json", "conflicts"
+MOST_NAMED = 5  # tensors that are printed; the table holds all
 COPIED = ("config.json", "generation_config.json")
 
 
@@ -36,6 +40,8 @@ class MergeRequest:
     space: Literal["product", "factors"] | None = None
     """Of LoRA adapters."""
     adapter_rank: int | None = None
+    conflicts: bool = False
+    """Whether to write where members disagree, too."""
 
     @property
     def members(self) -> tuple[Path, ...]:
@@ -63,6 +69,8 @@ def merge_files(request: MergeRequest) -> list[str]:
             raise ValueError(f"{flag} is for LoRA adapters, and {request.members[0]} is none")
     base = open_state(request.checkpoints[0]) if request.has_base else None
     known = None if request.statistics is None else read_statistics(request.statistics)
+    if request.conflicts and base is None:
+        raise ValueError("members disagree in how they moved from a base: give the base, or leave --conflicts out")
     facts: dict[str, Mapping[str, float | str]] = {}
     stream = merged_tensors(base, states, request.method, known, facts.__setitem__)
     with new_folder(request.out) as folder:
@@ -71,7 +79,8 @@ def merge_files(request: MergeRequest) -> list[str]:
             if (source := request.members[0] / name).is_file():
                 shutil.copyfile(source, folder / name)
         _write_origin(request, {"tensors": facts}, folder)
-    return _findings(facts)
+        found = _write_conflicts(base, states, known, folder) if request.conflicts and base is not None else []
+    return [*_findings(facts), *found]
 
 
 def _write(first: Mapping[str, Tensor], stream: Iterator[tuple[str, Tensor]], folder: Path) -> None:
@@ -130,6 +139,21 @@ def _write_origin(request: MergeRequest, found: Mapping[str, Any], folder: Path)
         **found,
     }
     (folder / ORIGIN).write_text(json.dumps(origin, indent=2) + "\n")
+
+
+def _write_conflicts(
+    base: Mapping[str, Tensor], states: list[Mapping[str, Tensor]], known: Statistics | None, folder: Path
+) -> list[str]:
+    """Write `conflicts.csv` and `.parquet`; the tensors in which members agree least, in sentences."""
+    rows = [{"label": name, **asdict(found)} for name, found in conflicts(base, states, known)]
+    write_rows(rows, folder, CONFLICTS)
+    worst = sorted(rows, key=lambda row: row["cosine"])[:MOST_NAMED]
+    return [
+        f"{row['label']}: {row['sign_agreement']:.0%} of signs agree, cosine {row['cosine']:.2f}"
+        + ("" if row["overlap"] is None else f", subspaces overlap by {row['overlap']:.2f}")
+        + ("" if row["eta"] is None else f", eta {row['eta']:.3g}")
+        for row in worst
+    ]
 
 
 def _findings(facts: Mapping[str, Mapping[str, float | str]]) -> list[str]:

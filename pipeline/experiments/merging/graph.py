@@ -6,7 +6,15 @@ from dataclasses import dataclass, fields
 from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.steps.fusion.members import MEMBER, MemberConfig
 from amalgam.pipeline.steps.merging.merged import MERGED_TASKS, MergedConfig, Reference
-from amalgam.pipeline.steps.merging.statistics import SHARD, STATISTICS, Estimator, ShardConfig, StatisticsConfig
+from amalgam.pipeline.steps.merging.statistics import (
+    CONFLICTS,
+    SHARD,
+    STATISTICS,
+    ConflictsConfig,
+    Estimator,
+    ShardConfig,
+    StatisticsConfig,
+)
 from amalgam.pipeline.steps.merging.task import TASK, TaskConfig
 from amalgam.pipeline.steps.reports import MERGE_REPORT, ReportConfig
 from amalgam.tasks.data.catalogue import DataSpec
@@ -107,6 +115,8 @@ def _of_seed(recipe: MergingRecipe, seed: int) -> Iterator[Step]:
         config = MergedConfig(label=reference, reference=reference, **common)
         yield MERGED_TASKS(config, base=base, members=members)
     staged = {one: _statistics(recipe, one, members, seed) for one in recipe.estimators}
+    conflicts = ConflictsConfig(seed=seed, rank=recipe.rank)
+    yield CONFLICTS(conflicts, base=base, members=members, statistics=staged[recipe.estimators[0]])
     for label, grid, estimator in rows(recipe):
         known = {} if estimator is None else {"statistics": staged[estimator]}
         yield MERGED_TASKS(MergedConfig(label=label, grid=grid, **common), base=base, members=members, **known)

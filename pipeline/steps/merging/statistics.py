@@ -37,6 +37,14 @@ class StatisticsConfig(Config):
     estimator: Estimator
 
 
+class ConflictsConfig(Config):
+    """Where the members of one repetition disagree."""
+
+    seed: int
+    rank: int | None = None
+    """Directions of each matrix that are compared; None: as many as all tasks can have apart."""
+
+
 def stage_shard(config: ShardConfig, inputs: Mapping[str, Path], work: Workspace) -> Metrics:
     """Write `sums.parquet`: sums of squared gradients and of outer products of inputs, without the head's."""
     import torch
@@ -87,5 +95,30 @@ def stage_statistics(config: StatisticsConfig, inputs: Mapping[str, Any], work: 
     return {f"rows/{member}": sums.num_examples for member, sums in enumerate(fisher)}
 
 
+def find_conflicts(config: ConflictsConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
+    """Write `results.parquet`: a row for every tensor and measure of conflict, by the names of tensors."""
+    from dataclasses import asdict
+
+    from amalgam.pipeline.store.checkpoints import load_model
+    from amalgam.pipeline.store.tables.results import write_results
+    from amalgam.pipeline.store.tables.statistics import read_statistics
+    from amalgam.tasks.merging.multitask.heads import encoder_state
+    from amalgam.tasks.merging.statistics.conflict import conflicts
+    from amalgam.tasks.scoring.results import CONFLICT, Network, Result
+
+    base, *members = (encoder_state(load_model(folder)) for folder in (inputs["base"], *inputs["members"]))
+    found = dict(conflicts(base, members, read_statistics(inputs["statistics"]), config.rank))
+    results = [
+        Result(Network(kind="fused", method=name, seed=config.seed), CONFLICT, None, measure, value)
+        for name, one in found.items()
+        for measure, value in asdict(one).items()
+        if value is not None
+    ]
+    write_results(results, work.out)
+    cosines = [one.cosine for one in found.values()]
+    return {"cosine": sum(cosines) / len(cosines), "tensors": len(found)}
+
+
+CONFLICTS = Kind("merge_conflicts", find_conflicts, ConflictsConfig, expect=Expect(3, 50_000))
 SHARD = Kind("statistics_shard", stage_shard, ShardConfig, check=check_task, expect=Expect(5, 2_000_000))
 STATISTICS = Kind("merge_statistics", stage_statistics, StatisticsConfig, expect=Expect(2, 4_000_000))

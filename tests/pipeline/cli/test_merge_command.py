@@ -8,9 +8,11 @@ from safetensors.torch import load_file, save_file
 
 from amalgam import EpiMer, Fisher, Statistics, Ties, merge
 from amalgam.pipeline.__main__ import main
+from amalgam.pipeline.reports.builder import read_rows
 from amalgam.pipeline.store.state_files import INDEX, open_state
 from amalgam.pipeline.store.tables.statistics import read_statistics, write_statistics
 from amalgam.tasks.merging.staged import digest
+from amalgam.tasks.merging.statistics.conflict import conflicts
 from tests.tasks.merging.families import family, statistics_of
 
 
@@ -183,3 +185,18 @@ def test_statistics_of_other_weights_are_refused(nets, tmp_path, capsys):
     write_statistics(tmp_path, known)
     assert command(*FILES, "--method", "fisher", "--statistics", str(tmp_path)) == 2
     assert "other weights" in capsys.readouterr().err
+
+
+def test_conflicts_are_written_by_tensor_and_the_worst_are_named(nets, tmp_path, capsys):
+    assert command(*FILES, "--method", "average", "--conflicts") == 0
+    rows = {row["label"]: row for row in read_rows(tmp_path / "out", "conflicts")}
+    expected = dict(conflicts(*nets))
+    assert rows.keys() == expected.keys()
+    assert all(rows[name]["cosine"] == one.cosine for name, one in expected.items())
+    worst = min(expected, key=lambda name: expected[name].cosine)
+    assert f"{worst}: {expected[worst].sign_agreement:.0%}" in capsys.readouterr().out
+
+
+def test_conflicts_without_a_base_are_refused(nets, tmp_path, capsys):
+    assert command(*FILES[1:], "--no-base", "--method", "average", "--conflicts") == 2
+    assert "give the base" in capsys.readouterr().err and not (tmp_path / "out").exists()

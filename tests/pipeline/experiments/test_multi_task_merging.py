@@ -19,6 +19,7 @@ from amalgam.pipeline.store.tables.statistics import read_statistics
 from amalgam.tasks.merging import MERGE_METHODS
 from amalgam.tasks.merging.multitask.heads import encoder_state, head_of
 from amalgam.tasks.merging.multitask.spec import TaskSpec
+from amalgam.tasks.merging.statistics.conflict import conflicts
 from amalgam.tasks.scoring.results import Network, Result
 
 SMALL = {"seeds": 1, "epochs": 2, "base_epochs": 3, "widths": (16, 12), "rows": 40, "scales": (0.3, 1.0)}
@@ -95,7 +96,7 @@ def test_report_has_every_method_and_every_task(built):
 
 def test_every_method_with_a_scale_tries_the_same_ones(built):
     report = built[1]
-    grids = [step.config.grid for step in report.parents if step.config.grid]
+    grids = [step.config.grid for step in report.parents if step.name == "merged" and step.config.grid]
     scaled = [[one.scale for one in grid] for grid in grids if hasattr(grid[0], "scale")]
     assert len(scaled) == 12 and all(one == other for one, other in pairwise(scaled))
 
@@ -134,3 +135,15 @@ def test_sentences_claim_a_win_only_beyond_the_interval_over_seeds():
     assert verdicts(clear, "a", ["b"])[0].startswith("a beats b by +10.0")
     assert verdicts(clear, "b", ["a"])[0].startswith("b loses to a by -10.0")
     assert merge_report(clear, "", {})[1]["accuracy/a"] == pytest.approx(0.85)
+
+
+def test_conflicts_of_tensors_stand_in_the_report_and_not_among_methods(built):
+    root, report, _ = built
+    base, members = states(built)
+    rows = {row["label"]: row for row in read_rows(report.path(root), "conflicts")}
+    assert rows.keys() == {name for name, tensor in base.items() if tensor.is_floating_point()}
+    expected = dict(conflicts(base, members))
+    for name, one in expected.items():
+        assert rows[name]["cosine"] == pytest.approx(one.cosine, abs=1e-6)
+    assert not rows.keys() & {row["label"] for row in read_rows(report.path(root), "merging")}
+    assert "Where the tasks disagree" in (report.path(root) / "merging.html").read_text()
