@@ -51,8 +51,8 @@ CONFLICT_MEASURES = (
     Measure(name="eta", heading="eta"),
 )
 CONFLICT_LEGEND = (
-    "Means over pairs of tasks. same signs: entries that both moved in one direction, of those that both moved (chance: "
-    "50 %). cosine: of task vectors. overlap: mean squared cosine of the angles between leading singular subspaces."
+    "Means over pairs of tasks. same signs: of entries that both moved, those moved in one direction (chance: half)."
+    " cosine: of task vectors. overlap: mean squared cosine of the angles between leading singular subspaces."
 )
 
 

@@ -29,7 +29,7 @@ MEASURES = (
     Measure(name="accuracy", heading="task %", unit="percent"),
     Measure(name="base_accuracy", heading="base %", unit="percent"),
     Measure(name="validation_accuracy", heading="validation %", unit="percent"),
-    Measure(name="learning_rate", heading="rate"),
+    Measure(name="learning_rate", heading="rate", deviation=False),
 )
 
 
@@ -39,14 +39,13 @@ def sparse_finetuning(
     start: Base = Base(),
     task: Annotated[str, "Data set, perhaps changed, such as digits+turn1."] = "digits+turn3+inverted",
     seeds: Annotated[int, "Repetitions, each with its own base."] = 3,
-    epochs: Annotated[int, "Passes over the task's training images; validation chooses the one to keep."] = 30,
+    epochs: Annotated[int, "Passes over the task's training images; validation chooses the one to keep."] = 20,
     batch_size: Annotated[int, "Images per step."] = 64,
     learning_rate: Annotated[float, "Peak learning rate of the base, and of full fine-tuning for magnitudes."] = 1e-3,
     learning_rates: Annotated[Floats, "Peak learning rates on the task that validation chooses from."] = (
         1e-3,
         3e-3,
         1e-2,
-        3e-2,
     ),
     validation_share: Annotated[float, "Fraction of training images held out to choose epochs and rates."] = 0.2,
     shares: Annotated[Floats, "Fractions of the entries that are trained."] = (0.005, 0.05, 0.3),
