@@ -15,7 +15,7 @@ from amalgam.pipeline.console import output, program, say
 from amalgam.pipeline.engine.execute import Event, refusals, run
 from amalgam.pipeline.engine.place import missing
 from amalgam.pipeline.engine.step import Step, ancestors
-from amalgam.pipeline.store.artifact import check_writable
+from amalgam.pipeline.store.storage import storage_of
 from amalgam.pipeline.tracking.run_log import logged
 from amalgam.pipeline.tracking.run_record import RunRecord
 from amalgam.pipeline.tracking.store import store_of
@@ -36,7 +36,8 @@ def run_experiment(name: str, experiment: Experiment, arguments: dict[str, Any],
     step = settings.equipped(make_step(experiment, arguments, settings.data_root, settings.root))
     store = store_of(settings.root, settings.tracking_uri)
     store.check()
-    check_writable(settings.root)
+    storage = storage_of(settings.root)
+    storage.check_writable()
     lines = forecast([step], settings.root)
     check_space(lines, shutil.disk_usage(settings.root).free)
     say(f"{name}: {totals(lines)}")
@@ -44,7 +45,7 @@ def run_experiment(name: str, experiment: Experiment, arguments: dict[str, Any],
         say(f"MLflow at {store.address} does not answer ({problem}): the run goes on, `amalgam sync` logs it later")
     with logged(RunRecord.begun(name, arguments, [step]), settings.root, store) as log:
         build_and_show(step, settings, log.hear)
-    print_result(step.path(settings.root))
+    print_result(storage.local(step.key))
     say(f"open MLflow with: {ui_line(settings)}")
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from amalgam.pipeline.engine.place import found, missing
 from amalgam.pipeline.engine.step import Step, ancestors
-from amalgam.pipeline.store.artifact import read_records
+from amalgam.pipeline.store.storage import storage_of
 
 State = Literal["cached", "to run", "not needed"]
 
@@ -97,7 +97,7 @@ def time_text(seconds: float | None) -> str:
 
 
 def _usual_cost(step: Step, root: Path) -> tuple[float | None, float | None]:
-    if records := read_records(root, step.name):
+    if records := storage_of(root).survey(step.name).records:
         return statistics.median(r.bytes for r in records), statistics.median(r.seconds for r in records)
     return (step.expect.bytes, step.expect.seconds) if step.expect else (None, None)
 

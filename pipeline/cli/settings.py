@@ -10,10 +10,11 @@ from typer import Option
 
 from amalgam.pipeline.engine.execute import Local, Ray, Runner
 from amalgam.pipeline.engine.step import Resources, Step, ancestors, with_resources
-from amalgam.pipeline.store.storage import root_path
+from amalgam.pipeline.store.storage import folder_path, root_path
 from amalgam.tasks.user_names import unknown_name
 
-Root = Annotated[Path, Option(callback=root_path, envvar="AMALGAM_ROOT", help="Folder of all results.")]
+Root = Annotated[Path, Option(callback=root_path, envvar="AMALGAM_ROOT", help="Folder of all results, or its address.")]
+FolderRoot = Annotated[Path, Option(callback=folder_path, envvar="AMALGAM_ROOT", help="Folder of all results.")]
 TrackingUri = Annotated[str | None, Option(envvar="MLFLOW_TRACKING_URI", help="MLflow server.")]
 PANEL = "Resources and locations (no effect on results)"
 
@@ -28,7 +29,7 @@ class Settings:
             callback=root_path,
             rich_help_panel=PANEL,
             envvar="AMALGAM_ROOT",
-            help="Folder of all results; on a cluster, shared by all machines.",
+            help="Folder of all results, on a cluster shared by all machines; or s3://, gs://, abfs://.",
         ),
     ] = Path("runs")
     data_root: Annotated[

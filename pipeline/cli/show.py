@@ -10,7 +10,8 @@ from rich.table import Table
 from amalgam.pipeline.cli.plan import size_text, time_text
 from amalgam.pipeline.cli.progress import summary
 from amalgam.pipeline.console import output, say
-from amalgam.pipeline.store.artifact import Record, read_record, read_records, survey, verify
+from amalgam.pipeline.store.artifact import Record, read_record
+from amalgam.pipeline.store.storage import storage_of
 from amalgam.pipeline.tracking.run_record import damaged_runs
 from amalgam.tasks.user_names import unknown_name
 
@@ -35,7 +36,7 @@ def steps_table(records: Sequence[Record]) -> Table:
 
 def print_steps(root: Path) -> None:
     """The finished steps under a root, and how many folders are none."""
-    found = survey(root)
+    found = storage_of(root).survey()
     output().print(steps_table(found.records))
     if found.damaged:
         many = len(found.damaged)
@@ -46,7 +47,7 @@ def print_damage(root: Path) -> int:
     """Everything under a root that is not as it was written, one line each; how many."""
     if not root.is_dir():
         raise ValueError(f"there is no folder {root}: give the --root of a run")
-    num_steps, damaged = verify(root)
+    num_steps, damaged = storage_of(root).verify()
     runs = damaged_runs(root)
     for line in [*damaged, *(f"{path}: this record of a run cannot be read" for path in runs)]:
         say(str(line))
@@ -56,23 +57,23 @@ def print_damage(root: Path) -> int:
 
 def find_step(root: Path, key: str) -> Path:
     """The folder of the one finished step whose name or fingerprint starts with `key`."""
-    records = read_records(root)
+    records = storage_of(root).survey().records
     alike = [r for r in records if r.key.startswith(key) or r.fingerprint.startswith(key)]
     if len(alike) > 1:
         raise ValueError(f"{key!r} is the start of {len(alike)} steps, {alike[0].key} among them: give more of it")
     if not alike:
         raise unknown_name("finished step", key, [record.key for record in records])
-    return root / alike[0].key
+    return storage_of(root).local(alike[0].key)
 
 
 def find_report(root: Path, key: str | None) -> Path:
     """The folder of the newest report under `root`, or of the one that `key` names."""
     if key:
         return find_step(root, key)
-    reports = [record for record in read_records(root) if _report_module(record)]
+    reports = [record for record in storage_of(root).survey().records if _report_module(record)]
     if not reports:
         raise ValueError(f"no report lies under {root}: run an experiment first, or give its --root")
-    return root / reports[-1].key
+    return storage_of(root).local(reports[-1].key)
 
 
 def print_record(folder: Path) -> None:
@@ -91,7 +92,8 @@ def print_result(folder: Path) -> None:
         for name, value in record.metrics.items():
             say(f"{name} = {value}")
     for fingerprint in record.inputs.get("explanations", []):
-        say(f"explanation: {folder.parent / f'explanation-{fingerprint}' / 'explanation.html'}")
+        explanation = storage_of(folder.parent).local(f"explanation-{fingerprint}")
+        say(f"explanation: {explanation / 'explanation.html'}")
     for file in sorted(record.files, key=_read_last):
         say(f"{NAMES.get(Path(file).suffix, 'file')}: {folder / file}")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from amalgam.pipeline.engine.host import device_of, host_facts, threads
-from amalgam.pipeline.engine.place import Place, alone, require_whole
+from amalgam.pipeline.engine.place import Place, require_whole
 from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.engine.workspace import NOTES, Workspace
 from amalgam.pipeline.store.artifact import (
@@ -25,11 +25,7 @@ from amalgam.pipeline.store.artifact import (
     Record,
     check_writable,
     file_facts,
-    finished,
-    is_complete,
-    publish,
     sealed,
-    set_aside,
 )
 from amalgam.pipeline.store.canonical import canonical
 from amalgam.tasks.training.diverged import Diverged
@@ -49,10 +45,10 @@ def build(step: Step, place: Place) -> Record:
     inputs set aside, if they are not what was written.
     """
     folder = place.building(step)
-    with alone(place.lock(step)):
-        if there := finished(step.path(place.root)):
+    with place.storage.alone(step.key):
+        if there := place.storage.finished([step.key]):
             _remove(folder)
-            return there
+            return there[step.key]
         require_whole(step.parents, place)
         try:
             record = _run(step, place, folder)
@@ -108,20 +104,8 @@ def _run(step: Step, place: Place, folder: Path) -> Record:
         notes=tuple(dict.fromkeys((folder / NOTES).read_text().splitlines())) if (folder / NOTES).is_file() else (),
     )
     (out / RECORD).write_text(sealed(record))
-    _publish(out, step.path(place.root))
+    place.storage.publish(out, step.key)
     return record
-
-
-def _publish(out: Path, destination: Path) -> None:
-    """Move the output to its place: what lies there, and is no finished step, is set aside."""
-    if destination.exists() and not is_complete(destination):
-        set_aside(destination)
-    try:
-        publish(out, destination)
-    except OSError as error:
-        if not is_complete(destination):
-            raise
-        LOG.info("%s was built by another driver first, on a file system without locks (%s)", destination, error)
 
 
 def _workspace(step: Step, place: Place, folder: Path) -> Workspace:

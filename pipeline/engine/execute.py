@@ -14,8 +14,8 @@ from amalgam.pipeline.engine.build import build, resolve
 from amalgam.pipeline.engine.host import source_commit
 from amalgam.pipeline.engine.place import DamagedInput, Place, found, missing, set_aside_if_damaged
 from amalgam.pipeline.engine.step import Step
-from amalgam.pipeline.store.artifact import Record, check_writable
-from amalgam.pipeline.store.storage import root_path
+from amalgam.pipeline.store.artifact import Record
+from amalgam.pipeline.store.storage import root_path, storage_of
 
 MOST_ROUNDS = 4  # A disk that damages what was just written will not be mended by writing again.
 
@@ -114,8 +114,9 @@ def run(
     """
     started, clock = time.time(), time.monotonic()
     root = root_path(root).absolute()
-    check_writable(root)
-    place = Place(root, data_root and data_root.absolute(), source_commit())
+    storage = storage_of(root)
+    storage.check_writable()
+    place = Place(root, data_root and data_root.absolute(), source_commit(), storage.address)
     events = list[Event]()
 
     def tell(event: Event) -> None:
@@ -126,6 +127,7 @@ def run(
     there = found(targets, root)
     steps = missing(targets, root, there)
     check(steps, place)
+    _require_shared_folder(steps, place)
     for step, record in there.values():
         tell(Event("cached", step, record=record))
     for rounds_left in range(MOST_ROUNDS - 1, -1, -1):
@@ -140,7 +142,7 @@ def run(
 def _set_damaged_aside(targets: Sequence[Step], place: Place, tell: Callable[[Event], None]) -> None:
     """Clear the places of the steps to build, and those of targets that were built and are no longer whole."""
     for step in {step.fingerprint: step for step in [*missing(targets, place.root), *targets]}.values():
-        if step.path(place.root).exists() and (note := set_aside_if_damaged(step, place)):
+        if place.storage.has(step.key) and (note := set_aside_if_damaged(step, place)):
             tell(Event("damaged", step, note=note))
 
 
@@ -166,6 +168,16 @@ def _round(
                 lost.add(event.step.fingerprint)
             tell(event)
     return lost if put_off else None
+
+
+def _require_shared_folder(steps: Sequence[Step], place: Place) -> None:
+    """Raise ValueError if processes that train together would have no folder to meet in."""
+    for step in steps:
+        if place.address and step.resources.num_workers > 1:
+            raise ValueError(
+                f"step {step.name!r} is to be trained by {step.resources.num_workers} processes, which need a folder "
+                f"that all machines share: give --root a folder instead of {place.address}, or leave out --num-workers"
+            )
 
 
 def check(steps: Sequence[Step], place: Place) -> None:

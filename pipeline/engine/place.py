@@ -1,14 +1,13 @@
 """Where a graph is built: the folders of its steps, who may build in them, and whether what lies there is whole."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-from filelock import FileLock
+from typing import Self
 
 from amalgam.pipeline.engine.step import Step, ancestors
-from amalgam.pipeline.store.artifact import Record, damage_of, finished, set_aside
+from amalgam.pipeline.store.artifact import Record
+from amalgam.pipeline.store.storage import Folder, root_path, storage_of
 
 
 @dataclass(frozen=True)
@@ -20,20 +19,28 @@ class Place:
     data_root: Path | None = None
     """Folder of data sets that steps may read."""
     git_commit: str | None = None
+    address: str | None = None
+    """Of the object store whose cache `root` is, if it is one: on another machine the cache is another folder."""
+
+    @property
+    def storage(self) -> Folder:
+        """What keeps the results."""
+        return storage_of(self.root)
+
+    def here(self) -> Self:
+        """The same place as this machine sees it."""
+        return replace(self, root=root_path(self.address)) if self.address else self
 
     def building(self, step: Step) -> Path:
         """The folder with the traces of a step that is not finished."""
         return self.root / ".building" / step.key
 
-    def lock(self, step: Step) -> Path:
-        """The file whose lock the builder of a step holds."""
-        return self.root / ".locks" / step.key
-
 
 def found(targets: Sequence[Step], root: Path) -> dict[str, tuple[Step, Record]]:
     """All finished steps of the graph with their records, inputs first, by fingerprint."""
-    records = ((step, finished(step.path(root))) for step in ancestors(targets))
-    return {step.fingerprint: (step, record) for step, record in records if record}
+    steps = ancestors(targets)
+    records = storage_of(root).finished([step.key for step in steps])
+    return {step.fingerprint: (step, records[step.key]) for step in steps if step.key in records}
 
 
 def missing(targets: Sequence[Step], root: Path, there: Mapping[str, object] | None = None) -> list[Step]:
@@ -61,18 +68,6 @@ class DamagedInput(ValueError):
         return "; ".join(self.reasons.values())
 
 
-@contextmanager
-def alone(lock: Path) -> Iterator[None]:
-    """Be the only one who holds this lock; the kernel frees that of a builder that dies.
-
-    The file stays: to remove it would let one builder lock the old file and another the new one. It lies apart
-    from what builders remove, since NFS keeps a removed file, under another name, as long as it is open.
-    """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock, fallback_to_soft=False):  # flock, or LockFileEx on Windows; a soft lock outlives its builder
-        yield
-
-
 def require_whole(steps: Iterable[Step], place: Place) -> None:
     """Compare every byte of what these steps wrote with their records.
 
@@ -89,12 +84,12 @@ def set_aside_if_damaged(step: Step, place: Place) -> str | None:
     Another driver may find the same damage at the same moment, or may have mended it: the folder is looked at again,
     and moved, under the lock of its builders.
     """
-    path = step.path(place.root)
-    if not damage_of(path):
+    storage = place.storage
+    if not storage.damage_of(step.key):
         return None
-    with alone(place.lock(step)):
-        damage = damage_of(path)
+    with storage.alone(step.key):
+        damage = storage.damage_of(step.key)
         if damage is None:
             return None
-        aside = set_aside(path)
+        aside = storage.set_aside(step.key)
     return f"{damage.reason}; set aside in {aside}" if aside else damage.reason

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from amalgam.pipeline.console import say
 from amalgam.pipeline.engine.execute import Event, StepsFailed
 from amalgam.pipeline.engine.host import ENDING
+from amalgam.pipeline.store.storage import storage_of
 from amalgam.pipeline.tracking.run_record import RunRecord, bury_dead, starting
 from amalgam.pipeline.tracking.store import Store
 
@@ -45,7 +46,7 @@ def logged(run: RunRecord, root: Path, store: Store, every: float = EVERY) -> It
         raise
     except BaseException as error:
         if isinstance(error, ValueError) and not (log.run.built or log.run.failures):
-            run.path(root).unlink(missing_ok=True)
+            storage_of(root).forget(run.path(root))
         else:
             log.end(error)
         raise

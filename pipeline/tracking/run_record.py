@@ -3,9 +3,7 @@
 A step's record says how it was built; a run's record says which steps one command requested, built and found built.
 """
 
-import os
 import re
-import socket
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -13,48 +11,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-import psutil
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict
 
 from amalgam.pipeline.engine.execute import Event
-from amalgam.pipeline.engine.step import Step, ancestors
-from amalgam.pipeline.store.artifact import sealed, unsealed, written_whole
+from amalgam.pipeline.engine.step import Step
+from amalgam.pipeline.store.artifact import sealed, unsealed
 from amalgam.pipeline.store.canonical import canonical
+from amalgam.pipeline.store.storage import Process, storage_of
 
 FOLDER = ".runs"
-CLOCK_STEP = 2.0  # seconds by which the start of one process may differ between two looks: the clock was set
-
-
-class Driver(BaseModel):
-    """The process that runs an experiment, distinguishable from any other that has its number later."""
-
-    model_config = ConfigDict(frozen=True)
-    host: str
-    pid: int
-    started: float
-    """Unix time, in seconds, as the system has it."""
-
-    @classmethod
-    def this(cls) -> Self:
-        """This process."""
-        return cls.of(os.getpid())
-
-    @classmethod
-    def of(cls, pid: int) -> Self:
-        """A process of this machine that has not been waited for."""
-        return cls(host=socket.gethostname(), pid=pid, started=psutil.Process(pid).create_time())
-
-    @property
-    def is_dead(self) -> bool:
-        """Whether it ran on this machine and runs no more; of other machines nothing is known."""
-        if self.host != socket.gethostname():
-            return False
-        try:
-            process = psutil.Process(self.pid)
-            return abs(process.create_time() - self.started) > CLOCK_STEP or process.status() == psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return True
 
 
 class RunRecord(BaseModel):
@@ -79,7 +45,7 @@ class RunRecord(BaseModel):
     """Fingerprints of all steps that the targets need; none once the run has built or found them all."""
     failures: tuple[str, ...] = ()
     """One sentence per failed step, and one if the run was broken off."""
-    driver: Driver | None = None
+    driver: Process | None = None
     """What runs it."""
     nonce: str = ""
     """Random letters that tell it from a run that began in the same instant; none in records of earlier versions."""
@@ -97,8 +63,7 @@ class RunRecord(BaseModel):
             config=canonical(config),
             started=time.time(),
             targets=requested,
-            needs=tuple(step.fingerprint for step in ancestors(targets)),
-            driver=Driver.this(),
+            driver=Process.this(),
             nonce=uuid.uuid4().hex[:6],
         )
 
@@ -166,9 +131,7 @@ class RunRecord(BaseModel):
     def write(self, root: Path) -> Path:
         """Keep the record under `root`, whole or not at all, in place of an earlier state of it."""
         path = self.path(root)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(path) as partial:
-            partial.write_text(sealed(self))
+        storage_of(root).write(path, sealed(self))
         return path
 
 
@@ -198,6 +161,7 @@ def starting(root: Path) -> FileLock:
 
 
 def _files(root: Path) -> list[Path]:
+    storage_of(root).refresh(FOLDER)
     return sorted((root / FOLDER).glob("*.json"))
 
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from amalgam.tasks.scoring.sums import Moments, Sums
 from amalgam.tasks.tracing.axes import Axes
-from amalgam.tasks.tracing.running import evaluating, hooked
 
 ADAPTIVE_POOLS = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
 
@@ -71,8 +70,13 @@ def capture(module: nn.Module, where: Sequence[Site], x: Tensor, *, grid: int = 
         return take
 
     handles = [module.get_submodule(site.layer).register_forward_pre_hook(hook(site)) for site in where]
-    with hooked(handles), evaluating(module):
-        module(x)
+    was_training = module.training
+    try:
+        module.eval()(x)
+    finally:
+        module.train(was_training)
+        for handle in handles:
+            handle.remove()
     return taken
 
 

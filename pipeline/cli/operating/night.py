@@ -22,7 +22,8 @@ from amalgam.pipeline.cli.launch import build_and_show
 from amalgam.pipeline.cli.settings import Settings
 from amalgam.pipeline.cli.show import print_result
 from amalgam.pipeline.console import say
-from amalgam.pipeline.store.artifact import Record, check_writable
+from amalgam.pipeline.store.artifact import Record
+from amalgam.pipeline.store.storage import storage_of
 from amalgam.pipeline.tracking.nights.record import (
     Night,
     find_run,
@@ -96,7 +97,7 @@ def run_night(name: str, experiment: Experiment, arguments: dict[str, Any], sett
     if "first_seed" not in inspect.signature(experiment).parameters:
         raise ValueError(f"{name} has no parameter first_seed: a night needs one to draw fresh seeds by")
     title = settings.name or name
-    check_writable(settings.root)
+    storage_of(settings.root).check_writable()
     lock = nights_folder(settings.root, title).with_suffix(".lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -149,7 +150,7 @@ def _locked(
         ).write(settings.root)
         _show(night, found, before[-settings.last :], settings)
         log.tag({"verdict": night.verdict})
-    print_result(step.path(settings.root))
+    print_result(storage_of(settings.root).local(step.key))
     return _concluded(night, settings)
 
 
@@ -163,6 +164,7 @@ def _show(night: Night, found: Sequence[Finding], before: Sequence[Night], setti
     about = {"tolerance": settings.tolerance, "baseline": settings.baseline, "run": night.run}
     title, history = f"{night.name}, {night.day}", [each.metrics for each in nights]
     night_report(title, found, history, days, changed, about).write(night.folder(settings.root))
+    storage_of(settings.root).keep(night.folder(settings.root))
     say(sentence(found, days))
     for line in changed[:5]:
         say(f"changed since the night before: {line}")

@@ -7,7 +7,7 @@ from rich.table import Table
 from typer import Option
 
 from amalgam.pipeline.cli.plan import size_text
-from amalgam.pipeline.cli.settings import Root, TrackingUri
+from amalgam.pipeline.cli.settings import FolderRoot, TrackingUri
 from amalgam.pipeline.console import output, say
 from amalgam.pipeline.tracking.nights.retention import Expired, expired, remove, size_of
 from amalgam.pipeline.tracking.store import DATABASE, Store, store_of
@@ -19,7 +19,7 @@ def collect(
     dry_run: Annotated[
         bool, Option("--dry-run", help="List what would be removed, with its size; remove nothing.")
     ] = False,
-    root: Root = Path("runs"),
+    root: FolderRoot = Path("runs"),
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Remove old nights, the steps that only they link to, and their runs in MLflow."""

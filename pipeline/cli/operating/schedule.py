@@ -19,8 +19,9 @@ from rich.table import Table
 from typer import Argument, Option
 from typer.core import TyperGroup
 
-from amalgam.pipeline.cli.settings import Root
+from amalgam.pipeline.cli.settings import FolderRoot
 from amalgam.pipeline.console import output, say
+from amalgam.pipeline.store.storage import Process
 from amalgam.pipeline.tracking.nights.schedules import (
     Firing,
     Schedule,
@@ -36,7 +37,6 @@ from amalgam.pipeline.tracking.nights.schedules import (
     write_schedule,
 )
 from amalgam.pipeline.tracking.run_log import ended_by_signals
-from amalgam.pipeline.tracking.run_record import Driver
 from amalgam.tasks.user_names import unknown_name
 
 SCHEDULED = ("night", "run", "submit", "gc", "sync", "verify")
@@ -57,7 +57,7 @@ def add(
     cron: Annotated[str, Option(help="Minute, hour, day of month, month, day of week, as in a crontab.")],
     timezone: Annotated[str, Option(help="Time zone of these times.")] = "UTC",
     grace: Annotated[float, Option(min=0.01, help="Hours by which a missed run may be late and is still run.")] = 12,
-    root: Root = Path("runs"),
+    root: FolderRoot = Path("runs"),
 ) -> None:
     """Add a schedule; `serve` or `run-once` runs it."""
     if command[0] not in SCHEDULED:
@@ -73,7 +73,7 @@ def add(
 
 
 @app.command("list")
-def list_schedules(root: Root = Path("runs")) -> None:
+def list_schedules(root: FolderRoot = Path("runs")) -> None:
     """List the schedules, when each runs next, and what became of the last run."""
     table = Table("schedule", "cron", "next", "last", "command", box=None, pad_edge=False)
     for schedule in read_schedules(root):
@@ -85,7 +85,7 @@ def list_schedules(root: Root = Path("runs")) -> None:
 
 
 @app.command()
-def remove(name: Name, root: Root = Path("runs")) -> None:
+def remove(name: Name, root: FolderRoot = Path("runs")) -> None:
     """Remove a schedule; what it ran stays."""
     find_schedule(root, name)
     schedule_path(root, name).unlink()
@@ -98,7 +98,7 @@ def run_once(
     date: Annotated[
         datetime | None, Option(formats=["%Y-%m-%d"], help="Day whose run this is. [default: today, in its time zone]")
     ] = None,
-    root: Root = Path("runs"),
+    root: FolderRoot = Path("runs"),
 ) -> None:
     """Run a schedule's command for a day, unless that is done; leave with its exit status."""
     schedule, now = find_schedule(root, name), datetime.now(UTC)
@@ -120,7 +120,7 @@ def run_once(
 
 
 @app.command()
-def serve(root: Root = Path("runs")) -> None:
+def serve(root: FolderRoot = Path("runs")) -> None:
     """Run every schedule when it is due, until interrupted."""
     scheduler = Scheduler(root)
     say(f"{len(read_schedules(root))} schedules under {root}; Ctrl-C ends")
@@ -166,7 +166,7 @@ class _Job:
             shown = None if is_shown else log
             self.process = subprocess.Popen(command, env=environment, stdout=shown, stderr=shown)
         # From now on it is the process itself that is alive or dead: it may outlive a scheduler that is killed.
-        self.made = made.model_copy(update={"driver": Driver.of(self.process.pid)})
+        self.made = made.model_copy(update={"driver": Process.of(self.process.pid)})
         write_firing(root, schedule, self.made)
 
     def end(self) -> int:

@@ -36,7 +36,7 @@ def ended_tasks(address: str | None, steps: Sequence[Step], place: Place) -> Gen
 
 def _task(step: Step, place: Place, *parents: Record) -> Record:
     """What a worker runs; the parents' records are there only to make Ray wait for them."""
-    return build(step, place)
+    return build(step, place.here())
 
 
 def _submit(step: Step, place: Place, upstream: Sequence[Any]) -> Any:

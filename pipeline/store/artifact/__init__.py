@@ -1,6 +1,7 @@
 """Finished output on disk: records, writing that survives a power cut, and finding what is damaged."""
 
 from amalgam.pipeline.store.artifact.integrity import (
+    KEY,
     SET_ASIDE,
     Damage,
     Survey,
@@ -21,6 +22,7 @@ from amalgam.pipeline.store.artifact.record import (
     Record,
     digest_of,
     file_facts,
+    parsed_record,
     read_curves,
     read_record,
     sealed,
@@ -30,6 +32,7 @@ from amalgam.pipeline.store.artifact.writing import check_writable, flush, new_f
 
 __all__ = [
     "CURVES",
+    "KEY",
     "RECORD",
     "SET_ASIDE",
     "WITH_NAN",
@@ -46,6 +49,7 @@ __all__ = [
     "flush",
     "is_complete",
     "new_folder",
+    "parsed_record",
     "publish",
     "read_curves",
     "read_record",

@@ -21,7 +21,8 @@ SET_ASIDE = ".damaged"
 class Damage:
     """A folder that holds no whole step, and what is wrong with it."""
 
-    path: Path
+    path: Path | str
+    """Where it lies; text is an address."""
     reason: str
 
     def __str__(self) -> str:

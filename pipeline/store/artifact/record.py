@@ -103,14 +103,19 @@ def _seal(fields: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
+def parsed_record(text: bytes) -> Record:
+    """The record that a file `step.json` holds. Raises ValueError if it is not what was written."""
+    fields = unsealed(text)
+    # A flip in the word `seal` itself must not make a record pass for one of an earlier version.
+    if unknown := fields.keys() - Record.model_fields.keys():
+        raise ValueError(f"unknown fields {sorted(unknown)}")
+    return Record.model_validate(fields)
+
+
 def read_record(path: Path) -> Record:
     """The record of a finished artifact. Raises ValueError if it is absent or damaged."""
     try:
-        fields = unsealed((path / RECORD).read_bytes())
-        # A flip in the word `seal` itself must not make a record pass for one of an earlier version.
-        if unknown := fields.keys() - Record.model_fields.keys():
-            raise ValueError(f"unknown fields {sorted(unknown)}")
-        return Record.model_validate(fields)
+        return parsed_record((path / RECORD).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"no finished step lies in {path} (no {RECORD})") from None
     except (ValidationError, ValueError) as error:

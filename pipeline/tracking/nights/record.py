@@ -7,7 +7,8 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict
 
 from amalgam.pipeline.console import say
-from amalgam.pipeline.store.artifact import Record, finished, sealed, unsealed, written_whole
+from amalgam.pipeline.store.artifact import Record, sealed, unsealed
+from amalgam.pipeline.store.storage import storage_of
 from amalgam.pipeline.tracking.run_record import RunRecord, read_runs
 from amalgam.tasks.user_names import unknown_name
 
@@ -46,9 +47,7 @@ class Night(BaseModel):
 
     def write(self, root: Path) -> Self:
         """Keep the record, whole or not at all."""
-        self.folder(root).mkdir(parents=True, exist_ok=True)
-        with written_whole(self.folder(root) / "night.json") as partial:
-            partial.write_text(sealed(self))
+        storage_of(root).write(self.folder(root) / "night.json", sealed(self))
         return self
 
 
@@ -60,6 +59,7 @@ def nights_folder(root: Path, name: str) -> Path:
 def read_nights(root: Path, name: str) -> list[Night]:
     """The nights of a name that can be read, oldest first."""
     found = []
+    storage_of(root).refresh(FOLDER)
     for path in nights_folder(root, name).glob("*/night.json"):
         try:
             found.append(Night.model_validate(unsealed(path.read_bytes())))
@@ -71,6 +71,7 @@ def read_nights(root: Path, name: str) -> list[Night]:
 def read_aliases(root: Path) -> dict[str, str]:
     """Keys of runs by alias. Raises ValueError, naming the file, if it is damaged."""
     path = root / FOLDER / ALIASES
+    storage_of(root).refresh(FOLDER)
     try:
         return {str(alias): str(run) for alias, run in unsealed(path.read_bytes()).items()} if path.is_file() else {}
     except ValueError as error:
@@ -84,9 +85,7 @@ def set_alias(root: Path, alias: str, run: str) -> None:
         model_config = ConfigDict(extra="allow")
 
     path = root / FOLDER / ALIASES
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as partial:
-        partial.write_text(sealed(Aliases(**read_aliases(root) | {alias: run})))
+    storage_of(root).write(path, sealed(Aliases(**read_aliases(root) | {alias: run})))
 
 
 def find_run(root: Path, name: str) -> RunRecord:
@@ -103,8 +102,9 @@ def find_run(root: Path, name: str) -> RunRecord:
 
 def records_of(run: RunRecord, root: Path) -> list[Record]:
     """The records of a run's steps that are still there."""
-    wanted = {*run.built, *run.cached}
-    return [record for key in sorted(wanted) for path in root.glob(f"*-{key}") if (record := finished(path))]
+    storage, wanted = storage_of(root), {*run.built, *run.cached}
+    keys = [key for key in storage.names() if key.rpartition("-")[2] in wanted]
+    return list(storage.finished(sorted(keys, key=lambda key: key.rpartition("-")[2])).values())
 
 
 def metrics_of(run: RunRecord, root: Path) -> dict[str, float]:

@@ -16,8 +16,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, NonNegativeFloat, Pos
 
 from amalgam.pipeline.console import say
 from amalgam.pipeline.store.artifact import sealed, unsealed, written_whole
+from amalgam.pipeline.store.storage import Process
 from amalgam.pipeline.tracking.nights.crontab import Trigger, trigger
-from amalgam.pipeline.tracking.run_record import Driver
 from amalgam.tasks.user_names import unknown_name
 
 FOLDER = ".schedules"
@@ -111,7 +111,7 @@ class Firing(BaseModel):
     model_config = ConfigDict(frozen=True)
     id: str
     due: AwareDatetime
-    driver: Driver | None = None
+    driver: Process | None = None
     """What runs it; None for one that was missed."""
     attempts: int = 1
     seconds: NonNegativeFloat | None = None
@@ -220,7 +220,7 @@ def claim(root: Path, schedule: Schedule, due: datetime, again: bool = False) ->
         if known and (known.is_done or known.is_running or not (again or was_killed)):
             return None
         made = Firing(
-            id=firing_id(schedule, due), due=due, driver=Driver.this(), attempts=known.attempts + 1 if known else 1
+            id=firing_id(schedule, due), due=due, driver=Process.this(), attempts=known.attempts + 1 if known else 1
         )
         write_firing(root, schedule, made)
         return made

@@ -7,8 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from amalgam.tasks.tracing.running import hooked
-
 State = Mapping[str, Tensor]
 
 
@@ -64,7 +62,10 @@ def fit_head(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], num_cl
 
 @contextmanager
 def inputs_of(layer: nn.Module) -> Iterator[list[Tensor]]:
-    """The inputs of the layer while it lasts."""
+    """What the layer is given while it lasts."""
     seen: list[Tensor] = []
-    with hooked([layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))]):
+    hook = layer.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
+    try:
         yield seen
+    finally:
+        hook.remove()

@@ -7,24 +7,22 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from amalgam.tasks.scoring.sums import Sums
-from amalgam.tasks.tracing.running import hooked
+from amalgam.tasks.merging.statistics.sums import Accumulator, Sums
 
 State = Mapping[str, Tensor]
 
 
 def gram_sums(module: nn.Module, inputs: Iterable[Tensor]) -> Sums:
     """`X^T X` (inputs, inputs) of every linear layer, X all vectors that it is given, by its weight's name."""
-    total = Sums()
+    total = Accumulator()
     layers = linear_layers(module)
     module.eval()
     for batch in inputs:
         found: dict[str, Tensor] = {}
         with watching(layers, found), torch.no_grad():
             module(batch)
-        total.add(found)
-        total.count(len(batch))
-    return total
+        total.add(found, len(batch))
+    return total.sums()
 
 
 def probe_embedding(module: nn.Module, probe: Tensor) -> Tensor:
@@ -50,8 +48,11 @@ def watching(layers: Mapping[str, nn.Linear], found: dict[str, Tensor]) -> Itera
     hooks = [
         layer.register_forward_pre_hook(lambda _, given, name=name: note(name, given)) for name, layer in layers.items()
     ]
-    with hooked(hooks):
+    try:
         yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class MergedBelow:

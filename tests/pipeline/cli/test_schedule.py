@@ -9,8 +9,8 @@ import pytest
 
 from amalgam.pipeline.__main__ import main
 from amalgam.pipeline.cli.operating.schedule import Scheduler
+from amalgam.pipeline.store.storage import Process
 from amalgam.pipeline.tracking.nights.schedules import Schedule, claim, firings, read_schedules, write_schedule
-from amalgam.pipeline.tracking.run_record import Driver
 
 pytestmark = pytest.mark.slow
 NIGHT = datetime(2026, 11, 25, 2, 0, tzinfo=UTC)
@@ -77,7 +77,7 @@ def test_a_firing_is_run_once_whoever_sees_it(root):
 
 
 def test_one_that_was_killed_is_run_again_under_its_id_and_one_that_failed_is_not(root):
-    dead = Driver.this().model_copy(update={"started": 0.0})
+    dead = Process.this().model_copy(update={"started": 0.0})
     [known] = read_schedules(root)
     made = claim(root, known, NIGHT)
     assert made and claim(root, known, NIGHT) is None, "this process runs it"

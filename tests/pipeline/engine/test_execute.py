@@ -14,7 +14,7 @@ import pytest
 
 from amalgam.pipeline.engine.build import build
 from amalgam.pipeline.engine.execute import Local, Ray, Run, StepsFailed, run
-from amalgam.pipeline.engine.place import Place, alone
+from amalgam.pipeline.engine.place import Place
 from amalgam.pipeline.engine.ray.cluster import connected
 from amalgam.pipeline.engine.step import Resources, Step, ancestors, with_resources
 from amalgam.pipeline.engine.workspace import Workspace
@@ -123,7 +123,7 @@ def test_failures_are_gathered_and_cost_only_their_descendants(tmp_path, runner)
 def test_two_drivers_build_a_step_once(tmp_path):
     step, place = walk_step(Walk()), Place(tmp_path)
     drivers = ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))
-    with drivers, alone(place.lock(step)):
+    with drivers, place.storage.alone(step.key):
         awake = [drivers.submit(time.sleep, 1) for _ in range(2)]  # both have imported what a build needs
         wait_for(lambda: all(one.done() for one in awake))
         outcomes = [drivers.submit(build, step, place) for _ in range(2)]

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from amalgam.pipeline.engine.build import alone
 from amalgam.pipeline.engine.host import free_bytes
+from amalgam.pipeline.store.storage import Folder
 
 
 def test_free_memory_is_known_where_there_is_no_sysconf(monkeypatch):
@@ -26,8 +26,8 @@ def test_steps_are_built_without_modules_of_unix_and_without_ray(missing):
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def hold(lock: Path, taken) -> None:
-    with alone(lock):
+def hold(root: Path, taken) -> None:
+    with Folder(root).alone("step"):
         taken.set()
         time.sleep(60)
 
@@ -35,11 +35,11 @@ def hold(lock: Path, taken) -> None:
 def test_the_lock_of_a_killed_builder_is_free_at_once(tmp_path):
     context = multiprocessing.get_context("spawn")
     taken = context.Event()
-    builder = context.Process(target=hold, args=(tmp_path / "lock", taken))
+    builder = context.Process(target=hold, args=(tmp_path, taken))
     builder.start()
     assert taken.wait(60)
     os.kill(builder.pid, signal.SIGKILL)
     builder.join()
     started = time.monotonic()
-    with alone(tmp_path / "lock"):
+    with Folder(tmp_path).alone("step"):
         assert time.monotonic() - started < 10

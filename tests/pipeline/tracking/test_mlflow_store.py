@@ -20,8 +20,9 @@ from mlflow import MlflowClient
 from sqlalchemy.engine import make_url
 
 from amalgam.pipeline.__main__ import main
+from amalgam.pipeline.store.storage import Process
 from amalgam.pipeline.tracking.database import prepared
-from amalgam.pipeline.tracking.run_record import Driver, RunRecord, bury_dead, read_runs
+from amalgam.pipeline.tracking.run_record import RunRecord, bury_dead, read_runs
 from amalgam.pipeline.tracking.serve import require_free
 from amalgam.pipeline.tracking.store import Store, store_of
 from amalgam.pipeline.tracking.sync import Tracker, sync
@@ -195,7 +196,7 @@ def test_runs_of_dead_drivers_become_killed_for_whoever_sees_them(root):
     dead = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     import psutil
 
-    driver = Driver.this().model_copy(update={"pid": dead.pid, "started": psutil.Process(dead.pid).create_time()})
+    driver = Process.this().model_copy(update={"pid": dead.pid, "started": psutil.Process(dead.pid).create_time()})
     record = RunRecord.begun("dead", {}, [walks()]).model_copy(update={"driver": driver})
     record.write(root)
     assert bury_dead(root) == [] and shown(root) == []
@@ -206,7 +207,7 @@ def test_runs_of_dead_drivers_become_killed_for_whoever_sees_them(root):
 
 
 def test_a_driver_of_another_machine_or_with_a_number_used_again_is_known_from_this_one():
-    this = Driver.this()
+    this = Process.this()
     assert not this.is_dead
     assert not this.model_copy(update={"host": "elsewhere", "pid": 2**22 - 1}).is_dead
     assert this.model_copy(update={"started": this.started - 60}).is_dead

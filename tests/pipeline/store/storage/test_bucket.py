@@ -1,0 +1,258 @@
+"""Results in an object store, against a server that speaks S3."""
+
+import logging
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.fs as pafs
+import pytest
+from moto.server import ThreadedMotoServer
+
+from amalgam.pipeline.__main__ import main
+from amalgam.pipeline.engine.execute import Event, Local, run
+from amalgam.pipeline.engine.step import Resources, Step
+from amalgam.pipeline.store.artifact import RECORD
+from amalgam.pipeline.store.storage import Process, root_path, storage_of
+from amalgam.pipeline.store.storage.lease import Lease, leased
+from amalgam.pipeline.tracking.run_record import read_runs
+from tests.pipeline.example import Walk, walk_step, walks
+
+HERE = Path(__file__).parents[4]
+WALKS = f"{Path(__file__).parents[2] / 'example.py'}:walks"
+SECRET = "a-secret-key-of-a-test"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """The address of a server on this machine."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(server, monkeypatch, tmp_path, request) -> str:
+    """The address of an empty bucket; this machine's cache is as empty."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "an-id")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AMALGAM_CACHE", str(tmp_path / "cache"))
+    host = server.partition("://")[2]
+    name = f"bucket-{abs(hash(request.node.nodeid)) % 10**9}"
+    pafs.S3FileSystem(endpoint_override=host, scheme="http", allow_bucket_creation=True).create_dir(name)
+    return f"s3://{name}/some/runs"
+
+
+def another_machine(monkeypatch, tmp_path: Path, name: str = "other") -> None:
+    """See the store with an empty cache."""
+    monkeypatch.setenv("AMALGAM_CACHE", str(tmp_path / name))
+
+
+def told(root: str, *targets: Step) -> list[tuple[str, str]]:
+    events = list[Event]()
+    run(targets, root_path(root), Local(), events.append)
+    return [(event.kind, event.step.key) for event in events]
+
+
+def stored(root: str) -> dict[str, bytes]:
+    """What lies in the bucket, by name."""
+    objects = storage_of(root_path(root)).objects
+    return {name: objects.read(name) for name in objects.sizes()}
+
+
+def results(root: str) -> dict[str, bytes]:
+    """What the steps wrote, without records and curves, which hold times."""
+    return {name: data for name, data in stored(root).items() if name.endswith(("walk.json", "total.json"))}
+
+
+def test_a_step_is_built_once_for_all_machines(bucket, monkeypatch, tmp_path):
+    target = walks()
+    assert [kind for kind, _ in told(bucket, target)] == ["built"] * 3
+    another_machine(monkeypatch, tmp_path)
+    assert [kind for kind, _ in told(bucket, target)] == ["cached"] * 3
+    names = set(stored(bucket))
+    assert f"{target.key}/{RECORD}" in names and not any(name.startswith(".") for name in names)
+
+
+def test_inputs_are_brought_to_a_machine_once(bucket, monkeypatch, tmp_path):
+    told(bucket, walks())
+    another_machine(monkeypatch, tmp_path)
+    assert [kind for kind, _ in told(bucket, walks(scale=2.0))] == ["cached", "cached", "built"]
+    copies = {path.parent.name: path.stat().st_mtime_ns for path in root_path(bucket).glob("walk-*/walk.json")}
+    told(bucket, walks(scale=3.0))
+    assert copies == {path.parent.name: path.stat().st_mtime_ns for path in root_path(bucket).glob("walk-*/walk.json")}
+    assert len(copies) == 2
+
+
+@pytest.mark.parametrize("what", ["flipped", "short", "missing", "record"])
+def test_a_damaged_object_is_set_aside_and_built_again(bucket, monkeypatch, tmp_path, what):
+    told(bucket, walks())
+    before, spoiled = results(bucket), next(walks().parents)
+    objects = storage_of(root_path(bucket)).objects
+    name = f"{spoiled.key}/{RECORD if what == 'record' else 'walk.json'}"
+    data = objects.read(name)
+    if what == "missing":
+        objects.delete(name)
+    else:
+        objects.write(name, data[:-1] if what == "short" else data[:9] + bytes([data[9] ^ 1]) + data[10:])
+    _, damaged = storage_of(root_path(bucket)).verify()
+    assert [damage.path for damage in damaged] == [f"{bucket}/{spoiled.key}"]
+    another_machine(monkeypatch, tmp_path)
+    kinds = told(bucket, walks(scale=2.0))
+    assert ("damaged", spoiled.key) in kinds and ("built", spoiled.key) in kinds
+    assert all(results(bucket)[name] == data for name, data in before.items())
+    assert any(name.startswith(f".damaged/{spoiled.key}-") for name in stored(bucket))
+    assert storage_of(root_path(bucket)).verify() == (4, [])
+
+
+def test_an_upload_that_was_broken_off_is_no_step_and_is_written_over(bucket):
+    step = walk_step(Walk())
+    storage_of(root_path(bucket)).objects.write(f"{step.key}/walk.json", b"half of i")
+    assert told(bucket, step) == [("built", step.key)]
+    assert storage_of(root_path(bucket)).verify() == (1, [])
+
+
+def test_the_commands_read_it(bucket, monkeypatch, tmp_path, capsys):
+    def amalgam(*arguments: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        return ended.value.code or 0, "".join(capsys.readouterr())
+
+    monkeypatch.setenv("AMALGAM_ROOT", bucket)
+    outputs = [amalgam("run", WALKS, "--local"), amalgam("run", WALKS, "--local", "--scale", "2")]
+    another_machine(monkeypatch, tmp_path)
+    outputs += [amalgam("run", WALKS, "--local")]
+    assert "all 3 steps were built already" in outputs[-1][1]
+    outputs += [amalgam("show"), amalgam("show", walks().key), amalgam("verify"), amalgam("sync")]
+    assert "walk-" in outputs[3][1] and '"total"' in outputs[4][1] and "4 steps, 0 of them damaged" in outputs[5][1]
+    first, second, _ = read_runs(root_path(bucket))
+    outputs += [amalgam("compare", first.key, second.key)]
+    assert "total" in outputs[-1][1]
+    assert [code for code, _ in outputs] == [0] * len(outputs)
+    assert not [text for _, text in outputs if SECRET in text]
+
+
+def test_processes_that_train_together_need_a_folder(bucket):
+    step = replace(walk_step(Walk()), resources=Resources(num_workers=2))
+    with pytest.raises(ValueError, match=r"2 processes.*s3://"):
+        run([step], root_path(bucket), Local())
+
+
+@pytest.mark.parametrize("command", ["gc --keep-nights 1", "schedule list"])
+def test_commands_that_need_a_folder_say_so(bucket, capsys, command):
+    with pytest.raises(SystemExit) as ended:
+        main([*command.split(), "--root", bucket])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.count("\n") == 1 and bucket in said
+
+
+def test_a_bucket_that_cannot_be_written_is_one_sentence(bucket, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["run", WALKS, "--local", "--root", "s3://there-is-no-such-bucket/x"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.count("\n") == 1 and "s3://there-is-no-such-bucket/x" in said
+
+
+class Memory(dict):
+    """Objects of this process."""
+
+    read = dict.get
+    write = dict.__setitem__
+
+    def delete(self, name: str) -> None:
+        self.pop(name, None)
+
+
+def test_a_lease_lets_one_in_at_a_time():
+    objects, inside, most = Memory(), [], []
+
+    def work() -> None:
+        with leased(objects, "step", 1.0):
+            inside.append(1)
+            most.append(len(inside))
+            time.sleep(0.05)
+            inside.pop()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.02)
+    for thread in threads:
+        thread.join()
+    assert most == [1, 1, 1, 1] and not objects
+
+
+def test_a_lease_of_a_silent_machine_expires_and_one_of_a_dead_process_at_once():
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    dead = Process.this().model_copy(update={"pid": gone.pid})
+    gone.wait()
+    for owner, least in ((dead.model_copy(update={"host": "elsewhere"}), 0.6), (dead, 0.0)):
+        objects = Memory(step=Lease(owner=owner, id="other").model_dump_json().encode())
+        begun = time.monotonic()
+        with leased(objects, "step", 0.6):
+            assert time.monotonic() - begun >= least
+        assert not objects
+
+
+def test_a_lease_that_is_renewed_is_waited_for():
+    objects, ended = Memory(), threading.Event()
+    other = Process(host="elsewhere", pid=1, started=0.0)
+
+    def renew() -> None:
+        beat = 0
+        while not ended.wait(0.05):
+            beat += 1
+            objects["step"] = Lease(owner=other, id="other", beat=beat).model_dump_json().encode()
+        objects.delete("step")
+
+    objects["step"] = Lease(owner=other, id="other").model_dump_json().encode()
+    thread = threading.Thread(target=renew)
+    thread.start()
+    threading.Timer(1.5, ended.set).start()
+    with leased(objects, "step", 1.0):
+        assert ended.is_set()
+    thread.join()
+
+
+@pytest.mark.slow
+def test_a_builder_that_is_killed_lets_another_machine_build(bucket, monkeypatch, tmp_path):
+    """For the lease its process is another machine's: only its silence says that it is dead."""
+    step = walk_step(Walk())
+    code = (
+        "import socket, time; socket.gethostname = lambda: 'elsewhere'\n"
+        "from amalgam.pipeline.store.storage import root_path, storage_of\n"
+        f"with storage_of(root_path({bucket!r})).alone({step.key!r}): print('building', flush=True); time.sleep(1000)"
+    )
+    builder = subprocess.Popen([sys.executable, "-c", code], cwd=HERE, stdout=subprocess.PIPE)
+    assert builder.stdout and builder.stdout.readline() == b"building\n"
+    builder.kill()
+    builder.communicate()
+    assert [name for name in stored(bucket) if name.startswith(".leases/")] == [f".leases/{step.key}"]
+    another_machine(monkeypatch, tmp_path)
+    monkeypatch.setenv("AMALGAM_LEASE_SECONDS", "1")
+    assert told(bucket, step) == [("built", step.key)]
+    assert not [name for name in stored(bucket) if name.startswith(".leases/")]
+
+
+@pytest.mark.slow
+def test_two_drivers_at_once_share(bucket, tmp_path, monkeypatch):
+    def driver(name: str) -> "subprocess.Popen[str]":
+        monkeypatch.setenv("AMALGAM_CACHE", str(tmp_path / name))
+        command = [sys.executable, "-m", "amalgam", "run", WALKS, "--local", "--root", bucket, "--seeds", "0,1,2,3"]
+        return subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    drivers = [driver("one"), driver("two")]
+    outputs = [driver.communicate(timeout=120)[0] for driver in drivers]
+    assert [driver.returncode for driver in drivers] == [0, 0], outputs
+    storage = storage_of(root_path(bucket))
+    assert storage.verify() == (5, []) and len(read_runs(root_path(bucket))) == 2
+    assert not [name for name in stored(bucket) if name.startswith(".leases/")]
