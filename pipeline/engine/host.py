@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +81,13 @@ def require_device(name: str) -> None:
 
 def host_facts(device: str) -> dict[str, str]:
     """Versions and hardware that may explain a difference between two records."""
+    return _facts() | ({"gpu": sys.modules["torch"].cuda.get_device_name()} if device == "cuda" else {})
+
+
+@cache  # to read three versions costs as much as to build a step that computes nothing
+def _facts() -> dict[str, str]:
     facts = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "ray")}
-    facts |= {"python": platform.python_version(), "platform": platform.platform(), "cpus": str(os.cpu_count())}
-    if device == "cuda":
-        facts["gpu"] = sys.modules["torch"].cuda.get_device_name()
-    return facts
+    return facts | {"python": platform.python_version(), "platform": platform.platform(), "cpus": str(os.cpu_count())}
 
 
 def source_commit() -> str | None:

@@ -2,20 +2,24 @@
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
+from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from sqlalchemy.orm import Session
 
+from amalgam.pipeline.store.artifact import Record
 from amalgam.pipeline.tracking import view
-from amalgam.pipeline.tracking.database import prepared, without_trace
+from amalgam.pipeline.tracking.database import PATIENCE, prepared, without_trace
 from amalgam.pipeline.tracking.store import Store
 
 AGAIN = 1.0  # seconds before a call is repeated whose answer was lost
 PAGE = 1000  # runs in one answer
-FEW = 3  # steps that are looked up one by one
 OLDEST_FIRST = ["attributes.start_time ASC"]
 
 
@@ -32,10 +36,38 @@ class RunsInStore:
         if self._store.is_server and self._store.credentials:
             os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"] = self._store.credentials
             return MlflowClient(self._store.address)
-        client = MlflowClient(self._store.uri)
+        # Under an address that nobody else in this process uses, MLflow makes a store that nobody else uses either.
+        ours = f"{self._store.uri}?timeout={PATIENCE}" if self._store.root else self._store.uri
+        client = MlflowClient(ours)
         client.search_experiments(max_results=1)  # opens the database
         without_trace(self._store)
         return client
+
+    @contextmanager
+    def one_transaction(self) -> Iterator[None]:
+        """Write what the block logs in one transaction, all of it or nothing; a server takes each call as it comes.
+
+        MLflow opens four sessions for a run and flushes the disk after each: seven tenths of the time of a step. It has
+        no public way to share one, so the maker of its sessions is exchanged, here and nowhere else.
+        """
+        store: Any = self.client._tracking_client.store
+        if not isinstance(store, SqlAlchemyStore):
+            yield
+            return
+        makes_sessions = store.ManagedSessionMaker
+        with _Shared(store.engine) as session:
+
+            @contextmanager
+            def shared(read_only: bool = True) -> Iterator[Session]:
+                yield session
+                session.flush()
+
+            store.ManagedSessionMaker = shared
+            try:
+                yield
+                session.end()
+            finally:
+                store.ManagedSessionMaker = makes_sessions
 
     def experiment(self, name: str) -> str:
         """Id of the experiment, made if there is none; two drivers may both try to make it."""
@@ -53,25 +85,22 @@ class RunsInStore:
         found = self.client.search_runs(experiments, f"tags.{tag} = '{value}'", max_results=1, order_by=OLDEST_FIRST)
         return found[0] if found else None
 
-    def by_fingerprint(self, fingerprints: Iterable[str]) -> dict[str, Run]:
-        """The oldest run of each of these steps that the store shows: pages of many, not a call for each."""
-        wanted, found = set(fingerprints), dict[str, Run]()
+    def of_steps(self, records: Sequence[Record]) -> dict[str, Run]:
+        """The run of each of these steps that the store shows, by fingerprint: a few pages, not a call for each.
+
+        A run starts when its step did, so that no page is read of other times.
+        """
+        starts = {record.fingerprint: milliseconds(record.started) for record in records}
         experiments = [experiment.experiment_id for experiment in self.client.search_experiments()]
-        if len(wanted) <= FEW:
-            each = {key: self.oldest(experiments, view.FINGERPRINT, key) for key in wanted}
-            return {key: run for key, run in each.items() if run}
-        token = None
-        while wanted - found.keys():
+        between = f"attributes.start_time >= {min(starts.values())} AND attributes.start_time <= {max(starts.values())}"
+        found, token = dict[str, Run](), None
+        while len(found) < len(starts):
             page = self.client.search_runs(
-                experiments,
-                f"tags.{view.FINGERPRINT} LIKE '%'",
-                max_results=PAGE,
-                order_by=OLDEST_FIRST,
-                page_token=token,
+                experiments, between, max_results=PAGE, order_by=OLDEST_FIRST, page_token=token
             )
             for run in page:
-                key = run.data.tags[view.FINGERPRINT]
-                if key in wanted:
+                key = run.data.tags.get(view.FINGERPRINT)
+                if key in starts and run.info.start_time == starts[key]:
                     found.setdefault(key, run)
             token = page.token
             if not token:
@@ -81,9 +110,26 @@ class RunsInStore:
     def created(self, experiment_id: str, started: float, tags: Mapping[str, str], identity: str, name: str) -> Run:
         """A new run. `identity` names the tag that no other run has: if an answer is lost, it is looked for first."""
         try:
-            return self.client.create_run(experiment_id, int(1000 * started), dict(tags), run_name=name)
+            return self.client.create_run(experiment_id, milliseconds(started), dict(tags), run_name=name)
         except Exception:
             time.sleep(AGAIN)
             if made := self.oldest([experiment_id], identity, tags[identity]):
                 return made
-            return self.client.create_run(experiment_id, int(1000 * started), dict(tags), run_name=name)
+            return self.client.create_run(experiment_id, milliseconds(started), dict(tags), run_name=name)
+
+
+def milliseconds(seconds: float) -> int:
+    """Time as MLflow has it."""
+    return int(1000 * seconds)
+
+
+class _Shared(Session):
+    """A session of several calls, each of which would commit: only its end does."""
+
+    def commit(self) -> None:
+        """Leave it to the end."""
+        self.flush()
+
+    def end(self) -> None:
+        """Commit all of it."""
+        super().commit()

@@ -5,7 +5,8 @@ syncing after a server was away, or filling an empty store, is the same call. On
 ids is used, in the driver alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -20,13 +21,15 @@ from amalgam.pipeline.store.artifact import CURVES, RECORD, Record, read_curves
 from amalgam.pipeline.store.record_text import parents, titles
 from amalgam.pipeline.store.storage import storage_of
 from amalgam.pipeline.tracking import view
-from amalgam.pipeline.tracking.client import RunsInStore
+from amalgam.pipeline.tracking.client import RunsInStore, milliseconds
 from amalgam.pipeline.tracking.database import tracking_lock
+from amalgam.pipeline.tracking.files import keep
 from amalgam.pipeline.tracking.run_record import RunRecord, bury_dead, read_runs
 from amalgam.pipeline.tracking.store import Store
 
 BATCH = 1000  # most metrics, params and tags together that MLflow takes in one call
 PARAMS_PER_BATCH = 100  # most params among them
+TOGETHER = 50  # steps in one transaction: others wait for its end, a second at most
 
 ENDED = ("FINISHED", "FAILED", "KILLED")
 
@@ -124,20 +127,34 @@ class Tracker:
             experiment_id, run.started, {view.RUN_KEY: run.key}, view.RUN_KEY, run.title
         )
         names = titles(list(records.values()))
-        unknown = [key for key in records if key not in self._links]
-        shown = self._runs.by_fingerprint(unknown) if unknown else {}
-        for key in unknown:
-            self._links[key] = self._show(records[key], names[key], parent, shown.get(key))
+        self._show(records, names, parent)
         if run.seconds is not None:
-            self._rename({key: names[key] for key in run.built})
-            self._finish(run, records, parent)
+            with self._runs.one_transaction():
+                self._rename({key: names[key] for key in run.built})
+                self._finish(run, records, parent)
         return parent
 
-    def _show(self, record: Record, title: str, parent: Run, shown: Run | None) -> view.Link:
-        """Link to the run that shows a step: one the store has, perhaps under another parent, or a new child."""
-        child = shown or self._child(record, title, parent)
-        if child.info.status != "FINISHED":
-            self._fill(child.info.run_id, record)
+    def _show(self, records: Mapping[str, Record], names: Mapping[str, str], parent: Run) -> None:
+        """Link every step to the run that shows it: one the store has, perhaps of another parent, or a new child."""
+        unknown = [record for key, record in records.items() if key not in self._links]
+        shown = self._runs.of_steps(unknown) if unknown else {}
+        for some in [unknown[i : i + TOGETHER] for i in range(0, len(unknown), TOGETHER)]:
+            # What is half logged may be there already, and MLflow looks that up after a rollback of its own.
+            begun = any(run and run.info.status != "FINISHED" for run in (shown.get(r.fingerprint) for r in some))
+            try:
+                with nullcontext() if begun else self._runs.one_transaction():
+                    for record in some:
+                        key = record.fingerprint
+                        self._links[key] = self._shown(record, names[key], parent, shown.get(key))
+            except BaseException:
+                for record in some:
+                    self._links.pop(record.fingerprint, None)
+                raise
+
+    def _shown(self, record: Record, title: str, parent: Run, shown: Run | None) -> view.Link:
+        child = shown
+        if child is None or child.info.status != "FINISHED":
+            child = self._logged(record, title, parent, shown)
         return view.Link(child.info.run_name or title, record.key, child.info.experiment_id, child.info.run_id)
 
     def _rename(self, names: Mapping[str, str]) -> None:
@@ -148,25 +165,26 @@ class Tracker:
                 self._client.update_run(link.run_id, name=name)
                 self._links[fingerprint] = replace(link, title=name)
 
-    def _child(self, record: Record, title: str, parent: Run) -> Run:
-        tags = {MLFLOW_PARENT_RUN_ID: parent.info.run_id, view.FINGERPRINT: record.fingerprint}
-        return self._runs.created(parent.info.experiment_id, record.started, tags, view.FINGERPRINT, title)
-
-    def _fill(self, run_id: str, record: Record) -> None:
-        """Log all of a record. What an attempt that broke off logged is the same, and MLflow keeps it once."""
+    def _logged(self, record: Record, title: str, parent: Run, begun: Run | None) -> Run:
+        """The run of a step with all of its record. What an attempt that broke off logged is the same, kept once."""
         folder = self._folder(record.fingerprint)
         inputs = parents(record)
         staged, read = _staged(folder), [rows for key in inputs for rows in _staged(self._folder(key))]
         note = view.step_note(record, folder, [self._links[key] for key in inputs if key in self._links])
         tags = view.step_tags(record, self._data_fingerprints(record), note)
-        self._log_batches(run_id, view.params(record.config), view.step_metrics(record, read_curves(folder)), tags)
-        self._client.log_inputs(
-            run_id, [view.dataset(r, "staged") for r in staged] + [view.dataset(r, "read") for r in read]
-        )
+        tags |= {MLFLOW_PARENT_RUN_ID: parent.info.run_id}
+        child = begun or self._runs.created(parent.info.experiment_id, record.started, tags, view.FINGERPRINT, title)
+        run_id = child.info.run_id
+        metrics = view.step_metrics(record, read_curves(folder))
+        self._log_batches(run_id, view.params(record.config), metrics, tags if begun else {})
+        if staged or read:
+            datasets = [view.dataset(r, "staged") for r in staged] + [view.dataset(r, "read") for r in read]
+            self._client.log_inputs(run_id, datasets)
         in_place = {rows.file for rows in staged} | {folder / CURVES}
         files = [folder / file for file in [*record.files, RECORD]]
-        self._log_files(run_id, folder, [file for file in files if file not in in_place])
-        self._client.set_terminated(run_id, "FINISHED", _milliseconds(record.started + record.seconds))
+        keep(child, self.store, folder, [file for file in files if file not in in_place])
+        self._client.set_terminated(run_id, "FINISHED", milliseconds(record.started + record.seconds))
+        return child
 
     def _finish(self, run: RunRecord, records: Mapping[str, Record], parent: Run) -> None:
         """Log what the run found: its targets' summaries, tables and pictures, and links to all of its steps."""
@@ -178,22 +196,18 @@ class Tracker:
         tags = view.run_tags(run, list(records.values()), cached, view.run_note(run, run_id, built, cached, shown))
         self._log_batches(run_id, view.params(run.config), view.run_metrics(run, targets), tags)
         for file in shown:
-            self._client.log_artifact(run_id, str(file))
+            keep(parent, self.store, file.parent, [file])
         if len(cached) > view.MOST_LINKS:
             self._client.log_text(run_id, "\n".join(link.run_id for link in cached), view.LINKS_FILE)
-        self._client.set_terminated(run_id, run.status, _milliseconds(run.started + (run.seconds or 0)))
+        self._client.set_terminated(run_id, run.status, milliseconds(run.started + (run.seconds or 0)))
 
-    def _log_batches(self, run_id: str, params: list[Param], metrics: list[Metric], tags: list[RunTag]) -> None:
-        while params or metrics or tags:
+    def _log_batches(self, run_id: str, params: list[Param], metrics: list[Metric], tags: Mapping[str, str]) -> None:
+        marks = [RunTag(name, value) for name, value in tags.items()]
+        while params or metrics or marks:
             first, params = params[:PARAMS_PER_BATCH], params[PARAMS_PER_BATCH:]
-            room = BATCH - len(first) - len(tags)
-            self._client.log_batch(run_id, metrics[:room], first, tags)
-            metrics, tags = metrics[room:], []
-
-    def _log_files(self, run_id: str, folder: Path, files: Sequence[Path]) -> None:
-        for file in files:
-            place = file.parent.relative_to(folder).as_posix()
-            self._client.log_artifact(run_id, str(file), None if place == "." else place)
+            room = BATCH - len(first) - len(marks)
+            self._client.log_batch(run_id, metrics[:room], first, marks)
+            metrics, marks = metrics[room:], []
 
     def _data_fingerprints(self, record: Record) -> list[str]:
         """Of the data a step or its ancestors read, as those that read it say."""
@@ -223,7 +237,3 @@ class Tracker:
 def _staged(folder: Path) -> list[view.StagedRows]:
     """The files of activation rows in a step's folder."""
     return [staged for file in sorted(folder.rglob("*.parquet")) if (staged := view.staged_rows(file))]
-
-
-def _milliseconds(seconds: float) -> int:
-    return int(1000 * seconds)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.utils import mlflow_tags as names
 
 from amalgam.pipeline.store.artifact import Point, Record
@@ -79,7 +79,7 @@ def _verdict(run: RunRecord) -> dict[str, float]:
     return {VERDICT: float(run.tags[VERDICT] == "ok")} if VERDICT in run.tags else {}
 
 
-def step_tags(record: Record, data_fingerprints: Sequence[str], note: str) -> list[RunTag]:
+def step_tags(record: Record, data_fingerprints: Sequence[str], note: str) -> dict[str, str]:
     """What a step is searched by, the source that MLflow's table shows, and the note on its page."""
     words = {_allowed(name): value for name, value in record.metrics.items() if isinstance(value, str)}
     own = {"step": record.name, FINGERPRINT: record.fingerprint, "version": str(record.version)}
@@ -87,7 +87,7 @@ def step_tags(record: Record, data_fingerprints: Sequence[str], note: str) -> li
     return _tags(words | own | data | _source(record.function, record.git_commit))
 
 
-def run_tags(run: RunRecord, records: Sequence[Record], cached: Sequence[Link], note: str) -> list[RunTag]:
+def run_tags(run: RunRecord, records: Sequence[Record], cached: Sequence[Link], note: str) -> dict[str, str]:
     """What a run of an experiment is searched by, the MLflow runs of its cached steps among them, and its note."""
     commits = {record.git_commit: None for record in records if record.fingerprint in run.built}
     source = _source(f"amalgam run {run.experiment}", next(iter(commits), None))
@@ -166,8 +166,8 @@ def _metric(name: str, value: float, seconds: float, step: int) -> Metric:
     return Metric(_allowed(name), value, int(1000 * seconds), step)
 
 
-def _tags(tags: Mapping[str, str]) -> list[RunTag]:
-    return [RunTag(name, value) for name, value in tags.items() if value]
+def _tags(tags: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in tags.items() if value}
 
 
 def _source(name: str, git_commit: str | None) -> dict[str, str]:

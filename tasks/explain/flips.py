@@ -142,6 +142,14 @@ class FlipMeter:
                 self.examples[group].append(self.sums.num_examples + row)
         self.sums.count(len(compared))
 
+    def __add__(self, other: "FlipMeter") -> "FlipMeter":
+        """The meter of both streams, the other's images numbered after these."""
+        both = FlipMeter(self.num_latents, self.num_domains, self.sums + other.sums)
+        for group in self.examples.keys() | other.examples.keys():
+            later = [self.sums.num_examples + row for row in other.examples.get(group, [])]
+            both.examples[group] = [*self.examples.get(group, []), *later][:EXAMPLES]
+        return both
+
     def result(self) -> FlipReport:
         """The report. Raises ValueError if there were no images."""
         self.sums.require("images to look for flips in")

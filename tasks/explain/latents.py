@@ -74,16 +74,27 @@ class LatentMeter:
 
     def update(self, activations: Tensor, labels: Tensor, domains: Tensor, embeddings: Tensor) -> None:
         """Count dense activations (batch, num_latents), classes, domains (batch,) and embeddings (batch, any width)."""
-        if not self.strongest:
-            self._start(activations)
         active = (activations != 0).double()
         ones = active.new_ones(len(activations))
         self.sums.add_by(labels, self.num_classes, {"class": active, "class images": ones})
         self.sums.add_by(domains, self.num_domains, {"domain": active, "domain images": ones})
         self.sums.add({"activation": activations.sum(0)})
-        self._keep_strongest(activations, labels, domains)
+        rows = self.sums.num_examples + torch.arange(len(labels), device=labels.device)
+        values = activations.T.clamp(min=0)
+        batch = {name: x.expand_as(values) for name, x in (("rows", rows), ("labels", labels), ("domains", domains))}
+        self.strongest = self._stronger(self.strongest or self._none(activations), {"values": values} | batch)
         self.similar.update(activations, embeddings)
         self.sums.count(len(activations))
+
+    def __add__(self, other: "LatentMeter") -> "LatentMeter":
+        """The meter of both streams, the other's images numbered after these."""
+        both = LatentMeter(self.num_classes, self.num_domains, self.top_n, self.sums + other.sums)
+        both.similar = MonosemanticityMeter(self.similar.sums + other.similar.sums)
+        later = dict(other.strongest)
+        if later:
+            later["rows"] = (later["rows"] + self.sums.num_examples).where(later["values"] > 0, -1)
+        both.strongest = self._stronger(self.strongest, later) if self.strongest and later else self.strongest or later
+        return both
 
     def result(self) -> LatentTable:
         """The table. Raises ValueError if there were no images."""
@@ -101,24 +112,18 @@ class LatentMeter:
             monosemanticity=self.similar.result(),
         )
 
-    def _start(self, activations: Tensor) -> None:
+    def _none(self, activations: Tensor) -> dict[str, Tensor]:
         number = activations.shape[1]
         none = torch.full((number, self.top_n), -1, device=activations.device)
-        self.strongest = {"values": activations.new_zeros(number, self.top_n), "rows": none}
-        self.strongest |= {"labels": none, "domains": none}
+        return {"values": activations.new_zeros(number, self.top_n), "rows": none, "labels": none, "domains": none}
 
-    def _keep_strongest(self, activations: Tensor, labels: Tensor, domains: Tensor) -> None:
-        rows = self.sums.num_examples + torch.arange(len(labels), device=labels.device)
-        coming = {"rows": rows, "labels": labels, "domains": domains}
-        values = torch.cat([self.strongest["values"], activations.T.clamp(min=0)], 1)
+    def _stronger(self, first: dict[str, Tensor], later: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The `top_n` strongest images of each latent out of two parts of a stream, each (num_latents, images)."""
         # Stable, so that of equally strong images the first ones stay, however they were batched.
-        self.strongest["values"], order = (
-            part[:, : self.top_n] for part in values.sort(dim=1, descending=True, stable=True)
-        )
-        present = self.strongest["values"] > 0
-        for name, value in coming.items():
-            both = torch.cat([self.strongest[name], value.expand(len(values), -1)], 1)
-            self.strongest[name] = both.gather(1, order).where(present, -1)
+        ranked, order = torch.cat([first["values"], later["values"]], 1).sort(dim=1, descending=True, stable=True)
+        values, order = ranked[:, : self.top_n], order[:, : self.top_n]
+        both = {name: torch.cat([first[name], later[name]], 1).gather(1, order) for name in first}
+        return {name: kept.where(values > 0, -1) for name, kept in both.items()} | {"values": values}
 
 
 def entropy(weights: Tensor, groups: Tensor, num_groups: int) -> Tensor:

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from amalgam.tasks.tracing.axes import Axes
+from amalgam.tasks.tracing.running import tensors_in
 
 MAX_SWEEPS = 200
 SETTLED = 1e-12  # largest change of a logarithm of a scale at which balancing has converged
@@ -145,5 +145,4 @@ def _is_free(
 
 def _outputs(network: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     """Every floating tensor that a network returns, in a tuple or dictionary too."""
-    leaves = tree_leaves(network(*inputs))
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    return [tensor for tensor in tensors_in(network(*inputs)) if tensor.is_floating_point()]

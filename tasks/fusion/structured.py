@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from amalgam.tasks.fusion.coupling import Coupling
 from amalgam.tasks.tracing.axes import OUTPUT, Axes
+from amalgam.tasks.tracing.running import hooked
 
 WORTHWHILE = 0.75  # nonzeros over entries below which blocks are used when nothing is measured
 RUNS = 5
@@ -205,10 +206,8 @@ def _inputs(module: nn.Module, paths: Sequence[str], example: Tensor) -> dict[st
         module.get_submodule(path).register_forward_pre_hook(lambda _, args, path=path: taken.update({path: args[0]}))
         for path in paths
     ]
-    with torch.no_grad():
+    with hooked(handles), torch.no_grad():
         module(example)
-    for handle in handles:
-        handle.remove()
     return taken
 
 

@@ -4,6 +4,8 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from amalgam.tasks.tracing.running import hooked
+
 NUM_QUARTERS = 4  # levels inside the network, beside the one before its first block
 
 
@@ -28,11 +30,8 @@ class ImageTower(nn.Module):
         seen: dict[int, Tensor] = {}
         layers = self._layers()
         hooks = [layer.register_forward_hook(partial(_keep, seen, depth)) for depth, layer in enumerate(layers)]
-        try:
+        with hooked(hooks):
             features = self(images)
-        finally:
-            for hook in hooks:
-                hook.remove()
         return features, tuple(seen[depth] for depth in range(len(layers)))
 
     def _layers(self) -> list[nn.Module]:

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor
 
 from amalgam.tasks.scoring.metrics import Estimate
-from amalgam.tasks.scoring.pooled import pooled_accuracies, weighted_sum
+from amalgam.tasks.scoring.pooled import Hits, pooled_accuracies, sources_in, weighted_sum
 from amalgam.tasks.scoring.seeds import OverSeeds, over_seeds
 
 Key = TypeVar("Key", bound=Hashable)
@@ -24,7 +23,7 @@ class Difference:
     value: float
     low: float
     high: float
-    """Ends of the 95 % interval of a paired bootstrap over test images; the seeds are as they are."""
+    """Ends of the 95 % interval of a paired bootstrap over what test images were made from, and over seeds."""
     seeds: OverSeeds
     """The same difference in each seed, with its interval by Student's t, which covers the chance of training."""
     num_ahead: int
@@ -32,8 +31,8 @@ class Difference:
 
     @property
     def is_sure(self) -> bool:
-        """Whether the interval over images leaves out 0."""
-        return self.low > 0 or self.high < 0
+        """Whether the interval leaves out 0; never of one seed, whose interval leaves out the chance of training."""
+        return self.seeds.num_seeds > 1 and (self.low > 0 or self.high < 0)
 
 
 @dataclass(frozen=True)
@@ -57,19 +56,23 @@ def overall_weights(roles: Sequence[str]) -> dict[str, float]:
     return {HOME: 0.5} | {role: 0.5 / len(shifts) for role in shifts} if shifts and HOME in roles else {}
 
 
-def pool(hits: Mapping[tuple[str, str], Sequence[Tensor]], networks: Sequence[Key]) -> PooledAccuracies[Key]:
+def pool(hits: Mapping[tuple[str, str], Sequence[Hits]], networks: Sequence[Key]) -> PooledAccuracies[Key]:
     """Accuracies by role of networks that were tested on the same images.
 
-    `hits` has by role and test set one (n, networks) of zeros and ones for each seed. Raises ValueError for a test set
-    that other seeds lack or have in another size: its images cannot be paired.
+    `hits` has by role and test set what was recognised in each seed. Raises ValueError for a test set that some seed
+    lacks.
     """
     num_seeds = max((len(of_seeds) for of_seeds in hits.values()), default=0)
-    sets: dict[str, list[list[Tensor]]] = {}
+    sets: dict[str, list[Sequence[Hits]]] = {}
     for (role, name), of_seeds in hits.items():
-        if len({len(one) for one in of_seeds}) > 1 or len(of_seeds) < num_seeds:
-            raise ValueError(f"test set {name!r} has other sizes for other seeds: their images cannot be paired")
-        sets.setdefault(role, []).append([one.double() for one in of_seeds])
-    by_role = {role: _estimates(of_role, networks) for role, of_role in sets.items()}
+        if len(of_seeds) < num_seeds:
+            raise ValueError(f"test set {name!r} was tested with {len(of_seeds)} seeds, others with {num_seeds}")
+        sets.setdefault(role, []).append(of_seeds)
+    size = sources_in(list(hits.values()))
+    by_role = {
+        role: dict(zip(networks, pooled_accuracies(of_role, num_sources=size), strict=True))
+        for role, of_role in sets.items()
+    }
     by_seed = {role: _by_seed(of_role, networks) for role, of_role in sets.items()}
     if weights := overall_weights(list(by_role)):
         shares = list(weights.values())
@@ -78,14 +81,9 @@ def pool(hits: Mapping[tuple[str, str], Sequence[Tensor]], networks: Sequence[Ke
     return PooledAccuracies(by_role, by_seed)
 
 
-def _estimates(sets: Sequence[Sequence[Tensor]], networks: Sequence[Key]) -> dict[Key, Estimate]:
-    """The mean accuracy of each network over seeds and test sets."""
-    return dict(zip(networks, pooled_accuracies([torch.stack(list(one)).mean(0) for one in sets]), strict=True))
-
-
-def _by_seed(sets: Sequence[Sequence[Tensor]], networks: Sequence[Key]) -> dict[Key, list[float]]:
+def _by_seed(sets: Sequence[Sequence[Hits]], networks: Sequence[Key]) -> dict[Key, list[float]]:
     """The unweighted mean accuracy over test sets in each seed."""
-    accuracy = torch.stack([torch.stack([hits.mean(0) for hits in one]) for one in sets]).mean(0)
+    accuracy = torch.stack([torch.stack([one.hits.double().mean(0) for one in of_set]) for of_set in sets]).mean(0)
     return dict(zip(networks, accuracy.T.tolist(), strict=True))
 
 

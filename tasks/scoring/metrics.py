@@ -37,6 +37,8 @@ class Predictions:
     """Number of the group, such as the region, that an example belongs to, int64, (n,); -1 of none."""
     group_names: tuple[str, ...] = ()
     """What each group is called."""
+    sources: Tensor | None = None
+    """Numbers of what each example was made from, int64, (n, sources); None where every example is its own."""
 
     def __post_init__(self) -> None:
         lengths = {len(column) for column in self.columns.values()}

@@ -35,12 +35,6 @@ def chosen_alpha(validation: Mapping[float, float], tolerance: float) -> float:
     return min(_within(validation, tolerance))
 
 
-def matched_strength(validation: Mapping[float, float], accuracy: float) -> float:
-    """The strength whose validation accuracy is nearest to `accuracy`, the larger of two that are as near."""
-    _check(validation)
-    return max(validation, key=lambda strength: (-round(abs(validation[strength] - accuracy), 9), strength))
-
-
 def penalised_strength(validation: Mapping[float, float], tolerance: float) -> tuple[float, bool]:
     """The strength to show of a penalised method, and whether it is within the tolerance.
 

@@ -6,18 +6,20 @@ come out equal, other sums up to rounding.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
 
 
 class Sums(Mapping[str, Tensor]):
-    """Sums by name, each a tensor, and the number of examples that they are over."""
+    """Sums by name, each a tensor, in double precision or integers, and the number of examples that they are over."""
 
-    def __init__(self) -> None:
-        self.num_examples = 0
+    def __init__(self, amounts: Mapping[str, Tensor] | None = None, num_examples: int = 0) -> None:
+        self.num_examples = num_examples
         self._sums: dict[str, Tensor] = {}
         self._least: dict[str, Tensor] = {}
+        self.add(amounts or {})
 
     def count(self, num_examples: int) -> None:
         """Note that a batch of so many examples was summed."""
@@ -29,7 +31,7 @@ class Sums(Mapping[str, Tensor]):
             if name in self._sums:
                 self._sums[name] += amount
             else:
-                self._sums[name] = amount.clone()
+                self._sums[name] = amount.to(torch.float64 if amount.is_floating_point() else amount.dtype, copy=True)
 
     def add_by(self, groups: Tensor, num_groups: int, amounts: Mapping[str, Tensor]) -> None:
         """Add amounts (n, ...) to sums (num_groups, ...): each to that of its group, groups (n,) counted from 0."""
@@ -44,9 +46,14 @@ class Sums(Mapping[str, Tensor]):
             self._least[name] = torch.minimum(self._least[name], amount) if name in self._least else amount
 
     def require(self, what: str) -> None:
-        """Raise ValueError, "there are no ...", if no example was counted."""
+        """Raise ValueError, "there are no ... : give at least one", if no example was counted."""
         if not self.num_examples:
-            raise ValueError(f"there are no {what}")
+            raise ValueError(f"there are no {what}: give at least one")
+
+    def means(self) -> dict[str, Tensor]:
+        """Each sum over the number of examples, in single precision. Raises ValueError if there were none."""
+        self.require("examples to average over")
+        return {name: (total / self.num_examples).float() for name, total in self._sums.items()}
 
     def __add__(self, other: "Sums") -> "Sums":
         """The sums over the examples of both."""
@@ -66,6 +73,20 @@ class Sums(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._sums) + len(self._least)
+
+
+def added(shards: Mapping[int, Sums]) -> Sums:
+    """The shards added in the order of their numbers, so that not even rounding depends on which came first.
+
+    Raises ValueError if there are none, or if they have different names, as sums of different networks do.
+    """
+    ordered = [shards[number] for number in sorted(shards)]
+    if not ordered:
+        raise ValueError("there are no shards to add")
+    for shard in ordered[1:]:
+        if odd := sorted(ordered[0].keys() ^ shard.keys()):
+            raise ValueError(f"shards of different networks cannot be added: only one has {odd[0]!r}")
+    return reduce(Sums.__add__, ordered)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from amalgam.tasks.scoring.sums import Moments, Sums
 from amalgam.tasks.tracing.axes import Axes
+from amalgam.tasks.tracing.running import evaluating, hooked
 
 ADAPTIVE_POOLS = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
 
@@ -70,13 +71,8 @@ def capture(module: nn.Module, where: Sequence[Site], x: Tensor, *, grid: int = 
         return take
 
     handles = [module.get_submodule(site.layer).register_forward_pre_hook(hook(site)) for site in where]
-    was_training = module.training
-    try:
-        module.eval()(x)
-    finally:
-        module.train(was_training)
-        for handle in handles:
-            handle.remove()
+    with hooked(handles), evaluating(module):
+        module(x)
     return taken
 
 

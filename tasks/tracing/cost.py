@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from amalgam.tasks.tracing.running import evaluating, unfused_attention
+
 WARMUP_RUNS = 3
 TIMED_RUNS = 20
 
@@ -43,15 +45,10 @@ def cost_of(module: nn.Module, example: Tensor | tuple[Any, ...], support: Mappi
     `support` gives, for parameters with structural zeros, a tensor that is False there.
     """
     support = support or {}
-    inputs = tuple(
-        x[:1] if isinstance(x, Tensor) else x for x in (example if isinstance(example, tuple) else (example,))
-    )
-    was_training = module.training
-    module.eval()
-    with torch.no_grad():
+    inputs = _first(example)
+    with evaluating(module), torch.no_grad():
         flops = _flops_by_module(module, inputs)
         latency = _latency_ms(module, inputs)
-    module.train(was_training)
     parameters = dict(module.named_parameters())
     zeros = {name: allowed.numel() - int(allowed.sum()) for name, allowed in support.items()}
     stored = sum(parameter.numel() for parameter in parameters.values())
@@ -64,29 +61,23 @@ def cost_of(module: nn.Module, example: Tensor | tuple[Any, ...], support: Mappi
 
 def flops_by_parameter(module: nn.Module, example: Tensor | tuple[Any, ...]) -> dict[str, float]:
     """Weight of each layer that computes -> operations in which each of its entries takes part, for one image."""
-    inputs = tuple(
-        x[:1] if isinstance(x, Tensor) else x for x in (example if isinstance(example, tuple) else (example,))
-    )
-    was_training = module.training
-    with torch.no_grad():
-        flops = _flops_by_module(module.eval(), inputs)
-    module.train(was_training)
+    with evaluating(module), torch.no_grad():
+        flops = _flops_by_module(module, _first(example))
     weights = {name: p for name, p in module.named_parameters() if p.ndim > 1}
     paths = {name: name.removesuffix("weight").removesuffix(".") for name in weights}
     return {name: flops[path] / weights[name].numel() for name, path in paths.items() if flops.get(path)}
 
 
+def _first(example: Tensor | tuple[Any, ...]) -> tuple[Any, ...]:
+    """The inputs of forward, of one image each."""
+    inputs = example if isinstance(example, tuple) else (example,)
+    return tuple(x[:1] if isinstance(x, Tensor) else x for x in inputs)
+
+
 def _flops_by_module(module: nn.Module, inputs: tuple[Any, ...]) -> dict[str, int]:
     """Operations of each submodule by its path, its own submodules included; "" is the whole."""
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(
-        False
-    )  # its fused attention is one operation that the counter does not know
-    try:
-        with FlopCounterMode(display=False) as counter:
-            module(*inputs)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
+    with unfused_attention(), FlopCounterMode(display=False) as counter:
+        module(*inputs)
     prefix = f"{type(module).__name__}."
     counts = {
         path.removeprefix(prefix): sum(by_operation.values())

@@ -4,8 +4,7 @@ What depends on parameters alone (a weight under weight norm, a standardised ker
 computed once per member and stands in for the parameters it was made of: `folded` values.
 """
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 
 from amalgam.tasks.tracing.nodes import concrete, is_tensor, module_of, operation_of
+from amalgam.tasks.tracing.running import evaluating, unfused_attention
 
 Inputs = tuple[Any, ...]
 
@@ -96,7 +96,7 @@ def record(module: nn.Module, example: Tensor | Inputs) -> Program:
     """
     inputs = example if isinstance(example, tuple) else (example,)
     inputs = tuple(_two(value) for value in inputs)
-    with _evaluating(module), torch.no_grad():
+    with evaluating(module), unfused_attention(), torch.no_grad():
         try:
             program = torch.export.export(module, inputs, strict=False, dynamic_shapes=_free_batch(inputs))
         except Exception:
@@ -148,18 +148,3 @@ def _two(value: Any) -> Any:
 def _free_batch(inputs: Inputs) -> tuple[Any, ...]:
     auto = torch.export.Dim.AUTO
     return tuple({0: auto} if isinstance(value, Tensor) and value.ndim else None for value in inputs)
-
-
-@contextlib.contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode and no fused attention kernels while recording; both as they were afterwards."""
-    modes = {part: part.training for part in module.modules()}
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        module.eval()
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
-        for part, mode in modes.items():
-            part.training = mode

@@ -178,7 +178,7 @@ def _finish(axes: Axes) -> None:
 
 def _caption(figure: Figure, rows: Sequence[Row], title: str) -> None:
     seeds = max(row["seeds"] for row in rows)
-    bars = f"; bars: standard deviation over {seeds} seeds" if seeds > 1 else "; one seed"
+    bars = f"; bars: standard deviation of differences over {seeds} seeds" if seeds > 1 else "; one seed"
     figure.suptitle(f"{plain(title)}\n\n", fontsize=14, x=0.01, ha="left", weight="bold")
     text = (
         f"Up and to the right is better; thin lines: zero-shot. Large marks: chosen on in-distribution validation{bars}"

@@ -18,14 +18,14 @@ from amalgam.pipeline.reports.robustness.config import ZERO_SHOT, RobustnessRepo
 from amalgam.pipeline.reports.robustness.figure import robustness_figure
 from amalgam.pipeline.reports.robustness.findings import (
     ROLE_NAMES,
-    Comparison,
     Findings,
     Pair,
+    compared_cells,
     compared_networks,
     matched_comparison,
     wise_comparisons,
 )
-from amalgam.pipeline.reports.robustness.pooling import Pooled, interval_text, pooled
+from amalgam.pipeline.reports.robustness.pooling import Pooled, pooled
 from amalgam.pipeline.reports.robustness.saes import (
     SAES_STEM,
     compared_measures,
@@ -37,6 +37,7 @@ from amalgam.pipeline.reports.robustness.sentences import headlines, recommendat
 from amalgam.pipeline.reports.robustness.table import (
     VALIDATION,
     drift_measures,
+    formed_rows,
     is_averaged,
     main_rows,
     robustness_table,
@@ -50,12 +51,10 @@ from amalgam.pipeline.reports.tables import (
     console_table,
     markdown_table,
     percent,
-    points,
     seeds_text,
     shown,
 )
 from amalgam.pipeline.store.artifact import Record
-from amalgam.tasks.scoring.seeds import OverSeeds
 
 STEM = "robustness"
 SETTINGS = (Column("strength", "strength", "{:g}".format), Column("alpha", "alpha", "{:g}".format))
@@ -84,6 +83,7 @@ WISE_LEGEND = (
     "fine-tuned ones: at 0.5, or at the smallest alpha that loses at most {tolerance} of validation accuracy to "
     "the best of its path."
 )
+CENTRED_LEGEND = "Deviations are without what a seed adds to all rows: they are of differences between rows."
 OVERALL_LEGEND = "Overall: the mean of in-distribution accuracy and of the mean over kinds of shift."
 
 
@@ -126,7 +126,7 @@ def find(rows: Sequence[Row], accuracies: Pooled, pair: Pair) -> Findings:
 def headline(rows: Sequence[Row], findings: Findings, pair: Pair) -> dict[str, float]:
     """Accuracies such as `seen/l2 + WiSE`, choices such as `strength/l2`, the difference of a pair with its ends."""
     found = dict[str, float]()
-    for row in main_rows(rows):
+    for row in formed_rows(rows):
         found |= {f"{role}/{row['label']}": row[f"{role}/accuracy"] for role in ROLE_NAMES if f"{role}/accuracy" in row}
         if row["strength"] is not None and not row["form"]:
             found[f"strength/{row['label']}"] = row["strength"]
@@ -180,7 +180,7 @@ def _values(
         "intervals": _scores(main, INTERVAL_COLUMNS),
         "intervals_legend": INTERVALS,
         "roles": [ROLE_NAMES[role] for role in roles],
-        "comparisons": [_compared(one, roles) for one in findings.comparisons],
+        "comparisons": [row for one in findings.comparisons for row in compared_cells(one, roles)],
         "strengths": _scores(strength_rows(rows), (SETTINGS[0], CHOICE, *SCORES)),
         "drift": _scores(tuned, (SETTINGS[0], *moved)) if moved else None,
         "saes": page_qualities(qualities) if qualities else None,
@@ -209,26 +209,6 @@ def _methods(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(row["method"] for row in rows))
 
 
-def _compared(one: Comparison, roles: Sequence[str]) -> tuple[str, str, list[tuple[str, bool, str]]]:
-    """Both names, and for each role the difference, whether it is sure, and what the seeds say of it."""
-    found = [one.by_role.get(role) for role in roles]
-    return (
-        one.ours,
-        one.theirs,
-        [
-            ("", False, "") if d is None else (interval_text(d), d.is_sure, _over_seeds(d.num_ahead, d.seeds))
-            for d in found
-        ],
-    )
-
-
-def _over_seeds(num_ahead: int, seeds: OverSeeds) -> str:
-    ahead = f"{num_ahead}/{seeds.num_seeds}"
-    if seeds.low is None or seeds.high is None:
-        return ahead
-    return f"{ahead}; t: [{points(seeds.low)}, {points(seeds.high)}]"
-
-
 def _changes(row: Row, zero_shot: Row, sets: Sequence[str]) -> list[tuple[str, float]]:
     """The accuracy on each test set in percent, and its distance to zero-shot, full at 20 points, to colour it by."""
     assert zero_shot["method"] == ZERO_SHOT, "zero-shot is the first row of the main table"
@@ -242,5 +222,6 @@ def _changes(row: Row, zero_shot: Row, sets: Sequence[str]) -> list[tuple[str, f
 
 def _legend(rows: Sequence[Row], config: RobustnessReportConfig) -> str:
     allowed = 100 * config.tolerance
-    words = (STRENGTH_LEGEND, *([WISE_LEGEND] if is_averaged(rows) else []), OVERALL_LEGEND)
+    words = [STRENGTH_LEGEND, *[WISE_LEGEND] * is_averaged(rows), OVERALL_LEGEND]
+    words += [CENTRED_LEGEND] * (rows[0]["seeds"] > 1)
     return " ".join(words).format(tolerance=f"{allowed:g} point" + "s" * (allowed != 1))

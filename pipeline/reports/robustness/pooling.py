@@ -11,9 +11,9 @@ from amalgam.pipeline.reports.robustness.table import NETWORK
 from amalgam.pipeline.reports.tables import Row, points
 from amalgam.pipeline.store.tables.predictions import PREDICTIONS, read_predictions
 from amalgam.tasks.clip.testing.evaluate import path_name
-from amalgam.tasks.clip.testing.test_sets import ROLES
 from amalgam.tasks.scoring.comparing import Difference, PooledAccuracies, pool
 from amalgam.tasks.scoring.metrics import Predictions, same_examples
+from amalgam.tasks.scoring.pooled import Hits
 
 Key = tuple[str, float | None, float]
 """Method, strength, alpha."""
@@ -41,8 +41,8 @@ def pooled(frame: pd.DataFrame, networks: Sequence[Key]) -> Pooled:
     return pool({key: [hits[key] for hits in every if key in hits] for key in every[0]}, networks)
 
 
-def _hits(networks: Sequence[Key], folders: Sequence[Path]) -> dict[tuple[str, str], Tensor]:
-    """What networks of one seed recognise, bool (n, networks), by role and test set; each file is read once."""
+def _hits(networks: Sequence[Key], folders: Sequence[Path]) -> dict[tuple[str, str], Hits]:
+    """What networks of one seed recognise, by role and test set; each file is read once."""
     names = [path_name(alpha) for *_, alpha in networks]
     columns: dict[tuple[Path, str, str], Tensor] = {}
     examples: dict[tuple[str, str], Predictions] = {}
@@ -50,12 +50,13 @@ def _hits(networks: Sequence[Key], folders: Sequence[Path]) -> dict[tuple[str, s
         wanted = {name for name, of_network in zip(names, folders, strict=True) if of_network == folder}
         for answers in read_predictions(folder / PREDICTIONS, wanted):
             found = answers.predictions
-            if answers.role not in ROLES:
-                continue  # held-out images chose, and judge nothing
             if not same_examples(examples.setdefault((answers.role, answers.test_set), found), found):
                 raise ValueError(f"{folder} was tested on other images of {answers.test_set!r} than other networks")
             columns[folder, answers.network, answers.test_set] = found.labels == found.classes
     places = list(zip(folders, names, strict=True))
     if lacking := [folder for _, name in examples for folder, net in places if (folder, net, name) not in columns]:
         raise ValueError(f"{lacking[0]} was not tested on all that other networks were tested on")
-    return {key: torch.stack([columns[*place, key[1]] for place in places], dim=1) for key in examples}
+    return {
+        key: Hits(torch.stack([columns[*place, key[1]] for place in places], dim=1), found.sources)
+        for key, found in examples.items()
+    }

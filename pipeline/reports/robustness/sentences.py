@@ -3,21 +3,39 @@
 from collections.abc import Sequence
 
 from amalgam.pipeline.reports.robustness.config import PLAIN, ZERO_SHOT
-from amalgam.pipeline.reports.robustness.findings import ROLE_NAMES, Pair, matched_comparison, named
+from amalgam.pipeline.reports.robustness.findings import (
+    ROLE_NAMES,
+    Pair,
+    grid_ends,
+    matched_comparison,
+    matched_lines,
+    named,
+)
 from amalgam.pipeline.reports.robustness.pooling import Pooled, interval_text, key_of
-from amalgam.pipeline.reports.robustness.table import home_measure, main_rows, reference_shift, roles_of, row_of
+from amalgam.pipeline.reports.robustness.table import (
+    FORMS,
+    home_measure,
+    main_rows,
+    reference_shift,
+    roles_of,
+    row_of,
+)
 from amalgam.pipeline.reports.tables import MINUS, Row, percent, points
 from amalgam.tasks.scoring.comparing import OVERALL, SHIFTS, Difference
 from amalgam.tasks.scoring.selection import recovered_fraction
 
 NUM_NAMED = 3  # fine-tuning methods that one sentence names
+ONE_SEED = "the interval of one seed leaves out the chance of training"
 MEASURE = "the mean of in-distribution and shifted accuracy"
 
 
 def headlines(rows: Sequence[Row], pooled: Pooled, pair: Pair = ()) -> list[str]:
     """What plain fine-tuning does, what penalties and WiSE recover, and how the two methods of a pair compare."""
     found = [_plain(rows), _penalties(rows, pair), _beyond(rows), _wise(rows), _compared(rows, pooled, pair)]
-    return [sentence for sentence in found if sentence]
+    ends = grid_ends(rows)
+    return [
+        sentence for sentence in [*found, f"At the end of what was tried: {'; '.join(ends)}." * bool(ends)] if sentence
+    ]
 
 
 def recommendation(rows: Sequence[Row], pooled: Pooled) -> str:
@@ -31,6 +49,8 @@ def recommendation(rows: Sequence[Row], pooled: Pooled) -> str:
         return f"{named(simple)}: nothing tried is better on {MEASURE} ({percent(_overall(best))} %)."
     lead = pooled.difference(OVERALL, key_of(best), key_of(simple))
     ahead = f"by {interval_text(lead)} points on {MEASURE}, and in {lead.num_ahead} of {lead.seeds.num_seeds} seeds"
+    if lead.seeds.num_seeds < 2:
+        return f"{named(simple)}, the simplest remedy: {ONE_SEED}."
     if not lead.low > 0:
         return (
             f"{named(simple)}, the simplest remedy. The best of {len(tried)} rows, {named(best)}, is ahead of it "
@@ -96,14 +116,16 @@ def _beyond(rows: Sequence[Row]) -> str:
 
 
 def _wise(rows: Sequence[Row]) -> str:
-    plain = row_of(rows, PLAIN, "WiSE")
-    found = plain and _recovered(rows, plain)
-    if not plain or not found:
+    """What averaging with zero-shot does at the fixed alpha and at the chosen one."""
+    found = [
+        f"{_with_price(*recovered)} at {words} alpha {row['alpha']:g}"
+        for form, words in zip(FORMS[1:], ("the fixed", "the chosen"), strict=True)
+        if (row := row_of(rows, PLAIN, form)) and (recovered := _recovered(rows, row))
+    ]
+    if not found:
         return ""
-    return (
-        f"WiSE, averaging plainly fine-tuned and zero-shot weights, recovers {_with_price(*found)} at alpha "
-        f"{plain['alpha']:g}, without any penalty."
-    )
+    shares = " and ".join(found)
+    return f"WiSE, averaging plainly fine-tuned and zero-shot weights, recovers {shares}, without any penalty."
 
 
 def _with_price(share: float, price: float) -> str:
@@ -121,17 +143,22 @@ def _recovered(rows: Sequence[Row], row: Row) -> tuple[float, float] | None:
 
 
 def _compared(rows: Sequence[Row], pooled: Pooled, pair: Pair) -> str:
-    found = matched_comparison(rows, pooled, pair)
-    if found is None:
+    found, lines = matched_comparison(rows, pooled, pair), matched_lines(rows, pooled, pair)
+    if found is None or lines is None:
         return ""
     differences = {ROLE_NAMES[role]: found.by_role[role] for role in SHIFTS if role in found.by_role}
     words = [f"{interval_text(one)} on {name} ({_verdict(one, pair)})" for name, one in differences.items()]
-    return f"{pair[0]} against {pair[1]} at matched in-distribution accuracy: {_listed(words)}."
+    gaps = [f"{interval_text(gap)} on {ROLE_NAMES[role]}" for role, gap in found.mean_gaps.items() if role in SHIFTS]
+    area = f" Between the frontiers, on average: {_listed(gaps)}." if gaps else ""
+    equal = f"at equal in-distribution accuracy ({percent(lines.at)} %), interpolated"
+    return f"{pair[0]} against {pair[1]} {equal}: {_listed(words)}.{area}"
 
 
 def _verdict(difference: Difference, pair: Pair) -> str:
+    if difference.seeds.num_seeds < 2:
+        return ONE_SEED
     if not difference.is_sure:
-        return "no difference these images can show"
+        return "no difference these images and seeds can show"
     return f"{pair[0] if difference.value > 0 else pair[1]} is better"
 
 

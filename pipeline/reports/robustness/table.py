@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pandas as pd
 
 from amalgam.pipeline.reports.robustness.config import DRIFT, PLAIN, ZERO_SHOT
-from amalgam.pipeline.reports.tables import Row, spread
+from amalgam.pipeline.reports.tables import DEVIATION, Row, spread
 from amalgam.tasks.clip.testing.test_sets import ROLES, MetricName
 from amalgam.tasks.scoring.comparing import HOME, OVERALL, SHIFTS, overall_weights
 from amalgam.tasks.scoring.results import ALPHA, GAIN, STRENGTH, Result, measure_name, results_frame
@@ -44,8 +44,12 @@ def path_frame(results: Mapping[Path, Sequence[Result]]) -> pd.DataFrame:
 
 
 def robustness_table(frame: pd.DataFrame, tolerance: float) -> list[Row]:
-    """One row per method, strength and alpha of what was tested, the methods in order, marked where it was chosen."""
-    rows = list[Row]()
+    """One row per method, strength and alpha of what was tested, the methods in order, marked where it was chosen.
+
+    Deviations are of what is left when the mean of all networks is taken from every seed (Cousineau 2005), since rows
+    share their seeds; intervals are of the accuracies themselves.
+    """
+    rows, frame = list[Row](), frame.assign(centred=_centred(frame))
     for method, of_method in frame.groupby("method", sort=False):
         chosen, is_within = _strength(of_method, tolerance)
         for strength, of_setting in of_method.groupby("strength", dropna=False):
@@ -56,6 +60,14 @@ def robustness_table(frame: pd.DataFrame, tolerance: float) -> list[Row]:
 
 
 def main_rows(rows: Sequence[Row]) -> list[Row]:
+    """Those of `formed_rows` that are different networks: an alpha that was chosen may be one that is shown anyway."""
+    found = dict[tuple[str, float], Row]()
+    for row in formed_rows(rows):
+        found.setdefault((row["method"], row["alpha"]), row)
+    return list(found.values())
+
+
+def formed_rows(rows: Sequence[Row]) -> list[Row]:
     """Zero-shot, and each method at its chosen strength in every form that was tested; `label` tells them apart.
 
     Averages with zero-shot are shown where an alpha between the ends was tested.
@@ -80,8 +92,8 @@ def is_averaged(rows: Sequence[Row]) -> bool:
 
 
 def row_of(rows: Sequence[Row], method: str, form: str = "") -> Row | None:
-    """The row of the main table of that method in that form."""
-    return next((row for row in main_rows(rows) if (row["method"], row["form"]) == (method, form)), None)
+    """The row of that method in that form."""
+    return next((row for row in formed_rows(rows) if (row["method"], row["form"]) == (method, form)), None)
 
 
 def strength_rows(rows: Sequence[Row]) -> list[Row]:
@@ -177,6 +189,18 @@ def _path_rows(of_setting: pd.DataFrame, marks: Row, tolerance: float) -> Iterat
     for alpha, rows in of_setting.groupby("alpha"):
         label = f"{marks['method']}{strength} alpha {alpha:g}"
         row: dict[str, Any] = {"label": label, **marks, "alpha": alpha, "chosen_alpha": alpha == best, "seeds": seeds}
-        for measure, values in rows.groupby("measure", sort=False)["value"]:
-            row |= spread(measure, values.tolist())
+        for measure, of_measure in rows.groupby("measure", sort=False):
+            deviation = spread(measure, of_measure["centred"].tolist())[measure + DEVIATION]
+            row |= spread(measure, of_measure["value"].tolist()) | {measure + DEVIATION: deviation}
         yield row
+
+
+def _centred(frame: pd.DataFrame) -> pd.Series:
+    """Values without what their seed adds to all networks, spread to make up for that mean's own share (Morey 2008)."""
+    networks = frame.groupby(["measure", *NETWORK], dropna=False).ngroup()
+    count = networks.groupby(frame["measure"]).transform("nunique")
+    by_network = frame.groupby(networks)["value"].transform("mean")
+    of_seed = frame.groupby(["measure", "seed"])["value"].transform("mean")
+    centred = frame["value"] - by_network - of_seed + frame.groupby("measure")["value"].transform("mean")
+    alone = count < 2
+    return by_network + (frame["value"] - by_network).where(alone, centred * (count / (count - 1).clip(1)) ** 0.5)

@@ -194,4 +194,4 @@ def check_content_of_test_sets(config: PathConfig, data_root: Path | None) -> No
         check_content(data_of(source), getattr(source, "split", "test"), data_root)
 
 
-PATH = Kind("path", evaluate_path, PathConfig, version=2, check=check_path, slow_check=check_content_of_test_sets)
+PATH = Kind("path", evaluate_path, PathConfig, version=3, check=check_path, slow_check=check_content_of_test_sets)

@@ -62,7 +62,7 @@ def score_entries(config: ScoresConfig, inputs: Mapping[str, Path], work: Worksp
     elif config.by == "random":
         scores = random_scores(start, config.seed)
     elif config.by == "fisher":
-        scores = dict(fisher_sums(module, parts.batches(config.num_rows), "exact").values)
+        scores = dict(fisher_sums(module, parts.batches(config.num_rows), "exact"))
     else:
         tuned = train(module, parts.train, parts.pool, parts.validation, config.training, config.seed, **run).module
         scores = movement(start, tuned.cpu().state_dict(), start)

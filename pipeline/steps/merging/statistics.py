@@ -56,7 +56,7 @@ def stage_shard(config: ShardConfig, inputs: Mapping[str, Path], work: Workspace
     from amalgam.tasks.merging.multitask.parts import BATCH_SIZE, task_parts
     from amalgam.tasks.merging.statistics.fisher import fisher_sums
     from amalgam.tasks.merging.statistics.grams import gram_sums
-    from amalgam.tasks.merging.statistics.sums import Sums
+    from amalgam.tasks.scoring.sums import Sums
 
     shape = read_spec(inputs["member"]).in_shape
     parts = task_parts(config.task, shape, config.validation_share, config.seed, work.data_root)
@@ -68,9 +68,9 @@ def stage_shard(config: ShardConfig, inputs: Mapping[str, Path], work: Workspace
     read = [(batch.images, batch.labels) for batch in batches(parts.train, chosen, BATCH_SIZE)]
     fisher = fisher_sums(member, read, config.estimator, config.seed * config.num_shards + config.shard)
     grams = gram_sums(member, (images for images, _ in read))
-    kept = {layer: total for layer, total in grams.values.items() if not layer.startswith(name + ".")}
-    write_sums(work.out, {"fisher": fisher, "grams": Sums(kept, grams.count)})
-    return {"rows": fisher.count, "data_fingerprint": parts.train.fingerprint}
+    kept = {layer: total for layer, total in grams.items() if not layer.startswith(name + ".")}
+    write_sums(work.out, {"fisher": fisher, "grams": Sums(kept, grams.num_examples)})
+    return {"rows": fisher.num_examples, "data_fingerprint": parts.train.fingerprint}
 
 
 def stage_statistics(config: StatisticsConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
@@ -80,7 +80,7 @@ def stage_statistics(config: StatisticsConfig, inputs: Mapping[str, Any], work: 
     from amalgam.pipeline.store.tables.statistics import read_sums, write_statistics
     from amalgam.tasks.merging.multitask.heads import encoder_state
     from amalgam.tasks.merging.statistics.staging import assembled
-    from amalgam.tasks.merging.statistics.sums import added
+    from amalgam.tasks.scoring.sums import added
 
     shards, count = [read_sums(folder) for folder in inputs["shards"]], config.num_shards
     by_member = [shards[start : start + count] for start in range(0, len(shards), count)]
@@ -92,7 +92,7 @@ def stage_statistics(config: StatisticsConfig, inputs: Mapping[str, Any], work: 
     fisher, grams = [total["fisher"] for total in totals], [total["grams"] for total in totals]
     data = " ".join(str(read_record(folder).metrics["data_fingerprint"]) for folder in inputs["shards"][::count])
     write_statistics(work.out, assembled(states, fisher, grams, config.estimator), data)
-    return {f"rows/{member}": sums.count for member, sums in enumerate(fisher)}
+    return {f"rows/{member}": sums.num_examples for member, sums in enumerate(fisher)}
 
 
 def find_conflicts(config: ConflictsConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:

@@ -27,6 +27,7 @@ SCHEMA = pa.schema(
         pa.field("confidence", pa.float32(), nullable=False),
         pa.field("nll", pa.float32(), nullable=False),
         pa.field("group", pa.string()),  # null of an example that belongs to none
+        pa.field("sources", pa.list_(pa.int64())),  # what it was made from; null of an example that is its own
     ]
 )
 COLUMNS = {
@@ -78,7 +79,9 @@ def _table(answers: Answers) -> pa.Table:
     values = {column: pa.array(getattr(predictions, name).numpy()) for name, column in COLUMNS.items()}
     places = pa.array(predictions.groups.numpy(), mask=(predictions.groups == NO_GROUP).numpy())
     names = pa.array(predictions.group_names, pa.string()).take(places)
-    columns = words | values | {"group": names}
+    kind, made_of = SCHEMA.field("sources").type, predictions.sources
+    sources = pa.nulls(count, kind) if made_of is None else pa.array(made_of.tolist(), kind)
+    columns = words | values | {"group": names, "sources": sources}
     return pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA)
 
 
@@ -87,6 +90,8 @@ def _answers(table: pa.Table) -> Answers:
     coded = table["group"].combine_chunks().dictionary_encode()
     groups = torch.from_numpy(coded.indices.fill_null(NO_GROUP).to_numpy().astype("int64"))
     columns = {name: _tensor(table[column]) for name, column in COLUMNS.items()}
+    if table["sources"].null_count == 0:
+        columns["sources"] = torch.tensor(table["sources"].to_pylist(), dtype=torch.int64)
     return Answers(
         **first,
         predictions=Predictions(**columns, groups=groups, group_names=tuple(coded.dictionary.to_pylist())),

@@ -20,7 +20,7 @@ from amalgam.pipeline.store.artifact import written_whole
 from amalgam.pipeline.store.tables.parquet_stream import reading
 from amalgam.tasks.merging.methods.method import Need
 from amalgam.tasks.merging.staged import Statistics
-from amalgam.tasks.merging.statistics.sums import Sums
+from amalgam.tasks.scoring.sums import Sums
 
 STATISTICS, METADATA = "statistics.parquet", b"amalgam.statistics"
 KINDS: tuple[Need, ...] = ("fisher", "factored", "projected", "grams")
@@ -53,9 +53,9 @@ def write_statistics(folder: Path, statistics: Statistics, data: str | None = No
 
 def write_sums(folder: Path, sums: Mapping[str, Sums]) -> None:
     """Write the sums of a shard by kind, in double precision, so that shards add up to the same numbers."""
-    counts = {kind: one.count for kind, one in sums.items()}
+    counts = {kind: one.num_examples for kind, one in sums.items()}
     schema = _schema(pa.float64(), {COUNTS: json.dumps(counts)})
-    _write(folder / SUMS, schema, _rows(((kind, 0, one.values) for kind, one in sums.items()), torch.float64))
+    _write(folder / SUMS, schema, _rows(((kind, 0, one) for kind, one in sums.items()), torch.float64))
 
 
 def read_sums(folder: Path) -> dict[str, Sums]:

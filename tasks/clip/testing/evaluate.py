@@ -140,5 +140,7 @@ def _require_classes(images: Images, logits: Tensor) -> None:
 def _joined(parts: list[Predictions], images: Images) -> Predictions:
     columns = {name: torch.cat([part.columns[name] for part in parts]) for name in parts[0].columns}
     ids = columns["ids"]
+    if images.sources is not None:
+        columns["sources"] = images.sources[ids]
     columns["groups"] = torch.full_like(ids, NO_GROUP) if images.groups is None else images.groups[ids]
     return Predictions(**columns, group_names=images.group_names)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from amalgam.tasks.tracing.capture import inputs_of
+from amalgam.tasks.tracing.running import hooked
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
@@ -38,11 +39,10 @@ def recalibrate(module: nn.Module, batches: Iterable[Any], isolated: Mapping[str
     sums: dict[str, list[Tensor]] = {path: [] for path in norms}
     handles = [norm.register_forward_pre_hook(_add_rows(sums[path])) for path, norm in norms.items()]
     num_batches = 0
-    for batch in batches:
-        fresh(inputs_of(batch))
-        num_batches += 1
-    for handle in handles:
-        handle.remove()
+    with hooked(handles):
+        for batch in batches:
+            fresh(inputs_of(batch))
+            num_batches += 1
     if not num_batches:
         raise ValueError("recalibration needs at least one calibration batch, got none")
     for path, norm in norms.items():

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from amalgam.tasks.fusion.unit_map import UnitMaps
 from amalgam.tasks.tracing.axes import Axes
 from amalgam.tasks.tracing.capture import UnitSummary, inputs_of
+from amalgam.tasks.tracing.running import evaluating, hooked
 
 EPS = 1e-12  # below this deviation a unit is constant, and there is nothing to rescale
 
@@ -67,15 +68,11 @@ def _statistics(module: nn.Module, paths: Sequence[str], batches: Iterable[Any])
         return take
 
     handles = [layer.register_forward_hook(hook(path)) for path, layer in layers.items()]
-    was_training, num_batches = module.training, 0
-    try:
+    num_batches = 0
+    with hooked(handles), evaluating(module):
         for batch in batches:
             num_batches += 1
-            module.eval()(inputs_of(batch))
-    finally:
-        module.train(was_training)
-        for handle in handles:
-            handle.remove()
+            module(inputs_of(batch))
     if not num_batches:
         raise ValueError("repair needs at least one calibration batch, got none")
     return {path: _columns(summary, layers[path].bias is not None) for path, summary in summaries.items()}

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from amalgam.tasks.fusion.coupling import Coupling
 from amalgam.tasks.fusion.rebuild.tensors import merged_tensors, state_of
@@ -15,6 +14,7 @@ from amalgam.tasks.fusion.rebuild.writing import write
 from amalgam.tasks.fusion.unit_map import maps_of
 from amalgam.tasks.tracing.axes import Axes
 from amalgam.tasks.tracing.capture import inputs_of
+from amalgam.tasks.tracing.running import evaluating, tensors_in
 
 SAME_FUNCTION = 1e-2  # relative; other settings of a layer change more, another order of sums far less
 
@@ -69,10 +69,8 @@ def _check_function(member: nn.Module, position: int, first: nn.Module, axes: Ax
     alone = {group: Coupling((torch.arange(sizes[group]),)) for group in axes.groups}
     maps = maps_of(axes, [blocks], alone, (1.0,))
     recorded = write(axes.traced, maps, merged_tensors(axes, [blocks], maps))
-    was_training = member.training
-    with torch.no_grad():
-        found, expected = (_leaves(net.eval()(*axes.traced.program.example)) for net in (recorded, member))
-    member.train(was_training)
+    with evaluating(member), torch.no_grad():
+        found, expected = (tensors_in(network(*axes.traced.program.example)) for network in (recorded, member))
     if any((a - b).norm() > SAME_FUNCTION * b.norm() for a, b in zip(found, expected, strict=True)):
         raise ValueError(
             f"member {position} is of another architecture than member 0: with its parameters, member 0's operations "
@@ -122,7 +120,3 @@ def run_once(fused: nn.Module, example: Tensor | tuple[Any, ...]) -> None:
             fused(*inputs)
     except RuntimeError as error:
         raise ValueError(f"the fused network does not run on the example: {error}") from error
-
-
-def _leaves(outputs: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]

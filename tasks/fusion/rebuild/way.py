@@ -17,6 +17,7 @@ from amalgam.tasks.fusion.rebuild.tensors import merged_tensors, state_of
 from amalgam.tasks.fusion.rebuild.writing import write
 from amalgam.tasks.fusion.unit_map import UnitMaps, maps_of
 from amalgam.tasks.tracing.axes import Axes, Blocks
+from amalgam.tasks.tracing.running import tensors_in
 
 Tensors = Mapping[str, Tensor]
 Way = Callable[[nn.Module, Axes, Tensors, UnitMaps], nn.Module]
@@ -99,7 +100,7 @@ class _Trial:
         maps = maps_of(self.axes, states, couplings, weights)
         network = way(self.module, self.axes, merged_tensors(self.axes, states, maps), maps).double().eval()
         with torch.no_grad():
-            return _leaves(network(*self.inputs))
+            return tensors_in(network(*self.inputs))
 
     def _random_coupling(self, size: int, count: int, alpha: float) -> Coupling:
         matched = round((1 - alpha) * size)
@@ -139,9 +140,3 @@ def _is_learned(name: str, axes: Axes) -> bool:
 
 def _double(value: Any) -> Any:
     return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
-
-
-def _leaves(output: Any) -> list[Tensor]:
-    from torch.utils import _pytree as pytree
-
-    return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]

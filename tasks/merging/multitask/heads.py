@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from amalgam.tasks.tracing.running import hooked
+
 State = Mapping[str, Tensor]
 
 
@@ -62,10 +64,7 @@ def fit_head(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], num_cl
 
 @contextmanager
 def inputs_of(layer: nn.Module) -> Iterator[list[Tensor]]:
-    """What the layer is given while it lasts."""
+    """The inputs of the layer while it lasts."""
     seen: list[Tensor] = []
-    hook = layer.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
-    try:
+    with hooked([layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))]):
         yield seen
-    finally:
-        hook.remove()

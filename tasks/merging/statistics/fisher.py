@@ -16,13 +16,13 @@ from torch.func import functional_call, grad, vmap
 
 from amalgam.tasks.merging.geometry.bases import Atoms
 from amalgam.tasks.merging.statistics.linear import RowLinear
-from amalgam.tasks.merging.statistics.sums import Accumulator, Sums
+from amalgam.tasks.scoring.sums import Sums
 
 Estimator = Literal["exact", "sampled", "empirical", "batch"]
 ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
 Batches = Iterable[tuple[Tensor, Tensor]]
 Gradients = Mapping[str, Tensor]
-MOST_NUMBERS = 2**26  # of gradients of single examples held at once: 256 MB in single precision
+MOST_NUMBERS = 2**26  # of gradients of single examples in memory at once: 256 MB in single precision
 
 
 def fisher_sums(module: nn.Module, batches: Batches, estimator: Estimator = "exact", seed: int = 0) -> Sums:
@@ -36,17 +36,19 @@ def fisher_sums(module: nn.Module, batches: Batches, estimator: Estimator = "exa
     module.eval()
     if estimator == "batch":
         return _batch_squares(module, batches)
-    total, generator = Accumulator(), torch.Generator().manual_seed(seed)
+    total, generator = Sums(), torch.Generator().manual_seed(seed)
     for inputs, labels in batches:
         if (fast := RowLinear.passed(module, inputs)) is not None:
             probabilities = fast.logits.detach().softmax(1)
             for number, (classes, weights) in enumerate(_classes(probabilities, labels, estimator, generator)):
-                total.add(fast.squares(classes, weights), len(weights) if number == 0 else 0)
+                total.add(fast.squares(classes, weights))
+                total.count(len(weights) if number == 0 else 0)
             continue
         for gradients, weights, is_first in example_gradients(module, [(inputs, labels)], estimator, generator):
             squares = {name: torch.einsum("b,b...->...", weights, g.square()) for name, g in gradients.items()}
-            total.add(squares, len(weights) if is_first else 0)
-    return total.sums()
+            total.add(squares)
+            total.count(len(weights) if is_first else 0)
+    return total
 
 
 def factored(fisher: Gradients) -> dict[str, Tensor]:
@@ -79,11 +81,10 @@ def example_gradients(
 ) -> Iterator[tuple[dict[str, Tensor], Tensor, bool]]:
     """Gradients (examples, ...) of a class's log-probability, the weight of each, and whether the examples are new."""
     parameters = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
-    held = {name: p.detach() for name, p in module.named_parameters() if not p.requires_grad} | dict(
-        module.named_buffers()
-    )
+    constants = {name: p.detach() for name, p in module.named_parameters() if not p.requires_grad}
+    constants |= dict(module.named_buffers())
     most = max(1, MOST_NUMBERS // sum(p.numel() for p in parameters.values()))
-    gradients = vmap(grad(_log_probability(module, held)), in_dims=(None, 0, 0))
+    gradients = vmap(grad(_log_probability(module, constants)), in_dims=(None, 0, 0))
     for inputs, labels in batches:
         for x, y in zip(inputs.split(most), labels.split(most), strict=True):
             with torch.no_grad():
@@ -102,23 +103,24 @@ def _classes(
     elif estimator == "sampled":
         yield torch.multinomial(probabilities, 1, generator=generator).squeeze(1), ones
     else:
-        for place in range(probabilities.shape[1]):
-            yield torch.full_like(labels, place), probabilities[:, place]
+        for number in range(probabilities.shape[1]):
+            yield torch.full_like(labels, number), probabilities[:, number]
 
 
-def _log_probability(module: nn.Module, held: Gradients) -> Callable[[Gradients, Tensor, Tensor], Tensor]:
-    def log_probability(parameters: Gradients, x: Tensor, place: Tensor) -> Tensor:
-        logits = functional_call(module, {**held, **parameters}, (x[None],))
-        return logits.log_softmax(1)[0].gather(0, place[None])[0]
+def _log_probability(module: nn.Module, constants: Gradients) -> Callable[[Gradients, Tensor, Tensor], Tensor]:
+    def log_probability(parameters: Gradients, x: Tensor, label: Tensor) -> Tensor:
+        logits = functional_call(module, {**constants, **parameters}, (x[None],))
+        return logits.log_softmax(1)[0].gather(0, label[None])[0]
 
     return log_probability
 
 
 def _batch_squares(module: nn.Module, batches: Batches) -> Sums:
-    total = Accumulator()
+    total = Sums()
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     for inputs, _ in batches:
         logs = module(inputs).log_softmax(1)
         found: Sequence[Tensor] = torch.autograd.grad((logs.exp().sqrt() * logs).sum(), list(trained.values()))
-        total.add({name: g.square() for name, g in zip(trained, found, strict=True)}, len(inputs))
-    return total.sums()
+        total.add({name: g.square() for name, g in zip(trained, found, strict=True)})
+        total.count(len(inputs))
+    return total

@@ -7,22 +7,24 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from amalgam.tasks.merging.statistics.sums import Accumulator, Sums
+from amalgam.tasks.scoring.sums import Sums
+from amalgam.tasks.tracing.running import hooked
 
 State = Mapping[str, Tensor]
 
 
 def gram_sums(module: nn.Module, inputs: Iterable[Tensor]) -> Sums:
     """`X^T X` (inputs, inputs) of every linear layer, X all vectors that it is given, by its weight's name."""
-    total = Accumulator()
+    total = Sums()
     layers = linear_layers(module)
     module.eval()
     for batch in inputs:
         found: dict[str, Tensor] = {}
         with watching(layers, found), torch.no_grad():
             module(batch)
-        total.add(found, len(batch))
-    return total.sums()
+        total.add(found)
+        total.count(len(batch))
+    return total
 
 
 def probe_embedding(module: nn.Module, probe: Tensor) -> Tensor:
@@ -48,11 +50,8 @@ def watching(layers: Mapping[str, nn.Linear], found: dict[str, Tensor]) -> Itera
     hooks = [
         layer.register_forward_pre_hook(lambda _, given, name=name: note(name, given)) for name, layer in layers.items()
     ]
-    try:
+    with hooked(hooks):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 class MergedBelow:

@@ -11,6 +11,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from amalgam.tasks.tracing.running import hooked
+
 
 @dataclass(frozen=True)
 class RowLinear:
@@ -36,11 +38,8 @@ class RowLinear:
             layer.register_forward_hook(lambda one, given, out: seen[id(one)].append((given[0].detach(), out)))
             for layer in layers.values()
         ]
-        try:
+        with hooked(hooks):
             logits = module(images)
-        finally:
-            for hook in hooks:
-                hook.remove()
         if not all(len(found) == 1 and found[0][0].shape[:-1] == (len(images),) for found in seen.values()):
             return None
         pairs = [found[0] for found in seen.values()]

@@ -9,7 +9,7 @@ from amalgam.tasks.merging.geometry.bases import Atoms, task_atoms
 from amalgam.tasks.merging.staged import State, Statistics, basis_digest, digest
 from amalgam.tasks.merging.statistics.fisher import Estimator, factored, fisher_sums
 from amalgam.tasks.merging.statistics.grams import gram_sums
-from amalgam.tasks.merging.statistics.sums import Sums
+from amalgam.tasks.scoring.sums import Sums
 
 
 def stage(

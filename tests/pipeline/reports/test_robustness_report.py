@@ -12,10 +12,12 @@ from amalgam.pipeline.engine.execute import Local, run
 from amalgam.pipeline.reports.builder import read_rows
 from amalgam.pipeline.reports.robustness.config import RobustnessReportConfig
 from amalgam.pipeline.reports.robustness.figure import robustness_figure
+from amalgam.pipeline.reports.robustness.findings import grid_ends
 from amalgam.pipeline.reports.robustness.page import terminal_table
 from amalgam.pipeline.reports.robustness.pooling import key_of, pooled
 from amalgam.pipeline.reports.robustness.table import (
     VALIDATION,
+    formed_rows,
     main_rows,
     path_frame,
     robustness_table,
@@ -76,7 +78,24 @@ def test_rows_are_means_and_deviations_over_seeds(report, rows):
         for measure in ("id/accuracy", "unseen/accuracy", "set/negative/accuracy", "validation/nll"):
             values = [result.value for result in of_row if result.measure == measure]
             assert row[measure] == pytest.approx(np.mean(values))
-            assert row[measure + "_std"] == pytest.approx(np.std(values, ddof=1))
+            assert row[measure + "_low"] <= row[measure] <= row[measure + "_high"]
+
+
+def test_deviations_do_not_see_what_a_seed_adds_to_all_rows(frame, rows):
+    shifted = robustness_table(frame.assign(value=frame["value"] + 0.1 * frame["seed"]), TOLERANCE)
+    for row, same in zip(rows, shifted, strict=True):
+        assert same["id/accuracy_std"] == pytest.approx(row["id/accuracy_std"], abs=1e-9)
+        assert same["id/accuracy"] == pytest.approx(row["id/accuracy"] + 0.05)
+
+
+def test_deviations_of_two_networks_are_that_of_their_difference(frame):
+    """With two networks and two seeds, each deviation is that of the difference over the root of 2 (Morey 2008)."""
+    two = frame[frame["method"].isin(["zero-shot", "lp"]) & frame["alpha"].isin([0.0, 1.0])]
+    two = two[(two["method"] == "zero-shot") | (two["alpha"] == 1)]
+    rows = robustness_table(two, TOLERANCE)
+    values = two[two["measure"] == "id/accuracy"].pivot_table("value", "seed", "method")
+    expected = (values["lp"] - values["zero-shot"]).std() / 2**0.5
+    assert [row["id/accuracy_std"] for row in rows] == pytest.approx([expected] * 2)
 
 
 def test_strength_zero_is_plain_finetuning_and_alpha_zero_is_zero_shot(rows):
@@ -90,9 +109,24 @@ def test_strength_zero_is_plain_finetuning_and_alpha_zero_is_zero_shot(rows):
 
 def test_the_main_table_has_every_method_in_every_form(rows):
     labels = [row["label"] for row in main_rows(rows)]
-    forms = [f"{method}{form}" for method in ENDS for form in ("", " + WiSE 0.5", " + WiSE")]
-    assert labels == ["zero-shot", *forms]
+    forms = [(method, form) for method in ENDS for form in ("", "WiSE 0.5", "WiSE")]
+    assert [(row["method"], row["form"]) for row in formed_rows(rows)] == [("zero-shot", ""), *forms]
+    assert set(labels) <= {row["label"] for row in formed_rows(rows)}
     assert all(row["chosen_strength"] for row in main_rows(rows))
+
+
+def test_no_row_of_the_main_table_repeats_another(frame, rows):
+    best_alone = frame.assign(value=frame["value"].where(frame["measure"] != VALIDATION, frame["alpha"]))
+    for each in (rows, robustness_table(best_alone, 0.0)):
+        networks = [(row["method"], row["alpha"]) for row in main_rows(each)]
+        assert len(set(networks)) == len(networks)
+    assert "ft + WiSE" not in {row["label"] for row in main_rows(robustness_table(best_alone, 0.0))}
+
+
+def test_a_choice_at_the_end_of_its_grid_is_named(frame):
+    [warning] = [text for text in grid_ends(robustness_table(frame, 1.0)) if "strength" in text and "of l2 " in text]
+    assert "1000" in warning and "3.16e+03" in warning
+    assert not [text for text in grid_ends(robustness_table(frame, 0.02)) if "3.16e+03" in text]
 
 
 def test_the_order_of_results_decides_only_the_order_of_rows(report, rows):
@@ -144,7 +178,8 @@ def test_files_have_the_rows_and_findings(report, rows):
     assert [row["seen/accuracy"] for row in read_rows(folder, "robustness")] == [row["seen/accuracy"] for row in rows]
     findings = json.loads((folder / "robustness.json").read_text())
     assert len(findings["comparisons"]) == 1 + len(ENDS) - 1
-    assert findings["comparisons"][0]["ours"].startswith("sae-mask (")
+    assert findings["comparisons"][0]["ours"].startswith("sae-mask, at ")
+    assert "id" not in findings["comparisons"][0]["by_role"] and "seen" in findings["comparisons"][0]["mean_gaps"]
     assert find_report(root, None) == folder
 
 

@@ -17,8 +17,8 @@ def predictions(seed: int, grouped: bool) -> Predictions:
     said = Predictions.of(torch.randn(90, 5, generator=draw), labels, torch.randperm(90, generator=draw))
     if not grouped:
         return said
-    groups = torch.randint(-1, 3, (90,), generator=draw)
-    return Predictions(**said.columns | {"groups": groups}, group_names=("Asia", "Other", "Europe"))
+    more = {"groups": torch.randint(-1, 3, (90,), generator=draw), "sources": torch.randint(9, (90, 2), generator=draw)}
+    return Predictions(**said.columns | more, group_names=("Asia", "Other", "Europe"))
 
 
 @pytest.fixture
@@ -35,7 +35,8 @@ def test_every_metric_is_the_same_from_the_file(answers, tmp_path):
     found = list(read_predictions(tmp_path / "predictions.parquet"))
     assert [(a.test_set, a.role, a.network) for a in found] == [(a.test_set, a.role, a.network) for a in answers]
     for read, written in zip(found, answers, strict=True):
-        for name in ("ids", "labels", "classes", "confidence", "nll"):
+        assert (read.predictions.sources is None) == (written.predictions.sources is None)
+        for name in {"ids", "labels", "classes", "confidence", "nll", "sources"} & set(written.predictions.columns):
             assert torch.equal(getattr(read.predictions, name), getattr(written.predictions, name))
         for name, metric in METRICS.items():
             if name != "worst_group" or written.predictions.group_names:
@@ -63,6 +64,7 @@ def test_any_reader_of_parquet_understands_it(answers, tmp_path):
         "confidence",
         "nll",
         "group",
+        "sources",
     ]
     assert set(table["group"].to_pylist()) == {"Asia", "Other", "Europe", None}
     assert len(table) == 4 * 90

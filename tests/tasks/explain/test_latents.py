@@ -1,6 +1,8 @@
 """Tables of latents are those of all images at once, and follow the latents wherever they stand."""
 
 import pickle
+from functools import reduce
+from operator import add
 
 import pytest
 import torch
@@ -55,6 +57,25 @@ def test_any_batches_give_one_explanation():
         for a, b in zip(one.flips.groups, many.flips.groups, strict=True)
     )
     assert torch.equal(one.clamps["zero"].newly_correct, many.clamps["zero"].newly_correct)
+
+
+def test_meters_of_shards_add_up_to_that_of_all_images():
+    by, columns = random_comparison(), drifted()
+
+    def metered(rows: torch.Tensor) -> Explainer:
+        explainer = Explainer(by, NUM_DOMAINS, top_n=4)
+        explainer.update(by.of(*(column[rows] for column in columns)), columns[0][rows])
+        return explainer
+
+    images = torch.arange(len(columns[0]))
+    whole, parts = metered(images), [metered(part) for part in images.tensor_split([5, 31])]
+    latents, flips = (reduce(add, meters) for meters in zip(*((p.latents[1], p.flips) for p in parts), strict=True))
+    expected, found = whole.latents[1].result(), latents.result()
+    assert torch.equal(found.top_rows, expected.top_rows) and (found.top_rows > 31).any()
+    torch.testing.assert_close(found.label_entropy, expected.label_entropy, equal_nan=True)
+    torch.testing.assert_close(found.monosemanticity, expected.monosemanticity, equal_nan=True)
+    summaries = [[(g.kind, g.latent, g.number, g.examples) for g in m.result().groups] for m in (flips, whole.flips)]
+    assert summaries[0] == summaries[1] != []
 
 
 def test_permuted_latents_permute_every_table():

@@ -8,7 +8,7 @@ from amalgam import EpiMer, RegMean, RegMeanPlusPlus, Statistics, merge
 from amalgam.tasks.merging.statistics.fisher import factored, fisher_sums, projected_gradients
 from amalgam.tasks.merging.statistics.grams import MergedBelow, gram_sums, probe_embedding
 from amalgam.tasks.merging.statistics.staging import named_basis, stage
-from amalgam.tasks.merging.statistics.sums import Sums, added
+from amalgam.tasks.scoring.sums import Sums, added
 
 
 def network(seed=0):
@@ -89,16 +89,16 @@ def test_shards_in_any_order_give_the_same_numbers_to_the_bit(num_shards):
     }
     backwards = dict(reversed(shards.items()))
     one, other = added(shards), added(backwards)
-    assert one.count == other.count == 16
-    assert all(torch.equal(one.values[name], other.values[name]) for name in one.values)
+    assert one.num_examples == other.num_examples == 16
+    assert all(torch.equal(one[name], other[name]) for name in one)
     whole = fisher_sums(module, [(images, labels)])
-    for name in whole.values:
-        torch.testing.assert_close(one.values[name], whole.values[name], rtol=1e-5, atol=1e-9)
+    for name in whole:
+        torch.testing.assert_close(one[name], whole[name], rtol=1e-5, atol=1e-9)
 
 
 def test_sums_of_other_networks_are_not_added():
     with pytest.raises(ValueError, match="'a'"):
-        Sums({"a": torch.ones(1)}, 1) + Sums({"b": torch.ones(1)}, 1)
+        added({0: Sums({"a": torch.ones(1)}, 1), 1: Sums({"b": torch.ones(1)}, 1)})
     with pytest.raises(ValueError, match="at least one"):
         Sums({}, 0).means()
 

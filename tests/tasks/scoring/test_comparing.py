@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from amalgam.tasks.scoring.comparing import OVERALL, overall_weights, pool
+from amalgam.tasks.scoring.pooled import Hits
 
 
-def hits(seed: int, count: int = 50) -> torch.Tensor:
-    return torch.rand(count, 2, generator=torch.Generator().manual_seed(seed)) < torch.tensor([0.5, 0.7])
+def hits(seed: int, count: int = 50) -> Hits:
+    return Hits(torch.rand(count, 2, generator=torch.Generator().manual_seed(seed)) < torch.tensor([0.5, 0.7]))
 
 
-def roles(*names: str) -> dict[tuple[str, str], list[torch.Tensor]]:
+def roles(*names: str) -> dict[tuple[str, str], list[Hits]]:
     return {
         (role, f"{role} {n}"): [hits(10 * place + n + s) for s in range(3)]
         for place, role in enumerate(names)
@@ -35,7 +36,14 @@ def test_overall_is_half_in_distribution_and_half_the_mean_of_shifts():
     assert overall_weights(["id"]) == overall_weights(["seen"]) == {}
 
 
-def test_images_that_cannot_be_paired_are_refused():
-    uneven = roles("id") | {("seen", "bold"): [hits(0), hits(1, 40), hits(2)]}
+def test_a_set_that_a_seed_lacks_is_refused():
+    uneven = roles("id") | {("seen", "bold"): [hits(0), hits(1)]}
     with pytest.raises(ValueError, match="'bold'"):
         pool(uneven, ["a", "b"])
+
+
+def test_one_seed_is_never_sure():
+    ahead = torch.tensor([[0, 1]]).repeat(50, 1)
+    for seeds, is_sure in ((1, False), (2, True)):
+        found = pool({("id", "plain"): [Hits(ahead)] * seeds}, ["a", "b"]).difference("id", "b", "a")
+        assert (found.value, found.low) == pytest.approx((1, 1)) and found.is_sure == is_sure

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amalgam.tasks.scoring.selection import chosen_alpha, chosen_strength, matched_strength, mean_over_seeds
+from amalgam.tasks.scoring.selection import chosen_alpha, chosen_strength, mean_over_seeds
 
 tried = st.dictionaries(st.integers(0, 50).map(float), st.integers(0, 100).map(lambda n: n / 100), min_size=1)
 tolerances = st.integers(0, 20).map(lambda n: n / 100)
@@ -36,24 +36,17 @@ def test_the_order_of_trials_does_not_matter(validation, tolerance, random):
     shuffled = dict(random.sample(list(validation.items()), len(validation)))
     assert chosen_strength(shuffled, tolerance) == chosen_strength(validation, tolerance)
     assert chosen_alpha(shuffled, tolerance) == chosen_alpha(validation, tolerance)
-    assert matched_strength(shuffled, 0.5) == matched_strength(validation, 0.5)
 
 
 @given(tried)
 def test_of_equals_the_more_robust_is_chosen(validation):
     level = dict.fromkeys(validation, 0.7)
-    assert chosen_strength(level, 0.0) == max(level) == matched_strength(level, 0.9)
+    assert chosen_strength(level, 0.0) == max(level)
     assert chosen_alpha(level, 0.0) == min(level)
 
 
 def test_exactly_the_tolerance_is_allowed():
     assert chosen_strength({0.0: 0.80, 10.0: 0.79, 30.0: 0.789}, 0.01) == 10.0
-
-
-@given(tried, st.floats(0, 1))
-def test_no_strength_is_nearer_than_the_matched_one(validation, accuracy):
-    gap = abs(validation[matched_strength(validation, accuracy)] - accuracy)
-    assert all(gap <= abs(other - accuracy) + 1e-8 for other in validation.values())
 
 
 def test_seeds_share_one_choice_by_their_mean():
