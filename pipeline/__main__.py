@@ -51,10 +51,10 @@ def common(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Fuse many trained networks into one of any size, and see what it cost."""
+    """Fuse trained networks into one of any size, and report its accuracy and cost."""
 
 
-app.add_typer(experiment_commands(run_experiment, "Run an experiment; what is built already is found."), name="run")
+app.add_typer(experiment_commands(run_experiment, "Run an experiment; finished steps are reused."), name="run")
 app.add_typer(experiment_commands(plan_experiment, "Show what `run` with the same flags would do."), name="plan")
 
 app.add_typer(
@@ -73,7 +73,9 @@ app.command()(explain)
 
 @app.command()
 def show(
-    step: Annotated[str | None, typer.Argument(help="Start of a step's name or fingerprint; all without it.")] = None,
+    step: Annotated[
+        str | None, typer.Argument(help="First characters of a step's key or fingerprint. [default: list all]")
+    ] = None,
     root: Root = Path("runs"),
 ) -> None:
     """List the finished steps, or print everything about one of them."""
@@ -87,11 +89,11 @@ def show(
 
 @app.command()
 def compare(
-    first: Annotated[str, typer.Argument(help="Key of a run, the start of one, or an alias.")],
-    second: Annotated[str, typer.Argument(help="Another one.")],
+    first: Annotated[str, typer.Argument(help="Key of a run (or its first characters), or an alias.")],
+    second: Annotated[str, typer.Argument(help="The same for the run to compare it with.")],
     root: Root = Path("runs"),
 ) -> None:
-    """Compare what two runs measured, and what they were made of."""
+    """Compare the metrics of two runs, and the code, data and packages they used."""
     from amalgam.pipeline.cli.operating.night import compare_runs
 
     compare_runs(first, second, root)
@@ -107,10 +109,12 @@ def verify(root: Root = Path("runs")) -> None:
 
 @app.command()
 def report(
-    step: Annotated[str | None, typer.Argument(help="Start of a report step's name; the newest without it.")] = None,
+    step: Annotated[
+        str | None, typer.Argument(help="First characters of a report step's key. [default: the newest]")
+    ] = None,
     root: Root = Path("runs"),
 ) -> None:
-    """Print a frontier table again, with the places of its picture, page and files."""
+    """Print the table of a report again, with the paths of its figure, page and files."""
     from amalgam.pipeline.cli.show import find_report, print_result
 
     print_result(find_report(root, step))
@@ -120,12 +124,12 @@ def report(
 def ui(
     root: Root = Path("runs"), port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000
 ) -> None:
-    """Open MLflow on the runs under the root; Ctrl-C ends it."""
+    """Serve MLflow's UI on the runs under the root; Ctrl-C stops it."""
     from amalgam.pipeline.tracking.serve import require_free, require_store, serve_ui
 
     require_store(root)
     require_free(port)
-    say(f"MLflow at http://127.0.0.1:{port} (Ctrl-C ends it)")
+    say(f"MLflow at http://127.0.0.1:{port} (Ctrl-C stops it)")
     raise SystemExit(serve_ui(root, port))
 
 
@@ -140,7 +144,7 @@ def sync(root: Root = Path("runs"), tracking_uri: TrackingUri = None) -> None:
     store.check()
     damaged = damaged_runs(root)
     for path in damaged:
-        say(f"{path} cannot be read and is left out: remove it; the steps it names have records of their own")
+        say(f"{path} cannot be read and is skipped: remove it; its steps keep their own records")
     tracked = sync_runs(root, store)
     for one in tracked:
         say(one.line)

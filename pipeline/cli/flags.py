@@ -26,7 +26,7 @@ def find_experiment(name: str) -> Experiment:
         raise unknown_name("experiment", name, EXPERIMENTS)
     experiment = load_name(name, "function")
     if not callable(experiment):
-        raise ValueError(f"{name} is no function, but a value")
+        raise ValueError(f"{name} is not a function")
     return flat(experiment)
 
 

@@ -65,5 +65,5 @@ def build_and_show(step: Step, settings: Settings, listen: Callable[[Event], Non
 
         outcome = run([step], settings.root, settings.runner, hear, settings.data_root)
     built, cached = len(outcome.built), len(outcome.cached)
-    what = f"built {built} steps, found {cached} built" if built else f"all {cached} steps were built already"
+    what = f"built {built} steps, reused {cached}" if built else f"all {cached} steps were built already"
     say(f"{what}, in {time_text(outcome.seconds)}")

@@ -41,7 +41,7 @@ def shown(steps: Sequence[Step], root: Path) -> Iterator[Callable[[Event], None]
             yield hear
     finally:
         if waiting := running.num_skipped:
-            console.print(f"{waiting} step{'s wait' if waiting > 1 else ' waits'} for what failed", style="yellow")
+            console.print(f"{waiting} step{'s' * (waiting > 1)} skipped: an input failed", style="yellow")
 
 
 class Running:

@@ -15,7 +15,7 @@ from amalgam.pipeline.store.storage import storage_of
 from amalgam.pipeline.tracking.run_record import damaged_runs
 from amalgam.tasks.user_names import unknown_name
 
-NAMES = {".csv": "table", ".html": "page", ".png": "picture"}
+NAMES = {".csv": "table", ".html": "page", ".png": "figure"}
 REPORTS = {
     "frontier": "amalgam.pipeline.reports.frontier.page",
     "robustness": "amalgam.pipeline.reports.robustness.page",
@@ -60,7 +60,7 @@ def find_step(root: Path, key: str) -> Path:
     records = storage_of(root).survey().records
     alike = [r for r in records if r.key.startswith(key) or r.fingerprint.startswith(key)]
     if len(alike) > 1:
-        raise ValueError(f"{key!r} is the start of {len(alike)} steps, {alike[0].key} among them: give more of it")
+        raise ValueError(f"{key!r} matches {len(alike)} steps, such as {alike[0].key}: give more characters")
     if not alike:
         raise unknown_name("finished step", key, [record.key for record in records])
     return storage_of(root).local(alike[0].key)

@@ -21,7 +21,7 @@ def resume_state(work: Workspace) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     if not _is_whole(path):
-        work.note(f"the saved state {path} was damaged: training started anew")
+        work.note(f"the saved state {path} was damaged: training restarted from the beginning")
         return None
     # On the CPU: several processes of a machine would all put it on the first one's GPU.
     state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")

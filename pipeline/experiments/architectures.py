@@ -33,8 +33,8 @@ HEAD = 24  # channels of a head of the ViT
 @flat
 def architectures(
     *,
-    data: Annotated[str, "Data set that is known by name, such as digits or cifar10."] = "digits",
-    names: Annotated[Texts, f"What is compared, in order; default: {', '.join(NAMES)}."] = (),
+    data: Annotated[str, "Built-in data set, such as digits or cifar10."] = "digits",
+    names: Annotated[Texts, f"Architectures to compare; default: {', '.join(NAMES)}."] = (),
     width: Annotated[int, "Channels of the first of ViM2's two stages; the other networks are sized to match."] = 48,
     depths: Annotated[Ints, "Pairs of mixers in each stage of ViM2."] = (2, 2),
     optimisation: Optimisation = Optimisation(epochs=10, batch_size=64, learning_rate=1e-3, weight_decay=0.05),

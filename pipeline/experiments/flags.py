@@ -39,7 +39,9 @@ class Optimisation:
 class Sweep:
     """What is tried of every fine-tuning method, and how one of it is chosen."""
 
-    strengths: Annotated[Floats, "Grid of the regularisation strength lambda, the same for all methods."] = (
+    strengths: Annotated[
+        Floats, "Grid of the regularisation strength lambda; nuclear and l2-sp scale it to their units."
+    ] = (
         30.0,
         100.0,
         300.0,

@@ -53,10 +53,10 @@ def few_shot(
     data: Annotated[str, "Data set: a name such as digits or fashion_mnist, npz:PATH, imagefolder:PATH."] = "digits",
     image_size: Annotated[int | None, "Side in pixels that images are resized to; default: the data set's own."] = None,
     shots: Annotated[Ints, "Labelled images of each class, a row for each number."] = (5, 20),
-    methods: Annotated[Texts, f"What is compared: {', '.join(METHODS)}."] = METHODS,
+    methods: Annotated[Texts, f"Methods to compare: {', '.join(METHODS)}."] = METHODS,
     seeds: Annotated[int, "Repetitions, each with its own labelled images and weights."] = 3,
     unlabelled: Annotated[int, "Maximum number of unlabelled images."] = 5000,
-    epochs: Annotated[int, "Passes of --steps steps."] = 20,
+    epochs: Annotated[int, "Epochs of --steps steps."] = 20,
     steps: Annotated[int, "Steps in an epoch."] = 20,
     width: Annotated[int, "Channels of the first convolution of each network, a multiple of 4."] = 32,
 ) -> Step:

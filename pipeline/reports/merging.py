@@ -16,8 +16,8 @@ from amalgam.tasks.scoring.seeds import OverSeeds, over_seeds
 STEM = "merging"
 LEGEND = (
     "Settings are chosen by mean accuracy on validation images, each method from the same grid of scales; accuracies "
-    "are on test images. worst: the task recognised worst. edge: share of seeds in which the largest scale was best. "
-    "eta: what the flat mean loses to the curved one by the tasks' own curvatures."
+    "are on test images. worst: the lowest accuracy of a task. edge: share of seeds in which the largest scale was "
+    "best. eta: what the flat mean loses to the curved one by the tasks' own curvatures."
 )
 CHECKPOINT_RIVALS = ("uniform", "last", "best", "EMA")
 PAIRS = (

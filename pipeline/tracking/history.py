@@ -20,7 +20,7 @@ def read_history(source: str, metric: str, tracking_uri: str | None = None) -> d
     """
     found = _of_file(Path(source), metric) if Path(source).suffix == ".csv" else _of_run(source, metric, tracking_uri)
     if bad := [step for step, value in found.items() if not math.isfinite(value)]:
-        raise ValueError(f"{metric!r} of {source} is {found[bad[0]]} at step {bad[0]}: no weight can be made of it")
+        raise ValueError(f"{metric!r} of {source} is {found[bad[0]]} at step {bad[0]}: weights need finite values")
     return found
 
 

@@ -53,6 +53,6 @@ def domains_of(given: Sequence[str]) -> Mapping[str, str]:
         start, equals, rest = text.partition("=")
         domain, name = (start, rest) if equals and ":" not in start else (text, text)
         if domain in found:
-            raise ValueError(f"--data {domain} is given twice: name its domains apart, such as photo={name}")
+            raise ValueError(f"--data {domain} appears twice: name each domain, such as photo={name}")
         found[domain] = name
     return found

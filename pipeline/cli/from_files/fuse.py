@@ -49,9 +49,7 @@ def fuse(
     """Fuse checkpoints of one architecture into one network."""
     limits = {"flops": times(flops) if flops else None, "parameters": times(parameters) if parameters else None}
     if any(limits.values()) and alpha is not None:
-        raise ValueError(
-            "a budget chooses the share of every layer itself: leave out --alpha, or --flops, --parameters"
-        )
+        raise ValueError("a budget chooses alpha for every layer: leave out --alpha, or --flops and --parameters")
     settings = {"alpha": alpha, "cost": cost, "width": width, **limits}
     chosen = method_of(method or ("Budget" if any(limits.values()) else "PartialOT"), settings)
     described = DataSpec(name=data, image_size=image_size)

@@ -102,7 +102,7 @@ def _rows(
     for cost in costs[1:-1]:
         together = together + cost
     networks = [*zip([str(path) for path in request.checkpoints], logits, costs, strict=False)]
-    networks.append(("ensemble of them", logit_ensemble(logits[:-1], weights), together))
+    networks.append(("ensemble", logit_ensemble(logits[:-1], weights), together))
     networks.append(("fused", logits[-1], costs[-1]))
     return [
         {"network": name} | score(scores, test.labels, len(test.class_names)) | vars(cost)

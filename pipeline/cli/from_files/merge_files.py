@@ -60,7 +60,7 @@ def merge_files(request: MergeRequest) -> list[str]:
             "multi_task_merging"
         )
     if not request.members:
-        raise ValueError("give the common start and then the members, or --no-base and the members alone")
+        raise ValueError("give the base and then the members, or --no-base and only the members")
     states = [open_state(path) for path in request.members]
     if is_adapter(states[0]):
         return _merge_adapters(request, states)
@@ -113,7 +113,7 @@ def _merge_adapters(request: MergeRequest, states: list[Mapping[str, Tensor]]) -
             (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         _write_origin(request, {"space": space, "residual": merged.residual}, folder)
     worst = max(merged.residual.values(), default=0.0)
-    return [f"merged {len(adapters)} adapters in the space of {space}, which lost {worst:.1%} of a layer at most"]
+    return [f"merged {len(adapters)} LoRA adapters in {space} space; largest relative error of a layer: {worst:.1%}"]
 
 
 def _adapter_config(path: Path) -> dict[str, Any]:

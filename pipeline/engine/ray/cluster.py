@@ -29,7 +29,7 @@ EPS = 1e-9  # what a quotient may lack to a whole number by rounding
 def connected(address: str | None, steps: Sequence[Step]) -> Iterator[None]:
     """Be connected to Ray inside the block, at `address`, else at RAY_ADDRESS, else in an own local instance.
 
-    Raises ValueError if no cluster answers or if it can never offer what a step asks for.
+    Raises ValueError if no cluster answers or if it can never offer what a step requests.
     """
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -103,7 +103,7 @@ class _Machines:
 
 
 def check_room(wanted: Resources, name: str | None = None) -> None:
-    """Raise ValueError if Ray would wait for ever for what a step of that name asks for; say so if it only waits."""
+    """Raise ValueError if Ray would wait for ever for what a step of that name requests; say so if it only waits."""
     machines, known = _machines()
     for kind, each in (("CPU", wanted.num_cpus), ("GPU", wanted.num_gpus)):
         room = sum(some.room(kind, each) for some in machines) if each else math.inf
@@ -112,18 +112,18 @@ def check_room(wanted: Resources, name: str | None = None) -> None:
         lack, flag, most = _lack(wanted.num_workers, kind, each, room, machines)
         sentence = f"step {name!r} {lack}" if name else f"this training {lack}"
         if known:
-            remedy = f"ask for less ({flag} {name or 'STEP'}={most:g}) or give the --address of a larger cluster"
+            remedy = f"request less ({flag} {name or 'STEP'}={most:g}) or give the --address of a larger cluster"
             raise ValueError(f"{sentence}: {remedy}")
         say(f"{sentence} yet: waiting for the cluster to grow")
 
 
 def _lack(processes: int, kind: str, each: float, room: float, machines: Sequence[_Machines]) -> tuple[str, str, float]:
-    """What there is too little of, the flag that asks for it, and the most that it may ask for."""
+    """What there is too little of, the flag that requests it, and the most that it may request."""
     if room:
-        lack = f"asks for {processes} processes with {each:g} {kind}s each, but there is room for {room:g}"
+        lack = f"requests {processes} processes with {each:g} {kind}s each, but there is room for {room:g}"
         return lack, "--num-workers", room
     most = max((some.resources.get(kind, 0) for some in machines), default=0)
-    return f"asks for {each:g} {kind}s, but no machine has more than {most:g}", f"--num-{kind.lower()}s", most
+    return f"requests {each:g} {kind}s, but no machine has more than {most:g}", f"--num-{kind.lower()}s", most
 
 
 def _machines() -> tuple[list[_Machines], bool]:

@@ -24,7 +24,9 @@ def declared_growth() -> tuple[list[tuple[float, Mapping[str, float]]], bool]:
         found = [(_number(group.max_count), _resources(group.resources)) for group in groups]
         return found, bool(found) or is_autoscaler_v2(fetch_from_server=True)
     except (ImportError, AttributeError, TypeError) as error:
-        message = f"Ray {ray.__version__} no longer says where it did how far a cluster grows: {error}"
+        message = (
+            f"Ray {ray.__version__} has changed the internal API that gives the largest size of a cluster: {error}"
+        )
         raise RuntimeError(message) from error
 
 
@@ -32,5 +34,5 @@ def _resources(resources: Mapping[str, float]) -> Mapping[str, float]:
     return {kind: _number(has) for kind, has in resources.items()}
 
 
-def _number(given: float) -> float:
-    return sys.maxsize if given < 0 else given  # -1 is how Ray writes that there is no limit
+def _number(count: float) -> float:
+    return sys.maxsize if count < 0 else count  # -1 is how Ray writes that there is no limit

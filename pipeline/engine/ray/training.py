@@ -73,4 +73,4 @@ def _cause(failed: TrainingFailedError) -> Exception:
     """
     failures: dict[int, Exception] = getattr(failed, "worker_failures", {})
     errors = [error for _, error in sorted(failures.items()) if isinstance(error, ValueError)]
-    return errors[0].with_traceback(None) if errors else OSError(f"a process was lost: {failed}")
+    return errors[0].with_traceback(None) if errors else OSError(f"a training process died: {failed}")

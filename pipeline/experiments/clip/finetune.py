@@ -105,11 +105,11 @@ class Tested:
 
     suite: Annotated[str, f"What to fine-tune and test on: {', '.join(KINDS)}."]
     tests: Annotated[Texts, "Which of the suite's test sets; default: all."] = ()
-    forgetting: Annotated[Texts, "Sets of other classes to test too, such as cifar100,dtd."] = ()
-    skip_damaged: Annotated[bool, "Leave out pictures that cannot be decoded, and count them."] = False
+    forgetting: Annotated[Texts, "Test sets with other classes, such as cifar100,dtd."] = ()
+    skip_damaged: Annotated[bool, "Skip images that cannot be decoded, and count them."] = False
     validation_share: Annotated[float, "Fraction of the training images held out for model selection."] = 0.02
     group_column: GroupColumn = None
-    anchor_data: Annotated[str | None, "Unlabelled pictures for the methods that use them: imagefolder:PATH."] = None
+    anchor_data: Annotated[str | None, "Unlabelled images for the methods that use them: imagefolder:PATH."] = None
 
     def opened(self, backbone: Backbone, corrupted: Corruptions, root: Path | None) -> "_Opened":
         """The suite as the backbone reads its pictures, corrupted test sets added."""
@@ -140,7 +140,7 @@ def clip_finetune(
     autoencoders: Autoencoders = Autoencoders(k=16, sae_epochs=50),
     anchors: AnchorFlag = "views",
     parts: Annotated[int, "Shards of the images that are encoded in parallel."] = 1,
-    assumed_tflops: Annotated[float, "Speed of a worker in TFLOP/s, for plan's guess of the time."] = 60.0,
+    assumed_tflops: Annotated[float, "Assumed speed of a worker in TFLOP/s, for the estimate of `plan`."] = 60.0,
 ) -> Step:
     """Fine-tune a CLIP on real images with penalties on feature drift; test on shifts and other classes."""
     settings = in_words({name: value for name, value in locals().items() if name != "data_root"})
@@ -207,7 +207,9 @@ def _suite(name: str, tests: Texts, forgetting: Texts, root: Path | None, pictur
     else:
         raise unknown_name("suite", name, KINDS)
     if tests and colon:
-        raise ValueError(f"--tests belongs to the suites of the literature, not to {name!r}: leave it out")
+        raise ValueError(
+            f"--tests selects test sets of {', '.join(TUNABLE)}; {name!r} has none to select: leave it out"
+        )
     if not forgetting:
         return suite
     others = SUITES["others"](root, pictures, forgetting)

@@ -97,7 +97,8 @@ class OfSeed:
             return self.clean(source)
         if training.augment == "crop_flip" or training.num_views is None:
             raise ValueError(
-                f"augment {training.augment!r} cannot be staged: choose --anchors live, or another augment"
+                f"features of augmentation {training.augment!r} cannot be cached: choose --anchors live, or another "
+                "augmentation"
             )
         return self._features(source, training.augment, tuple(range(training.num_views)))
 

@@ -16,7 +16,9 @@ from amalgam.tasks.user_names import is_in_file
 MEGA = 1_000_000
 Anchoring = Literal["live", "views", "clean"]
 """Where frozen features come from: computed beside training, staged for every view, or staged once unaugmented."""
-AnchorFlag = Annotated[Anchoring, "Frozen features: live, staged for every view, or once for clean images."]
+AnchorFlag = Annotated[
+    Anchoring, "Frozen features: computed live, cached for every view, or cached once for clean images."
+]
 
 
 @dataclass(frozen=True)
@@ -95,17 +97,19 @@ class RobustRecipe:
             self.variant(name)
         for what, given in (("method", self.methods), ("strength", self.factors), ("explained method", self.explained)):
             if twice := [one for place, one in enumerate(given) if one in given[:place]]:
-                raise ValueError(f"{what} {twice[0]} is given twice: once is enough")
+                raise ValueError(f"{what} {twice[0]} appears twice")
         if untried := [name for name in self.compare if name not in self.methods]:
-            raise ValueError(f"{untried[0]!r} is to be compared but not tried: add it to --methods")
+            raise ValueError(f"--compare names {untried[0]!r}, which is not among --methods")
         if 1.0 not in self.alphas:
             raise ValueError(f"alphas must end with 1, the fine-tuned network itself, got {self.alphas}")
         if self.explained and self.explanation is None:
-            raise ValueError(f"there is nothing to look at, but {self.explained[0]!r} is to be explained")
+            raise ValueError(f"{self.explained[0]!r} cannot be explained: there are no images to explain it on")
         if self.explained and not self.saes.normalised:
-            raise ValueError("explanations read unit features: train autoencoders on those, or explain nothing")
+            raise ValueError(
+                "explanations need autoencoders of features of norm 1: set normalised, or explain no method"
+            )
         if "soup" in [self.variant(name).kind for name in self.explained]:
-            raise ValueError("a soup has no training of its own to explain: explain what it is made of")
+            raise ValueError("a soup is an average and cannot be explained: explain the networks that it averages")
 
     def _read_files(self) -> None:
         """Take regularisers of users' files among the variants, under their own names."""

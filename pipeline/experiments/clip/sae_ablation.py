@@ -40,10 +40,11 @@ def clip_sae_ablation(
     ks: Annotated[Ints, "Other numbers of active latents to try."] = (2, 8, 16),
     expansions: Annotated[Floats, "Other numbers of latents per dimension to try."] = (2.0, 8.0),
     recipes: Annotated[
-        Texts, f"Other recipes of training autoencoders to try, of {', '.join(SAE_RECIPES)}; the base is ours."
+        Texts, f"Other training recipes of autoencoders to try, of {', '.join(SAE_RECIPES)}; the base is ours."
     ] = ("reference",),
     inputs: Annotated[
-        Texts, f"Other features to train on and to penalise drift of, of {', '.join(SAE_INPUTS)}; the base is unit."
+        Texts,
+        f"Other features to train autoencoders on (unit: of norm 1), of {', '.join(SAE_INPUTS)}; the base is unit.",
     ] = ("raw",),
     sweep: Sweep = Sweep(strengths=(3.0, 10.0, 30.0, 100.0), alphas=(1.0,)),
     sae_seeds: SAESeeds = 2,
@@ -96,7 +97,7 @@ def one_thing_each(
     found = {BASE: base}
     for name, setting in others:
         if setting in found.values():
-            raise ValueError(f"{name!r} is there already: give what differs from the base, and give it once")
+            raise ValueError(f"{name!r} equals the base or appears twice: give each other setting once")
         found[name] = setting
     return found
 

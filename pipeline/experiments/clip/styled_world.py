@@ -25,7 +25,7 @@ SAE_INPUTS = {"unit": True, "raw": False}
 """Whether they read features of norm 1, or as the encoder gives them."""
 
 
-SAESeeds = Annotated[int, "Autoencoders of each kind; fine-tuning uses the first, quality is their mean."]
+SAESeeds = Annotated[int, "Autoencoders per setting, by seed; fine-tuning uses the first, quality is their mean."]
 
 
 @dataclass(frozen=True)

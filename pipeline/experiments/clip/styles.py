@@ -29,15 +29,14 @@ EXPLAINED = ("ft", "sae-mask")
 class Shown:
     """How images are augmented in training, and what is reported of the networks afterwards."""
 
-    augment: Annotated[
-        Literal["none", "shift"], "Whether pictures are shifted a little in training, by shifts that are staged too."
-    ] = "none"
+    augment: Annotated[Literal["none", "shift"], "Augmentation in fine-tuning: none, or small random shifts."] = "none"
     sae_recipe: Annotated[
-        Literal["ours", "reference"], "How autoencoders are trained: as is usual today, or as the paper's public code."
+        Literal["ours", "reference"],
+        "Training recipe of autoencoders: ours, or that of the paper's public code (reference).",
     ] = "ours"
     explain: Annotated[
         Texts | None,
-        f"Methods to explain, at the middle strength; default: {' and '.join(EXPLAINED)}, if tried.",
+        f"Methods to explain, at the middle strength; default: {' and '.join(EXPLAINED)}, if among --methods.",
     ] = None
 
 
@@ -48,7 +47,7 @@ def clip_styles(
     methods: Methods = ("ft", "l2", "sae-mask"),
     sweep: Sweep = Sweep(),
     natural: Annotated[
-        Texts, "Others of the same classes to test on: npz:usps.npz, or npz:m.npz@0.19 with that share cut off."
+        Texts, "Natural test sets of the same classes: npz:usps.npz, or npz:m.npz@0.19 to crop that fraction."
     ] = (),
     corrupted: Corruptions = Corruptions(),
     training: Optimisation = Optimisation(),

@@ -64,7 +64,7 @@ class Network:
         if data.name in KNOWN:
             return ModelSpec(name=self.model, num_classes=data.num_classes, in_shape=data.in_shape, options=options)
         if pictures.num_classes is None:
-            raise ValueError(f"give --num-classes: how many classes {data.name!r} has is not known before it is read")
+            raise ValueError(f"give --num-classes: the number of classes of {data.name!r} is unknown until it is read")
         side = data.image_size or FOLDER_IMAGE_SIZE
         shape = (pictures.channels, side, side)
         return ModelSpec(name=self.model, num_classes=pictures.num_classes, in_shape=shape, options=options)

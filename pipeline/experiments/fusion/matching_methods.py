@@ -23,7 +23,7 @@ def method_class(name: str) -> type[Method]:
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise ValueError(f"{name} is no matching method: it must be a class derived from amalgam.Method")
     if found.__name__ in kinds:
-        raise ValueError(f"{name} is called as a method that exists already: rename the class")
+        raise ValueError(f"{name} has the name of an existing method: rename the class")
     return found
 
 
@@ -34,7 +34,7 @@ def matching_methods(names: Sequence[str], alphas: Sequence[float], cost: Cost) 
     kinds = [method_class(name) for name in names]
     called = [kind.__name__ for kind in kinds]
     if twice := {name for name in called if called.count(name) > 1}:
-        raise ValueError(f"two methods are called {min(twice)!r}: give each once, under a name of its own")
+        raise ValueError(f"method {min(twice)!r} appears twice: give each method once")
     return tuple(method for kind in kinds for method in _each(kind, alphas, cost))
 
 

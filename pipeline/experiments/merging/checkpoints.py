@@ -26,7 +26,7 @@ def checkpoint_merging(
     num_classes: Annotated[int | None, "Number of classes of a user-supplied base data set."] = None,
     image_size: Annotated[int | None, "Side of all pictures, in pixels; default: the base's own."] = None,
     channels: Annotated[int, "Channels of a user-supplied base data set."] = 3,
-    task: Annotated[str, "Data set of the run, perhaps changed: digits+turn1+inverted."] = "digits+inverted",
+    task: Annotated[str, "Data set of the run, optionally transformed: digits+turn1+inverted."] = "digits+inverted",
     model: Annotated[str, "Network: mlp, vgg11, resnet18, timm:NAME or torchvision:NAME."] = "mlp",
     widths: Annotated[Ints, "Units of each hidden layer of an mlp; default: 128 twice."] = (),
     seeds: Annotated[int, "Repetitions, each with its own base and run."] = 3,
@@ -40,7 +40,7 @@ def checkpoint_merging(
     penalties: Annotated[Floats, "Penalties of metrics-weighted averaging."] = (0.5, 1.0, 2.0, 4.0, 8.0),
     decays: Annotated[Floats, "Decays of the exponential moving average, per checkpoint."] = (0.5, 0.7, 0.9),
     lora_rank: Annotated[int, "Rank of the adapters."] = 4,
-    lora_alpha: Annotated[float, "Their products count alpha over rank."] = 8.0,
+    lora_alpha: Annotated[float, "LoRA scaling: products are multiplied by alpha / rank."] = 8.0,
 ) -> Step:
     """Fine-tune a base, keep every epoch's weights, and merge the last ones by metrics, mean and moving average."""
     if seeds < 1 or last < 2 or last > epochs:

@@ -60,23 +60,26 @@ class Base:
 class Tried:
     """What merge methods are tried with, and the statistics that some of them read."""
 
-    scales: Annotated[Floats, "Factors on merged task vectors that are tried."] = (
+    scales: Annotated[Floats, "Grid of scales of the merged task vector."] = (
         *(step / 10 for step in range(1, 11)), 1.2, 1.5, 2.0,
     )  # fmt: skip
     rank: Annotated[int | None, "Singular vectors of each task in TSV-M and EpiMer; default: as many as fit."] = None
     density: Annotated[float, "Fraction of entries that sparse methods keep."] = 0.2
-    estimators: Annotated[Estimators, "Of Fisher information: exact, sampled, empirical, batch."] = ("exact", "batch")
-    rows: Annotated[int, "Training images of each task that statistics are of."] = 512
-    shards: Annotated[int, "Shards in which they are computed."] = 2
+    estimators: Annotated[Estimators, "Estimators of Fisher information: exact, sampled, empirical, batch."] = (
+        "exact",
+        "batch",
+    )
+    rows: Annotated[int, "Training images of each task for statistics."] = 512
+    shards: Annotated[int, "Shards in which statistics are computed."] = 2
 
 
 @flat
 def multi_task_merging(
     *,
     start: Base = Base(),
-    tasks: Annotated[Texts, "Data sets, each perhaps changed: digits+turn1+mirrored+inverted."] = TASKS,
+    tasks: Annotated[Texts, "Data sets, each optionally transformed: digits+turn1+mirrored+inverted."] = TASKS,
     seeds: Annotated[int, "Repetitions, each with its own base."] = 3,
-    epochs: Annotated[int, "Passes over each task's training images; validation chooses the one to keep."] = 30,
+    epochs: Annotated[int, "Passes over each task's training images; the best by validation is kept."] = 30,
     batch_size: Annotated[int, "Images per step."] = 64,
     learning_rate: Annotated[float, "Peak learning rate of the base (Adam)."] = 1e-3,
     finetune_learning_rate: Annotated[float, "Peak learning rate on the tasks."] = 1e-3,

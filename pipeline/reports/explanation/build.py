@@ -89,7 +89,7 @@ def _opened(request: Request) -> tuple[ClassifierInfo, tuple[Classifier, Classif
     old, new = read_about(request.before), read_about(request.after)
     for name in ("backbone", "class_names"):
         if getattr(old, name) != getattr(new, name):
-            raise ValueError(f"{request.before} and {request.after} have another {name}: they are not one fine-tuned")
+            raise ValueError(f"{request.before} and {request.after} differ in {name}: one is not the other fine-tuned")
     before, after = (load_classifier(folder).to(request.device) for folder in (request.before, request.after))
     about = FeatureInfo(width=before.head.in_features, normalised=True, backbone=old.backbone)
     sae = read_sae(request.sae, request.sae_name, about).to(request.device)
@@ -111,7 +111,7 @@ def _check(material: Material, about: ClassifierInfo, network: Classifier) -> No
     if material.truth:
         material.truth.require(classes, len(material.domains))
     if len(material.concepts) == 1:
-        raise ValueError(f"one word, {material.concepts[0].word!r}, names nothing: give several")
+        raise ValueError(f"latents cannot be named by one word, {material.concepts[0].word!r}: give several")
 
 
 @torch.no_grad()

@@ -15,20 +15,20 @@ from amalgam.pipeline.reports.frontier.figure import BLUE, GREEN, ORANGE, SKY, V
 from amalgam.pipeline.reports.tables import plain
 from amalgam.tasks.explain.decomposition import NAMES as PARTS
 
-PART_LOOK = {"latents": (BLUE, "latents"), "error": (ORANGE, "unexplained"), "head": ("#999999", "head")}
+PART_LOOK = {"latents": (BLUE, "latents"), "error": (ORANGE, "SAE error"), "head": ("#999999", "head")}
 PIECE_LOOK = {
     "before": ("o", "#777777", "before"),
     "after": ("o", "black", "after"),
-    "latents back": ("D", BLUE, "after, latents set back"),
-    "error back": ("s", ORANGE, "after, unexplained rest set back"),
-    "head back": ("v", GREEN, "after, head set back"),
+    "latents back": ("D", BLUE, "after, latents reset"),
+    "error back": ("s", ORANGE, "after, SAE error reset"),
+    "head back": ("v", GREEN, "after, head reset"),
 }
 LARGEST = 64  # pixels; the longer side of an image in the page
 LINE, AROUND = 0.3, 1.5  # inches: one row of a chart, and what stands around all
 
 
 def domains_figure(explanation: NamedExplanation) -> Figure:
-    """Per domain: accuracy, also with a piece set back, and who carried the change of the true-class logit."""
+    """Per domain: accuracy, also with a part reset, and what caused the change of the true-class logit."""
     names = [*explanation.domains, "all images"] if len(explanation.domains) > 1 else list(explanation.domains)
     rows = np.arange(len(names))
     figure, (left, right) = _panels(len(names))
@@ -43,24 +43,24 @@ def domains_figure(explanation: NamedExplanation) -> Figure:
         right.barh(rows, width, left=start, color=colour, label=label, height=0.65)
         start = start + width
     left.set_xlabel("accuracy (%)")
-    right.set_xlabel("share of what moved the true-class logit, up or down (%)")
+    right.set_xlabel("share of the absolute change of the true-class logit (%)")
     right.set_xlim(0, 100)
     _finish(figure, (left, right), names)
     return figure
 
 
 def latents_figure(explanation: NamedExplanation, latents: Sequence[int], labels: Sequence[str]) -> Figure:
-    """Per latent: in how many images it went and came, and what that did to the true-class logit."""
+    """Per latent: in how many images it was deactivated and activated, and its effect on the true-class logit."""
     rows, overall = np.arange(len(latents)), explanation.found.changes.overall
     figure, (left, right) = _panels(len(latents))
     added, removed, effect = (
         values[0].cpu().numpy()[list(latents)] for values in (overall.added_rate, overall.removed_rate, overall.effect)
     )
-    left.barh(rows, -100 * removed, color=SKY, label="went", height=0.65)
-    left.barh(rows, 100 * added, color=VERMILION, label="came", height=0.65)
+    left.barh(rows, -100 * removed, color=SKY, label="deactivated", height=0.65)
+    left.barh(rows, 100 * added, color=VERMILION, label="activated", height=0.65)
     left.xaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
     right.barh(rows, effect, color=np.where(effect < 0, SKY, VERMILION), height=0.65)
-    left.set_xlabel("images that it went from, and came to (%)")
+    left.set_xlabel("images in which it was deactivated and activated (%)")
     right.set_xlabel("mean effect on the logit of the true class")
     for axes in (left, right):
         axes.axvline(0, color="black", linewidth=0.8)

@@ -100,7 +100,7 @@ def _latent(explanation: NamedExplanation, latent: int, album: Album) -> dict[st
         "number": latent,
         "word": explanation.word(latent),
         "words": ", ".join(words),
-        "shows": ", ".join(explanation.truth(latent)) or "no one factor",
+        "shows": ", ".join(explanation.truth(latent)) or "no single factor",
         "numbers": [
             percent(found.before.firing_rates[latent].item()),
             percent(found.after.firing_rates[latent].item()),

@@ -72,9 +72,9 @@ def _decomposition(explanation: NamedExplanation) -> Iterator[str]:
     shares, change = explanation.found.shares, explanation.found.shares.change[-1].item()
     parts = {part: percent(shares.share(part)[-1].item()) for part in shares.size}
     yield (
-        f"The logit of the true class changed by {signed(change, 2)} on average. Of all that moved it up or down, "
-        f"latents carry {parts['latents']}, what the autoencoder does not see {parts['error']}, "
-        f"and the head {parts['head']}."
+        f"The logit of the true class changed by {signed(change, 2)} on average. Of its absolute change, "
+        f"latents account for {parts['latents']}, the error of the autoencoder for {parts['error']}, "
+        f"and the head for {parts['head']}."
     )
 
 
@@ -86,8 +86,8 @@ def _flips(explanation: NamedExplanation) -> Iterator[str]:
     counts = ", ".join(f"{number:,.0f} {kind}" for kind, number in zip(KINDS, flips.numbers.tolist(), strict=True))
     yield (
         f"{int(flips.numbers.sum()):,} predictions changed ({counts}). Latents explain "
-        f"{percent(flips.explained_share)} of these (more than half of what carried the new class past the old one), "
-        f"and would have changed {percent(flips.alone_share)} alone."
+        f"{percent(flips.explained_share)} of these (they caused more than half of the new class's gain on the "
+        f"old one), and alone would have changed {percent(flips.alone_share)}."
     )
 
 
@@ -96,8 +96,8 @@ def _causes(explanation: NamedExplanation) -> Iterator[str]:
     pieces = {piece: (accuracies[piece] - accuracies["after"])[-1].item() for piece in accuracies}
     latents, error, head = (points(pieces[f"{piece} back"]) for piece in ("latents", "error", "head"))
     yield (
-        f"Checked by intervention: with all latents set back to what they were, accuracy changes by {latents} points; "
-        f"with the unexplained rest set back, by {error} points; with the head set back, by {head} points."
+        f"Measured by intervention: resetting all latents to their values before changes accuracy by {latents} points, "
+        f"resetting the error of the autoencoder by {error} points, resetting the head by {head} points."
     )
     latent = int(clamps.restored.argmax())
     if clamps.restored[latent]:
@@ -106,9 +106,9 @@ def _causes(explanation: NamedExplanation) -> Iterator[str]:
             percent(table.firing_rates[latent].item()) for table in (explanation.found.before, explanation.found.after)
         ]
         yield (
-            f"The single latent that matters most is {latent_text(explanation, latent)}, active in {rates[0]} of the "
-            f"images before and {rates[1]} after: reset alone, it gives {int(clamps.restored[latent]):,} predictions "
-            f"back and changes accuracy by {points(change)} points (p value {p})."
+            f"The most influential latent is {latent_text(explanation, latent)}, active in {rates[0]} of the "
+            f"images before and {rates[1]} after: resetting it alone restores {int(clamps.restored[latent]):,} "
+            f"predictions and changes accuracy by {points(change)} points (p value {p})."
         )
 
 
@@ -117,14 +117,14 @@ def _names(explanation: NamedExplanation) -> Iterator[str]:
     if judged is None:
         return
     start = (
-        f"Of {judged.alive} alive latents, {judged.clear} fire mostly for a known factor and {judged.named} got a "
-        f"name; {judged.judged} are both"
+        f"Of {judged.alive} alive latents, {judged.clear} respond mostly to a known factor and {judged.named} are "
+        f"named; {judged.judged} are both"
     )
     if judged.accuracy is None:
-        yield f"{start}, so names cannot be judged."
+        yield f"{start}, so the accuracy of names is unknown."
         return
     yield (
-        f"{start}. Of those, {judged.right} names are right ({percent(judged.accuracy)}; "
+        f"{start}. Of those, {judged.right} names are correct ({percent(judged.accuracy)}; "
         f"{percent(judged.chance)} by chance), {judged.right_in_three} counting the three nearest words."
     )
 
@@ -134,8 +134,8 @@ def _error_dominates(explanation: NamedExplanation) -> Iterator[str]:
     latents, error = (shares.share(part)[-1].item() for part in ("latents", "error"))
     if error >= latents and error > 0:
         yield (
-            f"The autoencoder does not see most of what changed ({percent(error)} against {percent(latents)} that "
-            "latents carry): the tables below are anecdotes, not the explanation."
+            f"The error of the autoencoder accounts for most of the change ({percent(error)} against "
+            f"{percent(latents)} for latents): the tables below are anecdotes, not the explanation."
         )
 
 
@@ -145,7 +145,7 @@ def _lossy_domains(explanation: NamedExplanation) -> Iterator[str]:
     if bad:
         yield (
             f"Codes leave more than half of the variance unexplained on {', '.join(bad)}: the autoencoder "
-            "describes such images badly, and what latents say of them is not to be trusted."
+            "reconstructs such images badly, so latents do not describe them reliably."
         )
 
 

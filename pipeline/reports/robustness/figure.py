@@ -25,7 +25,7 @@ MARKERS = "sDv^P<X>pdh"
 LINES = ("-", "--", "-.", ":")
 PANEL_NAMES = {
     "seen": "shifts seen in pre-training",
-    "unseen": "shifts never seen",
+    "unseen": "unseen shifts",
     "natural": "natural shifts",
 }
 HEADINGS = (

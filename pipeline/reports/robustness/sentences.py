@@ -50,17 +50,17 @@ def recommendation(rows: Sequence[Row], pooled: Pooled) -> str:
     lead = pooled.difference(OVERALL, key_of(best), key_of(simple))
     ahead = f"by {interval_text(lead)} points on {MEASURE}, and in {lead.num_ahead} of {lead.seeds.num_seeds} seeds"
     if lead.seeds.num_seeds < 2:
-        return f"{named(simple)}, the simplest remedy: {ONE_SEED}."
+        return f"{named(simple)}, the simplest method: {ONE_SEED}."
     if not lead.low > 0:
         return (
-            f"{named(simple)}, the simplest remedy. The best of {len(tried)} rows, {named(best)}, is ahead of it "
-            f"{ahead}: these test images cannot tell that from nothing."
+            f"{named(simple)}, the simplest method. The best of {len(tried)} rows, {named(best)}, is ahead of it "
+            f"{ahead}, which is not significant on these test images."
         )
     if best["method"] == ZERO_SHOT:
         return f"no fine-tuning at all. Zero-shot is ahead of {named(simple)} {ahead}."
     return (
-        f"{named(best)}. It is ahead of the simplest remedy, {named(simple)}, {ahead}. As the best of {len(tried)} "
-        "rows, found on these very test images, it may be a little flattered."
+        f"{named(best)}. It is ahead of the simplest method, {named(simple)}, {ahead}. As the best of {len(tried)} "
+        "rows, chosen on these test images, its lead is biased upwards."
     )
 
 
@@ -102,7 +102,7 @@ def _penalties(rows: Sequence[Row], pair: Pair) -> str:
     words = [f"{method} {_with_price(*shares[method])}" for method in shown]
     rest = f"; {len(ranked) - len(shown)} others recover less" if len(ranked) > len(shown) else ""
     loss = f"the loss on {ROLE_NAMES[reference_shift(rows) or '']}"
-    return f"Recovered of {loss}, at the strengths chosen on validation: {'; '.join(words)}{rest}."
+    return f"Recovered fraction of {loss}, at the strengths chosen on validation: {'; '.join(words)}{rest}."
 
 
 def _beyond(rows: Sequence[Row]) -> str:
@@ -110,8 +110,8 @@ def _beyond(rows: Sequence[Row]) -> str:
     if not beyond:
         return ""
     return (
-        f"Every strength tried of {_listed(beyond)} gives up more validation accuracy than allowed: the one that gives "
-        "up least is shown."
+        f"Every strength tried of {_listed(beyond)} loses more validation accuracy than --tolerance allows: the one "
+        "that loses least is shown."
     )
 
 
@@ -125,7 +125,7 @@ def _wise(rows: Sequence[Row]) -> str:
     if not found:
         return ""
     shares = " and ".join(found)
-    return f"WiSE, averaging plainly fine-tuned and zero-shot weights, recovers {shares}, without any penalty."
+    return f"WiSE, averaging the weights of plain fine-tuning and zero-shot, recovers {shares}, without any penalty."
 
 
 def _with_price(share: float, price: float) -> str:
@@ -158,7 +158,7 @@ def _verdict(difference: Difference, pair: Pair) -> str:
     if difference.seeds.num_seeds < 2:
         return ONE_SEED
     if not difference.is_sure:
-        return "no difference these images and seeds can show"
+        return "not significant"
     return f"{pair[0] if difference.value > 0 else pair[1]} is better"
 
 

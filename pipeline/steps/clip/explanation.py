@@ -38,12 +38,14 @@ class ExplainConfig(Config):
     def _names_agree(self) -> "ExplainConfig":
         names = [name for name, _ in self.sources]
         if twice := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"two domains are called {min(twice)!r}: every domain needs a name of its own")
+            raise ValueError(f"two domains are called {min(twice)!r}: give each its own name")
         words = [concept.word for concept in self.concepts]
         if twice := {word for word in words if words.count(word) > 1}:
             raise ValueError(f"the vocabulary holds {min(twice)!r} twice")
         if self.truth and self.truth.of_domain and len(self.truth.of_domain) != len(names):
-            raise ValueError(f"the truth has words for {len(self.truth.of_domain)} domains, there are {len(names)}")
+            raise ValueError(
+                f"the ground truth has words for {len(self.truth.of_domain)} domains, there are {len(names)}"
+            )
         return self
 
 

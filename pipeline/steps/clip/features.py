@@ -47,7 +47,7 @@ class FeaturesConfig(Config):
         if len(set(self.views)) < max(1, len(self.views)) or min(self.views) < 0:
             raise ValueError(f"views must be different numbers from 0 on, got {self.views}")
         if self.augment == "none" and self.views != (0,):
-            raise ValueError(f"pictures as they are have the single view 0, got {self.views}: choose another augment")
+            raise ValueError(f"without augmentation there is only view 0, got {self.views}: choose another augment")
         if self.part >= self.num_parts:
             raise ValueError(f"part must be below {self.num_parts}, got {self.part}")
         return self

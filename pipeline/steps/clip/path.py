@@ -57,11 +57,11 @@ class PathConfig(Config):
     def _can_be_walked(self) -> PathConfig:
         check_test_sets(self.test_sets)
         if not self.alphas or list(self.alphas) != sorted(set(self.alphas)):
-            raise ValueError(f"alphas must rise, and there must be one, got {self.alphas}")
+            raise ValueError(f"alphas must be increasing and not empty, got {self.alphas}")
         if not (self.alphas[0] >= 0 and self.alphas[-1] <= 1):
             raise ValueError(f"alphas must be in [0, 1], got {self.alphas}")
         if any(test_set.name == VALIDATION for test_set in self.test_sets):
-            raise ValueError(f"no test set can be called {VALIDATION!r}: the held-out images are")
+            raise ValueError(f"{VALIDATION!r} is the name of the held-out images: rename the test set")
         return self
 
 

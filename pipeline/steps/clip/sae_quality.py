@@ -43,7 +43,7 @@ class SAEQualityConfig(Config):
         check_test_sets(self.test_sets)
         for name, saes in self.saes:
             if "/" in name or [one for one, _ in self.saes].count(name) > 1:
-                raise ValueError(f"steps of autoencoders need names of their own, without '/', got {name!r}")
+                raise ValueError(f"steps of autoencoders need different names without '/', got {name!r}")
             if len({spec.model_copy(update={"seed": 0}) for spec in saes.specs}) > 1:
                 raise ValueError(f"means are over the autoencoders of {name!r}: they may differ in their seed alone")
         return self

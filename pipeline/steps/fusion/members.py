@@ -125,7 +125,7 @@ def check_pictures(config: MemberConfig, data_root: Path | None) -> None:
     images, _, _ = open_pool(config.sample, data_root)
     if images.shape != config.model.in_shape:
         raise ValueError(
-            f"pictures of {_by(images.shape)} do not fit a network for {_by(config.model.in_shape)}: give --channels "
+            f"images of {_by(images.shape)} do not fit a network for {_by(config.model.in_shape)}: give --channels "
             "or --image-size"
         )
     if len(images.class_names) > config.model.num_classes:

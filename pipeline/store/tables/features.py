@@ -146,7 +146,7 @@ def anchors(
     first = files[0]
     for file in files:
         if file.staged.whole != first.staged.whole or data not in (None, file.staged.data):
-            raise ValueError(f"{file.path} holds features of other images or views: they are no anchors here")
+            raise ValueError(f"{file.path} holds features of other images or views: they cannot anchor these images")
     if sorted(first.staged.views) != list(range(len(first.staged.views))):
         raise ValueError(f"{first.path} holds the views {first.staged.views}: anchors need those from 0 on")
     return StagedViews(files, num_images)

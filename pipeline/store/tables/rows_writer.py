@@ -133,7 +133,7 @@ class RowsWriter:
 
     def _finish(self) -> None:
         if not self.num_rows:
-            raise ValueError(f"no activation rows to write to {self.path}: the probe split is empty")
+            raise ValueError(f"no activation rows to write to {self.path}: there are no examples")
         self._flush()
         self._join()
         whole = hashlib.sha256(str(list(self._digests)).encode())

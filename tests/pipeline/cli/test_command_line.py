@@ -170,7 +170,7 @@ def fuse(*arguments: str | Path) -> int:
 
 def test_fuse_writes_one_network_that_loads(checkpoints, tmp_path, capsys):
     assert fuse(*checkpoints, "--alpha", "0.5", "--out", tmp_path / "fused") == 0
-    assert "ensemble of them" in capsys.readouterr().out
+    assert "ensemble" in capsys.readouterr().out
     fused = load_model(tmp_path / "fused")
     assert fused(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
     assert {path.name for path in (tmp_path / "fused").iterdir()} == {

@@ -72,12 +72,12 @@ def test_a_page_is_written_and_its_sentences_are_printed(place, capsys):
         ({"words": "zero,one"}, "words need a text tower: give --backbone"),
         ({"words": "zero,,one", "backbone": "backbone"}, "class 1 has an empty name"),
         ({"words": "elephant,one", "backbone": "backbone"}, "the word 'elephant' is not in the vocabulary"),
-        ({"words": "one", "backbone": "backbone"}, "one word, 'one', names nothing"),
+        ({"words": "one", "backbone": "backbone"}, "'one'"),
         ({"template": "the digit", "backbone": "backbone"}, "has no slot {}"),
         ({"out": "before"}, "exists already"),
         ({"device": "gpu"}, "torch cannot compute on device 'gpu'"),
         ({"after": "backbone"}, "it has no classifier.json"),
-        ({"after": "foreign"}, "have another backbone"),
+        ({"after": "foreign"}, "differ in backbone"),
     ],
 )
 def test_a_user_error_is_one_sentence_exit_code_2_and_leaves_nothing(place, changed, message, capsys, tmp_path):
@@ -100,7 +100,7 @@ def test_a_user_error_is_one_sentence_exit_code_2_and_leaves_nothing(place, chan
 def test_domains_are_distinguished_by_name(place, capsys):
     twice = ("--data", f"imagefolder:{place / 'photos'}")
     assert amalgam("explain", place / "before", place / "after", *flags(place, out=place / "x"), *twice) == 2
-    assert "is given twice: name its domains apart" in capsys.readouterr().err
+    assert "appears twice" in capsys.readouterr().err
     named = ("--data", f"again=imagefolder:{place / 'photos'}")
     assert amalgam("explain", place / "before", place / "after", *flags(place, out=place / "y"), *named) == 0
     found = json.loads((place / "y" / "explanation.json").read_text())

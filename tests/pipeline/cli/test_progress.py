@@ -68,4 +68,4 @@ def test_what_waits_for_a_failure_is_one_line(tmp_path, capsys):
         run(waiting, tmp_path, Local(), hear)
     first, second = capsys.readouterr().out.splitlines()
     assert refused.key in first and "are refused" in first
-    assert second.startswith("5 steps wait")
+    assert second.startswith("5 steps")

@@ -232,7 +232,7 @@ def test_pictures_that_do_not_fit_the_network_are_refused_before_anything_runs(t
     np.savez(tmp_path / "grey.npz", **arrays)
     settings = {"data": f"npz:{tmp_path / 'grey.npz'}", "epochs": 1, "seeds": 1, "alphas": (1.0,), "probe_rows": 10}
     for flags, sentence in (
-        ({"num_classes": 3}, "pictures of 1 x 8 x 8 do not fit a network for 3 x 224 x 224"),
+        ({"num_classes": 3}, "1 x 8 x 8 do not fit a network for 3 x 224 x 224"),
         ({"num_classes": 2, "channels": 1, "image_size": 8}, "there are 3 classes, but --num-classes is 2"),
     ):
         with pytest.raises(ValueError, match=sentence):

@@ -137,7 +137,7 @@ def test_the_page_is_one_file_that_fetches_nothing_and_shows_images(told):
     metrics = told[0]
     assert ("are anecdotes" in page) == (metrics["share/error"] >= metrics["share/latents"])
     assert ("less than the 60%" in page) == (metrics["flips/explained"] < 0.6)
-    assert f"on {2 * NUM_IMAGES} images" in page and "Are the names right?" in page
+    assert f"on {2 * NUM_IMAGES} images" in page and "Are the names correct?" in page
 
 
 def test_equal_networks_have_no_explanation(folders, tmp_path):

@@ -221,7 +221,7 @@ def test_a_domain_is_that_of_all_rows_or_of_each(tmp_path):
 
 def test_no_rows_leave_no_file(tmp_path):
     with (
-        pytest.raises(ValueError, match="the probe split is empty"),
+        pytest.raises(ValueError, match="no activation rows to write"),
         RowsWriter(tmp_path / "rows.parquet", RowsSchema(sites=SITES)),
     ):
         pass

@@ -1,5 +1,6 @@
 """What can be requested of a cluster: as much as it has, or can grow to; more is refused before anything runs."""
 
+import re
 import sys
 
 import pytest
@@ -47,30 +48,30 @@ def declared():
 
 
 @pytest.mark.parametrize(
-    ("asked", "sentence"),
+    ("resources", "values"),
     [
-        (Resources(num_gpus=1), r"asks for 1 GPUs, but no machine has more than 0: ask for less \(--num-gpus walk=0\)"),
-        (Resources(num_cpus=3), r"asks for 3 CPUs, but no machine has more than 2: ask for less \(--num-cpus walk=2\)"),
+        (Resources(num_gpus=1), r"1 GPUs, .* more than 0.*--num-gpus walk=0\)"),
+        (Resources(num_cpus=3), r"3 CPUs, .* more than 2.*--num-cpus walk=2\)"),
         (
             Resources(num_workers=3),
-            r"asks for 3 processes with 1 CPUs each, .* room for 2: .* \(--num-workers walk=2\)",
+            r"3 processes with 1 CPUs each, .* room for 2.*--num-workers walk=2\)",
         ),
     ],
 )
-def test_what_a_cluster_that_does_not_grow_lacks_is_refused(asked, sentence):
-    step = Step("walk", "tests.pipeline.example:walk", resources=asked)
-    with pytest.raises(ValueError, match=f"step 'walk' {sentence}"), connected(None, [step]):
+def test_what_a_cluster_that_does_not_grow_lacks_is_refused(resources, values):
+    step = Step("walk", "tests.pipeline.example:walk", resources=resources)
+    with pytest.raises(ValueError, match=f"'walk'.*{values}"), connected(None, [step]):
         pass
 
 
 def test_as_much_as_there_is_can_be_had():
-    for asked in (Resources(num_cpus=2), Resources(num_workers=2), Resources(num_cpus=0.1, num_workers=20)):
-        check_room(asked, "walk")
+    for resources in (Resources(num_cpus=2), Resources(num_workers=2), Resources(num_cpus=0.1, num_workers=20)):
+        check_room(resources, "walk")
 
 
 def test_a_cluster_that_grows_to_an_unknown_size_is_waited_for_with_a_message(growing, capsys):
     check_room(Resources(num_gpus=1, num_workers=2), "tuned")
-    assert "step 'tuned' asks for 1 GPUs, but no machine has more than 0 yet: waiting" in capsys.readouterr().out
+    assert re.search("'tuned'.* 1 GPUs, .* more than 0 yet: waiting", capsys.readouterr().out)
 
 
 def test_a_cluster_that_says_how_far_it_grows_is_taken_at_its_word(declared, growing):
