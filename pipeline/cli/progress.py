@@ -1,10 +1,12 @@
 """How a run looks: one line per step as it ends; on a terminal, the running ones live below."""
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.live import Live
 from rich.table import Table
@@ -17,7 +19,10 @@ from amalgam.pipeline.engine.execute import Event
 from amalgam.pipeline.engine.place import Place
 from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.store.artifact import Record
+from amalgam.pipeline.store.canonical import canonical
+from amalgam.pipeline.store.record_text import titles
 
+IN_A_JOB = "AMALGAM_SUBMISSION_ID"  # set by `amalgam submit`: far from the root a name says more than a key
 MOST_METRICS = 3
 STYLES = {"cached": "dim", "built": "green", "failed": "bold red", "damaged": "yellow"}
 
@@ -26,12 +31,17 @@ STYLES = {"cached": "dim", "built": "green", "failed": "bold red", "damaged": "y
 def shown(steps: Sequence[Step], root: Path) -> Iterator[Callable[[Event], None]]:
     """A listener for the events of a run: one line per step as it ends, and below them those that run."""
     console, running = output(), Running(steps, root)
+    names = step_titles(steps) if IN_A_JOB in os.environ else {}
 
     def hear(event: Event) -> None:
         running.heard(event)
         if event.kind == "skipped":  # One line for all of them, or they would hide the sentence that counts.
             return
-        console.print(_line(event), style=STYLES[event.kind], soft_wrap=True, highlight=False, markup=False)
+        count = f"{len(running.ended)}/{len(steps)} " if names else ""
+        name = names.get(event.step.fingerprint, event.step.key)
+        console.print(
+            count + _line(event, name), style=STYLES[event.kind], soft_wrap=True, highlight=False, markup=False
+        )
 
     try:
         if console.is_terminal:
@@ -84,9 +94,19 @@ def summary(record: Record) -> str:
     return "  ".join(f"{name}={value:.4g}" for name, value in numbers[:MOST_METRICS])
 
 
-def _line(event: Event) -> str:
+def step_titles(steps: Sequence[Step]) -> dict[str, str]:
+    """A name for each step, by fingerprint, as MLflow shows it: its kind and what sets it apart."""
+    fields: list[dict[str, Any]] = [
+        {"name": step.name, "fingerprint": step.fingerprint, "config": canonical(step.config)}
+        | {"inputs": step.identity["inputs"]}
+        for step in steps
+    ]
+    return titles([Record.model_construct(**each) for each in fields])
+
+
+def _line(event: Event, name: str) -> str:
     seconds = time_text(event.record.seconds) if event.record else ""
-    return f"{event.kind:8}{event.step.key}  {seconds:>8}  {_note(event)}".rstrip()
+    return f"{event.kind:8}{name}  {seconds:>8}  {_note(event)}".rstrip()
 
 
 def _note(event: Event) -> str:

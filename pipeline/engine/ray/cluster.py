@@ -21,6 +21,7 @@ from amalgam.pipeline.engine.step import Resources, Step
 OBJECT_STORE_BYTES = 128 * 2**20  # Steps exchange files; only records and configs travel through Ray.
 INSIDE_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Set by `ray job submit`, which has sent the code already.
 PACKAGE = "amalgam"
+STARTS = 3  # attempts to start Ray on this machine
 PATIENCE = 5  # seconds a cluster may take to answer
 EPS = 1e-9  # what a quotient may lack to a whole number by rounding
 
@@ -51,7 +52,7 @@ def connected(address: str | None, steps: Sequence[Step]) -> Iterator[None]:
 def _connect(address: str) -> None:
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if address == "local":
-        ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
+        _start(include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
         return
     try:
         _knock(address)
@@ -61,6 +62,21 @@ def _connect(address: str) -> None:
             f"no Ray cluster can be reached at {address} ({error}); "
             "start one, give its token (RAY_AUTH_MODE=token), or leave out --address"
         ) from error
+
+
+def _start(**settings: Any) -> None:
+    """Start Ray on this machine. Raises ValueError if it does not come up: Ray gives its processes 30 seconds."""
+    for attempts_left in range(STARTS - 1, -1, -1):
+        try:
+            ray.init("local", **settings)
+            return
+        except Exception as error:  # which is all that Ray says of the kind of this one
+            ray.shutdown()
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
+            if not attempts_left:
+                remedy = "end what keeps this machine busy, or give --local to run without Ray"
+                raise ValueError(f"Ray did not start in {STARTS} attempts ({reason}): {remedy}") from error
+            say(f"Ray did not start ({reason}): trying again")
 
 
 def _knock(address: str) -> None:

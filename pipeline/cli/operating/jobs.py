@@ -1,0 +1,131 @@
+"""`amalgam submit`, `status` and `stop`: experiments as jobs on a Ray cluster, by the address of its dashboard."""
+
+import os
+import re
+import shlex
+import uuid
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from typer import Argument, Option
+
+from amalgam.pipeline.cli.operating.schedule import check_command
+from amalgam.pipeline.cli.progress import IN_A_JOB
+from amalgam.pipeline.console import output, say
+from amalgam.tasks.user_names import is_in_file, unknown_name
+
+if TYPE_CHECKING:
+    from amalgam.pipeline.engine.ray.jobs import Cluster, Job
+
+COMMANDS = ("run", "night", "plan")
+PASSED_ON = ("AMALGAM_NIGHT", "AMALGAM_DATA", "AMALGAM_ROOT", "MLFLOW_TRACKING_URI")
+ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+REGRESSION = 3
+Address = Annotated[
+    str, Option(envvar="RAY_API_SERVER_ADDRESS", help="Address of the cluster's dashboard, such as http://HEAD:8265.")
+]
+
+
+def submit(
+    context: typer.Context,
+    experiment: Annotated[list[str], Argument(help="[run|night|plan] EXPERIMENT and its flags.")],
+    address: Address,
+    submission_id: Annotated[
+        str | None,
+        Option(envvar=IN_A_JOB, help="Id of the job; one that runs or has succeeded is not run again. [default: new]"),
+    ] = None,
+    working_dir: Annotated[Path, Option(help="Folder whose files, your code among them, travel.")] = Path(),
+    no_wait: Annotated[bool, Option("--no-wait", help="Do not follow the job until it ends.")] = False,
+) -> None:
+    """Run an experiment as a job on a Ray cluster; leave with its exit status."""
+    words = list(experiment) if experiment[0] in COMMANDS else ["run", *experiment]
+    check_command(words, context.find_root().command)
+    words = [_within(word, working_dir) for word in words]
+    name = (
+        submission_id
+        or f"{re.sub(r'[^A-Za-z0-9_]+', '_', words[1])}-{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
+    )
+    if not ID.fullmatch(name):
+        raise ValueError(f"--submission-id is letters, digits, '_', '.' and '-', got {name!r}")
+    cluster = _cluster(address)
+    if (known := _known(cluster, name)) is None:
+        variables = {IN_A_JOB: name} | {each: os.environ[each] for each in PASSED_ON if each in os.environ}
+        cluster.submit(shlex.join(["python", "-m", "amalgam", *words]), name, working_dir.absolute(), variables)
+        say(f"{name}: submitted to {address}")
+    elif known.exit_status is not None:
+        say(f"{name}: {known.status} already, with exit status {known.exit_status}")
+        raise SystemExit(known.exit_status)
+    else:
+        say(f"{name}: runs already")
+    if no_wait:
+        say(f"`amalgam status {name} --address {address}` says what becomes of it")
+        return
+    job = cluster.follow(name, say)
+    say(f"{name}: {job.status}" + (f" ({job.message})" if job.exit_status and job.message else ""))
+    raise SystemExit(job.exit_status or 0)
+
+
+def status(
+    address: Address,
+    job: Annotated[str | None, Argument(help="Id of a job; all without it.")] = None,
+) -> None:
+    """List the jobs of a Ray cluster, or leave with the exit status of one that has ended."""
+    cluster = _cluster(address)
+    chosen = [_find(cluster, job)] if job else cluster.jobs()
+    table = Table("job", "status", "started", "command", box=None, pad_edge=False)
+    for one in chosen:
+        started = f"{datetime.fromtimestamp(one.started):%Y-%m-%d %H:%M}" if one.started else ""
+        table.add_row(one.id, one.status, started, one.entrypoint)
+    output().print(table)
+    if job:
+        raise SystemExit(chosen[0].exit_status or 0)
+
+
+def stop(job: Annotated[str, Argument(help="Id of the job.")], address: Address) -> None:
+    """Ask a job to end; a later `submit` with the same flags goes on where it stopped."""
+    cluster = _cluster(address)
+    one = _find(cluster, job)
+    if one.exit_status is not None:
+        say(f"{job}: {one.status} already")
+        return
+    cluster.stop(job)
+    say(f"{job}: asked to end; finished steps stay, and a job with the same flags goes on from there")
+
+
+def _cluster(address: str) -> "Cluster":
+    from amalgam.pipeline.engine.ray.jobs import Cluster  # here, not above: it imports ray
+
+    return Cluster(address)
+
+
+def _find(cluster: "Cluster", name: str) -> "Job":
+    if found := cluster.job(name):
+        return found
+    raise unknown_name("job", name, [job.id for job in cluster.jobs()])
+
+
+def _known(cluster: "Cluster", name: str) -> "Job | None":
+    """A job of that id that is not to be run again; one that failed or was stopped makes room for another."""
+    known = cluster.job(name)
+    if known is None or known.exit_status in (None, 0, REGRESSION):
+        return known
+    say(f"{name}: {known.status} before, submitted again")
+    cluster.forget(name)
+    return None
+
+
+def _within(text: str, folder: Path) -> str:
+    """A user's `file.py:NAME` as the job finds it in its working folder. Raises ValueError if it does not travel."""
+    flag, equals, value = text.partition("=") if text.startswith("--") else ("", "", text)
+    if not is_in_file(value):
+        return text
+    path, _, name = value.rpartition(":")
+    try:
+        return f"{flag}{equals}{Path(path).resolve().relative_to(folder.resolve()).as_posix()}:{name}"
+    except ValueError:
+        raise ValueError(
+            f"{path} does not lie in {folder.resolve()}, so it does not travel: give --working-dir"
+        ) from None
