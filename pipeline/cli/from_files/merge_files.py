@@ -23,7 +23,7 @@ from amalgam.tasks.merging.statistics.conflict import conflicts
 
 ORIGIN, ADAPTER_CONFIG, CONFLICTS = "merge.json", "adapter_config.json", "conflicts"
 MOST_NAMED = 5  # tensors that are printed; the table holds all
-COPIED = ("config.json", "generation_config.json")
+COPIED = ("config.json", "generation_config.json", "classifier.json")
 
 
 @dataclass(frozen=True)

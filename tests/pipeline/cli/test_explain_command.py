@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from amalgam.pipeline.cli.from_files.explain_folders import as_prepared, in_order
-from amalgam.pipeline.store.clip_checkpoints import read_about, save_classifier
+from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_about, save_classifier
 from amalgam.tasks.clip.testing.suite import PictureSettings
 from amalgam.tasks.clip.zero_shot import Classifier, zero_shot_head
 from amalgam.tasks.data.pixels import enlarged, in_memory
@@ -119,3 +119,17 @@ def test_classes_of_the_same_names_are_put_in_the_classifiers_order():
 def test_pictures_are_prepared_as_they_were_for_fine_tuning():
     prepared = Preprocessing(size=(224, 224))
     assert as_prepared("imagefolder:photos", prepared) == PictureSettings.of(prepared).stored("imagefolder:photos").data
+
+
+@pytest.mark.parametrize("method", ["average", "ties"])
+def test_what_a_merge_lost_and_gained_is_explained_against_its_base(place, tmp_path, method):
+    other = load_classifier(place / "after")
+    with torch.no_grad():
+        [p.add_(0.1 * p.std(correction=0)) for p in other.parameters() if p.numel() > 1]
+    (tmp_path / "other").mkdir()
+    save_classifier(other, read_about(place / "after"), tmp_path / "other")
+    members = (place / "after", tmp_path / "other")
+    assert amalgam("merge", place / "before", *members, "--method", method, "--out", tmp_path / "merged") == 0
+    assert amalgam("explain", place / "before", tmp_path / "merged", *flags(place, out=tmp_path / "page")) == 0
+    found = json.loads((tmp_path / "page" / "explanation.json").read_text())
+    assert set(found["images"].values()) == {24}
