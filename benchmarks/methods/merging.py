@@ -39,7 +39,7 @@ print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_m
 """
 
 
-def measure(width: int = 768, depth: int = 12, members: int = 8, rank: int = 32, images: int = 64) -> list[Measure]:
+def measure(width: int = 768, depth: int = 12, members: int = 8, rank: int = 32, images: int = 256) -> list[Measure]:
     """Seconds and memory of merges, and their bounds."""
     with threads(1), tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{place}.safetensors" for place in range(members + 1)]

@@ -26,9 +26,9 @@ class Ties(TaskVectorMethod):
     """Share of each task vector's entries that is kept, largest first; 1 keeps all."""
 
     def task_vector(self, parameter: Parameter) -> Tensor:
-        from amalgam.tasks.merging.geometry.signs import elect, trimmed
+        from amalgam.tasks.merging.geometry.signs import trimmed_and_elected
 
-        return elect([trimmed(delta, self.density) for delta in parameter.deltas])
+        return trimmed_and_elected(parameter.base_tensor, parameter.values, self.density)
 
 
 class Dare(TaskVectorMethod):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from amalgam.tasks.merging.geometry.bases import Atoms
-from amalgam.tasks.merging.statistics.linear import RowLinear
+from amalgam.tasks.merging.statistics.by_layer import ByLayer
 from amalgam.tasks.scoring.sums import Sums
 
 Estimator = Literal["exact", "sampled", "empirical", "batch"]
@@ -38,11 +38,9 @@ def fisher_sums(module: nn.Module, batches: Batches, estimator: Estimator = "exa
         return _batch_squares(module, batches)
     total, generator = Sums(), torch.Generator().manual_seed(seed)
     for inputs, labels in batches:
-        if (fast := RowLinear.passed(module, inputs)) is not None:
-            probabilities = fast.logits.detach().softmax(1)
-            for number, (classes, weights) in enumerate(_classes(probabilities, labels, estimator, generator)):
-                total.add(fast.squares(classes, weights))
-                total.count(len(weights) if number == 0 else 0)
+        if (fast := ByLayer.passed(module, inputs)) is not None:
+            total.add(fast.squares(_classes(fast.logits.detach().softmax(1), labels, estimator, generator)))
+            total.count(len(inputs))
             continue
         for gradients, weights, is_first in example_gradients(module, [(inputs, labels)], estimator, generator):
             squares = {name: torch.einsum("b,b...->...", weights, g.square()) for name, g in gradients.items()}

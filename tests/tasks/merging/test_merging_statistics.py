@@ -24,6 +24,47 @@ def perceptron(seed=0):
     return nn.Sequential(nn.Flatten(), nn.Linear(16, 7), nn.Tanh(), nn.Linear(7, 5, bias=False), nn.Linear(5, 4)).eval()
 
 
+class Attending(nn.Module):
+    """Patches as tokens, layer norms, a residual sum, activations in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(1, 6, 2, stride=2, bias=False)
+        self.norm, self.mix = nn.LayerNorm(6), nn.Linear(6, 6)
+        self.relu, self.head = nn.ReLU(inplace=True), nn.Linear(6, 4)
+
+    def forward(self, x):
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        return self.head((tokens + self.relu(self.mix(self.norm(tokens)))).mean(1))
+
+
+def attending(seed=0):
+    torch.manual_seed(seed)
+    return Attending().eval()
+
+
+def convolutional(seed=0):
+    """Strides, dilation and padding, batch norms with statistics, activations in place."""
+    torch.manual_seed(seed)
+    module = nn.Sequential(
+        nn.Conv2d(1, 3, 3, padding=1, bias=False),
+        nn.BatchNorm2d(3),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(3, 4, 2, stride=2, dilation=2),
+        nn.ReLU(inplace=True),
+        nn.Flatten(),
+        nn.Linear(4, 4),
+    )
+    module.train()(torch.randn(32, 1, 4, 4))
+    return module.eval()
+
+
+def grouped(seed=0):
+    """Convolutions in groups are taken example by example."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(1, 4, 2), nn.Conv2d(4, 4, 2, groups=2), nn.Flatten(), nn.Linear(16, 4)).eval()
+
+
 def data(count=12, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(count, 1, 4, 4, generator=generator), torch.randint(4, (count,), generator=generator)
@@ -43,7 +84,7 @@ def brute_force(module, images, labels=None):
     return total
 
 
-@pytest.mark.parametrize("make", [network, perceptron])
+@pytest.mark.parametrize("make", [network, perceptron, attending, convolutional, grouped])
 @pytest.mark.parametrize("estimator", ["exact", "empirical"])
 def test_fisher_equals_brute_force(estimator, make):
     module, (images, labels) = make(), data()
@@ -51,6 +92,14 @@ def test_fisher_equals_brute_force(estimator, make):
     expected = brute_force(module, images, labels if estimator == "empirical" else None)
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-8)
+
+
+def test_large_layers_are_taken_in_pieces(monkeypatch):
+    module, given = convolutional(), [data()]
+    whole = fisher_sums(module, given).means()
+    monkeypatch.setattr("amalgam.tasks.merging.statistics.by_layer.MOST_NUMBERS", 100)
+    for name, total in fisher_sums(module, given).means().items():
+        torch.testing.assert_close(total, whole[name])
 
 
 def test_fisher_of_softmax_regression_has_its_closed_form():
