@@ -46,7 +46,7 @@ def file_digest(path: Path) -> str:
 
 
 def load_file(path: Path) -> ModuleType:
-    """The module of a user's file, under a name of its own; its neighbours can be imported by it.
+    """The module of a user's file, under a separate name; it can import modules beside it.
 
     A file that has not changed is not run again: two networks made by one class must be of that class.
     """

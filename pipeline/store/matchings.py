@@ -13,7 +13,7 @@ from amalgam.pipeline.store.canonical import canonical
 from amalgam.tasks.fusion import Method
 from amalgam.tasks.fusion.cost import Universe
 from amalgam.tasks.fusion.coupling import Coupling
-from amalgam.tasks.fusion.matching import Grouping, Matching
+from amalgam.tasks.fusion.matching import DirectMatching, Matching
 
 SLOTS, FACTS = "matching.safetensors", "matching.json"
 
@@ -26,7 +26,7 @@ def save_matchings(methods: Sequence[Method], matchings: Sequence[Matching], fol
         for group, table in matching.universe.slots.items()
     }
     for place, matching in enumerate(matchings):
-        for group, coupling in matching.found.items() if isinstance(matching, Grouping) else ():
+        for group, coupling in matching.found.items() if isinstance(matching, DirectMatching) else ():
             slots |= {f"{place}/{group}/{name}": tensor for name, tensor in _tensors(coupling).items()}
     (folder / SLOTS).write_bytes(save(slots))
     facts = [
@@ -35,7 +35,7 @@ def save_matchings(methods: Sequence[Method], matchings: Sequence[Matching], fol
             "num_matched": matching.universe.num_matched,
             "sizes": matching.sizes,
             "objective": matching.objective,
-            "found": list(matching.found) if isinstance(matching, Grouping) else None,
+            "found": list(matching.found) if isinstance(matching, DirectMatching) else None,
         }
         for method, matching in zip(methods, matchings, strict=True)
     ]
@@ -53,7 +53,7 @@ def load_matching(method: Method, folder: Path) -> Matching:
     sizes = {group: tuple(counts) for group, counts in found["sizes"].items()}
     universe, objective = Universe(slots, found["num_matched"]), tuple(found["objective"])
     if found["found"] is not None:
-        return Grouping(universe, sizes, objective, couplings)
+        return DirectMatching(universe, sizes, objective, couplings)
     return Matching(universe, sizes, objective)
 
 

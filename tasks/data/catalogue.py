@@ -1,4 +1,4 @@
-"""The data sets by name: what each holds, and where its files must lie under the data root.
+"""The data sets by name: what each contains, and where its files must be under the data root.
 
 Nothing here is ever downloaded. Add a data set of torchvision's by a line in `KNOWN`; any other one it has is
 `torchvision:Name`, and what users supply is `KIND:PATH`, of a kind in `KINDS`.

@@ -44,7 +44,7 @@ def load(spec: DataSpec, split: PartName, root: Path | None = None) -> Images:
     """The train or test images of a data set; nothing is downloaded.
 
     Raises ValueError, saying what to fetch and where it must lie, if the files are absent or damaged, and if the split
-    is empty or holds a single class.
+    is empty or has a single class.
     """
     check(spec, root)
     kind = spec.name.partition(":")[0]

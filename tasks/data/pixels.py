@@ -73,7 +73,7 @@ class Images:
 
     @property
     def pixels(self) -> Tensor:
-        """All images, uint8 (n, c, h, w), read anew: for sets that are small enough."""
+        """All images, uint8 (n, c, h, w), read again: for sets that are small enough."""
         return self.read(torch.arange(len(self)))
 
 

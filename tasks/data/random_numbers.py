@@ -11,7 +11,7 @@ from torch import Tensor
 
 GAMMA = 0x9E3779B97F4A7C15  # the step of SplitMix64, 2^64 over the golden ratio
 FIRST, SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # its multipliers
-BITS = 24  # a float32 below 1 holds no more
+BITS = 24  # a float32 below 1 has no more
 PARTS = 16  # streams that one `RandomNumbers` has for itself
 
 

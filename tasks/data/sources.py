@@ -75,7 +75,7 @@ class Styled(Value):
 
 
 class SetApart(Value):
-    """Digits of which no picture is made but those that are held out."""
+    """Digits that only held-out pictures are made of."""
 
     share: float = Field(gt=0, lt=1)
     """Share of the digits, class by class, and of the pictures: the last ones."""
@@ -122,7 +122,7 @@ class StyledPhotos(Styled):
     """What their classes are called; empty takes the names that come with them."""
     style: str = "photo"
     varied: bool = False
-    """Whether photos are mirrored and moved by chance; then they come again, otherwise, when all have come."""
+    """Whether photos are mirrored and moved at random, anew each time that all of them have been shown."""
 
 
 Pictures = Annotated[StyledPairs | StyledPhotos, Field(discriminator="kind")]

@@ -1,4 +1,4 @@
-"""Who sees what: the examples each member is trained on, and those held out to choose an epoch by.
+"""Data splits: the examples each member is trained on, and those held out to choose an epoch by.
 
 A split is a value: `GeneralSpecialist(special_class=4)(labels, num_members=2, seed=0)` gives one sorted array of
 positions in `labels` for each member. Shares are taken class by class, to the nearest example.
@@ -61,7 +61,7 @@ class ProbeConfig(BaseModel):
 
 
 class Split(BaseModel, ABC):
-    """How the examples of a training split are dealt to the members."""
+    """How the examples of a training split are divided among the members."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -124,7 +124,7 @@ class ClassSplit(Split):
     def _deal(
         self, labels: Labels, label: int, home: int, num_members: int, generator: np.random.Generator
     ) -> list[Indices]:
-        """The examples of one class, shuffled and dealt to the members."""
+        """The examples of one class, shuffled and divided among the members."""
         indices = generator.permutation(np.flatnonzero(labels == label))
         few = round(self.other * len(indices))
         sizes = np.full(num_members, few)
@@ -144,7 +144,7 @@ def hold_out(labels: Labels, share: float, seed: int, sources: Indices | None = 
     side would be empty.
     """
     if not 0 < share < 1:
-        raise ValueError(f"the share to hold out must be between 0 and 1, got {share}")
+        raise ValueError(f"the held-out share must be between 0 and 1, got {share}")
     total = round(share * len(labels))
     if total in (0, len(labels)):
         raise ValueError(f"too few examples: holding out {share} of {len(labels)} leaves one side empty")

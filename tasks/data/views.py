@@ -24,7 +24,7 @@ ATTEMPTS = 10  # how often that draws a crop before it takes the largest one
 
 
 class View(NamedTuple):
-    """One of the ways in which a set of pictures can be seen."""
+    """One augmentation of a whole set of pictures."""
 
     augment: ViewKind = "none"
     """Shifted with black filling the gap, cropped a little and resized back, or as they are."""

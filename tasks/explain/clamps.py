@@ -1,4 +1,4 @@
-"""Whether a latent causes what it is blamed for: set it back, decode, add what is unexplained, classify again.
+"""Whether a latent causes what is attributed to it: reset it, decode, add what is unexplained, classify again.
 
 Clamping latent j of one image from s_j to v moves its feature by (v - s_j) d_j and nothing else, so the logits of every
 clamp follow from those of the image without another decoding. The head normalises what it reads, as it always does.
@@ -28,9 +28,9 @@ class ClampTable:
 
     num_images: int
     newly_correct: Tensor
-    """Images that become right."""
+    """Images that become correctly classified."""
     newly_incorrect: Tensor
-    """Images that become wrong."""
+    """Images that become misclassified."""
     restored: Tensor
     """Flipped images whose prediction is again the one before fine-tuning."""
 

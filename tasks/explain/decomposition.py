@@ -13,7 +13,7 @@ from amalgam.tasks.scoring.sums import Sums
 
 
 @dataclass(frozen=True)
-class Parts:
+class LogitChange:
     """Changes of logits, in parts that add up to the whole; all of one shape."""
 
     latents: Tensor
@@ -28,23 +28,23 @@ class Parts:
         """The whole change."""
         return self.latents + self.error + self.head
 
-    def of(self, classes: Tensor) -> "Parts":
+    def of(self, classes: Tensor) -> "LogitChange":
         """Of parts (batch, num_classes), those of one class of each image, (batch,)."""
-        return Parts(*(part.gather(1, classes[:, None]).squeeze(1) for part in self._all))
+        return LogitChange(*(part.gather(1, classes[:, None]).squeeze(1) for part in self._all))
 
-    def __sub__(self, other: "Parts") -> "Parts":
-        return Parts(*(ours - theirs for ours, theirs in zip(self._all, other._all, strict=True)))
+    def __sub__(self, other: "LogitChange") -> "LogitChange":
+        return LogitChange(*(ours - theirs for ours, theirs in zip(self._all, other._all, strict=True)))
 
     @property
     def _all(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.latents, self.error, self.head
 
 
-def decompose(compared: Compared) -> Parts:
+def decompose(compared: Compared) -> LogitChange:
     """The change of every class logit of every image, (batch, num_classes); latents are summed."""
     (w0, w1), (b0, b1) = compared.by.weights, compared.by.biases
     head = compared.z1 @ (w1 - w0).T + (b1 - b0)
-    return Parts(compared.change @ compared.by.pull, compared.error_change @ w0.T, head)
+    return LogitChange(compared.change @ compared.by.pull, compared.error_change @ w0.T, head)
 
 
 def contributions(compared: Compared, classes: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ class SharesMeter:
     num_domains: int
     sums: Sums = field(default_factory=Sums)
 
-    def update(self, compared: Compared, parts: Parts) -> None:
+    def update(self, compared: Compared, parts: LogitChange) -> None:
         """Count a batch, given its decomposition."""
         true = parts.of(compared.labels)
         values = {"images": torch.ones_like(true.total), "square": true.total.square()}

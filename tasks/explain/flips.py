@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from amalgam.tasks.explain.comparison import Compared
-from amalgam.tasks.explain.decomposition import Parts, contributions
+from amalgam.tasks.explain.decomposition import LogitChange, contributions
 from amalgam.tasks.scoring.sums import Sums
 
 KINDS = ("right to wrong", "wrong to right", "wrong to wrong")
@@ -33,7 +33,7 @@ class Flips:
     """Positions in `KINDS`."""
     margin_before: Tensor
     """Below zero, or zero."""
-    rise: Parts
+    rise: LogitChange
     """How much the margin rose, in its parts."""
     leading: Tensor
     """Latents with the largest parts of the rise, (flips, at most LEADING)."""
@@ -56,7 +56,7 @@ class Flips:
         return self.margin_before + self.rise.latents > 0
 
 
-def flips_of(compared: Compared, parts: Parts) -> Flips:
+def flips_of(compared: Compared, parts: LogitChange) -> Flips:
     """The images of a batch whose prediction changed, given the decomposition of the batch."""
     old, new = compared.predicted
     rows = (old != new).nonzero().flatten()
@@ -72,7 +72,7 @@ def flips_of(compared: Compared, parts: Parts) -> Flips:
         new[rows],
         kinds[rows],
         margin.squeeze(1)[rows],
-        Parts(rise.latents[rows], rise.error[rows], rise.head[rows]),
+        LogitChange(rise.latents[rows], rise.error[rows], rise.head[rows]),
         largest.indices,
         largest.values,
     )

@@ -1,4 +1,4 @@
-"""Groups of latents found without names: those that tell domains apart, those that predict labels in one domain alone.
+"""Groups of latents found without names: those that distinguish domains, those that predict labels in one domain alone.
 
 Both are tests of independence between "the latent is active" and a category, by the G statistic 2 n I, where I is the
 mutual information in nats; the false discovery rate over all latents is controlled (Benjamini and Hochberg 1995).

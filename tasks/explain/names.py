@@ -116,7 +116,7 @@ class NameAccuracy:
     right_if_forced: int
     """Clear latents whose best word is right, whether or not it was good enough for a name."""
     chance: float
-    """Share of judged latents that would be right if their names were dealt out among them at random."""
+    """Share of judged latents that would be right if their names were permuted among them at random."""
 
     @property
     def accuracy(self) -> float | None:

@@ -1,11 +1,11 @@
-"""Parts of an image, and which of them a latent reads: the one without which it loses most of its activation.
+"""Partition of an image, and which of them a latent reads: the one without which it loses most of its activation.
 
-Parts are cells around dispersed seeds among the patches of a grid:
+Partition are cells around dispersed seeds among the patches of a grid:
 
     c_1 random;  c_(j+1) = argmax_x min_(i<=j) |x - c_i|^2;  cell(x) = argmin_j |x - c_j|^2
 
 Farthest-point sampling and its Voronoi cells, as in the background proxies of Zhang et al. (2022), FPTrans. Hiding a
-part means giving it the image's mean colour, so any encoder can be asked, with or without tokens of its own (occlusion,
+part means giving it the image's mean colour, so any encoder can be explained, with or without tokens (occlusion,
 Zeiler and Fergus 2014).
 """
 
@@ -21,7 +21,7 @@ NUM_PARTS = 6
 
 
 @dataclass(frozen=True)
-class Parts:
+class Partition:
     """A partition of points into cells, each with its seed."""
 
     seeds: Tensor
@@ -36,7 +36,7 @@ class Parts:
         return sums.index_add(0, self.cells, features) / counts[:, None]
 
 
-def parts_of(points: Tensor, num_parts: int, generator: torch.Generator) -> Parts:
+def parts_of(points: Tensor, num_parts: int, generator: torch.Generator) -> Partition:
     """At most `num_parts` parts of points (points, dimensions), fewer where fewer points differ.
 
     The first seed is drawn from the generator. Raises ValueError for no points or no parts.
@@ -53,7 +53,7 @@ def parts_of(points: Tensor, num_parts: int, generator: torch.Generator) -> Part
         distance = (points - points[seeds[-1]]).square().sum(1)
         cells[distance < nearest] = len(seeds) - 1
         nearest = torch.minimum(nearest, distance)
-    return Parts(torch.tensor(seeds), cells)
+    return Partition(torch.tensor(seeds), cells)
 
 
 def grid_points(height: int, width: int) -> Tensor:

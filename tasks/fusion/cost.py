@@ -23,7 +23,7 @@ State = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Universe:
-    """A common numbering of the units of all members: slot s of a group holds one unit of every member.
+    """A common numbering of the units of all members: slot s of a group has one unit of every member.
 
     The first `num_matched[g]` slots are fused; the others only remember who would come next.
     """
@@ -146,7 +146,7 @@ class ActivationCost:
         for group in batch[0]:
             rows = [member[group] for member in batch]
             if len({len(r) for r in rows}) > 1:
-                raise ValueError(f"members give different numbers of rows for {group}: {[len(r) for r in rows]}")
+                raise ValueError(f"members have different numbers of rows of {group}: {[len(r) for r in rows]}")
             self.num_rows[group] = self.num_rows.get(group, 0) + len(rows[0])
             for k, r in enumerate(rows):
                 _add(self.squares, (group, k), r.square().sum(0))
@@ -166,10 +166,10 @@ class ActivationCost:
     def pair(self, group: str, one: int, two: int) -> Tensor:
         """(units of member one, units of member two): mean squared distance of activations.
 
-        Raises ValueError if no batch held the group.
+        Raises ValueError if no batch had the group.
         """
         if group not in self.num_rows:
-            raise ValueError(f"no activations were given for {group}; have {sorted(self.num_rows)}")
+            raise ValueError(f"there are no activations of {group}, only of {sorted(self.num_rows)}: capture them")
         product = self.products[group, one, two] if one < two else self.products[group, two, one].T
         total = self.squares[group, one][:, None] + self.squares[group, two][None, :] - 2 * product
         return total.clamp_min(0) / self.num_rows[group]
@@ -177,10 +177,10 @@ class ActivationCost:
     def gram(self, group: str) -> Tensor:
         """(all units, all units) mean products of activations, members one after the other; for `within` statistics.
 
-        Raises ValueError if no batch held the group, or products within members were not kept.
+        Raises ValueError if no batch had the group, or products within members were not kept.
         """
         if group not in self.num_rows or not self.within:
-            raise ValueError(f"no products of all units were accumulated for {group}: give calibration batches")
+            raise ValueError(f"there are no products of all units of {group}: pass calibration batches")
         table = [
             [self.products[group, min(a, b), max(a, b)] for b in range(self.num_members)]
             for a in range(self.num_members)

@@ -37,11 +37,11 @@ class Coupling:
         else:
             counts = torch.bincount(everything[everything != DELETED])
         if (counts == 0).any():
-            raise ValueError(f"fused unit {int(counts.argmin())} holds no unit of any member")
+            raise ValueError(f"fused unit {int(counts.argmin())} contains no unit of any member")
 
     @classmethod
     def from_matches(cls, matches: Tensor, sizes: Sequence[int]) -> "Coupling":
-        """Units matched tuple by tuple, everyone else alone.
+        """Units matched tuple by tuple, all others isolated.
 
         `matches` is (members, matched tuples) of unit indices, `sizes` the units of each member. Fused units are
         ordered: the tuples, then what is left of member 0, of member 1, ... in their own order.
@@ -75,6 +75,6 @@ class Coupling:
             return mixtures
         return [scale.double()[:, None] * mixture for scale, mixture in zip(self.scale, mixtures, strict=True)]
 
-    def holds(self) -> Tensor:
+    def contains(self) -> Tensor:
         """(members, fused units) bool: whether the fused unit contains a unit of the member."""
         return torch.stack([(share > 0).any(0) for share in self.shares()])

@@ -88,7 +88,7 @@ def restored(
     weights: Sequence[float],
     batches: Iterable[Any],
 ) -> nn.Module:
-    """A copy of `fused` with its statistics set right on `batches`: batch norms recalibrated, or layers repaired."""
+    """A copy of `fused` with its statistics corrected on `batches`: batch norms recalibrated, or layers repaired."""
     if batch_norms(fused):
         return recalibrate(fused, batches, _isolated(axes, couplings))
     maps = maps_of(axes, [member.state_dict() for member in members], couplings, weights)
@@ -97,7 +97,7 @@ def restored(
 
 def _isolated(axes: Axes, couplings: Mapping[str, Coupling]) -> dict[str, Tensor]:
     """Path of each batch norm -> (units,) bool: units that only one member has, whose statistics stay that member's."""
-    alone = {group: coupling.holds().sum(0) == 1 for group, coupling in couplings.items()}
+    alone = {group: coupling.contains().sum(0) == 1 for group, coupling in couplings.items()}
     result = {}
     for name, parts in axes.join_masks(axes.means, alone).items():
         result[name.rpartition(".")[0]] = parts
@@ -107,7 +107,7 @@ def _isolated(axes: Axes, couplings: Mapping[str, Coupling]) -> dict[str, Tensor
 def activation_cost(
     members: Sequence[nn.Module], axes: Axes, batches: Iterable[Any], *, within: bool = False
 ) -> ActivationCost:
-    """Distances between all members' units on the same stream of inputs; products `within` members if asked for."""
+    """Distances between all members' units on the same inputs, and the products `within` members on request."""
     cost = ActivationCost(len(members), within)
     where = [sites(member, axes) for member in members]
     for batch in batches:

@@ -2,7 +2,7 @@
 
 Every group has a universe of slots (`cost.Universe`). With two members a step matches one member's units to the
 other's: the k cheapest pairs, exactly (Morelli & Eckstein 2026, partial optimal transport with uniform masses). With
-more, members take turns: each is matched to the slots held by all others, where a slot costs the sum of all distances
+more, members take turns: each is matched to the slots of all others, where a slot costs the sum of all distances
 within it, so one objective falls whoever moves:
 
     J = sum over groups, matched slots and pairs of members of the squared distances of `cost`
@@ -43,8 +43,8 @@ class Matching:
 
 
 @dataclass(frozen=True)
-class Grouping(Matching):
-    """Couplings that were found otherwise than by matching slots; the universe is the order of units as they are."""
+class DirectMatching(Matching):
+    """Couplings that were found without matching slots; the universe has units in their own order."""
 
     found: Mapping[str, Coupling] = field(default_factory=dict)
 
@@ -91,9 +91,9 @@ class GroupCost:
         """(units of mover, slots) float64: what a slot costs with that unit in it, beside the units of `others`."""
         total = self.within(slots, others)[None, :]
         if self.costs.weights:
-            held, norms = (values.sum(0) for values in self._held(slots, others))
+            rows, norms = (values.sum(0) for values in self._in_slots(slots, others))
             own = len(others) * self.norms[mover]
-            total = total + (own[:, None] + norms[None, :] - 2 * self.rows[mover] @ held.T).double().cpu()
+            total = total + (own[:, None] + norms[None, :] - 2 * self.rows[mover] @ rows.T).double().cpu()
         if self.costs.activations:
             rate = self.costs.rate(self.group)
             pairs = (self.costs.activations.pair(self.group, mover, k).cpu()[:, slots[k]] for k in others)
@@ -106,7 +106,7 @@ class GroupCost:
         starts = np.cumsum([0, *[len(rows) for rows in self.rows[:-1]]])
         return torch.cat(list(self.rows)), torch.cat(list(self.norms)), torch.from_numpy(starts)[:, None]
 
-    def _held(self, slots: Tensor, members: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def _in_slots(self, slots: Tensor, members: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Rows (members, slots, entries) and norms (members, slots) of the units in each slot, in one gather."""
         rows, norms, starts = self._flat
         units = (slots + starts)[list(members)].to(rows.device)
@@ -116,8 +116,8 @@ class GroupCost:
         """(slots,) float64: sum of the distances between the units of `members` in each slot."""
         total = torch.zeros(slots.shape[1], dtype=torch.float64)
         if self.costs.weights and len(members) > 1:
-            held, norms = self._held(slots, members)
-            products = held.sum(0).square().sum(1) - held.square().sum((0, 2))
+            rows, norms = self._in_slots(slots, members)
+            products = rows.sum(0).square().sum(1) - rows.square().sum((0, 2))
             total += ((len(members) - 1) * norms.double().sum(0) - products.double()).cpu()
         return total + self.costs.activation_between(self.group, slots, members) if self.costs.activations else total
 
@@ -130,7 +130,7 @@ def identity(axes: Axes, states: Sequence[State]) -> Matching:
     sizes = axes.sizes_of_all(states)
     for group, counts in sizes.items():
         if len(set(counts)) > 1:
-            raise ValueError(f"members have {counts} units in {group}; naive averaging needs equal widths")
+            raise ValueError(f"members have {counts} units in {group}: naive averaging needs equal widths")
     slots = {group: torch.arange(counts[0]).expand(len(states), -1) for group, counts in sizes.items()}
     return Matching(Universe(slots, {group: counts[0] for group, counts in sizes.items()}), sizes)
 
@@ -139,7 +139,7 @@ def descend(costs: Costs, alpha: float, *, seed: int, max_sweeps: int, start: Un
     """Match all but a share `alpha` of each group, until no assignment changes or `max_sweeps` is reached.
 
     Without `start` the first sweep is greedy: groups in the order of computation, each reading only those before it,
-    so that the result does not depend on how anybody numbered their units.
+    so that the result does not depend on the order of units in any member.
     """
     sizes = costs.axes.sizes_of_all(costs.states)
     num_matched = {group: round((1 - alpha) * min(counts)) for group, counts in sizes.items()}
@@ -163,8 +163,8 @@ def objective(costs: Costs, universe: Universe) -> float:
     """J of the module docstring, for the matched slots of `universe`."""
     total = costs.weights.objective(universe) if costs.weights else 0.0
     for group in universe.slots if costs.activations else ():
-        everyone = range(len(costs.states))
-        total += float(costs.activation_between(group, universe.matched(group), everyone).sum())
+        members = range(len(costs.states))
+        total += float(costs.activation_between(group, universe.matched(group), members).sum())
     return total
 
 

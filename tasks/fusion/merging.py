@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from amalgam.tasks.fusion.coupling import Coupling
+from amalgam.tasks.fusion.rebuild.rebuilding import rebuilt
 from amalgam.tasks.fusion.rebuild.resizing import resize
 from amalgam.tasks.fusion.rebuild.tensors import merged_tensors, state_of
-from amalgam.tasks.fusion.rebuild.way import rebuilt
 from amalgam.tasks.fusion.unit_map import maps_of
 from amalgam.tasks.tracing.axes import Axes, Axis
 
@@ -33,34 +33,34 @@ def support(axes: Axes, couplings: Mapping[str, Coupling], fused: nn.Module) -> 
 
     An entry is structurally zero where no member has both the unit that is made and the unit that is read; what is left
     are the parameters that a block-sparse layer must store: `1 + 2 alpha - alpha^2` instead of `(1 + alpha)^2`.
-    Only parameters between two hidden groups can hold zeros, and only those are returned.
+    Only parameters between two hidden groups can have such zeros, and only those are returned.
     """
-    held = {group: coupling.holds() for group, coupling in couplings.items()}
+    members = {group: coupling.contains() for group, coupling in couplings.items()}
     result = {}
     for name, parameter in fused.named_parameters():
         blocks = [b for b, part in axes.parts.items() if part.parameter == name] or [name] * (name in axes.of)
-        tables = {block: _allowed(axes.of[block], held, parameter.shape) for block in blocks}
+        tables = {block: _allowed(axes.of[block], members, parameter.shape) for block in blocks}
         if any(not table.all() for table in tables.values()):
             whole = axes.join_one(name, tables)
             result[name] = whole.expand(parameter.shape)
-        elif len(blocks) == 1 and sum(axis is not None and axis.group in held for axis in axes.of[name]) == 2:
+        elif len(blocks) == 1 and sum(axis is not None and axis.group in members for axis in axes.of[name]) == 2:
             result[name] = tables[name].expand(parameter.shape)
     return result
 
 
-def _allowed(entries: Sequence[Axis | None], held: Mapping[str, Tensor], shape: Sequence[int]) -> Tensor:
+def _allowed(entries: Sequence[Axis | None], members: Mapping[str, Tensor], shape: Sequence[int]) -> Tensor:
     """Where a block may differ from zero, with length 1 on axes that carry no hidden units."""
-    hidden = [(i, axis) for i, axis in enumerate(entries) if axis and axis.group in held]
+    hidden = [(i, axis) for i, axis in enumerate(entries) if axis and axis.group in members]
     if len(hidden) != 2:
-        return torch.ones([_length(axis, held, n) for axis, n in zip(entries, shape, strict=True)], dtype=torch.bool)
+        return torch.ones([_length(axis, members, n) for axis, n in zip(entries, shape, strict=True)], dtype=torch.bool)
     (i, one), (j, other) = hidden
-    both = torch.einsum("ka,kb->ab", _held(held, one), _held(held, other)) > 0
+    both = torch.einsum("ka,kb->ab", _entries(members, one), _entries(members, other)) > 0
     return both.reshape([both.shape[(i, j).index(d)] if d in (i, j) else 1 for d in range(len(shape))])
 
 
-def _length(axis: Axis | None, held: Mapping[str, Tensor], length: int) -> int:
-    return held[axis.group].shape[1] * axis.repeat if axis and axis.group in held else 1
+def _length(axis: Axis | None, members: Mapping[str, Tensor], length: int) -> int:
+    return members[axis.group].shape[1] * axis.repeat if axis and axis.group in members else 1
 
 
-def _held(held: Mapping[str, Tensor], axis: Axis) -> Tensor:
-    return held[axis.group].repeat_interleave(axis.repeat, dim=1).float()
+def _entries(members: Mapping[str, Tensor], axis: Axis) -> Tensor:
+    return members[axis.group].repeat_interleave(axis.repeat, dim=1).float()

@@ -36,15 +36,15 @@ class Segments:
 
     @classmethod
     def of(cls, coupling: Coupling) -> "Segments | None":
-        """Those of a coupling; None unless shared units come first, held by all members, then those of each in turn."""
-        holds = coupling.holds()
-        shared = int(holds.all(0).sum()) if len(holds) > 1 else 0
-        alone = tuple(int(row[shared:].sum()) for row in holds)
-        expected = torch.zeros_like(holds)
+        """Those of a coupling; None unless units that all members share come first, then those of each in turn."""
+        contains = coupling.contains()
+        shared = int(contains.all(0).sum()) if len(contains) > 1 else 0
+        alone = tuple(int(row[shared:].sum()) for row in contains)
+        expected = torch.zeros_like(contains)
         expected[:, :shared] = True
         for member, (start, count) in enumerate(zip(_starts(shared, alone), alone, strict=True)):
             expected[member, start : start + count] = True
-        return cls(shared, alone) if torch.equal(expected, holds) else None
+        return cls(shared, alone) if torch.equal(expected, contains) else None
 
     def times(self, repeat: int) -> "Segments":
         """The same for an axis with `repeat` entries per unit."""
@@ -95,10 +95,10 @@ class BlockLayer(nn.Module):
         return out
 
     def _empty(self, rest: Tensor, axis: int) -> Tensor:
-        probe = self._product(rest, self.to_shared, None)
-        shape = [len(self.from_shared) if i == axis % probe.ndim else n for i, n in enumerate(probe.shape)]
-        aligned = [-1 if i == axis % probe.ndim else 1 for i in range(probe.ndim)]
-        zeros = probe.new_zeros(shape)
+        example = self._product(rest, self.to_shared, None)
+        shape = [len(self.from_shared) if i == axis % example.ndim else n for i, n in enumerate(example.shape)]
+        aligned = [-1 if i == axis % example.ndim else 1 for i in range(example.ndim)]
+        zeros = example.new_zeros(shape)
         return zeros if self.bias is None else zeros + self.bias.reshape(aligned)
 
     def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -43,7 +43,7 @@ UnitMaps = Mapping[str, Sequence[UnitMap]]
 
 
 MEMBERS = "members"
-"""A group of one unit that everybody has: its maps are the members' weights."""
+"""A group of one unit that all members share: its maps are the members' weights."""
 
 
 def unit_maps(
@@ -65,7 +65,7 @@ def unit_maps(
 def maps_of(
     axes: Axes, states: Sequence[Mapping[str, Tensor]], couplings: Mapping[str, Coupling], weights: Sequence[float]
 ) -> UnitMaps:
-    """Maps of every group of a network: `couplings` for those that were matched, nobody merged in `axes.isolated`."""
+    """Maps of every group of a network: `couplings` for those that were matched, no units merged in `axes.isolated`."""
     each = [axes.sizes(state) for state in states]
     apart = {g: Coupling.from_matches(torch.empty(len(each), 0, dtype=torch.long), [s[g] for s in each])
              for g in axes.isolated if g in each[0]}  # fmt: skip

@@ -32,7 +32,7 @@ class Adapter:
 
 @dataclass(frozen=True)
 class MergedAdapter:
-    """An adapter, and how much of the merged products it could not hold."""
+    """An adapter, and how much of the merged products its rank cuts off."""
 
     state: dict[str, Tensor]
     scaling: float
@@ -70,7 +70,7 @@ def merge_adapters(
 
 
 def factors_of(state: State) -> dict[str, tuple[str, str]]:
-    """Layer -> names of its A and B. Raises ValueError if one of a pair is missing or the state holds anything else."""
+    """Layer -> names of its A and B. Raises ValueError if one of a pair is missing or the state has other tensors."""
     found: dict[str, dict[str, str]] = {}
     for name in state:
         if (match := FACTOR.fullmatch(name)) is None:
@@ -78,7 +78,7 @@ def factors_of(state: State) -> dict[str, tuple[str, str]]:
         found.setdefault(match["layer"] + match["rest"], {})[match["factor"]] = name
     for layer, pair in found.items():
         if len(pair) != 2:
-            raise ValueError(f"the adapter holds one factor of {layer!r} and lacks the other")
+            raise ValueError(f"the adapter has only one of the two factors of {layer!r}")
     return {layer: (pair["A"], pair["B"]) for layer, pair in found.items()}
 
 

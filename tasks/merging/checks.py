@@ -26,7 +26,7 @@ def check_networks(base: State | None, members: Sequence[State], method: MergeMe
 
 
 def described(state: State) -> State:
-    """Tensors of the state's shapes and dtypes; from a state that can tell them, `meta(name)`, nothing is read."""
+    """Tensors of the state's shapes and dtypes; from a state that has `meta(name)`, nothing is read."""
     meta = getattr(state, "meta", None)
     return state if meta is None else {name: meta(name) for name in state}
 
@@ -45,12 +45,12 @@ def check_number(count: int, method: MergeMethod) -> None:
 
 
 def check_finite(name: str, base: Tensor | None, members: Sequence[Tensor]) -> None:
-    """Raise ValueError, naming network and tensor, if one holds NaN or infinity."""
+    """Raise ValueError, naming network and tensor, if one has NaN or infinity."""
     named = [(f"member {number}", tensor) for number, tensor in enumerate(members)]
     for who, tensor in (*named, *([("the base", base)] if base is not None else [])):
         # The sum is one pass without a mask, and finite if the entries are, but for overflow.
         if not bool(torch.isfinite(tensor.sum())) and not bool(torch.isfinite(tensor).all()):
-            raise ValueError(f"{who} holds NaN or infinity in {name!r}: it cannot be merged")
+            raise ValueError(f"{who} has NaN or infinity in {name!r}: it cannot be merged")
 
 
 def _check_same(who: str, ours: State, other: str, theirs: State, *, dtypes: bool) -> None:

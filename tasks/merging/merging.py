@@ -43,7 +43,7 @@ def merged_tensors(
 ) -> Iterator[tuple[str, Tensor]]:
     """The same as a stream in the order of the first member's names, reading one tensor of each network at a time.
 
-    Everything but NaN is checked before the first tensor is asked for. Raises ValueError like `merge`.
+    Everything but NaN is checked before the first tensor is read. Raises ValueError like `merge`.
     """
     check_networks(base, members, method)
     known = as_statistics(statistics, method.need)
@@ -106,7 +106,7 @@ def _merged(parameter: Parameter, method: MergeMethod) -> Tensor:
 
 
 def _variance(merged: Tensor, parameter: Parameter) -> Tensor:
-    """Sums of task vectors can make a variance negative; there the members' smallest stands in for it."""
+    """Sums of task vectors can make a variance negative; there the members' smallest replaces it."""
     smallest = parameter.values[0].clone()
     for value in parameter.values[1:]:
         smallest = torch.minimum(smallest, value)

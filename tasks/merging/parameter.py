@@ -39,7 +39,7 @@ class Parameter:
 
     @property
     def deltas(self) -> "Lazy":
-        """The task vectors, computed anew at every access so that only one lies in memory."""
+        """The task vectors, computed at every access, so that only one is in memory."""
         return Lazy(len(self.members), lambda place: _wide(self.members[place]) - self.base_tensor)
 
 

@@ -114,7 +114,7 @@ def as_statistics(found: Any, need: Need | None) -> Statistics:
         return found
     if found is None:
         if need is not None:
-            raise ValueError(f"the method needs statistics ({need}): stage them on each member's data and give them")
+            raise ValueError(f"the method needs statistics ({need}): stage them on each member's data and pass them")
         return Statistics()
     if need is None:
         return Statistics()

@@ -178,7 +178,7 @@ def _fetched(spec: ClipSpec, root: Path | None) -> Path:
 
 
 def _snapshot(repository: str, file: str, spec: ClipSpec, root: Path | None) -> str:
-    """The folder of a fetched repository that holds `file`."""
+    """The folder of a fetched repository that contains `file`."""
     found = huggingface_hub.try_to_load_from_cache(repository, file, cache_dir=root)
     if not isinstance(found, str):
         weights = f", {spec.pretrained!r}" if spec.pretrained else ""

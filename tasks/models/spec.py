@@ -124,7 +124,7 @@ class ModelSpec(BaseModel):
 
 
 def require_affordable(spec: ModelSpec) -> None:
-    """Raise ValueError, with the number, if the network would have more parameters than any machine here holds."""
+    """Raise ValueError, with the number, if the network would have more than `MOST_PARAMETERS`."""
     count = _num_parameters(spec)
     if count > MOST_PARAMETERS:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""A tokenizer of whole words, for worlds whose captions use a few dozen: its embedding is that small as well."""
+"""A tokenizer of whole words, for captions of a few dozen words, so that its embedding is small as well."""
 
 from collections.abc import Sequence
 

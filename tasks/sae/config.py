@@ -95,7 +95,7 @@ class FeatureInfo(_Value):
 
 
 class SAEInfo(FeatureInfo):
-    """What an autoencoder is, and which features it may be given."""
+    """What an autoencoder is, and which features it reads."""
 
     num_latents: int = Field(ge=1)
     """Atoms of the dictionary."""
@@ -111,10 +111,10 @@ class SAEInfo(FeatureInfo):
     def require(self, features: FeatureInfo) -> None:
         """Raise ValueError unless the features are of the kind that the autoencoder was trained on."""
         for name in ("width", "normalised", "backbone"):
-            wanted, given = getattr(self, name), getattr(features, name)
-            if wanted != given:
+            expected, found = getattr(self, name), getattr(features, name)
+            if expected != found:
                 raise ValueError(
-                    f"this autoencoder was trained on features with {name}={wanted!r}, got {name}={given!r}: "
+                    f"this autoencoder was trained on features with {name}={expected!r}, got {name}={found!r}: "
                     f"stage features as it needs them, or train another one"
                 )
 

@@ -43,7 +43,7 @@ class Quality:
     """Mean over latents of how alike the features of the images that activate it are, see `MonosemanticityMeter`;
     None where no latent is active in two images. The features are those it reads, not of an independent encoder."""
     similarity: float | None
-    """Mean cosine of the features of any two images: the monosemanticity that chance gives; None of a single image."""
+    """Mean cosine of the features of any two images: that of an unselective latent; None of one image."""
 
     @property
     def dead_share(self) -> float:

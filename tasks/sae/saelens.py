@@ -3,8 +3,8 @@
     topk       values = relu of the k largest of (x - b_dec) W_enc + b_enc
     jumprelu   values = pre-activations above max(threshold, 0)
 
-SAELens writes BatchTopK as jumprelu too. It knows no unit-norm inputs: what an exported autoencoder may be given stands
-in the metadata, where it is read back from.
+SAELens writes BatchTopK as jumprelu too. It knows no unit-norm inputs: which features an exported autoencoder reads
+is in the metadata, where it is read back from.
 """
 
 from typing import Any
@@ -49,7 +49,7 @@ def to_saelens(sae: SparseAutoencoder) -> tuple[dict[str, Any], dict[str, Tensor
 
 
 def from_saelens(config: dict[str, Any], state: dict[str, Tensor], features: FeatureInfo) -> SparseAutoencoder:
-    """The autoencoder of a SAELens folder, for features that the caller vouches for.
+    """The autoencoder of a SAELens folder, for features that the caller describes.
 
     Raises ValueError for features other than those it was exported for, and for settings that have no equal here.
     """

@@ -110,12 +110,12 @@ class _Run:
         }
 
     def restore(self, state: State) -> None:
-        """Take the place of the run that gave `state`."""
+        """Continue as the run that gave `state`."""
         ours = [spec.model_dump_json() for spec in self.specs], len(self.stacks)
         if (state["specs"], len(state["stacks"])) != ours:
             raise ValueError(
                 "the state to resume from belongs to other autoencoders, or to another kind of device: "
-                "give the specs and the device that it was made with"
+                "resume with the specs and the device that it was made with"
             )
         for stack, part in zip(self.stacks, state["stacks"], strict=True):
             stack.load_state_dict(part)
@@ -193,7 +193,7 @@ class _Run:
 
 
 def _stacked(infos: Sequence[SAEInfo], batch_size: int, device: torch.device) -> list[list[int]]:
-    """Which autoencoders are one stack: those of one size and rule, on a CPU no more at once than its caches hold."""
+    """Which autoencoders are one stack: those of one size and rule, on a CPU no more at once than fit its caches."""
     groups: dict[Any, list[int]] = {}
     for index, info in enumerate(infos):
         groups.setdefault((info.num_latents, family(info.sparsity)), []).append(index)

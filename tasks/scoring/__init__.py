@@ -1,1 +1,1 @@
-"""What predictions are worth, and how sure that is."""
+"""Scores of predictions with confidence intervals, comparisons and choices made by them."""

@@ -1,4 +1,4 @@
-"""Who is ahead of whom: accuracies of many networks, averaged over seeds and resampled example by example."""
+"""Paired comparisons: accuracies of many networks, averaged over seeds and resampled example by example."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ HOME, SHIFTS = "id", ("seen", "unseen", "natural")
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one network is ahead of another, as a share of images, and how sure that is in two ways."""
+    """How far one network is ahead of another, as a share of images, with two measures of uncertainty."""
 
     value: float
     low: float
     high: float
     """Ends of the 95 % interval of a paired bootstrap over what test images were made from, and over seeds."""
     seeds: OverSeeds
-    """The same difference in each seed, with its interval by Student's t, which covers the chance of training."""
+    """The same difference in each seed, with its interval by Student's t, which includes the randomness of training."""
     num_ahead: int
     """Seeds in which it is ahead."""
 

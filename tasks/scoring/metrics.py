@@ -1,4 +1,4 @@
-"""What predictions are worth, and how sure that is: official metrics, bootstrap intervals, paired differences.
+"""Scores of predictions and their uncertainty: official metrics, bootstrap intervals, paired differences.
 
 Every metric reads how often each example counts: once each for its value, as often as drawn for the bootstrap. Shapes:
 n examples, weights (draws, n), values (draws,).
@@ -61,7 +61,7 @@ class Predictions:
         log_probabilities = logits.double().log_softmax(1)
         best, classes = log_probabilities.max(1)
         nll = -log_probabilities.gather(1, labels[:, None]).squeeze(1)
-        # Rounding may leave a sure class a little above probability 1.
+        # Rounding may leave a certain class a little above probability 1.
         confidence = best.exp().clamp(max=1).float().cpu()
         groups = torch.full((len(ids),), NO_GROUP)
         return cls(ids.cpu(), labels.cpu(), classes.cpu(), confidence, nll.float().cpu(), groups)
@@ -138,7 +138,7 @@ class Estimate:
     """The number on each resample, float64, (draws,)."""
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
-        """The percentile interval that holds a share `level` of the resamples."""
+        """The percentile interval that contains a share `level` of the resamples."""
         ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
         low, high = self.draws.quantile(ends).tolist()
         return low, high

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeFloat
 
 from amalgam.tasks.scoring.seeds import t_quantile
 
-SURE = 0.995  # one-sided: one false alarm in 200 nights of a metric that nothing happened to
+CONFIDENCE = 0.995  # one-sided: one false alarm in 200 nights of a metric that nothing happened to
 FEWEST = 3  # nights before noise and trends are spoken of
 FEWEST_OF_TREND = 6
 NORMAL = 1.4826  # median absolute deviation to standard deviation, of normal numbers
@@ -88,7 +88,7 @@ def judge(
 ) -> Finding:
     """What is to say of a value, of those of the nights before, oldest first, and of the baseline, if there is one.
 
-    A fall counts if it is larger than the tolerance and than chance makes it. A slow decline is a fall of the line
+    A fall counts if it is larger than the tolerance and than noise explains. A slow decline is a fall of the line
     through the nights that is both.
     """
     sign = -1.0 if is_better_when_lower(metric) else 1.0
@@ -130,8 +130,8 @@ def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 
 
 def _margin(level: tuple[float, float], noise: float, num_nights: int, tolerance: Tolerance | None) -> float:
-    """The fall from a level that chance or the tolerance explains."""
-    sure = t_quantile(num_nights - 1, SURE) if num_nights >= FEWEST else 0.0
+    """The fall from a level that noise or the tolerance explains."""
+    sure = t_quantile(num_nights - 1, CONFIDENCE) if num_nights >= FEWEST else 0.0
     if tolerance is None and not noise:
         return math.inf  # nothing is known of what may be expected
     return max(sure * noise * level[1], tolerance.of(level[0]) if tolerance else 0.0)
@@ -146,7 +146,7 @@ def _since(nights: Sequence[float], bound: float) -> int:
 
 
 def _decline(nights: Sequence[float], noise: float, tolerated: float) -> float:
-    """By how much the line of least squares falls over the nights, if that is sure and not tolerated; else 0."""
+    """By how much the line of least squares falls over the nights, if that is significant and not tolerated; else 0."""
     count = len(nights)
     if count < FEWEST_OF_TREND or not noise:
         return 0.0
@@ -154,4 +154,4 @@ def _decline(nights: Sequence[float], noise: float, tolerated: float) -> float:
     # The slope's deviation under noise alone: sigma / sqrt(sum of squared distances from the middle night).
     deviation = noise / math.sqrt(count * (count**2 - 1) / 12)
     fall = -slope * (count - 1)
-    return fall if -slope > t_quantile(count - 2, SURE) * deviation and fall > tolerated else 0.0
+    return fall if -slope > t_quantile(count - 2, CONFIDENCE) * deviation and fall > tolerated else 0.0

@@ -1,4 +1,4 @@
-"""Results as a tidy table: which network, tested on what, by which metric, how good, and how sure that is.
+"""Results as a tidy table: which network, tested on what, by which metric, the value and its interval.
 
 Every report groups these rows, and every flat name, such as MLflow needs, is derived from one and never read back.
 Importable without torch: configurations of steps say which network they make.
@@ -37,7 +37,7 @@ class Network(BaseModel):
     weights: tuple[float, ...] = ()
     """Of the members, in an ensemble or a fused network."""
     recalibrated: bool = False
-    """Whether its statistics were measured anew (batch norm) or repaired (REPAIR)."""
+    """Whether its statistics were recalibrated (batch norm) or repaired (REPAIR)."""
     refitted: bool = False
     """Whether its layers were fitted to the ensemble."""
     finetuned: bool = False

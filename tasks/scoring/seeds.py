@@ -17,7 +17,7 @@ class OverSeeds:
     """Sample standard deviation."""
     low: float | None
     high: float | None
-    """Ends of the 95 % interval of the mean by Student's t, which is honest for two or three seeds."""
+    """Ends of the 95 % interval of the mean by Student's t, which is valid for two or three seeds."""
     num_seeds: int
 
     @property

@@ -53,9 +53,9 @@ class Axes:
     groups: tuple[str, ...]
     """Hidden groups, in the order in which the forward pass first writes them; outputs are not among them."""
     means: frozenset[str] = frozenset()
-    """Blocks that hold running means of units."""
+    """Blocks of running means of units."""
     variances: frozenset[str] = frozenset()
-    """Blocks that hold running variances of units, which merge as standard deviations."""
+    """Blocks of running variances of units, which merge as standard deviations."""
     outputs: tuple[str, ...] = (OUTPUT,)
     """Groups of the network's outputs: one, or several where it has several heads."""
     isolated: frozenset[str] = frozenset()
@@ -120,7 +120,7 @@ class Axes:
             if axis is not None and axis.group in masks:
                 found[block] = masks[axis.group].repeat_interleave(axis.repeat)
             elif axis is not None:
-                raise ValueError(f"no mask is given for {axis.group}")
+                raise ValueError(f"there is no mask for group {axis.group}")
         names = {self.parts[block].parameter if block in self.parts else block for block in found}
         return {name: self.join_one(name, found) for name in names}
 
@@ -170,7 +170,7 @@ def _segment(tensor: Tensor, axis: int, layout: Layout, number: int) -> Tensor:
         return tensor.index_select(axis, entries)
     raise ValueError(
         f"several groups of units share an axis of {length} entries, which has {len(layout.order)} in member 0: "
-        "members of other widths are carried only where no axis joins groups"
+        "members of different widths are supported only where no axis joins groups"
     )
 
 

@@ -1,6 +1,6 @@
 """The order in which the units of groups lie along an axis, at the members' widths and at any other.
 
-An axis is a sequence of segments. A segment holds every unit of one group, each with `repeat` consecutive entries
+An axis is a sequence of segments. A segment is every unit of one group, each with `repeat` consecutive entries
 (the pixels of a flattened channel, the entries of an attention head), or entries that all members share. Where a
 network interleaves groups (channel shuffle), a segment gathers what belongs together; the rebuilt network keeps the
 gathered order.

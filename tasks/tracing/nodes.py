@@ -1,4 +1,4 @@
-"""What is read off a recorded operation: its name, shapes, arguments, and where in the network it stands."""
+"""What is read off a recorded operation: its name, shapes, arguments, and the module that it belongs to."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,13 +14,13 @@ def refusal(node: Node, why: str) -> ValueError:
 
 
 def place_of(node: Node) -> str:
-    """Path and class of the module that an operation stands in."""
+    """Path and class of the module that an operation belongs to."""
     path, kind = module_of(node)
     return f"{path or 'the network itself'} ({kind.rsplit('.', 1)[-1]})"
 
 
 def module_of(node: Node) -> tuple[str, str]:
-    """Path and qualified class name of the module that an operation stands in."""
+    """Path and qualified class name of the module that an operation belongs to."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     path, kind = stack[-1] if stack else ("", "Module")
     return path, str(kind)

@@ -1,7 +1,7 @@
 """A module as the list of operations that its forward pass runs (torch.export), and the tensors it runs them on.
 
 What depends on parameters alone (a weight under weight norm, a standardised kernel, a table of relative positions) is
-computed once per member and stands in for the parameters it was made of: `folded` values.
+computed once per member and replaces the parameters it was made of: `folded` values.
 """
 
 from collections.abc import Mapping
@@ -24,9 +24,9 @@ class Program:
 
     graph: Graph
     parameters: dict[Node, str]
-    """Placeholder -> name in the state dict (or attribute path) of every tensor that the module holds."""
+    """Placeholder -> name in the state dict (or attribute path) of every tensor of the module."""
     outside: frozenset[str]
-    """Names of those tensors that no state dict holds: non-persistent buffers, tensors that are plain attributes."""
+    """Names of those tensors outside the state dict: non-persistent buffers, tensors that are plain attributes."""
     constants: Mapping[str, Tensor]
     """Values of `outside`, for the recorded module."""
     inputs: list[Node]
@@ -104,12 +104,12 @@ def record(module: nn.Module, example: Tensor | Inputs) -> Program:
                 program = torch.export.export(module, inputs, strict=False)
             except Exception as error:
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                reason += "; quantised networks are not carried: fuse before quantising" if "quant" in reason else ""
+                reason += "; quantised networks are not supported: fuse before quantising" if "quant" in reason else ""
                 raise ValueError(
                     f"{type(module).__name__} could not be traced with the given example: {reason}"
                 ) from error
     signature = program.graph_signature
-    held = {
+    placeholders = {
         **signature.inputs_to_parameters, **signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants,
     }  # fmt: skip
     by_name = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
@@ -117,7 +117,7 @@ def record(module: nn.Module, example: Tensor | Inputs) -> Program:
     outside = set(signature.non_persistent_buffers) | set(signature.inputs_to_lifted_tensor_constants.values())
     return Program(
         graph=program.graph,
-        parameters={by_name[placeholder]: name for placeholder, name in held.items()},
+        parameters={by_name[placeholder]: name for placeholder, name in placeholders.items()},
         outside=frozenset(outside),
         constants={name: program.constants[name] for name in outside},
         inputs=[by_name[name] for name in signature.user_inputs if name in by_name],

@@ -11,7 +11,7 @@ import numpy as np
 FIXED = 0
 """The number of entries that mean the same in every member: pixels, tokens, the network's input."""
 ZERO = 1
-"""The number of entries that are zero in every member (padded channels); they bind nobody."""
+"""The number of entries that are zero in every member (padded channels); ties ignore them."""
 
 Ids = np.ndarray
 
@@ -48,11 +48,11 @@ class Units:
         return roots
 
     def tie(self, left: Ids, right: Ids) -> None:
-        """Make entries of one unit, pair by pair (numpy broadcasting); zeros bind nobody."""
+        """Make entries of one unit, pair by pair (numpy broadcasting); zeros are ignored."""
         left, right = (side.ravel() for side in np.broadcast_arrays(left, right))
         left, right = np.unique(np.stack([left, right]), axis=1)
-        binding = (left != ZERO) & (right != ZERO)
-        left, right = left[binding], right[binding]
+        tied = (left != ZERO) & (right != ZERO)
+        left, right = left[tied], right[tied]
         while (differ := (one := self.find(left)) != (two := self.find(right))).any():
             np.minimum.at(self._parent, np.maximum(one, two)[differ], np.minimum(one, two)[differ])
 

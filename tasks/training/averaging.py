@@ -11,7 +11,7 @@ TOLERANCE = 1e-6  # weights that sum to 1 in decimals do so in binary to about 1
 
 
 def mean_state(states: Sequence[State], weights: Sequence[float] | None = None) -> dict[str, Tensor]:
-    """`sum_k weights_k states_k`, entry by entry, in at least float32 and given back in the states' dtypes.
+    """`sum_k weights_k states_k`, entry by entry, in at least float32, returned in the states' dtypes.
 
     Equal weights if None. States of weight 0 are not read, so their NaN cannot leak; a state of weight 1 comes back bit
     for bit; equal entries stay as they are. Whatever is not a floating-point number (counters, masks) is taken from
@@ -28,7 +28,7 @@ def mean_state(states: Sequence[State], weights: Sequence[float] | None = None) 
 
 
 def _mean(first: Tensor, others: Sequence[tuple[Tensor, float]]) -> Tensor:
-    """`first` and its weighted way to the others: exact where all are equal, which a plain weighted sum is not."""
+    """`first` plus weighted differences to the others: exact where all are equal, unlike a plain weighted sum."""
     if not others or not (first.is_floating_point() or first.is_complex()):
         return first.detach().clone()
     wide = first.detach().to(torch.promote_types(first.dtype, torch.float32))

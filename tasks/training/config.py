@@ -39,7 +39,7 @@ class TrainConfig(BaseModel):
     """Whether pictures are shifted by up to 1/8 of their side (black filling the gap) and mirrored at random; or only
     shifted, or cropped to 0.9 to 1 of their area and resized back, in ways that are the same for every seed."""
     views: int | None = Field(default=None, ge=1)
-    """How many ways of "shift" or "resized_crop" epochs go through in turn; None takes a new one every epoch."""
+    """How many views by "shift" or "resized_crop" epochs go through in turn; None takes a new one every epoch."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Number format of forward and backward passes under autocast; weights stay fp32, fp16 scales its gradients."""
     clip_norm: float | None = Field(default=None, gt=0)
@@ -61,7 +61,7 @@ class TrainConfig(BaseModel):
 
     @property
     def num_views(self) -> int | None:
-        """How many ways of seeing the pictures a run has; None where pictures are drawn anew in every run."""
+        """How many views of the pictures a run has; None where augmentation is random in every run."""
         if self.augment not in REPEATABLE:
             return 1 if self.augment == "none" else None
         return self.epochs if self.views is None else min(self.views, self.epochs)

@@ -1,4 +1,4 @@
-"""Distil an ensemble into one network on unlabelled images (Hinton et al. 2015): the rival of every fusion."""
+"""Distil an ensemble into one network on unlabelled images (Hinton et al. 2015): the baseline of every fusion."""
 
 from collections.abc import Sequence
 from typing import Literal

@@ -1,7 +1,7 @@
 """The loop over epochs that every training shares: resume, log what was before, advance, log, save.
 
 A run cut short and resumed is the run never interrupted, if `advance` draws what is random in epoch e from (seed, e)
-alone, and reads of earlier epochs nothing but what `state` holds.
+alone, and reads of earlier epochs only what is in `state`.
 """
 
 import copy
@@ -32,7 +32,7 @@ class Run(Protocol):
         """All that the next epoch reads. It may share memory with the run."""
 
     def restore(self, state: State) -> None:
-        """Become the run that gave `state`."""
+        """Continue as the run that gave `state`."""
 
 
 def run_epochs(run: Run, *, log: Log, resume: State | None = None, save: Save | None = None) -> None:

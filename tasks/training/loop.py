@@ -109,7 +109,7 @@ class _Task:
         """Raise ValueError for splits that nothing can be learnt from or judged on, and batches that do not divide."""
         require_classes(self.images.labels[self.indices].numpy(), "the training split")
         if len(self.validation_indices) == 0:
-            raise ValueError("the validation split is empty: hold out some examples to choose the epoch on")
+            raise ValueError("the validation split is empty: set aside examples to choose the epoch by")
         self.processes.check(self.config.batch_size)
 
     @property

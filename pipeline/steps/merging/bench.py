@@ -14,7 +14,7 @@ from amalgam.tasks.fusion import recalibrate
 from amalgam.tasks.fusion.fitting.norms import batch_norms
 from amalgam.tasks.merging.methods.method import MergeMethod
 from amalgam.tasks.merging.multitask.heads import encoder_state, with_encoder
-from amalgam.tasks.merging.multitask.parts import Parts, accuracy, task_parts
+from amalgam.tasks.merging.multitask.parts import TaskData, accuracy, task_data
 from amalgam.tasks.merging.multitask.spec import TaskSpec
 from amalgam.tasks.merging.staged import State
 from amalgam.tasks.merging.statistics.grams import MergedBelow
@@ -41,7 +41,7 @@ class Bench:
     modules: Sequence[nn.Module]
     members: Sequence[dict[str, Tensor]]
     """Encoders of the modules, as they were."""
-    parts: Sequence[Parts]
+    parts: Sequence[TaskData]
     num_rows: int
     device: str
     staged: Any
@@ -53,7 +53,7 @@ class Bench:
         shape = read_spec(inputs["base"]).in_shape
         modules = [load_model(folder) for folder in inputs["members"]]
         encoders = [{name: t.clone() for name, t in encoder_state(module).items()} for module in modules]
-        parts = [task_parts(t, shape, config.validation_share, config.seed, work.data_root) for t in config.tasks]
+        parts = [task_data(t, shape, config.validation_share, config.seed, work.data_root) for t in config.tasks]
         base = encoder_state(load_model(inputs["base"]))
         return cls(base, modules, encoders, parts, config.num_rows, work.device, inputs.get("statistics"))
 

@@ -16,7 +16,7 @@ from amalgam.tasks.merging.merging import merge
 from amalgam.tasks.merging.methods.linear import Average
 from amalgam.tasks.merging.multitask.heads import encoder_state, with_encoder
 from amalgam.tasks.merging.multitask.lora import folded
-from amalgam.tasks.merging.multitask.parts import Parts, accuracy, task_parts
+from amalgam.tasks.merging.multitask.parts import TaskData, accuracy, task_data
 from amalgam.tasks.merging.multitask.spec import TaskSpec
 from amalgam.tasks.merging.weights.providers import MWA, Uniform, exponential_weights
 
@@ -75,7 +75,7 @@ class CheckpointBench:
     config: Merging
     scaling: float | None
     """Of adapters; None of whole encoders."""
-    parts: Parts
+    parts: TaskData
     device: str
 
     @classmethod
@@ -86,7 +86,7 @@ class CheckpointBench:
             raise ValueError(f"{config.last} checkpoints are to be merged, but the run has {len(files)} epochs")
         module = load_model(folder)
         shape = read_spec(folder).in_shape
-        parts = task_parts(run.task, shape, run.validation_share, run.seed, work.data_root)
+        parts = task_data(run.task, shape, run.validation_share, run.seed, work.data_root)
         base = {name: tensor.clone() for name, tensor in encoder_state(module).items()}
         metrics = {name: read_history(str(folder / "history.csv"), name) for name in (LOSS, ACCURACY)}
         scaling = None if run.lora_rank is None else run.lora_alpha / run.lora_rank

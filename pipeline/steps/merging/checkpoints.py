@@ -43,12 +43,12 @@ def train_history(config: HistoryConfig, inputs: Mapping[str, Path], work: Works
     from amalgam.pipeline.store.state_files import write_safetensors
     from amalgam.tasks.merging.multitask.heads import encoder_state
     from amalgam.tasks.merging.multitask.lora import adapter_state, with_lora
-    from amalgam.tasks.merging.multitask.parts import headed, task_parts
+    from amalgam.tasks.merging.multitask.parts import headed, task_data
     from amalgam.tasks.models import build
     from amalgam.tasks.training.loop import train
 
     base = read_spec(inputs["base"])
-    parts = task_parts(config.task, base.in_shape, config.validation_share, config.seed, work.data_root)
+    parts = task_data(config.task, base.in_shape, config.validation_share, config.seed, work.data_root)
     spec = base.model_copy(update={"num_classes": len(parts.train.class_names)})
     start = headed(load_model(inputs["base"]), build(spec, seed=0), parts)
     save_model(start, spec, work.out)

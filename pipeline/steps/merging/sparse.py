@@ -16,7 +16,7 @@ from amalgam.tasks.merging.sparse.bayestune import BayesTune
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from amalgam.tasks.merging.multitask.parts import Parts
+    from amalgam.tasks.merging.multitask.parts import TaskData
 
 Rule = Literal["random", "magnitude", "fisher"]
 Budget = Literal["global", "layer"]
@@ -106,20 +106,20 @@ def train_sparsely(config: SparseConfig, inputs: Mapping[str, Path], work: Works
     return {**flat(results), "data_fingerprint": parts.train.fingerprint}
 
 
-def _start(config: TaskConfig, base: Path, work: Workspace) -> "tuple[nn.Module, Parts]":
+def _start(config: TaskConfig, base: Path, work: Workspace) -> "tuple[nn.Module, TaskData]":
     """The base behind the task's head, fixed, and the task's images."""
     from amalgam.pipeline.store.checkpoints import load_model, read_spec
-    from amalgam.tasks.merging.multitask.parts import headed, task_parts
+    from amalgam.tasks.merging.multitask.parts import headed, task_data
     from amalgam.tasks.models import build
 
     spec = read_spec(base)
-    parts = task_parts(config.task, spec.in_shape, config.validation_share, config.seed, work.data_root)
+    parts = task_data(config.task, spec.in_shape, config.validation_share, config.seed, work.data_root)
     start = build(spec.model_copy(update={"num_classes": len(parts.train.class_names)}), seed=0)
     return headed(load_model(base), start, parts), parts
 
 
 def _best(
-    config: SparseConfig, module: "nn.Module", parts: "Parts", masks: "dict[str, Tensor] | None", work: Workspace
+    config: SparseConfig, module: "nn.Module", parts: "TaskData", masks: "dict[str, Tensor] | None", work: Workspace
 ) -> "tuple[float, float, nn.Module]":
     """The highest validation accuracy over learning rates, the rate that reached it first, and its network."""
     from amalgam.tasks.merging.multitask.parts import accuracy

@@ -53,13 +53,13 @@ def stage_shard(config: ShardConfig, inputs: Mapping[str, Path], work: Workspace
     from amalgam.pipeline.store.tables.statistics import write_sums
     from amalgam.tasks.data.loading import batches
     from amalgam.tasks.merging.multitask.heads import head_of
-    from amalgam.tasks.merging.multitask.parts import BATCH_SIZE, task_parts
+    from amalgam.tasks.merging.multitask.parts import BATCH_SIZE, task_data
     from amalgam.tasks.merging.statistics.fisher import fisher_sums
     from amalgam.tasks.merging.statistics.grams import gram_sums
     from amalgam.tasks.scoring.sums import Sums
 
     shape = read_spec(inputs["member"]).in_shape
-    parts = task_parts(config.task, shape, config.validation_share, config.seed, work.data_root)
+    parts = task_data(config.task, shape, config.validation_share, config.seed, work.data_root)
     member = load_model(inputs["member"])
     name, head = head_of(member)
     head.requires_grad_(False)

@@ -29,12 +29,12 @@ def finetune_task(config: TaskConfig, inputs: Mapping[str, Path], work: Workspac
     """Save the network with the task's head; the summary compares it with the base behind the same head."""
     from amalgam.pipeline.engine.resuming import resume_state, saver
     from amalgam.pipeline.store.checkpoints import load_model, read_spec, save_model
-    from amalgam.tasks.merging.multitask.parts import accuracy, headed, task_parts
+    from amalgam.tasks.merging.multitask.parts import accuracy, headed, task_data
     from amalgam.tasks.models import build
     from amalgam.tasks.training.loop import train
 
     base = read_spec(inputs["base"])
-    parts = task_parts(config.task, base.in_shape, config.validation_share, config.seed, work.data_root)
+    parts = task_data(config.task, base.in_shape, config.validation_share, config.seed, work.data_root)
     spec = base.model_copy(update={"num_classes": len(parts.train.class_names)})
     start = headed(load_model(inputs["base"]), build(spec, seed=0), parts)
     before = accuracy(start, parts.test, device=work.device)

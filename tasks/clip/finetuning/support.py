@@ -21,7 +21,7 @@ from amalgam.tasks.clip.finetuning.drift import Drift
 RIDGE = 1e-4  # eps: keeps the coefficients of atoms that nearly coincide finite
 
 
-class Split(NamedTuple):
+class SupportSplit(NamedTuple):
     """A change in two parts."""
 
     coefficients: Tensor
@@ -32,7 +32,7 @@ class Split(NamedTuple):
     """(I - P) D, (batch, width)."""
 
 
-def split(drift: Drift) -> Split:
+def split(drift: Drift) -> SupportSplit:
     """The change of features along the active atoms of the frozen code, and the rest."""
     active = drift.frozen_codes.active[..., None]
     atoms = normalize(drift.atoms, dim=1)[drift.frozen_codes.indices] * active
@@ -40,7 +40,7 @@ def split(drift: Drift) -> Split:
     along = torch.einsum("bkd,bd->bk", atoms, drift.change)
     coefficients = torch.cholesky_solve(along[..., None], torch.linalg.cholesky(gram)).squeeze(2)
     inside = (along * coefficients).sum(1)
-    return Split(coefficients, inside, drift.change - torch.einsum("bkd,bk->bd", atoms, coefficients))
+    return SupportSplit(coefficients, inside, drift.change - torch.einsum("bkd,bk->bd", atoms, coefficients))
 
 
 def off_support_change(drift: Drift) -> Tensor:

@@ -57,7 +57,7 @@ def examine(
 ) -> dict[str, Predictions]:
     """The predictions of each network, in the order of the indices, unaugmented and in eval mode.
 
-    `classifier` lends its architecture and must be on `device`, as the state dicts; its own weights play no part and
+    `classifier` gives the architecture and must be on `device`, as the state dicts; its own weights play no part and
     stay as they are. In another `precision` than float32 the encoder runs under autocast. Raises ValueError unless
     there is a logit for each class of the images.
     """
@@ -83,8 +83,8 @@ def examine(
     return {name: _joined(of_network, images) for name, of_network in parts.items()}
 
 
-def path_networks(before: State, after: State, alphas: tuple[float, ...]) -> dict[str, Callable[[], State]]:
-    """The networks of a WiSE-FT path, "alpha=0" to "alpha=1", made anew at every call.
+def interpolated_networks(before: State, after: State, alphas: tuple[float, ...]) -> dict[str, Callable[[], State]]:
+    """The networks of a WiSE-FT interpolation, "alpha=0" to "alpha=1", made at every call.
 
     The end points are the given weights, bit for bit.
     """

@@ -8,7 +8,7 @@ import torch
 
 from amalgam.tasks.clip.finetuning.interpolate import greedy_soup, soup
 from amalgam.tasks.clip.prompts import spoken
-from amalgam.tasks.clip.testing.evaluate import Examination, Networks, examine, kept, path_networks
+from amalgam.tasks.clip.testing.evaluate import Examination, Networks, examine, interpolated_networks, kept
 from amalgam.tasks.clip.testing.similarity import DriftMeter
 from amalgam.tasks.clip.testing.test_sets import VALIDATION, TestSet
 from amalgam.tasks.clip.zero_shot import Classifier, Head, Projection, zero_shot_head
@@ -45,7 +45,7 @@ class Session:
     ) -> Networks:
         """The path to `tuned`, or to their soup, kept from batch to batch if it takes no more than `num_bytes`."""
         before = self.before.state_dict()
-        return kept(path_networks(before, self._after(before, tuned, mixed), alphas), num_bytes)
+        return kept(interpolated_networks(before, self._after(before, tuned, mixed), alphas), num_bytes)
 
     def _after(self, before: State, tuned: Sequence[State], mixed: str) -> State:
         if len(tuned) < 2:

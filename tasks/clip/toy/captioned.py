@@ -17,7 +17,7 @@ from amalgam.tasks.data.opening import open_renderer
 from amalgam.tasks.data.random_numbers import RandomNumbers
 from amalgam.tasks.data.synthetic.renderer import Renderer, draw_in
 
-CAPTION = 3  # purpose of chance
+CAPTION = 3  # number of this random stream
 
 
 class Captioned(Protocol):
@@ -34,7 +34,7 @@ class CaptionedWorld:
 
     world: World
     renderers: tuple[Renderer, ...]
-    """What draws them; each picture is of one of these, by chance."""
+    """What draws them; each picture is of one of these, at random."""
     seed: int
     device: torch.device | str = "cpu"
     """Where they are drawn."""

@@ -87,7 +87,7 @@ class PairWorld(BaseWorld):
         return ("plain", "negative", "outline", "bold")
 
     def pretraining_sources(self, seed: int) -> tuple[StyledPairs, ...]:
-        """What pre-training shows, in turns of chance; its classes, put together, are those of the captions."""
+        """What pre-training shows, in random turns; its classes, put together, are those of the captions."""
         return (self.source("pretraining", 1, seed=seed),)
 
     def source(self, part: Part, num_images: int, style: str = "plain", seed: int = 0) -> StyledPairs:
@@ -189,7 +189,7 @@ class PhotoWorld(BaseWorld):
         return Stored(data=data.model_copy(update={"image_size": size}))
 
     def other_classes(self, num_images: int, seed: int) -> tuple[TestSet, ...]:
-        """The sets that pre-training alone saw, each told apart by its names."""
+        """The sets that pre-training alone saw, distinguished by their names."""
         return tuple(
             TestSet(
                 name=PurePath(photos.data.name.rpartition(":")[2]).stem,

@@ -17,7 +17,7 @@ from amalgam.tasks.data.sources import DIGIT_NAMES, PAIR_NAMES, StyledPairs
 from amalgam.tasks.data.splits import hold_out
 from amalgam.tasks.data.synthetic.styles import as_bytes, in_style
 
-CHOICE, PLACEMENT = 1, 2  # purposes of chance
+CHOICE, PLACEMENT = 1, 2  # numbers of these random streams
 WIDTH, HEIGHT = 0.46, 0.68  # of a digit, as shares of the canvas
 SCALES = (0.9, 1.05)  # what these are multiplied by, from one digit to another
 SWAY, RISE = 0.03, 0.08  # how far a digit is moved sideways, and up or down, as shares of the canvas

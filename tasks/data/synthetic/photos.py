@@ -1,4 +1,4 @@
-"""Photos in an order of chance and in any style; each follows from (seed, number) alone.
+"""Photos in random order and in any style; each follows from (seed, number) alone.
 
 Shapes: (n, c, h, w) = images, channels, height, width.
 """
@@ -15,7 +15,7 @@ from amalgam.tasks.data.sources import StyledPhotos
 from amalgam.tasks.data.synthetic.filters import moved
 from amalgam.tasks.data.synthetic.photo_styles import in_photo_style
 
-ORDER, VARIATION = 4, 5  # purposes of chance
+ORDER, VARIATION = 4, 5  # numbers of these random streams
 REACH = 1 / 8  # how far a varied photo is moved at most, as a share of its side
 
 
@@ -29,7 +29,7 @@ class PhotoRenderer:
     """Their classes, int64 (photos,)."""
     class_names: tuple[str, ...]
     varied: bool
-    """Whether they are mirrored and moved by chance."""
+    """Whether they are mirrored and moved at random."""
     seed: int
 
     def sources(self, ids: Tensor) -> Tensor:

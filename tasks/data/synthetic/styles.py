@@ -135,7 +135,7 @@ def _rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
 
 
 def _noise(canvases: Tensor, random: RandomNumbers) -> Tensor:
-    """Weaker on small canvases, where a digit has fewer pixels to tell it by."""
+    """Weaker on small canvases, where a digit has fewer pixels."""
     return NOISE * canvases.shape[2] * random.normals(canvases[0].numel()).view_as(canvases)
 
 

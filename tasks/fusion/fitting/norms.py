@@ -1,4 +1,4 @@
-"""Batch-norm statistics of a fused network, measured anew.
+"""Batch-norm statistics of a fused network, measured again.
 
 Averaging two units shrinks the variance of what they compute; resetting the running statistics on real inputs repairs
 it (REPAIR, Jordan et al. 2023).
@@ -24,9 +24,9 @@ def batch_norms(module: nn.Module) -> list[nn.Module]:
 
 @torch.no_grad()
 def recalibrate(module: nn.Module, batches: Iterable[Any], isolated: Mapping[str, Tensor] | None = None) -> nn.Module:
-    """A copy whose batch norms hold their statistics over `batches` of unaugmented inputs, every row counted alike.
+    """A copy whose batch norms have the statistics of `batches` of unaugmented inputs, every row counted alike.
 
-    No trace of the old value remains, except for units that are True in `isolated` (path of the norm -> (units,)): what
+    Nothing of the old value remains, except for units that are True in `isolated` (path of the norm -> (units,)): what
     only one member has keeps that member's statistics. A network without batch norm is returned as it is. Batches
     that give a norm a single row have no variance; they count for means alone. Raises ValueError if there are none.
     """

@@ -26,7 +26,7 @@ from amalgam.tasks.fusion.unit_map import UnitMap, UnitMaps
 from amalgam.tasks.tracing.axes import Axes
 from amalgam.tasks.tracing.capture import inputs_of
 
-CHUNK = 16_000_000  # numbers of unfolded images held at a time
+CHUNK = 16_000_000  # numbers of unfolded images in memory at a time
 
 Log = Callable[[str, float, float], None]
 
@@ -46,9 +46,9 @@ def refit(
     """A copy of `fused` whose linear and convolution layers (and batch norms behind them) are fitted to `members`.
 
     `maps` say how members' units became fused ones, `support` is False at structural zeros, by parameter. All inputs
-    of `batches` are held at once, every network stopping before each layer. `log` receives, per layer, its weight's
-    name and the mean squared error to its target before and after. Layers that units cannot be fitted in (grouped or
-    reused ones) stay as merged. Raises ValueError if there are no batches.
+    of `batches` are in memory at once, every network stopping before each layer. `log` receives, for every layer,
+    the name of its weight and the mean squared error to its target before and after. Layers that units cannot be fitted
+    in (grouped or reused ones) stay as merged. Raises ValueError if there are no batches.
     """
     how, allowed = how or Refit(), support or {}
     inputs = [inputs_of(batch) for batch in batches]

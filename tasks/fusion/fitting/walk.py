@@ -59,7 +59,7 @@ class Layer:
 
 
 class Walk:
-    """The forward pass of one network in eval mode on one batch, as far as it was asked to go."""
+    """The forward pass of one network in eval mode on one batch, up to a chosen layer."""
 
     def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         with torch.no_grad():
@@ -97,7 +97,7 @@ class Walk:
                 if layer and layer.weight == weight:
                     return layer
             self._step(node)
-        raise ValueError(f"{weight} is not read in the same order by all members; give refit=False")
+        raise ValueError(f"{weight} is not read in the same order by all members: pass refit=False")
 
     def input_of(self, layer: Layer) -> Tensor:
         """What the layer that it stopped before reads."""

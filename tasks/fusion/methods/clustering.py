@@ -25,7 +25,7 @@ class Ward(Method):
     scaled: bool = False
     """Whether consumers of a unit read its cluster times the factor that is closest to the unit."""
     one_per_member: bool = False
-    """Whether a cluster may hold at most one unit of each member (then it keeps at least as many as one member has)."""
+    """Whether a cluster may have at most one unit of each member (then it keeps at least as many as one member has)."""
 
     @property
     def needs_activations(self) -> bool:
@@ -36,7 +36,7 @@ class Ward(Method):
         return True
 
     def match(self, members: Members) -> Matching:
-        from amalgam.tasks.fusion.methods.groups import from_labels, grouping, num_units
+        from amalgam.tasks.fusion.methods.groups import direct_matching, from_labels, num_units
         from amalgam.tasks.fusion.methods.kernel_means import scales
 
         assert members.activations
@@ -46,7 +46,7 @@ class Ward(Method):
             labels = self._labels(grams[group], num_units(self.width, counts), counts)
             return from_labels(labels, counts, scales(grams[group], labels) if self.scaled else None)
 
-        return grouping(members, coupling)
+        return direct_matching(members, coupling)
 
     def _labels(self, gram: Tensor, num_clusters: int, counts: tuple[int, ...]) -> Tensor:
         from amalgam.tasks.fusion.methods.kernel_means import constrained, ward
@@ -56,7 +56,7 @@ class Ward(Method):
 
 
 class Lloyd(Ward):
-    """k-means: Ward's clusters, then every unit to the nearest mean, and means anew, until nothing moves."""
+    """k-means: Ward's clusters, then every unit to the nearest mean, and means again, until nothing moves."""
 
     def _labels(self, gram: Tensor, num_clusters: int, counts: tuple[int, ...]) -> Tensor:
         from amalgam.tasks.fusion.methods.kernel_means import lloyd

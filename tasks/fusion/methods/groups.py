@@ -7,18 +7,18 @@ from torch import Tensor
 
 from amalgam.tasks.fusion.cost import Universe, WeightCost
 from amalgam.tasks.fusion.coupling import DELETED, Coupling
-from amalgam.tasks.fusion.matching import Grouping
+from amalgam.tasks.fusion.matching import DirectMatching
 from amalgam.tasks.fusion.methods.method import Members
 
 Sizes = tuple[int, ...]
 
 
-def grouping(members: Members, coupling_of: Callable[[str, Sizes], Coupling]) -> Grouping:
+def direct_matching(members: Members, coupling_of: Callable[[str, Sizes], Coupling]) -> DirectMatching:
     """The couplings that `coupling_of` (group, units of each member) gives for every hidden group."""
     sizes = members.axes.sizes_of_all(members.states)
     slots = {group: torch.arange(min(counts)).expand(len(counts), -1) for group, counts in sizes.items()}
     universe = Universe(slots, dict.fromkeys(sizes, 0))
-    return Grouping(universe, sizes, found={group: coupling_of(group, counts) for group, counts in sizes.items()})
+    return DirectMatching(universe, sizes, found={group: coupling_of(group, counts) for group, counts in sizes.items()})
 
 
 def num_units(width: float, counts: Sizes) -> int:

@@ -25,7 +25,7 @@ class MagnitudePruning(Method):
     """Units that every group keeps, as a multiple of one member's."""
 
     def match(self, members: Members) -> Matching:
-        from amalgam.tasks.fusion.methods.groups import grouping, kept_only, num_units
+        from amalgam.tasks.fusion.methods.groups import direct_matching, kept_only, num_units
 
         importance = self._importance(members)
 
@@ -33,7 +33,7 @@ class MagnitudePruning(Method):
             kept = kept_only(importance[group], num_units(self.width, counts), counts)
             return self._after(kept, group, members.activations)
 
-        return grouping(members, coupling)
+        return direct_matching(members, coupling)
 
     def _importance(self, members: Members) -> Mapping[str, Tensor]:
         """Group -> importance of each unit of all members, one after the other."""

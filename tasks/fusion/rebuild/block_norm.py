@@ -18,7 +18,7 @@ from amalgam.tasks.tracing.layout import Layout
 
 
 @dataclass(frozen=True)
-class Blocks:
+class NormBlocks:
     """Which fused entries each block is made of, and which blocks each entry is normalised by."""
 
     membership: Tensor
@@ -33,7 +33,7 @@ class Blocks:
         return len(self.membership) == 1 and bool(torch.allclose(row, row[:1].expand_as(row)))
 
 
-def blocks_of(layout: Layout, maps: UnitMaps, num_channel_groups: int = 1) -> Blocks:
+def blocks_of(layout: Layout, maps: UnitMaps, num_channel_groups: int = 1) -> NormBlocks:
     """The blocks of an axis. Raises ValueError if entries that all members share lie on it."""
     num_members = len(next(iter(maps.values())))
     total = len(layout.order)
@@ -41,7 +41,7 @@ def blocks_of(layout: Layout, maps: UnitMaps, num_channel_groups: int = 1) -> Bl
     shares: list[list[Tensor]] = [[] for _ in range(num_members * num_channel_groups)]
     for segment in layout.segments:
         if segment.group is None:
-            raise ValueError("a norm over units and entries that members share is not carried")
+            raise ValueError("a norm over both units and entries that members share is not supported")
         channel_group = torch.from_numpy(segment.entries * num_channel_groups // total)
         for member, unit_map in enumerate(maps[segment.group]):
             for number in range(num_channel_groups):
@@ -55,10 +55,10 @@ def blocks_of(layout: Layout, maps: UnitMaps, num_channel_groups: int = 1) -> Bl
     return _distinct(membership / membership.sum(1, keepdim=True), torch.stack([torch.cat(p) for p in shares]))
 
 
-def _distinct(membership: Tensor, shares: Tensor) -> Blocks:
+def _distinct(membership: Tensor, shares: Tensor) -> NormBlocks:
     """Members that all units were merged of have the same statistics: one block for them."""
     rows, inverse = torch.unique(membership, dim=0, return_inverse=True)
-    return Blocks(rows, torch.zeros_like(rows).index_add_(0, inverse, shares))
+    return NormBlocks(rows, torch.zeros_like(rows).index_add_(0, inverse, shares))
 
 
 class BlockNorm(nn.Module):
@@ -72,7 +72,7 @@ class BlockNorm(nn.Module):
 
     def __init__(
         self,
-        blocks: Blocks,
+        blocks: NormBlocks,
         weight: Tensor | None,
         bias: Tensor | None,
         eps: float,

@@ -47,10 +47,10 @@ def check_members(members: Sequence[nn.Module], axes: Axes) -> None:
         types = {str(t.dtype) for t in state.values() if t.is_floating_point()}
         first = {str(t.dtype) for t in members[0].state_dict().values() if t.is_floating_point()}
         if types != first:
-            raise ValueError(f"member {position} holds {sorted(types)}, member 0 {sorted(first)}: convert one of them")
+            raise ValueError(f"member {position} is {sorted(types)}, member 0 {sorted(first)}: convert one of them")
         bad = [name for name, t in state.items() if t.is_floating_point() and not torch.isfinite(t).all()]
         if bad:
-            raise ValueError(f"member {position} holds NaN or infinity in {bad[0]}")
+            raise ValueError(f"member {position} has NaN or infinity in {bad[0]}")
     if any(counts != outputs[0] for counts in outputs):
         raise ValueError(f"members must have the same number of outputs, got {outputs}")
     for position, member in enumerate(members[1:], 1):
@@ -98,7 +98,7 @@ class FiniteBatches:
         for position, batch in enumerate(self.batches):
             x = inputs_of(batch)
             if x.is_floating_point() and not torch.isfinite(x).all():
-                raise ValueError(f"calibration batch {position} holds NaN or infinity")
+                raise ValueError(f"calibration batch {position} has NaN or infinity")
             yield batch
 
 
@@ -108,7 +108,7 @@ def checked_batches(calibration: Iterable[Any] | None, axes: Axes) -> FiniteBatc
         return None
     num_inputs = len(axes.traced.program.inputs) if axes.traced else 1
     if num_inputs > 1:
-        raise ValueError(f"the network takes {num_inputs} inputs; calibration serves networks of one: give none")
+        raise ValueError(f"the network takes {num_inputs} inputs, calibration needs one: pass calibration=None")
     return FiniteBatches(list(calibration) if isinstance(calibration, Iterator) else calibration)
 
 

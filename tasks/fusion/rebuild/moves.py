@@ -44,7 +44,7 @@ def write_move(writer: Writer, node: Node) -> Any:
 
 
 def write_item(writer: Writer, node: Node) -> Any:
-    """One of several results, or the entries that it holds."""
+    """One of several results, or its entries."""
     if node.args[0] in writer.new or not is_tensor(node):
         return writer.again(node)
     after = writer.traced.layouts(node)
@@ -77,7 +77,7 @@ def _write_reshape(writer: Writer, node: Node, after: dict[int, Layout]) -> Node
     if operation_of(node) == "flatten":
         return writer.again(node)
     sizes = list(shape_of(node))
-    given = arguments_of(node).get("size") or arguments_of(node).get("shape")
+    sizes_before = arguments_of(node).get("size") or arguments_of(node).get("shape")
     result: list[Any] = [
         after[a].width(writer.widths)
         if a in after and not is_symbolic(node, a)
@@ -87,9 +87,11 @@ def _write_reshape(writer: Writer, node: Node, after: dict[int, Layout]) -> Node
         for a, size in enumerate(sizes)
     ]
     if sum(size == -1 for size in result) > 1:
-        if given is None or len(given) != len(sizes):
-            raise refusal(node, "it leaves several lengths open")
-        result = [writer.mapped(given[a]) if size == -1 and a not in after else size for a, size in enumerate(result)]
+        if sizes_before is None or len(sizes_before) != len(sizes):
+            raise refusal(node, "several lengths of its result depend on the batch")
+        result = [
+            writer.mapped(sizes_before[a]) if size == -1 and a not in after else size for a, size in enumerate(result)
+        ]
     return writer.call(aten.reshape.default, writer.new[x], result)
 
 
@@ -138,7 +140,7 @@ def _gathered(node: Node, layout: Layout, source: Layout, positions: np.ndarray,
 
 
 def _moves_units(node: Node, before: dict[int, Layout]) -> bool:
-    """Whether entries along an axis of units are moved: told by running the operation on their positions."""
+    """Whether entries along an axis of units are moved, found by running the operation on their positions."""
     x = tensors_of(node)[0]
     for axis in before:
         numbers = np.arange(shape_of(x)[axis]).reshape([-1 if a == axis else 1 for a in range(rank_of(x))])

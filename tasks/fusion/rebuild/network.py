@@ -1,4 +1,4 @@
-"""A network of other widths from recorded operations: each operation is written anew for what its units became.
+"""A network of other widths from recorded operations: each operation is written for what its units became.
 
 Layers keep their modules and names (`nn.Linear`, `nn.Conv2d`, batch norms), so that statistics can be repaired and
 layers replaced; everything else is a call of ATen. The result is an `fx.GraphModule` in eval mode.
@@ -79,12 +79,12 @@ class Writer:
         return self.graph.get_attr(name)
 
     def module(self, path: str, module: nn.Module, *args: Any) -> Node:
-        """A call of a module that the new network holds at a path."""
+        """A call of a module, which the new network gets at a path."""
         above, _, leaf = path.rpartition(".")
         owner = self.owner(above)
-        holder = owner._modules.get(leaf)
-        if type(holder) in (nn.Module, type(None)):
-            for name, tensor in holder._parameters.items() if holder else ():
+        existing = owner._modules.get(leaf)
+        if type(existing) in (nn.Module, type(None)):
+            for name, tensor in existing._parameters.items() if existing else ():
                 if name not in module._parameters:  # read by another operation, under this module's path
                     module.register_parameter(name, tensor)
             owner.add_module(leaf, module)

@@ -10,7 +10,7 @@ from torch.fx import Node
 
 from amalgam.tasks.fusion.rebuild.moves import write_concatenation, write_item, write_move
 from amalgam.tasks.fusion.rebuild.network import Writer, length_along, path_of
-from amalgam.tasks.fusion.rebuild.per_member import shared_out, write_norm, write_reduction
+from amalgam.tasks.fusion.rebuild.per_member import distributed, write_norm, write_reduction
 from amalgam.tasks.tracing.layout import Layout
 from amalgam.tasks.tracing.nodes import (
     arguments_of,
@@ -83,7 +83,7 @@ def write_transposed(writer: Writer, node: Node) -> Node:
 
 
 def write_batch_norm(writer: Writer, node: Node) -> Node:
-    """A batch norm module, whose statistics can be measured anew."""
+    """A batch norm module, whose statistics can be recalibrated."""
     arguments = arguments_of(node)
     weight, bias = arguments["weight"], arguments["bias"]
     path = path_of(writer, weight, bias) if weight is not None else path_of(writer, arguments["running_mean"], None)
@@ -98,7 +98,7 @@ def write_batch_norm(writer: Writer, node: Node) -> Node:
 
 
 def write_pointwise(writer: Writer, node: Node) -> Node:
-    """Elementwise: operands are brought into the result's order; what each member has once is shared out."""
+    """Elementwise: operands are brought into the result's order; what each member has once is distributed."""
     layouts, rank = writer.layouts(node), rank_of(node)
     operands = {}
     for tensor in tensors_of(node):
@@ -124,7 +124,7 @@ def _matched(writer: Writer, node: Node, tensor: Node, value: Any, axis: int, la
     own = writer.layouts(tensor).get(axis)
     isolated = writer.traced.grouping.isolated
     if own is not None and own.segments[0].group in isolated and layout.segments[0].group not in isolated:
-        return shared_out(writer, node, tensor, value, axis, layout)
+        return distributed(writer, node, tensor, value, axis, layout)
     if (own is None and shape_of(tensor)[axis] == 1) or _same(own, layout):
         return value
     length, result = shape_of(tensor)[axis], len(layout.order)

@@ -39,7 +39,7 @@ def write_norm(writer: Writer, node: Node) -> Node:
     return writer.module(path, norm, writer.new[x])
 
 
-def shared_out(writer: Writer, node: Node, tensor: Node, value: Any, axis: int, layout: Layout) -> Any:
+def distributed(writer: Writer, node: Node, tensor: Node, value: Any, axis: int, layout: Layout) -> Any:
     """A value that each member has once, for every unit: mixed in the shares of its members."""
     is_divisor = operation_of(node) == "div"
     value = writer.call(aten.reciprocal.default, value) if is_divisor else value
@@ -73,7 +73,7 @@ def write_reduction(writer: Writer, node: Node) -> Node:
         counts = counts / counts.sum(1, keepdim=True)
     if name == "linalg_vector_norm":
         if arguments["ord"] != 2:
-            raise refusal(node, f"a norm of order {arguments['ord']} over units is not carried")
+            raise refusal(node, f"a norm of order {arguments['ord']} over units is not supported, only 2")
         value = writer.call(aten.square.default, value)
     table = writer.constant("member_units", counts.to(node.meta["val"].dtype))
     last = writer.call(aten.linear.default, writer.call(aten.movedim.int, value, axis, -1), table)

@@ -17,7 +17,7 @@ WIDTH_ATTRIBUTES = {
 
 
 def resize(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
-    """A copy of `module` that holds the tensors of `state`, its layers as wide as those tensors say.
+    """A copy of `module` with the tensors of `state`, its layers as wide as those tensors say.
 
     Raises ValueError if names are missing or extra, or an axis count differs.
     """
@@ -29,7 +29,9 @@ def resize(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     replaced: dict[int, Tensor] = {}
     for name, old in current.items():
         if old.ndim != state[name].ndim:
-            raise ValueError(f"{name} has shape {tuple(state[name].shape)}, which cannot stand for {tuple(old.shape)}")
+            raise ValueError(
+                f"{name} has shape {tuple(state[name].shape)}, expected one of {old.ndim} axes, like {tuple(old.shape)}"
+            )
         _set(resized, name, replaced.setdefault(id(old), _like(old, state[name])))
     for layer in resized.modules():
         _set_widths(layer)

@@ -15,7 +15,7 @@ def merged_tensors(axes: Axes, states: Sequence[Blocks], maps: UnitMaps) -> dict
 
 
 def state_of(member: nn.Module, axes: Axes) -> dict[str, Tensor]:
-    """A member's state dict, and the tensors that it holds beside it (non-persistent buffers, plain attributes)."""
+    """A member's state dict, and the tensors outside it (non-persistent buffers, plain attributes)."""
     state = dict(member.state_dict())
     for name in axes.traced.program.outside if axes.traced else ():
         value: object = member
@@ -35,7 +35,7 @@ def _merged(name: str, axes: Axes, tensors: Sequence[Tensor], maps: UnitMaps) ->
     total = sum(_placed(_floating(value), entries, maps, member) for member, value in enumerate(values))
     assert isinstance(total, Tensor)
     if not tensors[0].is_floating_point() and not torch.equal(total, total.round()):
-        raise ValueError(f"{name} holds {tensors[0].dtype} values that differ between matched units: they have no mean")
+        raise ValueError(f"{name} is {tensors[0].dtype} and differs between matched units, so it cannot be averaged")
     return (total.square() if name in axes.variances else total).to(tensors[0].dtype)
 
 
@@ -45,7 +45,7 @@ def _floating(tensor: Tensor) -> Tensor:
 
 def _shared(name: str, tensors: Sequence[Tensor]) -> Tensor:
     if not name.endswith("num_batches_tracked") and any(not torch.equal(tensors[0], t) for t in tensors[1:]):
-        raise ValueError(f"{name} belongs to no unit and differs between the members, so no fused value is exact")
+        raise ValueError(f"{name} belongs to no unit but differs between the members, so no fused value is exact")
     return tensors[0].clone()
 
 

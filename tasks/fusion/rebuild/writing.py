@@ -58,7 +58,7 @@ def _mixed(writer: Writer, node: Node) -> Node:
 
 
 def _mixture(writer: Writer, layout: Layout) -> Tensor:
-    """(entries of a member, entries of all members): each member's weight where its entry lies."""
+    """(entries of a member, entries of all members): each member's weight at its entry."""
     blocks = []
     for segment in layout.segments:
         assert segment.group is not None

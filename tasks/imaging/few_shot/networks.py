@@ -33,7 +33,7 @@ def _convolutions(channels: int, width: int) -> nn.Sequential:
     )
 
 
-class Classifier(nn.Module):
+class FewShotClassifier(nn.Module):
     """Convolutions, a mean over places, a linear layer."""
 
     def __init__(self, num_classes: int, channels: int, width: int) -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from amalgam.tasks.imaging.few_shot import losses
 from amalgam.tasks.imaging.few_shot.augment import strong, weak
 from amalgam.tasks.imaging.few_shot.config import FewShotConfig
-from amalgam.tasks.imaging.few_shot.networks import Classifier, Critic, Generator
+from amalgam.tasks.imaging.few_shot.networks import Critic, FewShotClassifier, Generator
 from amalgam.tasks.scoring.combining import EntropyConfidence, PseudoLabels
 from amalgam.tasks.training.epochs import Log, Save, State, run_epochs, silent
 from amalgam.tasks.training.seeding import derived
@@ -39,7 +39,7 @@ class Shots:
 class Networks:
     """What training ends with."""
 
-    classifier: Classifier
+    classifier: FewShotClassifier
     critic: Critic
     generator: Generator
 
@@ -84,7 +84,7 @@ class _Run:
         sizes = (self.shots.num_classes, self.shots.labelled.shape[1], config.width)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)
-            networks = (Classifier(*sizes).to(device), Critic(*sizes).to(device), Generator(*sizes).to(device))
+            networks = (FewShotClassifier(*sizes).to(device), Critic(*sizes).to(device), Generator(*sizes).to(device))
         self.networks = Networks(*networks)
         self.optimisers = [torch.optim.AdamW(each.parameters(), config.learning_rate) for each in networks]
         self.combiner = EntropyConfidence(temperature=config.temperature)

@@ -14,7 +14,7 @@ COLLINEAR = 1e-6  # singular values of a stack of unit vectors below this: the p
 
 @dataclass(frozen=True)
 class Atoms:
-    """`left` (m, p) and `right` (n, p) hold the atoms; `sigma` (T, p) the singular values of each task in its own."""
+    """`left` (m, p) and `right` (n, p) are the atoms; `sigma` (T, p) each task's singular values at its own atoms."""
 
     left: Tensor
     right: Tensor

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-CHUNK = 2**20  # entries of the Khatri-Rao product held at once: 4 MB in single precision, near the cache's size
+CHUNK = 2**20  # entries of the Khatri-Rao product in memory at once: 4 MB in single precision, near the cache's size
 
 
 @dataclass(frozen=True)

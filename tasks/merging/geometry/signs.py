@@ -1,4 +1,4 @@
-"""Sparse task vectors: which entries are kept by size, by chance, or because the tasks agree on their sign."""
+"""Sparse task vectors: which entries are kept by size, at random, or because the tasks agree on their sign."""
 
 import zlib
 from collections.abc import Sequence

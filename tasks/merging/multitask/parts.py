@@ -19,7 +19,7 @@ BATCH_SIZE = 256
 
 
 @dataclass(frozen=True)
-class Parts:
+class TaskData:
     """The pictures of a task."""
 
     train: Images
@@ -36,13 +36,13 @@ class Parts:
         return ((batch.images, batch.labels) for batch in batches(self.train, chosen, BATCH_SIZE))
 
 
-def task_parts(task: TaskSpec, shape: Shape, validation_share: float, seed: int, root: Path | None) -> Parts:
+def task_data(task: TaskSpec, shape: Shape, validation_share: float, seed: int, root: Path | None) -> TaskData:
     """The pictures of a task in the shape of the base. Raises ValueError as `load` does."""
     train, test = open_task(task, "train", shape, root), open_task(task, "test", shape, root)
-    return Parts(train, *held_out(train, validation_share, seed), test)
+    return TaskData(train, *held_out(train, validation_share, seed), test)
 
 
-def headed(base: nn.Module, module: nn.Module, parts: Parts) -> nn.Module:
+def headed(base: nn.Module, module: nn.Module, parts: TaskData) -> nn.Module:
     """`module` with the encoder of `base`, its head fitted on the base's features of the task and fixed."""
     with_encoder(module, encoder_state(base))
     fit_head(module, parts.batches(), len(parts.train.class_names))

@@ -14,7 +14,7 @@ State = Mapping[str, Tensor]
 
 
 def gram_sums(module: nn.Module, inputs: Iterable[Tensor]) -> Sums:
-    """`X^T X` (inputs, inputs) of every linear layer, X all vectors that it is given, by its weight's name."""
+    """`X^T X` (inputs, inputs) of every linear layer, X all its input vectors, by its weight's name."""
     total = Sums()
     layers = linear_layers(module)
     module.eval()
@@ -27,11 +27,11 @@ def gram_sums(module: nn.Module, inputs: Iterable[Tensor]) -> Sums:
     return total
 
 
-def probe_embedding(module: nn.Module, probe: Tensor) -> Tensor:
+def mean_output(module: nn.Module, inputs: Tensor) -> Tensor:
     """The mean output on a batch that all members share, such as noise: what functional similarity compares."""
     module.eval()
     with torch.no_grad():
-        return module(probe).double().mean(0).flatten()
+        return module(inputs).double().mean(0).flatten()
 
 
 def linear_layers(module: nn.Module) -> dict[str, nn.Linear]:
@@ -43,12 +43,13 @@ def linear_layers(module: nn.Module) -> dict[str, nn.Linear]:
 def watching(layers: Mapping[str, nn.Linear], found: dict[str, Tensor]) -> Iterator[None]:
     """While it lasts, the Grams of the layers' inputs are added to `found`, in the order in which layers are used."""
 
-    def note(name: str, given: tuple[Tensor, ...]) -> None:
-        rows = given[0].detach().flatten(0, -2).double()
+    def note(name: str, inputs: tuple[Tensor, ...]) -> None:
+        rows = inputs[0].detach().flatten(0, -2).double()
         found[name] = found.get(name, 0) + rows.T @ rows
 
     hooks = [
-        layer.register_forward_pre_hook(lambda _, given, name=name: note(name, given)) for name, layer in layers.items()
+        layer.register_forward_pre_hook(lambda _, inputs, name=name: note(name, inputs))
+        for name, layer in layers.items()
     ]
     with hooked(hooks):
         yield

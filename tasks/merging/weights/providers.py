@@ -98,7 +98,7 @@ class FisherTrace(WeightRule):
 
 
 class FunctionalSimilarity(WeightRule):
-    """One row of weights per member, `softmax(temperature * cosine)` of mean outputs on a shared probe.
+    """One row of weights per member, `softmax(temperature * cosine)` of mean outputs on a shared input batch.
 
     The merges with these rows are personalised: temperature 0 gives every member the uniform mean, a large one itself.
     """
@@ -137,7 +137,7 @@ def similarities(embeddings: Sequence[Tensor]) -> np.ndarray:
     rows = np.stack([np.asarray(one, dtype=float).ravel() for one in embeddings])
     lengths = np.linalg.norm(rows, axis=1)
     if not np.isfinite(rows).all() or not lengths.all():
-        raise ValueError("every member's mean output must be finite and not zero: choose another probe")
+        raise ValueError("every member's mean output must be finite and not zero: choose another input batch")
     unit = rows / lengths[:, None]
     return unit @ unit.T
 

@@ -19,7 +19,7 @@ MixerKind = Literal["selective", "mlp"]
 FASTEST, SLOWEST = 0.001, 0.1  # the step sizes that a selective layer starts between (Gu and Dao 2023)
 
 
-class Selective(nn.Module):
+class SelectiveScan(nn.Module):
     """A state-space layer whose step size, input and output maps depend on the input (Gu and Dao 2023), causal."""
 
     def __init__(self, width: int, states: int) -> None:
@@ -47,7 +47,7 @@ class Causal(nn.Module):
     def __init__(self, width: int, states: int, kernel: int = 3) -> None:
         super().__init__()
         self.convolution = nn.Conv1d(width, width, kernel, groups=width, padding=kernel - 1)
-        self.selective = Selective(width, states)
+        self.selective = SelectiveScan(width, states)
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs (batch, length, width)."""
@@ -75,7 +75,7 @@ class CrossScan(nn.Module):
         super().__init__()
         self.sides = sides
         self.convolution = nn.Conv2d(width, width, 3, padding=1, groups=width)
-        self.directions = nn.ModuleList(Selective(width, states) for _ in range(4))
+        self.directions = nn.ModuleList(SelectiveScan(width, states) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs (batch, height * width, channels), the sum of the four scans."""

@@ -27,7 +27,7 @@ Combination: TypeAlias = Callable[[Tensor], Tensor]
 
 
 class Combiner(BaseModel):
-    """A way to make one prediction of several members' logits."""
+    """Makes one prediction of several members' logits."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,4 +1,4 @@
-"""Pseudo-labels of unlabelled examples: what members say now, averaged with what they said before of the same example.
+"""Pseudo-labels of unlabelled examples: present predictions averaged with earlier ones of the same example.
 
     p     = a p_now + (1 - a) p_mean           p_mean of an example that was not seen before is p_now
     p_mean <- b p_mean + (1 - b) p
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Batch:
+class PseudoLabelled:
     """Pseudo-labels of one batch, in its order."""
 
     probabilities: Tensor
@@ -23,7 +23,7 @@ class Batch:
     labels: Tensor
     """(examples,): the most probable class."""
     kept: Tensor
-    """(examples,) of bool: sure enough to be learned from."""
+    """(examples,) of bool: confident enough to be learned from."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class PseudoLabels:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
 
-    def update(self, ids: Sequence[int], probabilities: Tensor) -> Batch:
+    def update(self, ids: Sequence[int], probabilities: Tensor) -> PseudoLabelled:
         """Pseudo-labels of examples by id, of combined probabilities (examples, classes); updates their means."""
         if len(set(ids)) != len(ids) or len(ids) != len(probabilities):
             raise ValueError(f"ids must be distinct, one for each of {len(probabilities)} examples, got {len(ids)}")
@@ -53,4 +53,4 @@ class PseudoLabels:
         self.means.update(zip(ids, self.decay * past + (1 - self.decay) * combined, strict=True))
         certainty, labels = combined.max(1)
         kept = certainty > torch.quantile(certainty, self.quantile) if self.quantile else torch.ones_like(labels).bool()
-        return Batch(combined, labels, kept)
+        return PseudoLabelled(combined, labels, kept)

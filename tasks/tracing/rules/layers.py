@@ -1,4 +1,4 @@
-"""Rules of layers: operations that hold parameters which make, read or rescale units."""
+"""Rules of layers: operations with parameters that make, read or rescale units."""
 
 from typing import Any
 
@@ -113,7 +113,7 @@ def recurrent(flow: Flow, node: Node) -> list[Carriers]:
     directions = 2 if arguments["bidirectional"] else 1
     per_cell = 4 if has_biases else 2
     if len(weights) != arguments["num_layers"] * directions * per_cell:
-        raise refusal(node, "projections of hidden states (proj_size) are not carried")
+        raise refusal(node, "projections of hidden states (proj_size) are not supported")
     read, last = flow.line(x, -1), []
     for layer in range(arguments["num_layers"]):
         made = []

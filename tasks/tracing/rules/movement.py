@@ -73,7 +73,7 @@ def _source(tensor: Node) -> Node:
 
 
 def padding(flow: Flow, node: Node) -> Carriers:
-    """Padded positions are shared; padded channels are zeros that belong to nobody."""
+    """Padded positions are shared; padded channels are zeros that belong to no unit."""
     arguments = arguments_of(node)
     x, pads = arguments["self"], arguments["pad"]
     rank, value = rank_of(x), arguments.get("value") or 0
@@ -147,7 +147,7 @@ def _slim(flow: Flow, ids: np.ndarray, carrier: Carrier) -> Carrier | None:
 
 
 def _lonely(ids: np.ndarray, carrier: Carrier) -> tuple[int, ...]:
-    """The axis of a single unit, where its entries tell nothing apart."""
+    """The axis of a single unit, which its entries do not show."""
     shift = min(carrier.axes[0], ids.ndim - 1) if carrier.axes else ids.ndim - 1
     return (max(shift, 0),) if ids.ndim else ()
 

@@ -121,7 +121,7 @@ REDUCED_PER_MEMBER = ("mean", "sum", "linalg_vector_norm")
 
 
 def along_positions(flow: Flow, node: Node) -> Carriers:
-    """Softmax and its kin: entries along one axis read each other, so units may not lie there."""
+    """Softmax and similar: entries along one axis read each other, so units may not lie there."""
     arguments = arguments_of(node)
     x = arguments.get("self", arguments.get("input"))
     if flow.is_free(x, arguments["dim"]):
@@ -150,7 +150,7 @@ def product(flow: Flow, node: Node) -> Carriers:
     if flow.is_static(two) and rank_of(two) == 2:
         return matrix_product(flow, node, one, two)
     if rank_of(one) < 2 or rank_of(two) < 2:
-        raise refusal(node, "products with vectors are not carried")
+        raise refusal(node, "products with vectors are not supported")
     rank = rank_of(node)
     rows, columns = collapsed(flow, one, -1), collapsed(flow, two, -2)
     batch = {a: a for a in range(rank - 2)}
@@ -166,7 +166,7 @@ def attention(flow: Flow, node: Node) -> Carriers:
     query, key, value = arguments["query"], arguments["key"], arguments["value"]
     rank = rank_of(node)
     if arguments.get("enable_gqa"):
-        raise refusal(node, "grouped heads without repeated keys are not carried; repeat them (repeat_interleave)")
+        raise refusal(node, "grouped-query attention is not supported: repeat the keys and values (repeat_interleave)")
     found = [c for v in (query, key, value) for c in collapsed(flow, v, -1)]
     if arguments.get("attn_mask") is not None:
         mask = arguments["attn_mask"]
@@ -237,7 +237,7 @@ def _is_per_member(flow: Flow, carrier: Carrier) -> bool:
 
 
 def _is_learned(flow: Flow, node: Node) -> bool:
-    """Whether a static value is made of parameters, which members may hold different values of."""
+    """Whether a static value is made of parameters, which may differ between members."""
     if node in flow.program.parameters:
         return flow.program.parameters[node] not in flow.program.buffers | flow.program.outside
     return any(_is_learned(flow, source) for source in node.all_input_nodes)

@@ -84,9 +84,9 @@ def _unknown(flow: Flow, node: Node) -> Carriers:
     for tensor in tensors_of(node):
         if any(flow.is_free(tensor, axis) for axis in range(rank_of(tensor))) and not flow.is_static(tensor):
             why = (
-                "quantised networks are not carried; fuse them before quantising"
+                "quantised networks are not supported: fuse before quantising"
                 if "quant" in operation_of(node)
-                else "no rule says what it does to units"
+                else "there is no rule for this operation"
             )
             raise refusal(node, why)
         flow.fix(tensor, *range(rank_of(tensor)))

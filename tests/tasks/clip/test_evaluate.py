@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from amalgam.tasks.clip.finetuning.drift import frozen
-from amalgam.tasks.clip.testing.evaluate import Examination, examine, kept, path_networks
+from amalgam.tasks.clip.testing.evaluate import Examination, examine, interpolated_networks, kept
 from amalgam.tasks.clip.testing.similarity import DriftMeter
 from amalgam.tasks.clip.zero_shot import Classifier, Projection, zero_shot_head
 from amalgam.tasks.data.pixels import Images, changed, in_memory
@@ -49,7 +49,7 @@ def ends():
 
 def test_every_network_answers_as_if_it_were_built(ends):
     before, after = ends
-    images, networks = some_images(), path_networks(before.state_dict(), after.state_dict(), ALPHAS)
+    images, networks = some_images(), interpolated_networks(before.state_dict(), after.state_dict(), ALPHAS)
     said = examine(before, networks, Examination(images))
     assert list(said) == ["alpha=0", "alpha=0.3", "alpha=1"]
     for name, make in networks.items():
@@ -62,7 +62,7 @@ def test_every_network_answers_as_if_it_were_built(ends):
 
 def test_end_points_are_the_networks_themselves_to_the_bit(ends):
     before, after = ends
-    images, networks = some_images(), path_networks(before.state_dict(), after.state_dict(), ALPHAS)
+    images, networks = some_images(), interpolated_networks(before.state_dict(), after.state_dict(), ALPHAS)
     said = examine(copy.deepcopy(before), networks, Examination(images))
     for name, end in (("alpha=0", before), ("alpha=1", after)):
         alone = examine(end, {"it": end.state_dict}, Examination(images))["it"]
@@ -71,13 +71,13 @@ def test_end_points_are_the_networks_themselves_to_the_bit(ends):
 
 def test_images_are_read_once_however_many_networks(ends):
     images, read = counted(some_images())
-    networks = path_networks(*(end.state_dict() for end in ends), tuple(i / 10 for i in range(11)))
+    networks = interpolated_networks(*(end.state_dict() for end in ends), tuple(i / 10 for i in range(11)))
     examine(ends[0], networks, Examination(images), batch_size=7)
     assert len(read) == 40
 
 
 def test_kept_networks_are_made_once_and_all_answers_stay(ends):
-    networks = path_networks(*(end.state_dict() for end in ends), ALPHAS)
+    networks = interpolated_networks(*(end.state_dict() for end in ends), ALPHAS)
     size = sum(tensor.nbytes for tensor in ends[0].state_dict().values())
     inside, lazy = kept(networks, 3 * size), kept(networks, 3 * size - 1)
     assert inside["alpha=0.3"]() is inside["alpha=0.3"]() and lazy["alpha=0.3"]() is not lazy["alpha=0.3"]()
@@ -88,7 +88,7 @@ def test_kept_networks_are_made_once_and_all_answers_stay(ends):
 def test_the_lender_keeps_its_weights_mode_and_gradients(ends):
     lender = ends[0].train()
     state = copy.deepcopy(lender.state_dict())
-    examine(lender, path_networks(state, ends[1].state_dict(), (1.0,)), Examination(some_images()))
+    examine(lender, interpolated_networks(state, ends[1].state_dict(), (1.0,)), Examination(some_images()))
     assert lender.training and all(torch.equal(tensor, state[name]) for name, tensor in lender.state_dict().items())
     assert all(parameter.requires_grad for parameter in lender.parameters())
 
@@ -123,7 +123,7 @@ def test_only_the_images_asked_are_read_and_groups_follow_them(ends):
 def test_drift_is_measured_against_the_first_network(ends):
     images = some_images()
     meters = {"alpha=0.3": DriftMeter(), "alpha=1": DriftMeter()}
-    networks = path_networks(*(end.state_dict() for end in ends), ALPHAS)
+    networks = interpolated_networks(*(end.state_dict() for end in ends), ALPHAS)
     examine(ends[0], networks, Examination(images, drift=meters), batch_size=7)
     pixels = images.batch(torch.arange(40)).float() / 127.5 - 1
     alone = DriftMeter()
@@ -136,7 +136,7 @@ def test_drift_is_measured_against_the_first_network(ends):
 @pytest.mark.parametrize("named", [True, False])
 def test_drift_can_be_measured_on_the_first_images_from_any_network(ends, named):
     images, meter = some_images(), DriftMeter()
-    path = path_networks(*(end.state_dict() for end in ends), (1.0,) if named else (0.0, 1.0))
+    path = interpolated_networks(*(end.state_dict() for end in ends), (1.0,) if named else (0.0, 1.0))
     before = ends[0].state_dict if named else None
     asked = Examination(images, before=before, drift={"alpha=1": meter}, drift_images=17)
     said = examine(ends[1], path, asked, batch_size=7)
@@ -149,7 +149,7 @@ def test_drift_can_be_measured_on_the_first_images_from_any_network(ends, named)
 
 
 def test_half_precision_answers_nearly_alike(ends):
-    networks = path_networks(*(end.state_dict() for end in ends), ALPHAS)
+    networks = interpolated_networks(*(end.state_dict() for end in ends), ALPHAS)
     exact, half = (
         examine(ends[0], networks, Examination(some_images()), precision=precision)["alpha=0.3"]
         for precision in (torch.float32, torch.bfloat16)

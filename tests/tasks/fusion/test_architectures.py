@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from amalgam.tasks.fusion import PartialOT
 from amalgam.tasks.fusion.coupling import Coupling
 from amalgam.tasks.fusion.merging import merge
+from amalgam.tasks.fusion.rebuild.rebuilding import rebuilt
 from amalgam.tasks.fusion.rebuild.tensors import merged_tensors
-from amalgam.tasks.fusion.rebuild.way import rebuilt
 from amalgam.tasks.fusion.unit_map import maps_of
 from amalgam.tasks.tracing.axes import Axes, Blocks
 from amalgam.tasks.tracing.trace import trace

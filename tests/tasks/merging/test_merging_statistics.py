@@ -6,7 +6,7 @@ from torch import nn
 
 from amalgam import EpiMer, RegMean, RegMeanPlusPlus, Statistics, merge
 from amalgam.tasks.merging.statistics.fisher import factored, fisher_sums, projected_gradients
-from amalgam.tasks.merging.statistics.grams import MergedBelow, gram_sums, probe_embedding
+from amalgam.tasks.merging.statistics.grams import MergedBelow, gram_sums, mean_output
 from amalgam.tasks.merging.statistics.staging import named_basis, stage
 from amalgam.tasks.scoring.sums import Sums, added
 
@@ -205,4 +205,4 @@ def test_reg_mean_plus_plus_reads_the_inputs_that_merged_layers_give():
 
 def test_probe_embedding_is_the_mean_output():
     module, (images, _) = network(), data()
-    torch.testing.assert_close(probe_embedding(module, images), module(images).mean(0).double())
+    torch.testing.assert_close(mean_output(module, images), module(images).mean(0).double())

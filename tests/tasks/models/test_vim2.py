@@ -7,7 +7,7 @@ from torch import nn
 
 from amalgam import PartialOT, TaskArithmetic, fuse, merge
 from amalgam.tasks.models import ModelSpec, build
-from amalgam.tasks.models.vim2.mixers import BothWays, Causal, CrossScan, Selective
+from amalgam.tasks.models.vim2.mixers import BothWays, Causal, CrossScan, SelectiveScan
 from amalgam.tasks.models.vim2.networks import TSM2
 from amalgam.tasks.models.vim2.scan import discretise, parallel_scan, sequential_scan
 from amalgam.tasks.models.vim2.skips import WeightedBlocks, WeightedStack
@@ -49,7 +49,7 @@ def test_small_steps_follow_the_differential_equation():
     assert states[0, -1].item() == pytest.approx(0.75)
 
 
-@pytest.mark.parametrize("mixer", [Selective(6, 3), Causal(6, 3)], ids=["selective", "with convolution"])
+@pytest.mark.parametrize("mixer", [SelectiveScan(6, 3), Causal(6, 3)], ids=["selective", "with convolution"])
 def test_a_token_mixer_does_not_see_the_future(mixer):
     mixer = mixer.double()
     x = noise(2, 9, 6)

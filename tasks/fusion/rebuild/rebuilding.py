@@ -1,8 +1,8 @@
-"""Which way a network is rebuilt: its own class with wider layers where that is exact, its recorded operations else.
+"""How a network is rebuilt: its own class with wider layers where that is exact, else its recorded operations.
 
 The choice is made once per traced network, by trial: a random network of its shape is fused with another one at
-random, and the result must be the first network when that has all the weight, and the ensemble when nobody is merged.
-What fails both ways is refused, so that nothing is ever silently wrong.
+random, and the result must be the first network when that has all the weight, and the ensemble when no units are
+merged. A network that fails both ways is refused, so that no result is silently wrong.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,10 +20,10 @@ from amalgam.tasks.tracing.axes import Axes, Blocks
 from amalgam.tasks.tracing.running import tensors_in
 
 Tensors = Mapping[str, Tensor]
-Way = Callable[[nn.Module, Axes, Tensors, UnitMaps], nn.Module]
+Rebuild = Callable[[nn.Module, Axes, Tensors, UnitMaps], nn.Module]
 
 TOLERANCE = 1e-6  # relative, in double precision: far above rounding, far below the error of a wrong group
-_CHOSEN = "_chosen_way"
+_CHOSEN = "rebuild"
 
 
 def rebuilt(module: nn.Module, axes: Axes, tensors: Tensors, maps: UnitMaps) -> nn.Module:
@@ -31,7 +31,7 @@ def rebuilt(module: nn.Module, axes: Axes, tensors: Tensors, maps: UnitMaps) -> 
 
     Raises ValueError, naming module path and operation where known, if neither way gives an exact network.
     """
-    return _way(module, axes)(module, axes, tensors, maps)
+    return _chosen(module, axes)(module, axes, tensors, maps)
 
 
 def as_module(module: nn.Module, axes: Axes, tensors: Tensors, maps: UnitMaps) -> nn.Module:
@@ -40,21 +40,21 @@ def as_module(module: nn.Module, axes: Axes, tensors: Tensors, maps: UnitMaps) -
 
 
 def as_operations(module: nn.Module, axes: Axes, tensors: Tensors, maps: UnitMaps) -> nn.Module:
-    """The recorded operations, written anew."""
+    """The recorded operations at the new widths."""
     assert axes.traced
     return write(axes.traced, maps, tensors)
 
 
-def _way(module: nn.Module, axes: Axes) -> Way:
+def _chosen(module: nn.Module, axes: Axes) -> Rebuild:
     if axes.traced is None:
         return as_module
     chosen = axes.traced.memo.get(_CHOSEN)
     if chosen is None:
-        chosen = axes.traced.memo[_CHOSEN] = _exact_way(module, axes)
+        chosen = axes.traced.memo[_CHOSEN] = _exact_rebuild(module, axes)
     return chosen
 
 
-def _exact_way(module: nn.Module, axes: Axes) -> Way:
+def _exact_rebuild(module: nn.Module, axes: Axes) -> Rebuild:
     trial = _Trial(module, axes)
     own_names = set(module.state_dict()) == set(axes.of) - set(axes.parts) | set(axes.layouts)
     if own_names and trial.error_of(as_module) is None:
@@ -77,15 +77,15 @@ class _Trial:
         self.sizes = axes.sizes(self.states[0])
         self.generator = generator
 
-    def error_of(self, way: Way) -> str | None:
-        """Why a way is not exact; None if it is."""
+    def error_of(self, rebuild: Rebuild) -> str | None:
+        """Why rebuilding in this way is not exact; None if it is."""
         try:
-            alone = [self._fused(way, [state], 0.0, (1.0,)) for state in self.states]
+            alone = [self._fused(rebuild, [state], 0.0, (1.0,)) for state in self.states]
             wanted = {(1.0, 0.0): alone[0], (0.3, 0.7): [0.3 * a + 0.7 * b for a, b in zip(*alone, strict=True)]}
-            if way is as_module and not self._close(alone[0], self._recorded()):
-                return "its class computes something else than was recorded"
+            if rebuild is as_module and not self._close(alone[0], self._recorded()):
+                return "its class computes something else than its recorded operations"
             for weights, expected in wanted.items():
-                found = self._fused(way, self.states, 0.5 if weights[0] == 1 else 1.0, weights)
+                found = self._fused(rebuild, self.states, 0.5 if weights[0] == 1 else 1.0, weights)
                 if not self._close(found, expected):
                     return "units of a group are not exchangeable" if weights[0] == 1 else "members do not add up"
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, AttributeError) as error:
@@ -95,10 +95,10 @@ class _Trial:
     def _recorded(self) -> list[Tensor]:
         return self._fused(as_operations, [self.states[0]], 0.0, (1.0,))
 
-    def _fused(self, way: Way, states: list[Blocks], alpha: float, weights: tuple[float, ...]) -> list[Tensor]:
+    def _fused(self, rebuild: Rebuild, states: list[Blocks], alpha: float, weights: tuple[float, ...]) -> list[Tensor]:
         couplings = {group: self._random_coupling(self.sizes[group], len(states), alpha) for group in self.axes.groups}
         maps = maps_of(self.axes, states, couplings, weights)
-        network = way(self.module, self.axes, merged_tensors(self.axes, states, maps), maps).double().eval()
+        network = rebuild(self.module, self.axes, merged_tensors(self.axes, states, maps), maps).double().eval()
         with torch.no_grad():
             return tensors_in(network(*self.inputs))
 
@@ -132,7 +132,7 @@ def _random(state: Tensors, axes: Axes, generator: torch.Generator) -> dict[str,
 
 
 def _is_learned(name: str, axes: Axes) -> bool:
-    """Whether members hold values of their own: parameters, and running statistics."""
+    """Whether values differ between members: parameters, and running statistics."""
     assert axes.traced
     program = axes.traced.program
     return name in axes.means | axes.variances or name not in program.buffers | program.outside
