@@ -128,6 +128,11 @@ def read_sae(folder: Path, name: str | None = None, features: FeatureInfo | None
     return from_saelens(config, read_state(place / SAE_WEIGHTS), features or _own_features(config, place))
 
 
+def sae_key(folder: Path) -> str:
+    """16 hex digits that stand for the weights of an autoencoder, so that numbers of its latents are not another's."""
+    return hashlib.sha256((folder / SAE_WEIGHTS).read_bytes()).hexdigest()[:16]
+
+
 def _own_features(config: dict[str, object], place: Path) -> FeatureInfo:
     """The features that an autoencoder of ours says it was trained on."""
     metadata = config.get("metadata")

@@ -1,9 +1,10 @@
-"""Groups of latents found without names: those that distinguish domains, those that predict labels in one domain alone.
+"""Groups of latents: those that carry a name, distinguish domains, or predict labels in one domain alone.
 
-Both are tests of independence between "the latent is active" and a category, by the G statistic 2 n I, where I is the
-mutual information in nats; the false discovery rate over all latents is controlled (Benjamini and Hochberg 1995).
+The last two are tests of independence between "the latent is active" and a category, by the G statistic 2 n I, where I
+is the mutual information in nats; the false discovery rate over all latents is controlled (Benjamini, Hochberg 1995).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,9 @@ import torch
 from scipy.stats import chi2, false_discovery_control
 from torch import Tensor
 from torch.nn.functional import one_hot
+
+from amalgam.tasks.explain.names import Names
+from amalgam.tasks.user_names import unknown_name
 
 
 @dataclass(frozen=True)
@@ -21,12 +25,19 @@ class Association:
     """(num_latents,), in nats."""
     significant: Tensor
     """(num_latents,) of bool: at the false discovery rate `rate`."""
+    entropy: float
+    """Of the categories, in nats: the most that can be said."""
 
     @property
     def latents(self) -> tuple[int, ...]:
         """The significant ones, those that say most first."""
         order = self.information.argsort(descending=True)
         return tuple(order[self.significant[order]].tolist())
+
+    @property
+    def share(self) -> Tensor:
+        """The share of all there is to say, (num_latents,) in [0, 1]."""
+        return self.information / max(self.entropy, 1e-12)
 
 
 def association(active: Tensor, categories: Tensor, rate: float = 0.05) -> Association:
@@ -47,10 +58,43 @@ def association(active: Tensor, categories: Tensor, rate: float = 0.05) -> Assoc
     information = torch.special.xlogy(joint, joint / expected.clamp_min(1e-300)).sum((0, 2)).clamp_min(0)
     freedom = of_category.shape[1] - 1
     chances = chi2.sf(2 * len(active) * information.numpy(), freedom) if freedom else np.ones(len(information))
-    return Association(information, torch.from_numpy(false_discovery_control(chances) <= rate))
+    shares = of_category.mean(0)
+    entropy = -torch.special.xlogy(shares, shares).sum().item()
+    return Association(information, torch.from_numpy(false_discovery_control(chances) <= rate), entropy)
 
 
 def shortcuts(active: Tensor, labels: Tensor, domains: Tensor, rate: float = 0.05) -> tuple[int, ...]:
     """Latents that say something of the label inside exactly one domain: what may go with it there by accident."""
     found = [association(active[domains == one], labels[domains == one], rate).significant for one in domains.unique()]
     return tuple(torch.nonzero(torch.stack(found).sum(0) == 1).flatten().tolist())
+
+
+def of_domains(active: Tensor, domains: Tensor, labels: Tensor, rate: float = 0.05) -> tuple[int, ...]:
+    """Latents that tell domains apart, and more of those than of labels: the task's own latents stay free."""
+    domain, label = association(active, domains, rate), association(active, labels, rate)
+    return tuple(torch.nonzero(domain.significant & (domain.share > label.share)).flatten().tolist())
+
+
+def of_one_set(
+    active: Tensor, labels: Tensor, others: Tensor, other_labels: Tensor, rate: float = 0.05
+) -> tuple[int, ...]:
+    """Latents that say of the label in one set at least twice what they say of it in other images."""
+    here, there = association(active, labels, rate), association(others, other_labels, rate)
+    return tuple(torch.nonzero(here.significant & (here.share > 2 * there.share)).flatten().tolist())
+
+
+def named_latents(names: Names, words: Sequence[str]) -> tuple[int, ...]:
+    """Latents whose name is one of some words. Raises ValueError, with near names, for a word that none carries."""
+    by_word: dict[str, list[int]] = {}
+    for latent in torch.nonzero(names.named).flatten().tolist():
+        by_word.setdefault(names.name(latent), []).append(latent)
+    if unknown := [word for word in words if word not in by_word]:
+        raise unknown_name("latent named", unknown[0], by_word)
+    return tuple(sorted(latent for word in words for latent in by_word[word]))
+
+
+def directions(features: Tensor, activations: Tensor) -> Tensor:
+    """Mean unit feature of the images that activate a latent, by activation, less that of all, (num_latents, width)."""
+    weights = activations.double().clamp(min=0)
+    means = weights.T @ features.double() / weights.sum(0).clamp(min=1e-12)[:, None]
+    return means - features.double().mean(0)

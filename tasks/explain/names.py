@@ -70,8 +70,11 @@ def name_latents(
     scores, best = (normalize(directions, dim=-1) @ centred.T).topk(min(BEST, len(words)), dim=1)
     threshold = 1.0
     if alive.any():
-        mixtures = torch.randn(NUM_NULL, int(alive.sum()), generator=generator, dtype=torch.float64).to(directions)
-        null = normalize(mixtures @ directions[alive], dim=-1) @ centred.T
+        # By the symmetric root of their covariance, so that the order of latents plays no part.
+        values, vectors = torch.linalg.eigh(directions[alive].T @ directions[alive])
+        root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+        drawn = torch.randn(NUM_NULL, len(root), generator=generator, dtype=torch.float64).to(directions)
+        null = normalize(drawn @ root, dim=-1) @ centred.T
         threshold = null.amax(1).quantile(1 - LEVEL).item()
     return Names(tuple(words), best, scores, threshold, alive)
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.experiments.clip.graph import robust_graph
 from amalgam.pipeline.experiments.clip.recipe import AnchorFlag, Prices, RobustRecipe, Seeded
+from amalgam.pipeline.experiments.clip.steering import Steering, steered
 from amalgam.pipeline.experiments.clip.variants import Methods
 from amalgam.pipeline.experiments.flags import (
     Autoencoders,
@@ -139,12 +140,14 @@ def clip_finetune(
     large: LargeTraining = LargeTraining(),
     autoencoders: Autoencoders = Autoencoders(k=16, sae_epochs=50),
     anchors: AnchorFlag = "views",
+    steering: Steering = Steering(),
     parts: Annotated[int, "Shards of the images that are encoded in parallel."] = 1,
     assumed_tflops: Annotated[float, "Assumed speed of a worker in TFLOP/s, for the estimate of `plan`."] = 60.0,
 ) -> Step:
     """Fine-tune a CLIP on real images with penalties on feature drift; test on shifts and other classes."""
     settings = in_words({name: value for name, value in locals().items() if name != "data_root"})
     opened = tested.opened(backbone, corrupted, data_root)
+    methods, variants = steered(methods, steering.named(opened.suite.class_names, opened.suite.templates))
     sae = SAESpec(sparsity=TopK(k=autoencoders.k), expansion=autoencoders.expansion)
     return robust_graph(
         RobustRecipe(
@@ -156,6 +159,7 @@ def clip_finetune(
             class_names=opened.suite.class_names,
             templates=opened.suite.templates,
             methods=methods,
+            variants=variants,
             factors=sweep.strengths,
             alphas=sweep.alphas,
             tolerance=sweep.tolerance,

@@ -7,30 +7,25 @@ backbone -> zero_shot -> features -> saes -> sae_quality (every test set) ------
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Literal
+from dataclasses import replace
 
 from amalgam.pipeline.engine.kinds import C, Kind
 from amalgam.pipeline.engine.step import Inputs, Step
-from amalgam.pipeline.experiments.clip.recipe import MEGA, RobustRecipe, Seeded
+from amalgam.pipeline.experiments.clip.frozen import Frozen
+from amalgam.pipeline.experiments.clip.recipe import MEGA, RobustRecipe
 from amalgam.pipeline.experiments.clip.variants import Variant
 from amalgam.pipeline.reports.robustness.config import ZERO_SHOT as FROZEN
 from amalgam.pipeline.reports.robustness.config import RobustnessReportConfig
-from amalgam.pipeline.steps.clip.backbones import ZERO_SHOT, ZeroShotConfig
 from amalgam.pipeline.steps.clip.explanation import EXPLANATION
-from amalgam.pipeline.steps.clip.features import FEATURES, FeaturesConfig
 from amalgam.pipeline.steps.clip.path import PATH, PathConfig
 from amalgam.pipeline.steps.clip.report import ROBUSTNESS
 from amalgam.pipeline.steps.clip.sae_quality import SAE_QUALITY, SAEQualityConfig
-from amalgam.pipeline.steps.clip.saes import SAES, ChosenSAE, SAEsConfig
+from amalgam.pipeline.steps.clip.saes import ChosenSAE
 from amalgam.pipeline.steps.clip.tuning import CONTRASTIVE, TUNED, ContrastiveConfig, TunedConfig
 from amalgam.tasks.clip.finetuning.config import FinetuneConfig
-from amalgam.tasks.data.sources import Source
 from amalgam.tasks.scoring.results import STRENGTH, Network
 from amalgam.tasks.user_names import source_digest
 
-Augment = Literal["none", "shift", "resized_crop"]
 PRINCIPAL = 16  # directions of PCA, as in the paper's public code
 
 
@@ -52,27 +47,8 @@ def robust_graph(recipe: RobustRecipe) -> Step:
     )
 
 
-@dataclass(frozen=True)
-class OfSeed:
+class OfSeed(Frozen):
     """The steps of one seed."""
-
-    recipe: RobustRecipe
-    seed: int
-
-    @cached_property
-    def seeded(self) -> Seeded:
-        return self.recipe.seeded(self.seed)
-
-    @cached_property
-    def zero_shot(self) -> Step:
-        config = ZeroShotConfig(class_names=self.recipe.class_names, templates=self.recipe.templates)
-        prices = self.recipe.prices
-        return ZERO_SHOT.expecting(5, prices.classifier_bytes)(config, backbone=self.seeded.backbone)
-
-    def saes(self, config: SAEsConfig, mixed: bool = False) -> Step:
-        """Autoencoders of the frozen features of labelled images; mixed, of unlabelled ones of other domains too."""
-        features = self.clean(self.seeded.labelled.source) + (self.clean(self._unlabelled()) if mixed else ())
-        return SAES(config, classifier=self.zero_shot, features=features)
 
     def qualities(self) -> tuple[Step, ...]:
         """How good all autoencoders are on test sets, in one step; none if none is used, or there is no such set."""
@@ -80,27 +56,9 @@ class OfSeed:
         test_sets = tuple(one for one in self.seeded.test_sets if one.role in self.recipe.sae_roles)
         if not users or not test_sets:
             return ()
-        named = tuple((name, self._saes_config(variant)) for name, variant in users.items())
+        named = tuple((name, self.saes_config(variant)) for name, variant in users.items())
         config = SAEQualityConfig(saes=named, test_sets=test_sets, seed=self.seed)
-        return (SAE_QUALITY(config, classifier=self.zero_shot, saes=tuple(map(self._saes_of, users.values()))),)
-
-    def clean(self, source: Source) -> tuple[Step, ...]:
-        """Frozen features of images as they are."""
-        return self._features(source, "none", (0,))
-
-    def anchors(self, source: Source) -> tuple[Step, ...]:
-        """Frozen features of every view that fine-tuning sees, shared by all methods and strengths; none if live."""
-        training = self.recipe.training
-        if self.recipe.anchoring == "live":
-            return ()
-        if self.recipe.anchoring == "clean" or training.augment == "none":
-            return self.clean(source)
-        if training.augment == "crop_flip" or training.num_views is None:
-            raise ValueError(
-                f"features of augmentation {training.augment!r} cannot be cached: choose --anchors live, or another "
-                "augmentation"
-            )
-        return self._features(source, training.augment, tuple(range(training.num_views)))
+        return (SAE_QUALITY(config, classifier=self.zero_shot, saes=tuple(map(self.saes_of, users.values()))),)
 
     def paths(self) -> Iterator[Step]:
         """Every network that is tested, with those between it and zero-shot."""
@@ -159,7 +117,7 @@ class OfSeed:
             finetuning=finetuning,
             seed=self.seed,
             compiled=self.recipe.compiled,
-            sae=self._saes_config(variant).first if variant.reads_codes else None,
+            sae=self.saes_config(variant).first if variant.reads_codes else None,
             components=PRINCIPAL if "basis" in variant.regulariser.needs else None,
             unlabelled=self.seeded.unlabelled if variant.anchor_on != "labelled" else None,
             clean_anchors=self.recipe.anchoring == "clean" and self.recipe.training.augment != "none",
@@ -184,9 +142,11 @@ class OfSeed:
             if variant.anchor_on != "unlabelled":
                 inputs["anchors"] = self.anchors(self.seeded.labelled.source)
             if variant.anchor_on != "labelled":
-                inputs["unlabelled_anchors"] = self.anchors(self._unlabelled())
+                inputs["unlabelled_anchors"] = self.anchors(self.unlabelled())
         if variant.reads_codes:
-            inputs["saes"] = self._saes_of(variant)
+            inputs["saes"] = self.saes_of(variant)
+        if variant.rules:
+            inputs["selected"] = self.selected(variant, variant.rules)
         if "basis" in variant.regulariser.needs:
             inputs["features"] = self.clean(self.seeded.labelled.source)
         return inputs
@@ -197,19 +157,8 @@ class OfSeed:
         for name in self.recipe.methods:
             variant = self.recipe.variant(name)
             if variant.reads_codes:
-                found.setdefault(self._saes_of(variant).fingerprint, (name, variant))
+                found.setdefault(self.saes_of(variant).fingerprint, (name, variant))
         return dict(found.values())
-
-    def _saes_config(self, variant: Variant) -> SAEsConfig:
-        return variant.saes or self.recipe.saes
-
-    def _saes_of(self, variant: Variant) -> Step:
-        return self.saes(self._saes_config(variant), variant.mixed)
-
-    def _unlabelled(self) -> Source:
-        if self.seeded.unlabelled is None:
-            raise ValueError("a method penalises drift on unlabelled images: give --anchor-data, or leave it out")
-        return self.seeded.unlabelled
 
     def _contrastive(self) -> Step:
         config = ContrastiveConfig(
@@ -226,17 +175,6 @@ class OfSeed:
     def _priced(self, kind: Kind[C]) -> Kind[C]:
         """Fine-tuning as a step of this kind, at the prices of the experiment."""
         return kind.expecting(self.recipe.prices.tuning_seconds, self.recipe.prices.classifier_bytes)
-
-    def _features(self, source: Source, augment: Augment, views: tuple[int, ...]) -> tuple[Step, ...]:
-        parts, prices = self.recipe.num_parts, self.recipe.prices
-        features = FEATURES.expecting(
-            prices.features_seconds * len(views) / parts, prices.features_bytes * len(views) // parts
-        )
-        configs = (
-            FeaturesConfig(source=source, augment=augment, views=views, part=part, num_parts=parts)
-            for part in range(parts)
-        )
-        return tuple(features(config, encoder=self.zero_shot) for config in configs)
 
     def _path(
         self, method: str, settings: Mapping[str, float], after: tuple[Step, ...], alphas: tuple[float, ...]

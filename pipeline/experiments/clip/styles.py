@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.experiments.clip.graph import robust_graph
 from amalgam.pipeline.experiments.clip.recipe import AnchorFlag, RobustRecipe
+from amalgam.pipeline.experiments.clip.steering import Steering, steered
 from amalgam.pipeline.experiments.clip.styled_world import STYLE_ROLES, SAESeeds, SAESetting, SmallWorld, finetuning
 from amalgam.pipeline.experiments.clip.variants import Methods
 from amalgam.pipeline.experiments.flags import Autoencoders, Corruptions, Optimisation, Sweep, Texts, flat, in_words
@@ -54,12 +55,16 @@ def clip_styles(
     autoencoders: Autoencoders = Autoencoders(),
     sae_seeds: SAESeeds = 1,
     anchors: AnchorFlag = "views",
+    steering: Steering = Steering(),
     shown: Shown = Shown(),
 ) -> Step:
     """Pre-train a small CLIP on many styles, fine-tune it on one, and measure what is lost with each regulariser."""
     if shown.explain is None:
         shown = replace(shown, explain=tuple(variant for variant in EXPLAINED if variant in methods))
     settings, chosen = in_words(locals()), data.chosen()
+    explanation = _explanation(chosen)
+    rules = steering.rules(explanation.concepts, tuple(chosen.captions.class_words))
+    methods, variants = steered(methods, rules)
     setting = SAESetting(autoencoders.k, autoencoders.expansion, shown.sae_recipe)
     return robust_graph(
         RobustRecipe(
@@ -71,6 +76,7 @@ def clip_styles(
             class_names=chosen.class_names,
             templates=chosen.captions.class_templates(),
             methods=methods,
+            variants=variants,
             factors=sweep.strengths,
             alphas=sweep.alphas,
             tolerance=sweep.tolerance,
@@ -79,7 +85,7 @@ def clip_styles(
             anchoring=anchors,
             saes=setting.config(chosen, sae_seeds, autoencoders.sae_epochs),
             sae_roles=STYLE_ROLES,
-            explanation=_explanation(chosen),
+            explanation=explanation,
             explained=shown.explain or (),
         )
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from amalgam.pipeline.steps.clip.saes import SAEsConfig
+from amalgam.pipeline.steps.clip.selection import Rules
 from amalgam.tasks.clip.finetuning.regulariser import Regulariser
 from amalgam.tasks.clip.finetuning.regularisers import (
     L1,
@@ -28,6 +29,7 @@ from amalgam.tasks.clip.finetuning.regularisers import (
     SparseWasserstein,
     SquaredHingeNuclear,
     SupportHinge,
+    Unfollowed,
 )
 from amalgam.tasks.user_names import load_name, unknown_name
 
@@ -53,6 +55,8 @@ class Variant:
     """Autoencoders of its own, of which it uses the first; None takes those of the sweep."""
     mixed: bool = False
     """Whether its autoencoder was trained on unlabelled images of other domains too."""
+    rules: Rules | None = None
+    """Which latents its regulariser forbids and keeps; None where it selects none."""
     overlap: float | None = None
     """Wanted share of active latents that stay; the strength that gives it is found in training."""
 
@@ -69,7 +73,7 @@ class Variant:
     @property
     def reads_codes(self) -> bool:
         """Whether it needs a sparse autoencoder."""
-        return "sae" in self.regulariser.needs or self.overlap is not None
+        return "sae" in self.regulariser.needs or self.overlap is not None or self.rules is not None
 
 
 VARIANTS: dict[str, Variant] = {
@@ -94,6 +98,7 @@ VARIANTS: dict[str, Variant] = {
     "off-support": Variant("squared change outside the span of the image's active atoms", OffSupport()),
     "off-support-latents": Variant("the same, latent by latent", OffSupportLatents()),
     "off-support-add-remove": Variant("increases of inactive and decreases of active latents", OffSupportAddRemove()),
+    "selective": Variant("chosen latents must not be added, or not be removed; the rest is free", Unfollowed(), 30),
     "sae-overlap": Variant("SAE-FT at the strength that keeps 70 % of the active latents", SAEMask(), 100, overlap=0.7),
     "sae-mask-mixed": Variant("SAE-FT with an SAE trained on other domains too", SAEMask(), mixed=True),
     "l2-unlabelled": Variant("squared L2 distance on unlabelled images of other domains", L2(), anchor_on="unlabelled"),

@@ -13,7 +13,13 @@ from amalgam.pipeline.reports.explanation.flips import FlipsWriter
 from amalgam.pipeline.reports.explanation.page import Album, explanation_report
 from amalgam.pipeline.reports.explanation.request import Request
 from amalgam.pipeline.reports.explanation.tables import NamedExplanation, write_tables
-from amalgam.pipeline.store.clip_checkpoints import ClassifierInfo, load_classifier, read_about, read_sae
+from amalgam.pipeline.store.clip_checkpoints import (
+    ClassifierInfo,
+    load_classifier,
+    read_about,
+    read_sae,
+    sae_key,
+)
 from amalgam.tasks.clip.zero_shot import Classifier, Head, TextEncoder
 from amalgam.tasks.data.images import Images
 from amalgam.tasks.data.loading import Batch, batches
@@ -66,7 +72,8 @@ def explain(request: Request, material: Material, folder: Path) -> NamedExplanat
         atom_names,
         None if names is None or material.truth is None else shown(found.meaning, material.truth, names.words),
     )
-    write_tables(explanation, folder)
+    key = sae_key(request.sae / (request.sae_name or ""))
+    write_tables(explanation, folder, {"backbone": about.backbone, "autoencoder": key})
     album = Album(explanation, partial(_pixels, material), partial(_part, material, networks[1], by))
     explanation_report(album, _settings(request, material, about)).write(folder)
     return explanation

@@ -6,7 +6,7 @@
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -113,15 +113,18 @@ def num_changed(explanation: NamedExplanation) -> int:
     return int((explanation.found.changes.overall.q < DISCOVERY_RATE).sum())
 
 
-def write_tables(explanation: NamedExplanation, folder: Path) -> None:
-    """Write `latents.parquet`, `changes.parquet` and `explanation.json`."""
+def write_tables(explanation: NamedExplanation, folder: Path, latents_of: Mapping[str, str]) -> None:
+    """Write `latents.parquet`, `changes.parquet` and `explanation.json`.
+
+    Both tables say in their metadata whose latents they number: `latents_of` has backbone and autoencoder.
+    """
     found = explanation.found
     models = [
         pa.table(_latents(explanation, model, table))
         for model, table in (("before", found.before), ("after", found.after))
     ]
-    _write(pa.concat_tables(models), folder / "latents.parquet")
-    _write(pa.concat_tables(_changes(explanation)), folder / "changes.parquet")
+    for name, parts in (("latents", models), ("changes", _changes(explanation))):
+        _write(pa.concat_tables(parts).replace_schema_metadata(dict(latents_of)), folder / f"{name}.parquet")
     (folder / "explanation.json").write_text(json.dumps(_in_short(explanation), indent=1) + "\n")
 
 

@@ -14,6 +14,7 @@ from amalgam.pipeline.engine.step import Metrics, Resources
 from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.steps.clip.features import FEATURES, StagedFeatures
 from amalgam.pipeline.steps.clip.saes import SAES, ChosenSAE
+from amalgam.pipeline.steps.clip.selection import SELECTED
 from amalgam.tasks.clip.finetuning.config import FinetuneConfig, require_contrastive
 from amalgam.tasks.data.sources import LabelledConfig, Source, check_source
 from amalgam.tasks.training.config import TrainConfig
@@ -127,7 +128,7 @@ def _tune(
         images,
         kept,
         held_out,
-        config.finetuning,
+        _selected(config.finetuning, inputs),
         config.seed,
         sae=SAES.read(inputs.get("saes"), config.sae, classifier.head.in_features, about.backbone),
         basis=staged["features"].directions(config.components),
@@ -144,6 +145,15 @@ def _tune(
     if is_first:
         save_classifier(trained.module, about, work.out)
     return {"best_epoch": trained.best_epoch, "data_fingerprint": images.fingerprint}
+
+
+def _selected(finetuning: FinetuneConfig, inputs: Mapping[str, Any]) -> FinetuneConfig:
+    """The same with the latents that a selection forbids and keeps."""
+    selected = SELECTED.read(inputs.get("selected"))
+    if selected is None:
+        return finetuning
+    regulariser = finetuning.regulariser.model_copy(update=vars(selected))
+    return finetuning.model_copy(update={"regulariser": type(regulariser).model_validate(dict(regulariser))})
 
 
 def _watch(

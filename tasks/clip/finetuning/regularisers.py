@@ -175,7 +175,7 @@ class OffSupportAddRemove(Regulariser):
 class Selective(_Single):
     """What may come, what must stay: increases of forbidden latents and decreases of kept ones; the rest is free."""
 
-    TERMS = (Term("selected_change", "weight", "one", "sae", ("forbid", "keep", "others")),)
+    TERMS: ClassVar[tuple[Term, ...]] = (Term("selected_change", "weight", "one", "sae", ("forbid", "keep", "others")),)
 
     forbid: tuple[NonNegativeInt, ...] = ()
     """Latents along whose atoms features must not grow."""
@@ -193,6 +193,15 @@ class Selective(_Single):
     @property
     def _active(self) -> tuple[Term, ...]:
         return super()._active if self.forbid or self.keep or self.others else ()
+
+
+class Unfollowed(Selective):
+    """What changes must not follow forbidden latents: neither may they come, nor may others come with them."""
+
+    TERMS = (*Selective.TERMS, Term("followed_change", "follow", "one", "sae", ("forbid",)))
+
+    follow: float = Field(default=1.0, ge=0)
+    """Weight of the change that the activity of forbidden latents predicts, in units of squared change of features."""
 
 
 class L2SP(_Single):
@@ -219,6 +228,7 @@ REGULARISERS: tuple[type[Regulariser], ...] = (
     OffSupportLatents,
     OffSupportAddRemove,
     Selective,
+    Unfollowed,
     L2SP,
 )
 """Every regulariser, for names on the command line, property tests and documentation."""

@@ -18,6 +18,7 @@ from torch.nn.functional import normalize
 
 from amalgam.tasks.clip.finetuning.drift import Drift
 
+VARIANCE = 1e-6  # of activations: below it a latent says nothing in a batch
 RIDGE = 1e-4  # eps: keeps the coefficients of atoms that nearly coincide finite
 
 
@@ -79,6 +80,20 @@ def selected_change(drift: Drift, forbid: Sequence[int], keep: Sequence[int], ot
         weights[list(latents)], other[list(latents)] = 1, 0
     along = drift.change @ atoms.T
     return (up * along.relu().square() + down * (-along).relu().square()).sum(1).mean()
+
+
+def followed_change(drift: Drift, forbid: Sequence[int]) -> Tensor:
+    """Squared change of features per deviation of each forbidden latent's activity: what of a change follows it.
+
+    The slope of the least squares line from the frozen activation of the latent to the change, squared and multiplied
+    by the activation's variance; latents that are active in all images or in none of the batch say nothing.
+    """
+    codes = drift.frozen_codes
+    dense = torch.zeros(len(codes.values), len(drift.atoms)).to(drift.change)
+    activations = dense.scatter_add(1, codes.indices, codes.values * codes.active)[:, list(forbid)]
+    centred = activations - activations.mean(0)
+    covariances = centred.T @ (drift.change - drift.change.mean(0)) / len(centred)
+    return (covariances.square().sum(1) / (centred.square().mean(0) + VARIANCE)).sum()
 
 
 def _inactive(drift: Drift) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from amalgam.tasks.clip.finetuning.drift import Drift
 from amalgam.tasks.clip.finetuning.support import (
     added_latents,
+    followed_change,
     off_support_change,
     off_support_latents,
     on_support_change,
@@ -22,6 +23,7 @@ from amalgam.tasks.sae.autoencoder import unit_norm
 
 __all__ = [
     "added_latents",
+    "followed_change",
     "off_support_change",
     "off_support_latents",
     "on_support_change",

@@ -4,7 +4,8 @@ import pytest
 import torch
 from sklearn.metrics import mutual_info_score
 
-from amalgam.tasks.explain.groups import association, shortcuts
+from amalgam.tasks.explain.groups import association, directions, named_latents, of_domains, of_one_set, shortcuts
+from amalgam.tasks.explain.names import name_latents
 
 EXAMPLES, LATENTS = 900, 200
 
@@ -54,3 +55,45 @@ def test_what_cannot_say_anything_says_nothing(names):
 def test_rates_out_of_range_are_refused(rate):
     with pytest.raises(ValueError, match=f"rate.*{rate}"):
         association(*drawn()[:2], rate=rate)
+
+
+def test_latents_of_domains_leave_the_tasks_own_free():
+    active, domains, generator = drawn()
+    labels = torch.randint(4, (EXAMPLES,), generator=generator)
+    active[:, 3] = domains == 1
+    active[:, 4] = labels == 2
+    # Of the label mostly, and of the domain a little: the task's own.
+    active[:, 5] = (labels == 1) & (domains != 0)
+    found = of_domains(active, domains, labels)
+    assert 3 in found and not {4, 5} & set(found)
+
+
+def test_latents_that_go_with_the_label_in_one_set_alone_are_found():
+    active, labels, generator = drawn()
+    others, other_labels, _ = drawn(1)
+    active[:, 3], others[:, 3] = labels == 1, torch.rand(EXAMPLES, generator=generator) < 0.3
+    active[:, 4], others[:, 4] = labels == 2, other_labels == 2
+    found = of_one_set(active, labels, others, other_labels)
+    assert 3 in found and 4 not in found
+
+
+def test_names_do_not_depend_on_the_order_of_latents():
+    words, generator = ["bold", *(f"word{n}" for n in range(29))], torch.Generator().manual_seed(0)
+    texts = torch.nn.functional.normalize(torch.randn(30, 64, dtype=torch.float64, generator=generator), dim=1)
+    places = texts[torch.arange(60) % 30] - texts.mean(0)
+    places += 0.05 * torch.randn(places.shape, dtype=torch.float64, generator=generator)
+    alive, order = torch.ones(60, dtype=torch.bool), torch.randperm(60, generator=generator)
+    first, again = (
+        named_latents(name_latents(of, texts, words, alive, torch.Generator().manual_seed(1)), ["bold"])
+        for of in (places, places[order])
+    )
+    assert sorted(order[list(again)].tolist()) == list(first) == [0, 30]
+    with pytest.raises(ValueError, match="did you mean 'bold'"):
+        named_latents(name_latents(places, texts, words, alive, torch.Generator()), ["bould"])
+
+
+def test_the_direction_of_a_latent_is_the_mean_of_its_images_less_that_of_all():
+    generator = torch.Generator().manual_seed(0)
+    features, activations = torch.randn(50, 8, generator=generator), torch.rand(50, 5, generator=generator).relu()
+    expected = (activations[:, 2, None] * features).sum(0) / activations[:, 2].sum() - features.mean(0)
+    torch.testing.assert_close(directions(features, activations)[2].float(), expected)

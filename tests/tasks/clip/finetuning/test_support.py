@@ -6,7 +6,14 @@ from pydantic import ValidationError
 
 from amalgam.tasks.clip.finetuning import support
 from amalgam.tasks.clip.finetuning.drift import Drift, frozen
-from amalgam.tasks.clip.finetuning.regularisers import L2, OffSupport, OffSupportAddRemove, OffSupportLatents, Selective
+from amalgam.tasks.clip.finetuning.regularisers import (
+    L2,
+    OffSupport,
+    OffSupportAddRemove,
+    OffSupportLatents,
+    Selective,
+    Unfollowed,
+)
 from tests.tasks.clip.worlds import SmallTopK
 
 BATCH, WIDTH = 6, 16
@@ -127,3 +134,21 @@ def test_rules_that_contradict_or_name_no_latent_are_refused(settings):
 def test_a_latent_that_the_autoencoder_lacks_is_refused():
     with pytest.raises(ValueError, match=r"64 latents.*latent 64"):
         Selective(forbid=(64,))(drift())
+
+
+def test_what_follows_a_forbidden_latent_is_its_slope():
+    h0, sae = draw(200, WIDTH, seed=1), autoencoder()
+    before = Drift.between(h0, h0, sae)
+    latent = int(before.frozen_codes.indices.flatten().mode().values)
+    activation = before.frozen_codes.dense()[:, latent]
+    direction = draw(WIDTH, seed=4)
+    follows = Drift.between(h0 + 0.7 * activation[:, None] * direction, h0, sae)
+    rule = Unfollowed(forbid=(latent,), weight=0)
+    expected = 0.49 * activation.var(correction=0) * direction.square().sum()
+    torch.testing.assert_close(rule(follows), expected, rtol=1e-4, atol=0)
+    assert rule(Drift.between(h0 + direction, h0, sae)) < 1e-12  # the same change for all images follows nothing
+
+
+def test_following_is_not_asked_where_nothing_is_forbidden():
+    assert Unfollowed().parts(drift()) == {} and Unfollowed().needs == frozenset()
+    torch.testing.assert_close(Unfollowed(forbid=(5,), follow=0)(drift()), Selective(forbid=(5,))(drift()))
