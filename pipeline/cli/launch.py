@@ -43,7 +43,8 @@ def run_experiment(name: str, experiment: Experiment, arguments: dict[str, Any],
     say(f"{name}: {totals(lines)}")
     if problem := store.problem():
         say(f"MLflow at {store.address} does not answer ({problem}): the run goes on, `amalgam sync` logs it later")
-    with logged(RunRecord.begun(name, arguments, [step]), settings.root, store) as log:
+    record = RunRecord.begun(name, arguments, [step]).model_copy(update={"tags": settings.registered(step)})
+    with logged(record, settings.root, store) as log:
         build_and_show(step, settings, log.hear)
     print_result(storage.local(step.key))
     say(f"open MLflow with: {ui_line(settings)}")

@@ -1,6 +1,7 @@
 """The flags every experiment shares: where things lie and what runs them, never what comes out."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,12 +12,14 @@ from typer import Option
 from amalgam.pipeline.engine.execute import Local, Ray, Runner
 from amalgam.pipeline.engine.step import Resources, Step, ancestors, with_resources
 from amalgam.pipeline.store.storage import folder_path, root_path
+from amalgam.pipeline.tracking.run_record import ALIAS, NETWORKS, REGISTER
 from amalgam.tasks.user_names import unknown_name
 
 Root = Annotated[Path, Option(callback=root_path, envvar="AMALGAM_ROOT", help="Folder of all results, or its address.")]
 FolderRoot = Annotated[Path, Option(callback=folder_path, envvar="AMALGAM_ROOT", help="Folder of all results.")]
 TrackingUri = Annotated[str | None, Option(envvar="MLFLOW_TRACKING_URI", help="MLflow server.")]
 PANEL = "Resources and locations (no effect on results)"
+MODELS = "Model registry"
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,13 @@ class Settings:
             help="MLflow server. [default: an SQLite file under --root]",
         ),
     ] = None
+    register: Annotated[
+        str | None,
+        Option(rich_help_panel=MODELS, metavar="NAME", help="Register the network of highest accuracy in MLflow."),
+    ] = None
+    alias: Annotated[
+        str | None, Option(rich_help_panel=MODELS, help="Alias of what is registered, such as champion.")
+    ] = None
     num_cpus: Annotated[
         list[str],
         Option(rich_help_panel=PANEL, metavar="STEP=CPUS", help="CPU cores (and threads) for each step of a kind."),
@@ -69,6 +79,16 @@ class Settings:
     def __post_init__(self) -> None:
         if self.local and self.address:
             raise ValueError(f"--local runs without Ray, so --address {self.address} has no effect: leave out one")
+        check_registered(self.register, self.alias)
+
+    def registered(self, step: Step) -> dict[str, str]:
+        """Tags of a run that say under what name and alias its best network is registered.
+
+        Raises ValueError if no step of the graph makes a network that could be.
+        """
+        if self.register and not any(each.name in NETWORKS for each in ancestors([step])):
+            raise ValueError(f"--register {self.register}: no step of this experiment is {' or '.join(NETWORKS)}")
+        return {tag: value for tag, value in ((REGISTER, self.register), (ALIAS, self.alias)) if value}
 
     @property
     def runner(self) -> Runner:
@@ -92,6 +112,15 @@ class Settings:
             )
 
         return with_resources([step], resources)[0]
+
+
+def check_registered(name: str | None, alias: str | None) -> None:
+    """Raise ValueError unless MLflow takes the name of a model and its alias."""
+    if alias and not name:
+        raise ValueError(f"--alias {alias} needs --register NAME: the model that it is an alias of")
+    for flag, text, pattern in (("--register", name, r"[^/:]+"), ("--alias", alias, r"(?!latest$|v\d+$)[\w.-]+")):
+        if text is not None and not re.fullmatch(pattern, text):
+            raise ValueError(f"MLflow takes no {flag} {text!r}: give letters, digits and '-', such as champion")
 
 
 def amounts(texts: Sequence[str], kinds: Sequence[str]) -> Mapping[str, float]:

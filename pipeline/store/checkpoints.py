@@ -10,19 +10,32 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from amalgam.tasks.data.pixels import Images, Scale
 from amalgam.tasks.fusion import resize
 from amalgam.tasks.models import build
 from amalgam.tasks.models.spec import ModelSpec
 
 M = TypeVar("M", bound=BaseModel)
 SUPPORT = "support.safetensors"
+PICTURES = "pictures.json"
 WRAPPERS = ("state_dict", "model", "model_state_dict")  # Where training scripts nest the weights.
+
+
+class Pictures(BaseModel):
+    """How a network is fed pictures, and what its outputs are called."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    class_names: tuple[str, ...]
+    mean: Scale = 0.5
+    """What is subtracted from pixels in [0, 1]; see `DataSpec.mean`."""
+    std: Scale = 0.5
+    """What the difference is divided by; see `DataSpec.std`."""
 
 
 def save_model(module: nn.Module, spec: ModelSpec, folder: Path) -> None:
@@ -61,6 +74,19 @@ def save_support(support: Mapping[str, Tensor], folder: Path) -> None:
 def read_support(folder: Path) -> dict[str, Tensor]:
     """What `save_support` wrote beside a network; empty for a network without structural zeros."""
     return load_file(folder / SUPPORT) if (folder / SUPPORT).is_file() else {}
+
+
+def save_pictures(images: Images, folder: Path) -> None:
+    """Write, beside a network, how it is fed pictures such as these."""
+    about = Pictures(class_names=images.class_names, mean=images.mean, std=images.std)
+    (folder / PICTURES).write_text(about.model_dump_json(indent=2) + "\n")
+
+
+def read_pictures(folder: Path) -> Pictures:
+    """How the network of a folder is fed pictures; where nothing was written, classes have numbers for names."""
+    if (folder / PICTURES).is_file():
+        return Pictures.model_validate_json((folder / PICTURES).read_bytes())
+    return Pictures(class_names=tuple(map(str, range(read_spec(folder).num_classes))))
 
 
 def read_spec(folder: Path) -> ModelSpec:

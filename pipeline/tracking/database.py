@@ -11,6 +11,13 @@ from amalgam.pipeline.console import say
 from amalgam.pipeline.store.artifact import written_whole
 from amalgam.pipeline.tracking.store import ARTIFACTS, DATABASE, Store, sqlite_uri
 
+LOCATIONS = (
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+"""Tables and columns of MLflow's that hold whole paths of files."""
 PATIENCE = 60  # seconds to wait for another driver that logs
 
 
@@ -78,7 +85,8 @@ def _move_artifacts(database: Path, artifacts: str) -> None:
             connection.execute(
                 "UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?", (artifacts, old)
             )
-            connection.execute(
-                "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) WHERE substr(artifact_uri, 1, ?) = ?",
-                (artifacts, len(old) + 1, len(old), old),
-            )
+            for table, column in LOCATIONS:
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+                    (artifacts, len(old) + 1, len(old), old),
+                )

@@ -21,6 +21,8 @@ from amalgam.pipeline.store.canonical import canonical
 from amalgam.pipeline.store.storage import Process, storage_of
 
 FOLDER = ".runs"
+REGISTER, ALIAS = "register", "alias"  # tags of a run: under what name its best network is registered
+NETWORKS = ("fused", "finetuned", "tuned")  # kinds of steps whose networks are shown as models
 
 
 class RunRecord(BaseModel):

@@ -24,7 +24,7 @@ from amalgam.pipeline.tracking import view
 from amalgam.pipeline.tracking.client import RunsInStore, milliseconds
 from amalgam.pipeline.tracking.database import tracking_lock
 from amalgam.pipeline.tracking.files import keep
-from amalgam.pipeline.tracking.run_record import RunRecord, bury_dead, read_runs
+from amalgam.pipeline.tracking.run_record import ALIAS, NETWORKS, REGISTER, RunRecord, bury_dead, read_runs
 from amalgam.pipeline.tracking.store import Store
 
 BATCH = 1000  # most metrics, params and tags together that MLflow takes in one call
@@ -129,6 +129,7 @@ class Tracker:
         names = titles(list(records.values()))
         self._show(records, names, parent)
         if run.seconds is not None:
+            self._log_models(run, records)
             with self._runs.one_transaction():
                 self._rename({key: names[key] for key in run.built})
                 self._finish(run, records, parent)
@@ -185,6 +186,21 @@ class Tracker:
         keep(child, self.store, folder, [file for file in files if file not in in_place])
         self._client.set_terminated(run_id, "FINISHED", milliseconds(record.started + record.seconds))
         return child
+
+    def _log_models(self, run: RunRecord, records: Mapping[str, Record]) -> None:
+        """Show the networks that the run built as models, and register the best of all that it has if it says so."""
+        name, steps = run.tags.get(REGISTER), [*run.built, *run.cached]
+        networks = [(records[key], self._links[key]) for key in steps if records[key].name in NETWORKS]
+        new = [pair for pair in networks if pair[0].fingerprint in run.built]
+        if not (new or name):
+            return
+        from amalgam.pipeline.tracking.models import best, log_models, register  # here, not above: it imports torch
+
+        log_models(self._client, self.root, new)
+        if name and networks:
+            chosen = best(self.root, networks)
+            log_models(self._client, self.root, [chosen])
+            register(self._client, chosen[1], name, run.tags.get(ALIAS))
 
     def _finish(self, run: RunRecord, records: Mapping[str, Record], parent: Run) -> None:
         """Log what the run found: its targets' summaries, tables and pictures, and links to all of its steps."""

@@ -131,7 +131,7 @@ def _locked(
     step = settings.equipped(make_step(experiment, given, settings.data_root, settings.root))
     store = store_of(settings.root, settings.tracking_uri)
     store.check()
-    run = RunRecord.begun(name, given, [step]).model_copy(update={"tags": {"night": title}})
+    run = RunRecord.begun(name, given, [step]).model_copy(update={"tags": {"night": title} | settings.registered(step)})
     with logged(run, settings.root, store) as log:
         build_and_show(step, settings, log.hear)
         metrics = metrics_of(log.run, settings.root)

@@ -25,10 +25,12 @@ def evaluated(
 ) -> Metrics:
     """Scores and costs on the test split, written as results; `allowed` is False at structural zeros.
 
-    `executed` is the same function in the form whose storage and time count, such as one of blocks.
+    How pictures are fed and what classes are called is written beside them. `executed` is the same function in the
+    form whose storage and time count, such as one of blocks.
     """
     import numpy as np
 
+    from amalgam.pipeline.store.checkpoints import save_pictures
     from amalgam.pipeline.store.measures import recorded, test_results
     from amalgam.tasks.data.images import load
     from amalgam.tasks.data.loading import example
@@ -36,6 +38,7 @@ def evaluated(
     from amalgam.tasks.tracing.cost import cost_of
 
     images = load(data, "test", work.data_root)
+    save_pictures(images, work.out)
     logits = predict(module, images, np.arange(len(images)), device=work.device)
     form = executed or module
     kept = {name: allowed[name] for name, _ in form.named_parameters() if name in allowed}

@@ -1,0 +1,164 @@
+"""Networks as MLflow models: exported by torch, so that whoever loads one needs neither Amalgam nor pickle.
+
+A model takes uint8 pixels; its preprocessing is part of it, and its metadata name the classes.
+"""
+
+import tempfile
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.types import Schema, TensorSpec
+
+from amalgam.pipeline.store.artifact import Record, read_curves
+from amalgam.pipeline.store.checkpoints import load_model, read_pictures, read_spec
+from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_about
+from amalgam.pipeline.tracking.view import Link, numbers
+from amalgam.tasks.models.clip import build_clip
+from amalgam.tasks.models.from_pixels import FromPixels
+
+NAME = "model"
+"""What the model of a run is called in it: `runs:/RUN/model`."""
+EXAMPLES = 2  # torch takes a batch of one for a constant
+
+
+@dataclass(frozen=True)
+class Exportable:
+    """A network, the shape of its pictures and what its outputs are called."""
+
+    network: FromPixels
+    shape: tuple[int, int, int]
+    """Channels, height, width."""
+    class_names: tuple[str, ...]
+
+
+def exportable(folder: Path) -> Exportable:
+    """The network of a checkpoint or of a classifier. Raises ValueError if the folder holds neither."""
+    if (folder / "classifier.json").is_file():
+        about = read_about(folder)
+        how = build_clip(about.clip, filled=False).preprocessing
+        network = FromPixels(load_classifier(folder), how.mean, how.std)
+        return Exportable(network.eval(), (len(how.mean), *how.size), about.class_names)
+    pictures = read_pictures(folder)
+    network = FromPixels(load_model(folder), pictures.mean, pictures.std)
+    return Exportable(network.eval(), read_spec(folder).in_shape, pictures.class_names)
+
+
+def save_model(one: Exportable, folder: Path, metadata: Mapping[str, Any], model: Model | None = None) -> None:
+    """Write an MLflow model into a new folder: `mlflow.pytorch` and `mlflow.pyfunc` load it, `mlflow models serve` too.
+
+    Raises an exception of torch's for a network that cannot be exported.
+    """
+    generator = torch.Generator().manual_seed(0)
+    example = torch.randint(0, 256, (EXAMPLES, *one.shape), dtype=torch.uint8, generator=generator)
+    pixels = TensorSpec(np.dtype(np.uint8), (-1, *one.shape))
+    logits = TensorSpec(np.dtype(np.float32), (-1, len(one.class_names)))
+    flavour = _pytorch()
+    flavour.save_model(
+        one.network,
+        str(folder),
+        mlflow_model=model,
+        signature=ModelSignature(Schema([pixels]), Schema([logits])),
+        input_example=example.numpy(),
+        pip_requirements=flavour.get_default_pip_requirements(),  # not found out: that takes a process
+        metadata={"class_names": list(one.class_names), "input": "uint8 pixels", "output": "logits", **metadata},
+        serialization_format="pt2",
+    )
+
+
+def log_models(client: MlflowClient, root: Path, networks: Iterable[tuple[Record, Link]]) -> None:
+    """Add to the run of each of these steps its network as a model, unless it has one.
+
+    A network that torch cannot export leaves a tag that says so.
+    """
+    for record, link in networks:
+        if model_of(client, link.run_id):
+            continue
+        facts = {"step": record.name, "fingerprint": record.fingerprint}
+        try:
+            log_model(client, link, exportable(root / record.key), facts, numbers(record.metrics))
+        except MlflowException:
+            raise
+        except Exception as error:  # torch.export raises whatever the traced code and its own guards raise
+            client.set_tag(link.run_id, "model", f"cannot be exported: {_first_line(error)}"[:500])
+
+
+def log_model(
+    client: MlflowClient, link: Link, one: Exportable, metadata: Mapping[str, Any], metrics: Mapping[str, float]
+) -> str:
+    """Add the network to a run as its model, with these metrics; the model's id."""
+    with tempfile.TemporaryDirectory() as place:
+        folder, about = Path(place, NAME), Model(run_id=link.run_id)
+        save_model(one, folder, metadata, about)
+        tags = {name: str(value) for name, value in metadata.items()}
+        logged = client.create_logged_model(link.experiment_id, NAME, source_run_id=link.run_id, tags=tags)
+        about.artifact_path, about.model_id = logged.artifact_location, logged.model_id
+        about.save(str(folder / "MLmodel"))
+        client.log_model_artifacts(logged.model_id, str(folder))
+    client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+    client.log_outputs(link.run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    time = logged.creation_timestamp
+    points = [Metric(name, value, time, 0, model_id=logged.model_id) for name, value in metrics.items()]
+    client.log_batch(link.run_id, points)
+    return str(logged.model_id)
+
+
+def model_of(client: MlflowClient, run_id: str) -> str | None:
+    """Id of the model that a run has."""
+    outputs = client.get_run(run_id).outputs
+    return str(outputs.model_outputs[0].model_id) if outputs and outputs.model_outputs else None
+
+
+def best(root: Path, networks: Sequence[tuple[Record, Link]]) -> tuple[Record, Link]:
+    """The network of highest accuracy: on validation images where all have it, else on the test split."""
+    found = [_validation(root / record.key) for record, _ in networks]
+    if None in found:
+        found = [numbers(record.metrics).get("test/accuracy") for record, _ in networks]
+    return max(zip(found, networks, strict=True), key=lambda pair: pair[0] or 0)[1]
+
+
+def register(client: MlflowClient, link: Link, name: str, alias: str | None) -> str:
+    """Make the model of a run the next version of a registered one, unless it is one; give it the alias. Its version.
+
+    Raises ValueError if the run has no model.
+    """
+    model_id = model_of(client, link.run_id)
+    if model_id is None:
+        raise ValueError(f"{link.title} has no model that could be registered as {name!r}: its run says why")
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    known = [one.version for one in client.search_model_versions(f"name = '{name}'") if one.run_id == link.run_id]
+    # Not `models:/ID`: MLflow would look for it in the store that the environment names.
+    source = client.get_logged_model(model_id).artifact_location
+    version = known[0] if known else client.create_model_version(name, source, link.run_id, model_id=model_id).version
+    if alias:
+        client.set_registered_model_alias(name, alias, version)
+    return str(version)
+
+
+def _validation(folder: Path) -> float | None:
+    return max((point.value for point in read_curves(folder) if point.metric == "validation/accuracy"), default=None)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _pytorch() -> ModuleType:
+    """MLflow's module for torch, whose import warns of type hints of MLflow's own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mlflow.pytorch
+    return mlflow.pytorch
