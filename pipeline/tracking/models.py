@@ -75,21 +75,30 @@ def save_model(one: Exportable, folder: Path, metadata: Mapping[str, Any], model
     )
 
 
-def log_models(client: MlflowClient, root: Path, networks: Iterable[tuple[Record, Link]]) -> None:
+@dataclass(frozen=True)
+class StepNetwork:
+    """The network of a step: its record, where it lies, and the run that shows it."""
+
+    record: Record
+    folder: Path
+    link: Link
+
+
+def log_models(client: MlflowClient, networks: Iterable[StepNetwork]) -> None:
     """Add to the run of each of these steps its network as a model, unless it has one.
 
     A network that torch cannot export leaves a tag that says so.
     """
-    for record, link in networks:
-        if model_of(client, link.run_id):
+    for one in networks:
+        if model_of(client, one.link.run_id):
             continue
-        facts = {"step": record.name, "fingerprint": record.fingerprint}
+        facts = {"step": one.record.name, "fingerprint": one.record.fingerprint}
         try:
-            log_model(client, link, exportable(root / record.key), facts, numbers(record.metrics))
+            log_model(client, one.link, exportable(one.folder), facts, numbers(one.record.metrics))
         except MlflowException:
             raise
         except Exception as error:  # torch.export raises whatever the traced code and its own guards raise
-            client.set_tag(link.run_id, "model", f"cannot be exported: {_first_line(error)}"[:500])
+            client.set_tag(one.link.run_id, "model", f"cannot be exported: {_first_line(error)}"[:500])
 
 
 def log_model(
@@ -118,11 +127,11 @@ def model_of(client: MlflowClient, run_id: str) -> str | None:
     return str(outputs.model_outputs[0].model_id) if outputs and outputs.model_outputs else None
 
 
-def best(root: Path, networks: Sequence[tuple[Record, Link]]) -> tuple[Record, Link]:
+def best(networks: Sequence[StepNetwork]) -> StepNetwork:
     """The network of highest accuracy: on validation images where all have it, else on the test split."""
-    found = [_validation(root / record.key) for record, _ in networks]
+    found = [_validation(one.folder) for one in networks]
     if None in found:
-        found = [numbers(record.metrics).get("test/accuracy") for record, _ in networks]
+        found = [numbers(one.record.metrics).get("test/accuracy") for one in networks]
     return max(zip(found, networks, strict=True), key=lambda pair: pair[0] or 0)[1]
 
 

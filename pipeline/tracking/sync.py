@@ -189,18 +189,19 @@ class Tracker:
 
     def _log_models(self, run: RunRecord, records: Mapping[str, Record]) -> None:
         """Show the networks that the run built as models, and register the best of all that it has if it says so."""
-        name, steps = run.tags.get(REGISTER), [*run.built, *run.cached]
-        networks = [(records[key], self._links[key]) for key in steps if records[key].name in NETWORKS]
-        new = [pair for pair in networks if pair[0].fingerprint in run.built]
-        if not (new or name):
+        name = run.tags.get(REGISTER)
+        wanted = [key for key in ([*run.built, *run.cached] if name else run.built) if records[key].name in NETWORKS]
+        if not wanted:
             return
-        from amalgam.pipeline.tracking.models import best, log_models, register  # here, not above: it imports torch
+        # Here, not above: it imports torch.
+        from amalgam.pipeline.tracking.models import StepNetwork, best, log_models, register
 
-        log_models(self._client, self.root, new)
-        if name and networks:
-            chosen = best(self.root, networks)
-            log_models(self._client, self.root, [chosen])
-            register(self._client, chosen[1], name, run.tags.get(ALIAS))
+        networks = [StepNetwork(records[key], self._folder(key), self._links[key]) for key in wanted]
+        log_models(self._client, [one for one in networks if one.record.fingerprint in run.built])
+        if name:
+            chosen = best(networks)
+            log_models(self._client, [chosen])
+            register(self._client, chosen.link, name, run.tags.get(ALIAS))
 
     def _finish(self, run: RunRecord, records: Mapping[str, Record], parent: Run) -> None:
         """Log what the run found: its targets' summaries, tables and pictures, and links to all of its steps."""
