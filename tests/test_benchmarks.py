@@ -5,6 +5,8 @@ import pytest
 from benchmarks.methods import sae
 from benchmarks.methods.fusion import yardstick
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("alpha", [0.0, 0.4])
 def test_a_plain_solver_reaches_the_objective_of_the_engine(alpha):

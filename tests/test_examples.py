@@ -12,6 +12,8 @@ from tests.pipeline.experiments.test_clip_finetune import data as pictures  # no
 from tests.pipeline.steps.explained import write_folders
 from tests.tasks.clip.worlds import CLASSES, images, spec
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -28,14 +30,12 @@ def test_there_are_three():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == names
 
 
-@pytest.mark.slow
 def test_two_timm_networks_are_fused_and_alpha_one_is_their_ensemble():
     found = example("fuse_two_timm_networks").main(["--epochs", "1", "--alphas", "0", "1"])
     assert found["fused, alpha 1"] == pytest.approx(found["ensemble"], abs=0.02)
     assert set(found) == {"member 0", "member 1", "ensemble", "fused, alpha 0", "fused, alpha 1"}
 
 
-@pytest.mark.slow
 def test_a_folder_of_images_is_fine_tuned_on(pictures, monkeypatch):  # noqa: F811
     monkeypatch.chdir(pictures)
     weights = ("--checkpoint", str(pictures / "weights.safetensors"), "--architecture", "Tiny-16", "--image-size", "16")

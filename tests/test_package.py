@@ -11,6 +11,8 @@ import pytest
 
 import amalgam
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[1]
 PACKAGED = ("pyproject.toml", "README.md", "LICENSE", "amalgam", "pipeline", "tasks")
 TEMPLATES = {path.name for path in REPOSITORY.glob("pipeline/reports/templates/*")}

@@ -19,7 +19,21 @@ from tests.pipeline.experiments.test_clip_finetune import FLAGS
 from tests.pipeline.experiments.test_clip_finetune import data as pictures  # noqa: F401
 
 DOCS = Path(__file__).parents[1] / "docs"
-TINY = ("--seeds", "1", "--epochs", "1", "--probe-rows", "50", "--alphas", "0.5", "--batch-size", "32")
+pytestmark = pytest.mark.slow
+TINY = (
+    "--seeds",
+    "1",
+    "--epochs",
+    "1",
+    "--probe-rows",
+    "50",
+    "--alphas",
+    "0.5",
+    "--batch-size",
+    "32",
+    "--rivals",
+    "none",
+)
 OWN = ("--data", "mine.py:stripes", "--num-classes", "2", "--channels", "1", "--image-size", "8")
 SMALL = (*OWN, "--model", "mine.py:Small", *TINY)
 
@@ -66,7 +80,7 @@ def test_a_method_of_a_users_file_is_compared_with_others(mine):
 
 
 def test_a_data_set_and_a_model_of_a_users_file_are_trained_and_fused(mine):
-    assert amalgam("run", "partial_fusion", *SMALL, "--local") == 0
+    assert amalgam("run", "partial_fusion", *SMALL, "--methods", "Identity,PartialOT", "--local") == 0
     assert {"member 0", "Identity", "PartialOT 0.5"} <= labels(mine / "runs")
     (member, *_) = (mine / "runs").glob("member-*/model.safetensors")
     flags = ("--model", "mine.py:Small", "--data", "mine.py:stripes", "--alpha", "0.5", "--calibration", "100")
@@ -81,7 +95,6 @@ def test_a_regulariser_of_a_users_file_is_one_more_method(mine, pictures):  # no
     assert set(pd.read_parquet(table)["method"]) == {"zero-shot", "ft", "Huber"}
 
 
-@pytest.mark.slow
 def test_all_of_them_reach_the_workers_of_ray(mine):
     assert amalgam("run", "partial_fusion", *SMALL, "--methods", "mine.py:FirstHalf") == 0
     assert {"member", "fused"} <= {record.name for record in read_records(mine / "runs")}

@@ -24,6 +24,8 @@ from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.images import load
 from amalgam.tasks.models.spec import ModelSpec
 
+pytestmark = pytest.mark.slow
+
 CORPUS = (
     "",
     " ",

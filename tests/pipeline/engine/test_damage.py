@@ -23,6 +23,8 @@ from amalgam.pipeline.tracking.run_record import RunRecord, damaged_runs, read_r
 from tests.pipeline.engine.power import Power, PowerCut, digest, files
 from tests.pipeline.example import Walk, total_step, walk_step, walks
 
+pytestmark = pytest.mark.slow
+
 
 def contents(root: Path) -> dict[str, str]:
     """Digests of what the steps under a root wrote; records hold times."""

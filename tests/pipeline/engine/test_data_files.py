@@ -9,6 +9,8 @@ from amalgam.pipeline.engine.step import ancestors
 from amalgam.pipeline.experiments.clip.styles import clip_styles
 from amalgam.pipeline.experiments.fusion.partial_fusion import partial_fusion
 
+pytestmark = pytest.mark.slow
+
 TINY = {"num_classes": 2, "image_size": 8, "seeds": 1, "alphas": (0.0,), "widths": (4,), "epochs": 1, "probe_rows": 8}
 
 

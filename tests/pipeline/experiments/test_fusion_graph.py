@@ -27,6 +27,7 @@ from amalgam.tasks.scoring.logits import predict
 from amalgam.tasks.tracing.capture import capture, sites
 from amalgam.tasks.tracing.trace import trace
 
+pytestmark = pytest.mark.slow
 SMALL = {"seeds": 1, "members": 2, "epochs": 3, "widths": (20, 10), "probe_rows": 100, "finetune_share": 0.1}
 METHODS = ("Identity", "PartialOT", "Ward")
 
@@ -126,22 +127,20 @@ def test_staged_rows_are_the_activations_of_the_member_that_they_name(built):
     np.testing.assert_array_equal(rows.labels, images.labels[torch.from_numpy(rows.ids)])
 
 
-@pytest.mark.slow
 def test_ray_and_local_give_the_same_numbers(built, tmp_path):
-    report = EXPERIMENTS["digits_partial_fusion"](
-        **SMALL, methods=METHODS, alphas=(0.0, 0.5, 1.0), first_weight=(0.0, 0.3, 1.0)
-    )
-    outcome = run(list(report.parents), tmp_path, Ray())
-    assert len(outcome.records) == len(built[1])
+    last = {step.name: step for step, _ in built[1]}  # one of every kind, and behind it all that it reads
+    outcome = run(list(last.values()), tmp_path, Ray())
+    assert outcome.records.keys() >= {step.fingerprint for step in last.values()}
     for step, record in built[1]:
-        again = outcome.records[step.fingerprint]
+        again = outcome.records.get(step.fingerprint)
+        if again is None:
+            continue
         weights = {name: facts.sha256 for name, facts in record.files.items() if name.endswith(".safetensors")}
         assert weights == {name: again.files[name].sha256 for name in weights}
         timeless = [{k: v for k, v in r.metrics.items() if k != "cost/latency_ms"} for r in (record, again)]
         assert timeless[0] == timeless[1]
 
 
-@pytest.mark.slow
 def test_a_killed_training_goes_on_from_its_last_epoch_to_the_same_weights(built, tmp_path):
     root, _ = built
     step, _ = of_kind(built, "member")[0]
@@ -230,7 +229,8 @@ def test_pictures_that_do_not_fit_the_network_are_refused_before_anything_runs(t
     pixels, labels = np.random.default_rng(0).integers(0, 255, (60, 8, 8), np.uint8), np.arange(60) % 3
     arrays = {f"{part}_{what}": v for part in ("train", "test") for what, v in (("images", pixels), ("labels", labels))}
     np.savez(tmp_path / "grey.npz", **arrays)
-    settings = {"data": f"npz:{tmp_path / 'grey.npz'}", "epochs": 1, "seeds": 1, "alphas": (1.0,), "probe_rows": 10}
+    settings = {"data": f"npz:{tmp_path / 'grey.npz'}", "epochs": 1, "seeds": 1, "probe_rows": 10}
+    settings |= {"methods": ("Identity",), "rivals": ("none",)}
     for flags, sentence in (
         ({"num_classes": 3}, "1 x 8 x 8 do not fit a network for 3 x 224 x 224"),
         ({"num_classes": 2, "channels": 1, "image_size": 8}, "there are 3 classes, but --num-classes is 2"),
@@ -242,10 +242,18 @@ def test_pictures_that_do_not_fit_the_network_are_refused_before_anything_runs(t
     assert run([fitting], tmp_path / "runs", Local()).records[fitting.fingerprint]
 
 
-@pytest.mark.slow
 def test_networks_with_batch_norm_go_through_the_whole_chain(tmp_path):
     report = EXPERIMENTS["partial_fusion"](
-        data="digits", model="resnet18", width=0.0625, epochs=1, seeds=1, alphas=(0.5, 1.0), probe_rows=100, cost="both"
+        data="digits",
+        model="resnet18",
+        width=0.0625,
+        epochs=1,
+        seeds=1,
+        alphas=(0.5, 1.0),
+        probe_rows=100,
+        cost="both",
+        methods=("PartialOT",),
+        rivals=("none",),
     )
     outcome = run([report], tmp_path, Local())
     metrics = {
@@ -260,11 +268,11 @@ def test_networks_with_batch_norm_go_through_the_whole_chain(tmp_path):
     assert {".png", ".html", ".csv", ".parquet", ".json"} <= files
 
 
-@pytest.mark.slow
 def test_the_installed_command_on_ray_keeps_the_structural_zeros(tmp_path):
     """Run from elsewhere, where the package is found by its installation alone, as users do."""
-    flags = "--members 2 --seeds 1 --epochs 1 --widths 20,10 --alphas 0.5 --probe-rows 100 --finetune-share 0.2"
+    flags = "--members 2 --seeds 1 --epochs 1 --widths 20,10 --alphas 0.5 --probe-rows 100"
     command = [str(Path(sys.executable).with_name("amalgam")), "run", "digits_partial_fusion", *flags.split()]
+    command += ["--methods", "PartialOT", "--rivals", "none", "--finetune-share", "0.2"]
     subprocess.run([*command, "--root", str(tmp_path / "runs")], cwd=tmp_path, check=True, capture_output=True)
     partial = [
         record.metrics["cost/nonzero_parameters"]

@@ -28,6 +28,8 @@ from amalgam.pipeline.tracking.store import Store, store_of
 from amalgam.pipeline.tracking.sync import Tracker, sync
 from tests.pipeline.example import walks
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parents[3]
 WALKS = f"{Path(__file__).parents[1] / 'example.py'}:walks"
 

@@ -30,6 +30,8 @@ from amalgam.pipeline.tracking.store import SETTINGS, Store, store_of
 from amalgam.pipeline.tracking.sync import Tracked, Tracker, sync
 from tests.pipeline.tracking.stages import frontier
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def empty_database(tmp_path_factory) -> Path:
@@ -317,7 +319,6 @@ def test_a_run_with_failures_is_marked_and_named(root):
     assert "NaN loss in epoch 3" in parent.data.tags[MLFLOW_RUN_NOTE]
 
 
-@pytest.mark.slow
 def test_a_server_that_is_away_costs_a_sentence_and_nothing_is_lost(root, tmp_path, empty_database):
     port = free_port()
     store = Store(f"http://127.0.0.1:{port}")
