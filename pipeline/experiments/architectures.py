@@ -47,10 +47,7 @@ def architectures(
             raise unknown_name("architecture", name, NAMES)
     spec = DataSpec(name=data)
     training = TrainConfig(
-        epochs=optimisation.epochs,
-        batch_size=optimisation.batch_size,
-        learning_rate=optimisation.learning_rate,
-        weight_decay=optimisation.weight_decay,
+        **vars(optimisation),
         optimizer="adamw",
         schedule="cosine",
         clip_norm=1.0,

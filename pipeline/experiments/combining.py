@@ -56,8 +56,8 @@ def combined(members: Sequence[Step], families: Sequence[str], combiners: Sequen
     if len(members) < 2 or len(kinds) != len(members):
         raise ValueError(f"combiners need two members or more, with a family each: got {len(members)} and {kinds}")
     alone = tuple(
-        EVALUATION(EvaluationConfig(data=config.sample.data, seed=seed, member=place), members=(member,))
-        for place, (member, config) in enumerate(zip(members, configs, strict=True))
+        EVALUATION(EvaluationConfig(data=config.sample.data, seed=seed, member=index), members=(member,))
+        for index, (member, config) in enumerate(zip(members, configs, strict=True))
     )
     return [*alone, fitted_combiners(members, alone, kinds, combiners, seed)]
 

@@ -22,7 +22,7 @@ from amalgam.tasks.models import build
 from amalgam.tasks.models.spec import ModelSpec
 
 M = TypeVar("M", bound=BaseModel)
-SUPPORT = "support.safetensors"
+NONZEROS = "nonzeros.safetensors"
 PICTURES = "pictures.json"
 WRAPPERS = ("state_dict", "model", "model_state_dict")  # Where training scripts nest the weights.
 
@@ -65,15 +65,15 @@ def load_model(folder: Path) -> nn.Module:
     return fill(build(read_spec(folder), seed=0), state, str(folder), resizable=True).eval()
 
 
-def save_support(support: Mapping[str, Tensor], folder: Path) -> None:
+def save_nonzeros(allowed: Mapping[str, Tensor], folder: Path) -> None:
     """Write, beside a fused network, where its parameters may differ from zero."""
-    masks = {name: mask.cpu().contiguous() for name, mask in support.items()}
-    (folder / SUPPORT).write_bytes(save(masks))
+    masks = {name: mask.cpu().contiguous() for name, mask in allowed.items()}
+    (folder / NONZEROS).write_bytes(save(masks))
 
 
-def read_support(folder: Path) -> dict[str, Tensor]:
-    """What `save_support` wrote beside a network; empty for a network without structural zeros."""
-    return load_file(folder / SUPPORT) if (folder / SUPPORT).is_file() else {}
+def read_nonzeros(folder: Path) -> dict[str, Tensor]:
+    """What `save_nonzeros` wrote beside a network; empty for a network without structural zeros."""
+    return load_file(folder / NONZEROS) if (folder / NONZEROS).is_file() else {}
 
 
 def save_pictures(images: Images, folder: Path) -> None:

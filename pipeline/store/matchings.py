@@ -21,13 +21,13 @@ SLOTS, FACTS = "matching.safetensors", "matching.json"
 def save_matchings(methods: Sequence[Method], matchings: Sequence[Matching], folder: Path) -> None:
     """Write the matching of each method of a sweep."""
     slots = {
-        f"{place}/{group}": table.contiguous()
-        for place, matching in enumerate(matchings)
+        f"{index}/{group}": table.contiguous()
+        for index, matching in enumerate(matchings)
         for group, table in matching.universe.slots.items()
     }
-    for place, matching in enumerate(matchings):
+    for index, matching in enumerate(matchings):
         for group, coupling in matching.found.items() if isinstance(matching, DirectMatching) else ():
-            slots |= {f"{place}/{group}/{name}": tensor for name, tensor in _tensors(coupling).items()}
+            slots |= {f"{index}/{group}/{name}": tensor for name, tensor in _tensors(coupling).items()}
     (folder / SLOTS).write_bytes(save(slots))
     facts = [
         {
@@ -45,11 +45,11 @@ def save_matchings(methods: Sequence[Method], matchings: Sequence[Matching], fol
 def load_matching(method: Method, folder: Path) -> Matching:
     """The matching that `method` found in a sweep."""
     facts = json.loads((folder / FACTS).read_text())
-    place = [entry["method"] for entry in facts].index(canonical(method))
-    found = facts[place]
+    index = [entry["method"] for entry in facts].index(canonical(method))
+    found = facts[index]
     with safe_open(folder / SLOTS, framework="pt") as tables:
-        slots = {group: tables.get_tensor(f"{place}/{group}").to(torch.long) for group in found["num_matched"]}
-        couplings = {g: _coupling(tables, f"{place}/{g}", len(found["sizes"][g])) for g in found["found"] or ()}
+        slots = {group: tables.get_tensor(f"{index}/{group}").to(torch.long) for group in found["num_matched"]}
+        couplings = {g: _coupling(tables, f"{index}/{g}", len(found["sizes"][g])) for g in found["found"] or ()}
     sizes = {group: tuple(counts) for group, counts in found["sizes"].items()}
     universe, objective = Universe(slots, found["num_matched"]), tuple(found["objective"])
     if found["found"] is not None:
@@ -63,11 +63,11 @@ def _tensors(coupling: Coupling) -> dict[str, Tensor]:
     return {f"{name}/{k}": t.contiguous() for name, parts in fields.items() for k, t in enumerate(parts or ())}
 
 
-def _coupling(tables: safe_open, place: str, num_members: int) -> Coupling:
+def _coupling(tables: safe_open, prefix: str, num_members: int) -> Coupling:
     names = set(tables.keys())
     parts = {
-        field: tuple(tables.get_tensor(f"{place}/{field}/{k}") for k in range(num_members))
+        field: tuple(tables.get_tensor(f"{prefix}/{field}/{k}") for k in range(num_members))
         for field in ("fused_unit", "scale", "plan")
-        if f"{place}/{field}/0" in names
+        if f"{prefix}/{field}/0" in names
     }
     return Coupling(**parts)

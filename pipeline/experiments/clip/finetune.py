@@ -85,12 +85,9 @@ class LargeTraining:
     def config(self, chosen: Optimisation) -> TrainConfig:
         """All of how the classifier is trained."""
         return TrainConfig(
-            epochs=chosen.epochs,
-            batch_size=chosen.batch_size,
+            **vars(chosen),
             accumulate=self.accumulate,
             optimizer="adamw",
-            learning_rate=chosen.learning_rate,
-            weight_decay=chosen.weight_decay,
             schedule="cosine",
             warmup_steps=self.warmup_steps,
             label_smoothing=self.label_smoothing,
@@ -234,7 +231,7 @@ def _prices(suite: str, backbone: Backbone, epochs: int, tflops: float) -> Price
 
 
 _WILDS = {"epochs": 20, "batch_size": 256, "weight_decay": 0.2}  # as FLYP's and StarFT's public scripts have it
-REAL_RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
+REAL_PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "imagenet_vit_b16": (
         "SAE-FT of OpenAI's ViT-B/16 on ImageNet with the paper's settings, tested on five natural shifts.",
         {"suite": "imagenet"},

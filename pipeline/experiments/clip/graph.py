@@ -66,7 +66,7 @@ class OfSeed(Frozen):
         for name in self.recipe.methods:
             variant = self.recipe.variant(name)
             for factor in self.recipe.factors if variant.is_swept else (1.0,):
-                settings = {STRENGTH: factor * variant.unit} if variant.is_swept else {}
+                settings = {STRENGTH: factor * variant.base_strength} if variant.is_swept else {}
                 after = self._ingredients() if variant.kind == "soup" else (self.tuned(variant, factor),)
                 yield self._path(name, settings, after, self.recipe.alphas)
 
@@ -87,7 +87,7 @@ class OfSeed(Frozen):
         variant, factors, config = self.recipe.variant(name), sorted(self.recipe.factors), self.recipe.explanation
         assert config is not None, "the recipe has checked this"
         factor = factors[len(factors) // 2] if variant.is_swept else 1.0
-        settings = ((STRENGTH, factor * variant.unit),) if variant.is_swept else ()
+        settings = ((STRENGTH, factor * variant.base_strength),) if variant.is_swept else ()
         identity = Network(kind="classifier", method=name, settings=settings, seed=self.seed)
         named = {"sae": self.recipe.saes.first.name, "title": f"What {name} changed", "identity": identity}
         config = config.model_copy(update=named)
@@ -108,7 +108,7 @@ class OfSeed(Frozen):
             train=self.recipe.training,
             trained="head" if variant.kind == "head" else "everything",
             regulariser=variant.regulariser,
-            strength=factor * variant.unit,
+            strength=factor * variant.base_strength,
             anchor_on=variant.anchor_on,
             overlap=variant.overlap,
         )

@@ -65,11 +65,8 @@ class SmallWorld:
 def finetuning(chosen: Optimisation, augment: Literal["none", "shift"]) -> TrainConfig:
     """How a small CLIP is fine-tuned."""
     return TrainConfig(
-        epochs=chosen.epochs,
-        batch_size=chosen.batch_size,
+        **vars(chosen),
         optimizer="adamw",
-        learning_rate=chosen.learning_rate,
-        weight_decay=chosen.weight_decay,
         schedule="cosine",
         warmup_epochs=min(0.5, chosen.epochs / 4),
         clip_norm=1.0,

@@ -106,7 +106,7 @@ def _explanation(world: World) -> ExplainConfig:
     )
 
 
-STYLE_RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
+STYLE_PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "mnist_clip_styles": (
         "clip_styles at full size on MNIST, with all methods, and natural shifts if their files exist.",
         {

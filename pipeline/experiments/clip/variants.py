@@ -1,7 +1,7 @@
 """The fine-tuning methods that robustness experiments compare, by the names under which reports show them.
 
-All are tuned on one grid of factors; a factor times the variant's unit is lambda, so that the middle of the grid is
-about as strong for one as for another. Importable without torch.
+All are tuned on one grid of factors; a factor times the variant's base strength is lambda, so that the middle of the
+grid is about as strong for one as for another. Importable without torch.
 """
 
 from collections.abc import Mapping
@@ -43,8 +43,8 @@ class Variant:
     about: str
     """What it is, for tables and help pages."""
     regulariser: Regulariser = field(default_factory=NoPenalty)
-    unit: float = 1.0
-    """Strength at a factor of 1, or where the search for a wanted overlap begins; 1 where strengths are those of the
+    base_strength: float = 1.0
+    """Lambda at a factor of 1, or where the search for a wanted overlap begins; 1 where strengths are those of the
     paper's public code."""
     kind: Kind = "plain"
     """What is trained: everything, the head, the head and then everything, both towers on prompts, or nothing more:
@@ -84,9 +84,9 @@ VARIANTS: dict[str, Variant] = {
     "soup": Variant("greedy soup of all fine-tuned networks of the sweep (Wortsman et al. 2022)", kind="soup"),
     "l2": Variant("squared L2 distance of features", L2()),
     "l1": Variant("L1 distance of features", L1()),
-    "nuclear": Variant("nuclear norm of the feature changes of a batch", Nuclear(), unit=0.003),
-    "nuclear-hinge": Variant("squared hinge on that nuclear norm", SquaredHingeNuclear(), unit=0.003),
-    "l2-sp": Variant("squared L2 distance of weights (L2-SP, Li et al. 2018)", L2SP(), unit=0.0001),
+    "nuclear": Variant("nuclear norm of the feature changes of a batch", Nuclear(), base_strength=0.003),
+    "nuclear-hinge": Variant("squared hinge on that nuclear norm", SquaredHingeNuclear(), base_strength=0.003),
+    "l2-sp": Variant("squared L2 distance of weights (L2-SP, Li et al. 2018)", L2SP(), base_strength=0.0001),
     "ldifs": Variant("squared L2 distance of tokens at five depths (LDIFS, Mukhoti et al. 2024)", LDIFS()),
     "pca": Variant("feature changes along and orthogonal to principal components", PCA()),
     "sae": Variant("L1 change of SAE latents, and of the SAE residual", SparseChange()),

@@ -1,7 +1,8 @@
 """The flags of fusion experiments in groups: pictures, networks, members, their training, how they are fused."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from amalgam.pipeline.experiments.flags import (
     FirstSeed,
@@ -58,16 +59,21 @@ class Network:
 
     def spec(self, pictures: Pictures) -> ModelSpec:
         """The network for those pictures. Raises ValueError if their classes are not known."""
-        given = vars(self) | {"widths": self.widths or None}
-        options = {name: value for name, value in given.items() if name != "model" and value is not None}
-        data = pictures.spec
-        if data.name in KNOWN:
-            return ModelSpec(name=self.model, num_classes=data.num_classes, in_shape=data.in_shape, options=options)
-        if pictures.num_classes is None:
-            raise ValueError(f"give --num-classes: the number of classes of {data.name!r} is unknown until it is read")
-        side = data.image_size or FOLDER_IMAGE_SIZE
-        shape = (pictures.channels, side, side)
-        return ModelSpec(name=self.model, num_classes=pictures.num_classes, in_shape=shape, options=options)
+        chosen = vars(self) | {"widths": self.widths or None}
+        options = {name: value for name, value in chosen.items() if name != "model" and value is not None}
+        return model_spec(self.model, pictures.spec, pictures.num_classes, pictures.channels, options)
+
+
+def model_spec(
+    name: str, data: DataSpec, num_classes: int | None, channels: int, options: Mapping[str, Any]
+) -> ModelSpec:
+    """The network of a name for a data set. Raises ValueError if its number of classes is not known."""
+    if data.name in KNOWN:
+        return ModelSpec(name=name, num_classes=data.num_classes, in_shape=data.in_shape, options=dict(options))
+    if num_classes is None:
+        raise ValueError(f"give --num-classes: the number of classes of {data.name!r} is unknown until it is read")
+    side = data.image_size or FOLDER_IMAGE_SIZE
+    return ModelSpec(name=name, num_classes=num_classes, in_shape=(channels, side, side), options=dict(options))
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """The graph of a partial-fusion experiment: which steps there are, and which reads which."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.experiments.combining import fitted_combiners
+from amalgam.pipeline.experiments.flags import in_words
 from amalgam.pipeline.steps.fusion.activations import ACTIVATIONS, ActivationsConfig, StageDtype
 from amalgam.pipeline.steps.fusion.fused import FINETUNED, FUSED, FinetunedConfig, FusedConfig
 from amalgam.pipeline.steps.fusion.matching import MATCHING, MatchingConfig
@@ -75,11 +76,6 @@ class Recipe:
             raise ValueError(f"first-weight must be between 0 and 1, got {bad[0]}")
 
     @property
-    def settings(self) -> dict[str, str]:
-        """Every choice in words, for readers of the report."""
-        return {field.name.replace("_", " "): str(getattr(self, field.name)) for field in fields(self)}
-
-    @property
     def weightings(self) -> list[tuple[float, ...]]:
         """The weights of all members, one tuple per curve."""
         equal, rest = (1 / self.members,) * self.members, self.members - 1
@@ -98,7 +94,8 @@ def fusion_graph(recipe: Recipe) -> Step:
         step for seed in range(recipe.first_seed, recipe.first_seed + recipe.seeds) for step in _of_seed(recipe, seed)
     ]
     config = ReportConfig(
-        title=f"Partial fusion of {recipe.members} {recipe.model.name} on {recipe.data.name}", settings=recipe.settings
+        title=f"Partial fusion of {recipe.members} {recipe.model.name} on {recipe.data.name}",
+        settings=in_words({"": recipe}),
     )
     return REPORT(config, results=tuple(results))
 
@@ -107,7 +104,7 @@ def _of_seed(recipe: Recipe, seed: int) -> Iterator[Step]:
     """Everything of one seed that is evaluated on the test split."""
     sample = SampleConfig(data=recipe.data, seed=seed, validation_share=recipe.validation_share)
     members = tuple(_member(recipe, sample, member) for member in range(recipe.members))
-    alone = [EvaluationConfig(data=recipe.data, seed=seed, member=place) for place in range(recipe.members)]
+    alone = [EvaluationConfig(data=recipe.data, seed=seed, member=index) for index in range(recipe.members)]
     evaluations = [_evaluation(config, (member,)) for config, member in zip(alone, members, strict=True)]
     for config, evaluation, member in zip(alone, evaluations, members, strict=True):
         yield evaluation

@@ -1,4 +1,4 @@
-"""Partial fusion, from training to frontier: one experiment, and recipes that are this experiment with other defaults.
+"""Partial fusion, from training to frontier: one experiment, and presets that are this experiment with other defaults.
 
 For each seed: train the members in parallel, stage their activations, match them by one sweep over alpha, fuse them at
 every alpha with and without recalibration, and evaluate everything on the same test images. One report gathers all.
@@ -77,7 +77,7 @@ _CIFAR10 = {
     "seeds": 5,
 }
 
-RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
+PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "digits_partial_fusion": (
         "Four specialists of scikit-learn's 8x8 digits become one network (a minute on two cores).",
         {

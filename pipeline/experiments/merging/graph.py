@@ -1,9 +1,10 @@
 """The graph of an experiment on merging: one base, its fine-tuned tasks, their statistics, a step for every method."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from amalgam.pipeline.engine.step import Step
+from amalgam.pipeline.experiments.flags import in_words
 from amalgam.pipeline.steps.fusion.members import MEMBER, MemberConfig
 from amalgam.pipeline.steps.merging.merged import MERGED_TASKS, MergedConfig, Reference
 from amalgam.pipeline.steps.merging.statistics import (
@@ -82,17 +83,12 @@ class MergingRecipe:
             if not getattr(self, name):
                 raise ValueError(f"give at least one of --{name}")
 
-    @property
-    def settings(self) -> dict[str, str]:
-        """Every choice in words, for readers of the report."""
-        return {field.name.replace("_", " "): str(getattr(self, field.name)) for field in fields(self)}
-
 
 def merging_graph(recipe: MergingRecipe) -> Step:
     """The report of a recipe, and behind it all that it needs."""
     results = tuple(step for seed in range(recipe.seeds) for step in _of_seed(recipe, seed))
     title = f"Merging {len(recipe.tasks)} tasks fine-tuned from one {recipe.model.name} of {recipe.base.name}"
-    return MERGE_REPORT(ReportConfig(title=title, settings=recipe.settings), results=results)
+    return MERGE_REPORT(ReportConfig(title=title, settings=in_words({"": recipe})), results=results)
 
 
 def base_step(data: DataSpec, model: ModelSpec, training: TrainConfig, validation_share: float, seed: int) -> Step:

@@ -8,13 +8,14 @@ tries the same scales on validation images; the table shows test accuracy, on av
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.experiments.flags import Floats, Ints, Texts, flat
+from amalgam.pipeline.experiments.fusion.choices import model_spec
 from amalgam.pipeline.experiments.merging.graph import MergingRecipe, merging_graph
 from amalgam.pipeline.steps.merging.statistics import Estimator
-from amalgam.tasks.data.catalogue import KNOWN, DataSpec
+from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.merging.multitask.spec import TaskSpec
 from amalgam.tasks.models.spec import ModelSpec
 from amalgam.tasks.training.config import TrainConfig
@@ -53,7 +54,7 @@ class Base:
         """The network."""
         widths = self.widths or ((128, 128) if self.model == "mlp" else None)
         options = {name: value for name, value in (("width", self.width), ("widths", widths)) if value is not None}
-        return base_model(self.model, self.data, self.num_classes, self.channels, options)
+        return model_spec(self.model, self.data, self.num_classes, self.channels, options)
 
 
 @dataclass(frozen=True)
@@ -73,30 +74,42 @@ class Tried:
     shards: Annotated[int, "Shards in which statistics are computed."] = 2
 
 
+@dataclass(frozen=True)
+class TaskTraining:
+    """How often, and how, the base is trained and fine-tuned."""
+
+    seeds: Annotated[int, "Repetitions, each with its own base."] = 3
+    batch_size: Annotated[int, "Images per step."] = 64
+    learning_rate: Annotated[float, "Peak learning rate of the base (Adam)."] = 1e-3
+    finetune_learning_rate: Annotated[float, "Peak learning rate on the task."] = 1e-3
+    validation_share: Annotated[float, "Fraction of training images held out to choose epochs and merges."] = 0.2
+
+    def configs(self, base_epochs: int, epochs: int) -> tuple[TrainConfig, TrainConfig]:
+        """The training of the base, and that on a task."""
+        base = TrainConfig(epochs=base_epochs, batch_size=self.batch_size, learning_rate=self.learning_rate)
+        return base, base.model_copy(update={"epochs": epochs, "learning_rate": self.finetune_learning_rate})
+
+
 @flat
 def multi_task_merging(
     *,
     start: Base = Base(),
     tasks: Annotated[Texts, "Data sets, each optionally transformed: digits+turn1+mirrored+inverted."] = TASKS,
-    seeds: Annotated[int, "Repetitions, each with its own base."] = 3,
     epochs: Annotated[int, "Passes over each task's training images; the best by validation is kept."] = 30,
-    batch_size: Annotated[int, "Images per step."] = 64,
-    learning_rate: Annotated[float, "Peak learning rate of the base (Adam)."] = 1e-3,
-    finetune_learning_rate: Annotated[float, "Peak learning rate on the tasks."] = 1e-3,
-    validation_share: Annotated[float, "Fraction of training images held out to choose epochs and merges."] = 0.2,
+    tuning: TaskTraining = TaskTraining(),
     tried: Tried = Tried(),
 ) -> Step:
     """Fine-tune one base on several tasks and merge them by every method: accuracy on average and on the worst task."""
-    training = TrainConfig(epochs=start.base_epochs, batch_size=batch_size, learning_rate=learning_rate)
+    pretraining, finetuning = tuning.configs(start.base_epochs, epochs)
     return merging_graph(
         MergingRecipe(
             base=start.data,
             tasks=tuple(map(TaskSpec.parse, tasks)),
             model=start.spec,
-            pretraining=training,
-            finetuning=training.model_copy(update={"epochs": epochs, "learning_rate": finetune_learning_rate}),
-            seeds=seeds,
-            validation_share=validation_share,
+            pretraining=pretraining,
+            finetuning=finetuning,
+            seeds=tuning.seeds,
+            validation_share=tuning.validation_share,
             scales=tried.scales,
             rank=tried.rank,
             density=tried.density,
@@ -105,13 +118,3 @@ def multi_task_merging(
             num_shards=tried.shards,
         )
     )
-
-
-def base_model(name: str, data: DataSpec, num_classes: int | None, channels: int, options: dict[str, Any]) -> ModelSpec:
-    """The network of the base. Raises ValueError if its classes or its side are not known."""
-    if data.name in KNOWN:
-        return ModelSpec(name=name, num_classes=data.num_classes, in_shape=data.in_shape, options=options)
-    if num_classes is None or data.image_size is None:
-        raise ValueError(f"give --num-classes and --image-size: those of {data.name!r} are not known before it is read")
-    shape = (channels, data.image_size, data.image_size)
-    return ModelSpec(name=name, num_classes=num_classes, in_shape=shape, options=options)

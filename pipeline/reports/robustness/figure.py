@@ -65,8 +65,8 @@ def _looks(rows: Sequence[Row]) -> dict[str, Look]:
     """A colour, a marker and a line for each fine-tuning method; plain fine-tuning is black."""
     others = [method for method in dict.fromkeys(row["method"] for row in rows) if method not in (ZERO_SHOT, PLAIN)]
     looks: dict[str, Look] = {PLAIN: {"color": "black", "marker": "o", "linestyle": (0, (1, 1))}}
-    for place, (method, colour, marker) in enumerate(zip(others, cycle(COLOURS), cycle(MARKERS), strict=False)):
-        looks[method] = {"color": colour, "marker": marker, "linestyle": LINES[place // len(COLOURS) % len(LINES)]}
+    for index, (method, colour, marker) in enumerate(zip(others, cycle(COLOURS), cycle(MARKERS), strict=False)):
+        looks[method] = {"color": colour, "marker": marker, "linestyle": LINES[index // len(COLOURS) % len(LINES)]}
     return looks
 
 
@@ -150,10 +150,10 @@ def _from_middle(alpha: float) -> float:
 
 
 def _name(axes: Axes, text: str, row: Row, measure: str, offset: tuple[float, float], side: str) -> None:
-    place = (100 * row[HOME], 100 * row[measure])
+    index = (100 * row[HOME], 100 * row[measure])
     axes.annotate(
         text,
-        place,
+        index,
         offset,
         textcoords="offset points",
         ha=side,

@@ -96,7 +96,7 @@ def _penalties(rows: Sequence[Row], pair: Pair) -> str:
         if (found := _recovered(rows, row))
     }
     ranked = sorted(shares, key=lambda method: -shares[method][0])
-    shown = [method for place, method in enumerate(ranked) if place < NUM_NAMED or method in pair]
+    shown = [method for index, method in enumerate(ranked) if index < NUM_NAMED or method in pair]
     if not shown:
         return ""
     words = [f"{method} {_with_price(*shares[method])}" for method in shown]

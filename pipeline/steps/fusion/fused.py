@@ -83,7 +83,7 @@ class FinetunedConfig(Config):
 
 def fuse_members(config: FusedConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
     """Fuse the members as one method matched them, save the network, and evaluate it on the test split."""
-    from amalgam.pipeline.store.checkpoints import read_spec, save_model, save_support
+    from amalgam.pipeline.store.checkpoints import read_spec, save_model, save_nonzeros
     from amalgam.tasks.data.loading import Repeatable
     from amalgam.tasks.data.opening import open_pool
     from amalgam.tasks.fusion import Refit, merge, support
@@ -101,7 +101,7 @@ def fuse_members(config: FusedConfig, inputs: Mapping[str, Any], work: Workspace
         fused = restored(fused, members, axes, couplings, weights, probe)
     allowed = support(axes, couplings, fused)
     save_model(fused, read_spec(inputs["members"][0]), work.out)
-    save_support(allowed, work.out)
+    save_nonzeros(allowed, work.out)
     blocks = structured(fused, axes, couplings)
     return evaluated(config.identity, fused, config.probe.sample.data, allowed, work, executed=blocks)
 
@@ -113,13 +113,13 @@ def finetune(config: FinetunedConfig, inputs: Mapping[str, Any], work: Workspace
     epoch.
     """
     from amalgam.pipeline.engine.resuming import resume_state, saver
-    from amalgam.pipeline.store.checkpoints import load_model, read_spec, read_support, save_model
+    from amalgam.pipeline.store.checkpoints import load_model, read_nonzeros, read_spec, save_model
     from amalgam.tasks.data.opening import open_pool
     from amalgam.tasks.training.loop import train
 
     images, pool, validation = open_pool(config.sample, work.data_root)
     network = load_model(inputs["network"]).to(work.device)
-    allowed = read_support(inputs["network"])
+    allowed = read_nonzeros(inputs["network"])
     _, chosen = hold_out(images.labels.numpy()[pool], config.share, config.seed)
     tuned = train(
         network,

@@ -42,12 +42,12 @@ def match_members(config: MatchingConfig, inputs: Mapping[str, Any], work: Works
         activations = staged_cost([folder / ROWS for folder in inputs["activations"]], work.device, within=within)
     states = [member.state_dict() for member in members]
     matchings: list[Matching] = []
-    for place, method in enumerate(config.methods):
+    for index, method in enumerate(config.methods):
         start = matchings[-1] if matchings else Identity()(axes, states)
         method = method.prepared(members[0], torch.zeros(2, *spec.in_shape, device=work.device))
         matchings.append(method(axes, states, activations, start.universe))
         for sweep, objective in enumerate(matchings[-1].objective):
-            work.log({f"objective/{place}": objective}, sweep)
+            work.log({f"objective/{index}": objective}, sweep)
     save_matchings(config.methods, matchings, work.out)
     return {"sweeps": sum(max(0, len(matching.objective) - 1) for matching in matchings)}
 

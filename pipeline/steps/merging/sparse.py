@@ -73,7 +73,7 @@ def score_entries(config: ScoresConfig, inputs: Mapping[str, Path], work: Worksp
 
 def train_sparsely(config: SparseConfig, inputs: Mapping[str, Path], work: Workspace) -> Metrics:
     """Write the mask, the network and `results.parquet`: accuracy on the task, and what is left of the base's own."""
-    from amalgam.pipeline.store.checkpoints import load_model, read_spec, save_model, save_support
+    from amalgam.pipeline.store.checkpoints import load_model, read_spec, save_model, save_nonzeros
     from amalgam.pipeline.store.state_files import open_state
     from amalgam.pipeline.store.tables.results import write_results
     from amalgam.tasks.data.images import load
@@ -86,7 +86,7 @@ def train_sparsely(config: SparseConfig, inputs: Mapping[str, Path], work: Works
     masks = None
     if config.share < 1:
         masks = select(dict(open_state(inputs["scores"] / SCORES)), config.share, config.budget)
-        save_support(masks, work.out)
+        save_nonzeros(masks, work.out)
     validation, rate, best = _best(config, module, parts, masks, work)
     spec = read_spec(inputs["base"])
     save_model(best, spec.model_copy(update={"num_classes": len(parts.train.class_names)}), work.out)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from amalgam.pipeline.store.artifact import written_whole
+from amalgam.pipeline.store.tables.parquet_stream import reading
 
 LOGITS, METADATA = "logits.parquet", b"amalgam.logits"
 
@@ -85,12 +86,8 @@ def _data(folder: Path) -> dict[str, str]:
 
 def _read(folder: Path) -> pa.Table:
     path = folder / LOGITS
-    try:
+    with reading(path, "logits"):
         table = pq.read_table(path, page_checksum_verification=True)
-    except FileNotFoundError:
-        raise ValueError(f"no logits at {path}: stage them first") from None
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is cut short or damaged: delete its folder to build it again") from error
     if METADATA not in (table.schema.metadata or {}):
         raise ValueError(f"{path} holds no logits: its columns are {table.schema.names}")
     return table

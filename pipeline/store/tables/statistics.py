@@ -118,10 +118,10 @@ def _members(table: pa.Table, kind: str) -> tuple[dict[str, Tensor], ...]:
         return ()
     blocks: dict[tuple[int, str], dict[int, np.ndarray]] = {}
     shapes: dict[tuple[int, str], list[int]] = {}
-    for place in range(len(rows)):
-        key = (rows["member"][place].as_py(), rows["parameter"][place].as_py())
-        shapes[key] = rows["shape"][place].as_py()
-        blocks.setdefault(key, {})[rows["block"][place].as_py()] = rows["values"][place].values.to_numpy()
+    for index in range(len(rows)):
+        key = (rows["member"][index].as_py(), rows["parameter"][index].as_py())
+        shapes[key] = rows["shape"][index].as_py()
+        blocks.setdefault(key, {})[rows["block"][index].as_py()] = rows["values"][index].values.to_numpy()
     members: list[dict[str, Tensor]] = [{} for _ in range(1 + max(member for member, _ in blocks))]
     for (member, name), parts in blocks.items():
         joined = np.concatenate([parts[number] for number in sorted(parts)])

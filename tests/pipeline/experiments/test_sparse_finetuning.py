@@ -7,7 +7,7 @@ from amalgam.pipeline.engine.execute import Local, run
 from amalgam.pipeline.engine.step import ancestors
 from amalgam.pipeline.experiments import EXPERIMENTS
 from amalgam.pipeline.reports.builder import read_rows
-from amalgam.pipeline.store.checkpoints import load_model, read_support
+from amalgam.pipeline.store.checkpoints import load_model, read_nonzeros
 from amalgam.pipeline.store.tables.results import read_results
 from amalgam.tasks.merging.multitask.heads import encoder_state
 
@@ -35,7 +35,7 @@ def test_task_vectors_have_no_entry_outside_their_mask(built):
     assert len(steps) == 5
     for step in steps:
         base = encoder_state(load_model(step.inputs["base"].path(root)))
-        tuned, masks = encoder_state(load_model(step.path(root))), read_support(step.path(root))
+        tuned, masks = encoder_state(load_model(step.path(root))), read_nonzeros(step.path(root))
         assert sum(int(m.sum()) for m in masks.values()) == round(0.1 * sum(m.numel() for m in masks.values()))
         assert all(torch.equal(tuned[name][~mask], base[name][~mask]) for name, mask in masks.items())
         assert any(not torch.equal(tuned[name], base[name]) for name in masks)
