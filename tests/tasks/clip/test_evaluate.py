@@ -111,7 +111,7 @@ def test_classes_of_the_head_stand_for_those_of_the_images(ends):
         examine(ends[0], {"it": ends[1].state_dict}, Examination(images))
 
 
-def test_only_the_images_asked_are_read_and_groups_follow_them(ends):
+def test_only_the_requested_images_are_read_with_their_groups(ends):
     plain, read = counted(some_images())
     images = replace(plain, groups=torch.arange(40) % 2, group_names=("day", "night"))
     order = torch.tensor([9, 4, 30])

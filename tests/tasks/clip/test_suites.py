@@ -111,31 +111,29 @@ def test_pictures_are_prepared_as_the_backbone_was(root):
 
 
 def test_what_is_missing_is_one_sentence(root, tmp_path):
-    with pytest.raises(
-        ValueError, match=r"imagenet/train is missing: unpack the training pictures of ILSVRC 2012 .* there$"
-    ):
+    with pytest.raises(ValueError, match=r"imagenet/train .*ILSVRC 2012"):
         imagenet(tmp_path, PICTURES)
-    with pytest.raises(ValueError, match="give --data-root"):
+    with pytest.raises(ValueError, match="--data-root"):
         imagenet(None, PICTURES)
     for synset in SYNSETS[:5]:
         (tmp_path / "imagenet" / "train" / synset).mkdir(parents=True)
-    with pytest.raises(ValueError, match="1000 folders of ImageNet, got 5"):
+    with pytest.raises(ValueError, match=r"1000 .*got 5"):
         imagenet(tmp_path, PICTURES)
-    with pytest.raises(ValueError, match="there is no test set 'imagenet-q': did you mean 'imagenet-"):
+    with pytest.raises(ValueError, match=r"'imagenet-q'.* 'imagenet-"):
         imagenet(root, PICTURES, ["imagenet-q"])
     (root / "imagenet-a" / "n1").mkdir()
     try:
-        with pytest.raises(ValueError, match=r"imagenet-a/n1 is no class of ImageNet"):
+        with pytest.raises(ValueError, match="imagenet-a/n1"):
             imagenet(root, PICTURES, ["imagenet-a"])
     finally:
         (root / "imagenet-a" / "n1").rmdir()
     for name in ("iwildcam", "fmow"):
-        with pytest.raises(ValueError, match=r"is missing: unpack WILDS .*wilds\.stanford\.edu"):
+        with pytest.raises(ValueError, match=r"WILDS .*wilds\.stanford\.edu"):
             SUITES[name](tmp_path, PICTURES, ())
     (tmp_path / "objectnet-1.0").mkdir()
     for synset in SYNSETS[5:]:
         (tmp_path / "imagenet" / "train" / synset).mkdir()
-    with pytest.raises(ValueError, match=r"folder_to_objectnet_label.json is missing: it comes with ObjectNet"):
+    with pytest.raises(ValueError, match=r"folder_to_objectnet_label\.json"):
         imagenet(tmp_path, PICTURES, ["objectnet"])
 
 
@@ -163,7 +161,7 @@ def test_other_classes_have_heads_of_their_own():
     assert len(EUROSAT_NAMES) == 10 and others(None, PICTURES, ["eurosat"]).test_sets[0].class_names == EUROSAT_NAMES
 
 
-def test_folders_of_ones_own_are_suites(tmp_path):
+def test_user_supplied_folders_are_suites(tmp_path):
     for place in (
         "pets/train/big_cat",
         "pets/train/dog",
@@ -181,5 +179,5 @@ def test_folders_of_ones_own_are_suites(tmp_path):
     art = domain_folders("art", "photo", tmp_path, PICTURES)
     assert art.class_names == ("cat", "dog") and art.labelled.data.part == "photo"
     assert [(one.name, one.source.data.part) for one in art.test_sets] == [("a-sketch", "a_sketch"), ("paint", "paint")]
-    with pytest.raises(ValueError, match="there is no domain 'fotos': did you mean 'photo'"):
+    with pytest.raises(ValueError, match=r"'fotos'.*'photo'"):
         domain_folders("art", "fotos", tmp_path, PICTURES)

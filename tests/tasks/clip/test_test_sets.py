@@ -39,9 +39,9 @@ def test_every_set_reports_accuracy_and_its_official_metric():
 
 def test_sets_have_names_of_their_own():
     check_test_sets((a_set(), a_set(name="other")))
-    with pytest.raises(ValueError, match="two test sets are called 'plain'"):
+    with pytest.raises(ValueError, match="'plain'"):
         check_test_sets((a_set(), a_set()))
-    with pytest.raises(ValueError, match="there is no test set"):
+    with pytest.raises(ValueError, match="test set"):
         check_test_sets(())
 
 

@@ -95,5 +95,5 @@ def test_projections_of_nothing_are_refused(groups, message):
 
 
 def test_logits_of_another_head_are_refused():
-    with pytest.raises(ValueError, match="logits of 6 classes, got 5"):
+    with pytest.raises(ValueError, match="6 classes, got 5"):
         Projection(((0,), (1,)), 6)(LOGITS[:, :5])

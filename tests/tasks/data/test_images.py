@@ -77,26 +77,26 @@ def test_the_fingerprint_of_a_folder_does_not_know_where_it_lies(folder, tmp_pat
 def test_a_folder_of_other_classes_is_refused(tmp_path):
     save_pictures(tmp_path / "train", [(8, 8)])
     save_pictures(tmp_path / "test", [(8, 8)], classes=["red"])
-    with pytest.raises(ValueError, match=r"must contain the classes of .* got \['red'\]"):
+    with pytest.raises(ValueError, match=r"got \['red'\]"):
         load(DataSpec(name="imagefolder:."), "test", tmp_path)
 
 
 def test_a_folder_of_one_class_is_refused(tmp_path):
     for part in ("train", "test"):
         save_pictures(tmp_path / part, [(8, 8)], classes=["red"])
-    with pytest.raises(ValueError, match="only class 0"):
+    with pytest.raises(ValueError, match="class 0"):
         load(DataSpec(name="imagefolder:."), "train", tmp_path)
 
 
 def test_an_empty_folder_is_refused(tmp_path):
     for part in ("train", "test"):
         (tmp_path / part).mkdir()
-    with pytest.raises(ValueError, match="a folder of pictures for each class"):
+    with pytest.raises(ValueError, match="folder"):
         load(DataSpec(name="imagefolder:."), "train", tmp_path)
 
 
 @pytest.mark.parametrize("shape", [(6, 5, 4), (6, 5, 4, 3)])
-def test_arrays_of_ones_own(tmp_path, shape):
+def test_user_supplied_arrays(tmp_path, shape):
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     labels = np.array([0, 1, 2, 0, 1, 2])
     np.savez(tmp_path / "own.npz", train_images=pixels, train_labels=labels, test_images=pixels, test_labels=labels)
@@ -109,7 +109,7 @@ def test_arrays_of_ones_own(tmp_path, shape):
 def test_a_label_of_no_class_is_refused(tmp_path):
     pixels, labels = np.zeros((3, 4, 4), np.uint8), np.array([0, 1, 1])
     np.savez(tmp_path / "own.npz", train_images=pixels, train_labels=labels, test_images=pixels, test_labels=labels + 1)
-    with pytest.raises(ValueError, match="labels from 1 to 2: with 2 classes they must be 0 to 1"):
+    with pytest.raises(ValueError, match=r"1 to 2.* 2 classes .*0 to 1"):
         load(DataSpec(name="npz:own.npz"), "test", tmp_path)
 
 
@@ -125,7 +125,7 @@ def test_labels_in_a_column_are_labels_and_fractions_are_none(tmp_path):
     flat, column = (load(DataSpec(name=f"npz:{name}.npz"), "train", tmp_path) for name in ("flat", "column"))
     assert torch.equal(flat.labels, column.labels)
     for name in ("real", "hot"):
-        with pytest.raises(ValueError, match="labels must be one whole number for each image, got float64"):
+        with pytest.raises(ValueError, match=r"labels .*got float64"):
             load(DataSpec(name=f"npz:{name}.npz"), "train", tmp_path)
 
 
@@ -138,25 +138,23 @@ def test_channels_of_an_npz_may_come_first_or_last_or_not_at_all(tmp_path, shape
 
 def test_pictures_of_four_channels_are_refused(tmp_path):
     np.savez(tmp_path / "own.npz", train_images=np.zeros((4, 5, 6, 4), np.uint8), train_labels=np.array([0, 1, 1, 0]))
-    with pytest.raises(
-        ValueError, match=r"must contain uint8 images \(n, h, w\) or \(n, h, w, 3\), got uint8 \(4, 5, 6, 4\)"
-    ):
+    with pytest.raises(ValueError, match=r"got uint8 \(4, 5, 6, 4\)"):
         load(DataSpec(name="npz:own.npz"), "train", tmp_path)
 
 
 def test_a_damaged_npz_is_refused(tmp_path):
     (tmp_path / "own.npz").write_bytes(b"not a zip")
-    with pytest.raises(ValueError, match=r"own.npz must be a numpy .npz file with the arrays train_images"):
+    with pytest.raises(ValueError, match=r"own\.npz .*train_images"):
         load(DataSpec(name="npz:own.npz"), "train", tmp_path)
 
 
 def test_an_unknown_torchvision_set_brings_the_near_ones(tmp_path):
-    with pytest.raises(ValueError, match="there is no torchvision data set 'Flower102': did you mean 'Flowers102'"):
+    with pytest.raises(ValueError, match=r"'Flower102'.*'Flowers102'"):
         load(DataSpec(name="torchvision:Flower102"), "train", tmp_path)
 
 
 def test_an_absent_torchvision_set_brings_the_command_that_fetches_it(tmp_path):
-    with pytest.raises(ValueError, match=r"cannot be read under .*: fetch it once with: python -c .*DTD"):
+    with pytest.raises(ValueError, match=r"python -c .*DTD"):
         load(DataSpec(name="torchvision:DTD"), "train", tmp_path)
 
 
@@ -198,5 +196,5 @@ def test_a_cut_real_file_is_one_sentence(data_root, tmp_path):
     target.mkdir(parents=True)
     for file in source.iterdir():
         (target / file.name).write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="data set 'mnist' cannot be read"):
+    with pytest.raises(ValueError, match="'mnist'"):
         load(DataSpec(name="mnist"), "train", tmp_path)

@@ -49,12 +49,12 @@ def test_classes_called_by_numbers_are_in_the_order_of_numbers(tmp_path):
     assert colours(load(DataSpec(name="classes:v2", image_size=8), "test", tmp_path)) == ["red", "green", "blue"]
 
 
-def test_some_classes_can_be_read_in_an_order_of_ones_own(tmp_path):
+def test_some_classes_can_be_read_in_any_order(tmp_path):
     for colour in SHADES:
         picture(tmp_path / "all" / colour / "1.png", colour)
     images = load(DataSpec(name="classes:all", classes=("red", "blue"), image_size=8), "test", tmp_path)
     assert (images.class_names, colours(images)) == (("red", "blue"), ["red", "blue"])
-    with pytest.raises(ValueError, match=r"yellow is missing"):
+    with pytest.raises(ValueError, match="yellow"):
         check(DataSpec(name="classes:all", classes=("yellow",)), tmp_path)
 
 
@@ -90,7 +90,7 @@ def test_domains_are_groups_that_share_their_classes(tmp_path):
     assert images.groups.tolist() == [0, 0, 1, 1]
     one = load(spec.model_copy(update={"part": "photo"}), "test", tmp_path)
     assert (len(one), one.class_names, set(one.groups.tolist())) == (2, images.class_names, {1})
-    with pytest.raises(ValueError, match=r"sketch is missing"):
+    with pytest.raises(ValueError, match="sketch"):
         check(spec.model_copy(update={"part": "sketch"}), tmp_path)
 
 
@@ -112,9 +112,9 @@ def test_camera_traps_are_read_by_their_official_parts(iwildcam):
     train, test = load(spec, "train", iwildcam), load(spec, "test", iwildcam)
     assert train.class_names == ("empty", "class 1", "ox") == test.class_names
     assert (train.labels.tolist(), test.labels.tolist()) == ([0, 2], [1, 2]) and colours(test) == ["green", "blue"]
-    with pytest.raises(ValueError, match="only class 0"):
+    with pytest.raises(ValueError, match="class 0"):
         load(spec.model_copy(update={"part": "id_test"}), "test", iwildcam)
-    with pytest.raises(ValueError, match="has no part 'ood': it has train, id_val, id_test, val, test"):
+    with pytest.raises(ValueError, match=r"'ood': .*train, id_val, id_test, val, test"):
         DataSpec(name="iwildcam:iwildcam_v2.0", part="ood")
 
 
@@ -153,13 +153,13 @@ def test_satellite_pictures_are_dealt_by_year_and_grouped_by_region(tmp_path):
     assert [images.group_names[group] for group in images.groups.tolist()] == ["Other", "Other", "Asia"]
     for part in ("train", "id_val", "val", "id_test"):
         alone = DataSpec(name="fmow:fmow_v1.1", part=part)
-        with pytest.raises(ValueError, match=r"only class \d \(1 examples\)"):
+        with pytest.raises(ValueError, match=r"class \d \(1 "):
             load(alone, "test", tmp_path)
 
 
 def test_a_table_without_a_column_is_refused(iwildcam):
     table(iwildcam / "iwildcam_v2.0" / "metadata.csv", [{"split": "test", "file": "0.jpg"}])
-    with pytest.raises(ValueError, match=r"metadata.csv has no column 'filename': its columns are split, file"):
+    with pytest.raises(ValueError, match=r"metadata\.csv .*'filename'.* split, file"):
         load(DataSpec(name="iwildcam:iwildcam_v2.0"), "test", iwildcam)
 
 
@@ -181,14 +181,14 @@ def test_a_damaged_picture_is_named(damaged):
             images.batch(torch.tensor([place]))
 
 
-def test_damaged_pictures_are_skipped_when_asked_and_counted(damaged):
+def test_damaged_pictures_are_skipped_on_request_and_counted(damaged):
     images = load(DataSpec(name="classes:set", skip_damaged=True, image_size=8), "test", damaged)
     assert (len(images), images.num_skipped) == (4, 2)
     assert colours(images) == ["blue", "blue", "green", "red"]
     assert [images.class_names[label] for label in images.labels.tolist()] == colours(images)
     for path in (damaged / "set").glob("*/*.png"):
         path.write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="none of 6 pictures can be decoded"):
+    with pytest.raises(ValueError, match="6 pictures"):
         load(DataSpec(name="classes:set", skip_damaged=True), "test", damaged)
 
 
@@ -216,7 +216,7 @@ def test_torchvisions_sets_without_splits_are_halved_class_by_class(tmp_path):
         assert train.fingerprint != test.fingerprint
 
 
-def test_arrays_made_larger_are_made_so_when_asked_for():
+def test_arrays_are_enlarged_when_they_are_read():
     spec = DataSpec(name="digits", image_size=24, interpolation="bicubic")
     images, small = load(spec, "test"), load(DataSpec(name="digits"), "test")
     assert images.shape == (1, 24, 24) and len(images) == len(small) and torch.equal(images.labels, small.labels)
@@ -248,8 +248,8 @@ def test_what_is_absent_is_said_with_its_layout(name, tmp_path):
         check(DataSpec(name=name), tmp_path)
     (tmp_path / "a").mkdir()
     if name in ("iwildcam:a", "fmow:a"):
-        with pytest.raises(ValueError, match=r"metadata.csv is missing.*WILDS"):
+        with pytest.raises(ValueError, match=r"metadata\.csv .*WILDS"):
             check(DataSpec(name=name), tmp_path)
     else:
-        with pytest.raises(ValueError, match="no pictures of"):
+        with pytest.raises(ValueError, match="pictures of"):
             load(DataSpec(name=name), "test", tmp_path)

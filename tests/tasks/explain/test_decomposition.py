@@ -81,9 +81,9 @@ def test_shares_are_means_over_all_images_however_batched():
 
 def test_what_does_not_belong_together_is_refused():
     sae = autoencoder(RULES[0])
-    with pytest.raises(ValueError, match="equal heads"):
+    with pytest.raises(ValueError, match=r"\(\d+, \d+\) and \(\d+, \d+\)"):
         Comparison(sae, head(1), torch.nn.Linear(16, NUM_CLASSES + 1))
-    with pytest.raises(ValueError, match="width 16, the classifiers make 8"):
+    with pytest.raises(ValueError, match=r"width 16,.* 8"):
         Comparison(sae, torch.nn.Linear(8, 3), torch.nn.Linear(8, 3))
     with pytest.raises(ValueError, match="normalised"):
         Comparison(autoencoder(RULES[0], normalised=False), head(1), head(2))

@@ -53,7 +53,7 @@ def test_sign_election_is_the_solve_with_a_metric_of_ones_and_zeros():
     torch.testing.assert_close(elect(points), solve_diagonal(points, metrics, fallback=0 * sign), **CLOSE)
 
 
-def test_singular_and_zero_curvature_leave_the_flat_mean_in_directions_nobody_sees():
+def test_singular_and_zero_curvature_leave_the_flat_mean_in_directions_without_data():
     points = list(random(3, 5))
     blind = Dense(torch.diag(torch.tensor([1.0, 1, 0, 0, 0], dtype=torch.float64)))
     found = solve(points, [blind, blind.damped(0), Dense(2 * blind.matrix)])

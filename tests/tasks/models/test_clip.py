@@ -137,7 +137,7 @@ def test_residual_networks_have_no_levels():
         spec(architecture=ARCHITECTURE | {"vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8}})
     )
     assert tower.image_tower(torch.randn(2, 3, 64, 64)).shape == (2, 16)
-    with pytest.raises(ValueError, match="vision transformer of open_clip"):
+    with pytest.raises(ValueError, match="open_clip"):
         tower.image_tower.with_levels(torch.randn(2, 3, 64, 64))
 
 
@@ -149,12 +149,12 @@ def test_preprocessing_can_be_given_and_has_the_size_of_the_encoder():
 
 def test_weights_are_given_pictures_as_they_were_trained_on(tmp_path):
     own = Preprocessing(size=(224, 224))
-    with pytest.raises(ValueError, match=r"trained on pictures with mean \(0.5, 0.5, 0.5\), not \(0.48"):
+    with pytest.raises(ValueError, match=r"mean \(0\.5, 0\.5, 0\.5\).* \(0\.48"):
         require_weights(ClipSpec(architecture="ViT-L-14", pretrained="laion2b_s32b_b82k", preprocessing=own), tmp_path)
 
 
 def test_captions_of_unknown_words_and_too_many_words_are_refused():
-    with pytest.raises(ValueError, match="'cat' is not in the vocabulary"):
+    with pytest.raises(ValueError, match="'cat'"):
         tiny_clip().encode_text(["a photo of a cat"])
     with pytest.raises(ValueError, match="at most 6"):
         tiny_clip().encode_text(["a a a a a a a"])

@@ -57,7 +57,7 @@ def test_a_class_without_examples_has_no_accuracy():
 
 
 def test_logits_of_other_labels_are_refused(logits):
-    with pytest.raises(ValueError, match=r"logits must be \(7, 4\): labels x classes, got \(500, 4\)"):
+    with pytest.raises(ValueError, match=r"\(7, 4\).*got \(500, 4\)"):
         score(logits, torch.zeros(7, dtype=torch.long), 4)
 
 
@@ -77,7 +77,7 @@ def test_all_weight_on_one_member_is_that_member(ensemble, logits):
 
 @pytest.mark.parametrize("weights", [(0.5, 0.6), (1.0,), (-0.5, 1.5), (float("nan"), 1.0)])
 def test_weights_that_are_no_shares_are_refused(weights, logits):
-    with pytest.raises(ValueError, match="weights must be 2 shares, none negative, that sum to 1"):
+    with pytest.raises(ValueError, match=r"weights.* 2 .*got"):
         logit_ensemble([logits, logits], weights)
 
 

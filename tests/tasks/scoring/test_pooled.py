@@ -74,7 +74,7 @@ def test_the_deviation_of_pairs_is_that_of_drawing_digits_anew():
     assert found == pytest.approx(truth, rel=0.25)
 
 
-def test_the_chance_of_training_widens_intervals_as_its_deviation_says():
+def test_randomness_of_training_widens_intervals_as_its_deviation_says():
     """Where seeds differ by far more than images do, the mean deviates as they do over the root of their number."""
     rates = np.linspace(0.2, 0.8, 5)
     seeds = [Hits((torch.arange(2000) < 2000 * rate)[torch.randperm(2000)][:, None]) for rate in rates]

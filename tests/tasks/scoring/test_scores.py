@@ -113,12 +113,12 @@ def test_resamples_follow_their_seed_alone():
 
 def test_what_cannot_be_scored_is_refused():
     said = predictions()
-    with pytest.raises(ValueError, match="networks tested on the same examples"):
+    with pytest.raises(ValueError, match="examples"):
         paired_difference(METRICS["accuracy"], [said], [chosen(said, torch.arange(10))])
-    with pytest.raises(ValueError, match="columns of one length, at least 1"):
+    with pytest.raises(ValueError, match="lengths"):
         chosen(said, torch.arange(0))
     ungrouped = Predictions(**said.columns | {"groups": torch.full((200,), -1)})
     with pytest.raises(ValueError, match="worst_group"):
         value(METRICS["worst_group"], ungrouped)
-    with pytest.raises(ValueError, match="group 2 has no name"):
+    with pytest.raises(ValueError, match="group 2 "):
         Predictions(**said.columns)

@@ -178,7 +178,7 @@ def test_clipping_bounds_the_step(digits):
 
 def test_a_loss_that_is_not_finite_names_epoch_and_step(network, digits, parts):
     config = TrainConfig(epochs=3, optimizer="sgd", learning_rate=1e30)
-    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at epoch 1, step 2, on images \d+, .*: lower learn"):
+    with pytest.raises(ValueError, match=r"(nan|inf) .*epoch 1, step 2,.* \d+, .*learning_rate"):
         train(network, digits, *parts, config, 0, log=silent)
 
 
@@ -193,10 +193,10 @@ class Spoilt(Objective):
         return logits, loss * float("nan") if epoch == 3 and self.asked_after == 0 else loss
 
 
-def test_a_run_that_ends_in_no_number_stops_at_once_and_leaves_a_sound_state(network, digits, parts):
+def test_a_run_with_a_non_finite_loss_stops_at_once_and_leaves_a_sound_state(network, digits, parts):
     states, spoilt = [], Spoilt()
     whole = train(network, digits, *parts, SGD, 0, log=silent)
-    with pytest.raises(ValueError, match="the loss is nan at epoch 3, step 1, on images"):
+    with pytest.raises(ValueError, match=r"nan .*epoch 3, step 1,"):
         train(network, digits, *parts, SGD, 0, log=silent, objective=spoilt, save=states.append)
     assert spoilt.asked_after == 1  # the loss of a step is looked at when the next one has been computed
     resumed = train(network, digits, *parts, SGD, 0, log=silent, resume=reloaded(states[-1]))
@@ -204,10 +204,10 @@ def test_a_run_that_ends_in_no_number_stops_at_once_and_leaves_a_sound_state(net
     assert_same_weights(whole.module, resumed.module)
 
 
-def test_weights_that_are_no_numbers_are_never_saved(network, digits):
+def test_non_finite_weights_are_never_saved(network, digits):
     states, batch = [], range(100)
     config = TrainConfig(epochs=2, batch_size=100, optimizer="sgd", learning_rate=1e38)
-    with pytest.raises(ValueError, match=r"the validation loss is (nan|inf) after epoch 1: lower learning_rate"):
+    with pytest.raises(ValueError, match=r"validation.* (nan|inf) .*epoch 1.*learning_rate"):
         train(network, digits, batch, batch, config, 0, log=silent, save=states.append)
     assert not states
 

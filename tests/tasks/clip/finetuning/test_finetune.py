@@ -149,7 +149,7 @@ def test_anchors_of_other_views_are_refused(classifier, digits, settings, views)
         run(classifier, digits, config, regulariser=L2(), anchors=CachedAnchors(features))
 
 
-def test_clean_anchors_stand_for_every_view_when_asked_to(classifier, digits):
+def test_clean_anchors_serve_every_view_on_request(classifier, digits):
     config = TRAIN.model_copy(update={"augment": "crop_flip"})
     clean = CachedAnchors(features_of(classifier, digits)[None], clean=True)
     assert run(classifier, digits, config, regulariser=L2(), anchors=clean).epochs_trained == 2
@@ -178,11 +178,11 @@ def test_the_classifier_that_is_given_is_left_alone(classifier, digits):
     assert all(p.grad is None and p.requires_grad for p in (*classifier.parameters(), *sae.parameters()))
 
 
-def test_a_run_held_by_a_real_autoencoder_says_so_when_it_diverges(classifier, digits):
+def test_a_run_with_a_real_autoencoder_reports_divergence(classifier, digits):
     hot = TRAIN.model_copy(update={"optimizer": "sgd", "learning_rate": 1e30})
     info = SAEInfo(width=16, backbone="", num_latents=64, sparsity=TopK(k=4))
     sae = initial(info, SAETrainConfig(), torch.ones(16), seed=0)
-    with pytest.raises(Diverged, match="the loss is nan at epoch 1, step 2"):
+    with pytest.raises(Diverged, match=r"nan .*epoch 1, step 2"):
         run(classifier, digits, hot, regulariser=SAEMask(), strength=1.0, sae=sae)
 
 
@@ -232,7 +232,7 @@ def test_half_precision_trains(classifier, digits):
 
 
 def test_what_a_regulariser_lacks_is_said(classifier, digits):
-    with pytest.raises(ValueError, match="SAEMask needs sae"):
+    with pytest.raises(ValueError, match=r"SAEMask .*sae"):
         run(classifier, digits, regulariser=SAEMask())
     with pytest.raises(ValueError, match=r"LDIFS.*anchors"):
         run(classifier, digits, regulariser=LDIFS(), anchors=CachedAnchors(features_of(classifier, digits)[None]))

@@ -87,7 +87,7 @@ def test_unlabelled_images_come_in_turn_whatever_the_batches(negatives):
     assert whole != ids_beside(negatives, list(range(150)), 1, seed=1)
 
 
-def test_features_stay_on_the_images_they_are_held_on(classifier, digits, negatives):
+def test_features_stay_on_the_images_they_are_penalised_on(classifier, digits, negatives):
     slow = TRAIN.model_copy(update={"epochs": 6, "learning_rate": 3e-4})
     held = {
         on: run(classifier, digits, slow, regulariser=L2(), strength=300.0, anchor_on=on, **given)

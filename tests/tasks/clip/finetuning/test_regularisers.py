@@ -146,7 +146,7 @@ def test_features_are_given_to_the_autoencoder_as_it_was_trained(normalise):
     h, h0 = moved()
     sae = autoencoder(normalised=normalise)
     assert torch.allclose(drift(h, h0, sae).current.norm(dim=1), torch.ones(BATCH).double()) == normalise
-    with pytest.raises(ValueError, match="trained with normalised"):
+    with pytest.raises(ValueError, match="normalised="):
         drift(h, h0, sae, normalise=not normalise)
 
 
@@ -279,7 +279,7 @@ def test_the_papers_weights_in_the_form_of_sums_are_those_of_the_method_page():
 
 
 def test_a_conversion_that_lacks_a_size_is_refused():
-    with pytest.raises(ValueError, match="number of latents is needed"):
+    with pytest.raises(ValueError, match="latents"):
         SAEMask().in_form("sum", Sizes(features=512))
 
 
@@ -376,5 +376,5 @@ def test_settings_without_a_meaning_are_refused(settings):
 
 
 def test_too_many_principal_directions_are_refused():
-    with pytest.raises(ValueError, match="no 17 principal directions"):
+    with pytest.raises(ValueError, match="17"):
         principal_directions(draw(40, WIDTH), 17)

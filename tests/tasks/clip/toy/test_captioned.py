@@ -34,7 +34,7 @@ def test_the_given_share_of_captions_is_wrong_and_every_style_is_as_frequent():
         assert abs(share - 1 / 18) < 4 * (1 / 18 / 2000) ** 0.5
 
 
-def test_honest_captions_say_the_digits_of_pictures_that_are_drawn_alike():
+def test_exact_captions_say_the_digits_of_pictures_that_are_drawn_alike():
     world = open_world(WORLD.model_copy(update={"wrong_captions": 0.0}), None, 3)
     pictures, said = world.batch(IDS[:200])
     plain = open_source(WORLD.source("pretraining", 200, seed=3))

@@ -91,9 +91,9 @@ def test_half_precision_trains():
     run(PretrainConfig(train=TRAIN.model_copy(update={"precision": "bf16", "epochs": 1}), images_per_epoch=32))
 
 
-def test_a_loss_that_is_no_number_stops_the_run():
+def test_a_non_finite_loss_stops_the_run():
     wild = TRAIN.model_copy(update={"learning_rate": 1e30, "clip_norm": None})
-    with pytest.raises(ValueError, match=r"the loss is nan at epoch 1, step \d"):
+    with pytest.raises(ValueError, match=r"nan .*epoch 1, step \d"):
         run(PretrainConfig(train=wild, images_per_epoch=128))
 
 
