@@ -13,15 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from amalgam.tasks.data.catalogue import (
-    KNOWN,
-    NPZ,
-    DataSpec,
-    check,
-    held_out_folder,
-    how_to_fetch,
-    path_of,
-)
+from amalgam.tasks.data.catalogue import KNOWN, NPZ, DataSpec, check, held_out_folder, how_to_fetch, path_of
 from amalgam.tasks.data.layouts import (
     PICTURES,
     array_numbers,

@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 class Images:
     """Labelled images of one shape; pixels are read on demand."""
 
-    read: Callable[[Tensor], Tensor]
+    batch: Callable[[Tensor], Tensor]
     """The images at indices (b,), uint8 (b, c, h, w)."""
     labels: Tensor
     """Classes as int64, (n,)."""
@@ -67,14 +67,10 @@ class Images:
             return ()
         return tuple(self.group_names[group] if group >= 0 else None for group in self.groups[indices].tolist())
 
-    def batch(self, indices: Tensor) -> Tensor:
-        """The images at `indices`, uint8 (b, c, h, w)."""
-        return self.read(indices)
-
     @property
     def pixels(self) -> Tensor:
         """All images, uint8 (n, c, h, w), read again: for sets that are small enough."""
-        return self.read(torch.arange(len(self)))
+        return self.batch(torch.arange(len(self)))
 
 
 def in_memory(
@@ -104,7 +100,7 @@ def changed(
     """
     return replace(
         images,
-        read=lambda ids: change(images.read(ids), ids),
+        batch=lambda ids: change(images.batch(ids), ids),
         shape=images.shape if side is None else (images.shape[0], side, side),
         digest=lambda: digest(repr((images.fingerprint, *settings)).encode()),
     )

@@ -6,10 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from amalgam.tasks.models.mlp import mlp
+from amalgam.tasks.models.plain import mlp, vgg11
 from amalgam.tasks.models.resnet import resnet18
 from amalgam.tasks.models.spec import ModelSpec
-from amalgam.tasks.models.vgg import vgg11
 from amalgam.tasks.models.vim2.networks import vim2_tiny
 from amalgam.tasks.user_names import is_in_file, load_name, unknown_name
 

@@ -6,7 +6,7 @@ Parameter names are torchvision's, so that checkpoints of the many CIFAR ResNets
 import torch
 from torch import Tensor, nn
 
-from amalgam.tasks.models.layers import ACTIVATIONS, initialise_convolutions, scaled
+from amalgam.tasks.models.plain import ACTIVATIONS, initialise_convolutions, scaled
 from amalgam.tasks.models.spec import Activation
 
 CHANNELS = (64, 128, 256, 512)
