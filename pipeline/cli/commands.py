@@ -50,9 +50,9 @@ def command_of(name: str, act: Act, settings: type[Settings] = Settings) -> Any:
     if both := {flag.name for flag in flags} & {flag.name for flag in shared}:
         raise ValueError(f"experiment {name} must rename its arguments {sorted(both)}: every experiment has these")
 
-    def command(**given: Any) -> None:
-        arguments = {flag.name: given.pop(flag.name) for flag in flags}
-        act(experiment.__name__, experiment, arguments, settings(**given))
+    def command(**values: Any) -> None:
+        arguments = {flag.name: values.pop(flag.name) for flag in flags}
+        act(experiment.__name__, experiment, arguments, settings(**values))
 
     command.__signature__ = inspect.Signature([*flags, *shared])  # type: ignore[attr-defined]
     command.__annotations__ = {flag.name: flag.annotation for flag in (*flags, *shared)}

@@ -23,8 +23,8 @@ def _clause(problem: ErrorDetails) -> str:
     return f"{where} {problem['msg'].replace('Input should', 'must', 1)}, got {problem['input']!r}"
 
 
-def require_flags(kind: type[BaseModel], given: Mapping[str, Any]) -> None:
+def require_flags(kind: type[BaseModel], values: Mapping[str, Any]) -> None:
     """Raise ValueError, naming the flag, if a field without a default is not given."""
     for name, field in kind.model_fields.items():
-        if field.is_required() and name not in given:
+        if field.is_required() and name not in values:
             raise ValueError(f"{kind.__name__} needs a value for {name}: give --{name.replace('_', '-')}")

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from amalgam.pipeline.engine.step import Step, changed_steps
-from amalgam.tasks.data.catalogue import DataSpec, files_digest
+from amalgam.tasks.data.catalogue import DataSpec, check, files_digest
 from amalgam.tasks.models.spec import ModelSpec
 from amalgam.tasks.user_names import file_digest, file_of, is_in_file
 
@@ -33,6 +33,12 @@ def with_data(step: Step, data_root: Path | None) -> Step:
         return {"data": {**step.data, **{name: text for name, text in found.items() if text is not None}}}
 
     return changed_steps([step], data)[0]
+
+
+def check_data(config: Any, data_root: Path | None) -> None:
+    """Raise ValueError, saying what to fetch, unless the files of all data sets that a config names are there."""
+    for spec in dict.fromkeys(part for part in parts_of(config) if isinstance(part, DataSpec)):
+        check(spec, data_root)
 
 
 def parts_of(value: Any) -> Iterator[Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from amalgam.pipeline.engine.build import build, resolve
+from amalgam.pipeline.engine.data_digests import check_data
 from amalgam.pipeline.engine.host import source_commit
 from amalgam.pipeline.engine.place import DamagedInput, Place, found, missing, set_aside_if_damaged
 from amalgam.pipeline.engine.step import Step
@@ -181,10 +182,12 @@ def _require_shared_folder(steps: Sequence[Step], place: Place) -> None:
 
 
 def check(steps: Sequence[Step], place: Place) -> None:
-    """Let every step that has checks refuse its config now, before hours of work; the instant ones first."""
-    for reference, step in [(s.check, s) for s in steps] + [(s.slow_check, s) for s in steps]:
-        if reference:
-            resolve(reference)(step.config, place.data_root)
+    """Let every step's config be refused now, before hours of work; what is instant first."""
+    for step in steps:
+        _check_instantly(step, place.data_root)
+    for step in steps:
+        if step.slow_check:
+            resolve(step.slow_check)(step.config, place.data_root)
 
 
 def refusals(steps: Sequence[Step], data_root: Path | None) -> list[ValueError]:
@@ -192,11 +195,17 @@ def refusals(steps: Sequence[Step], data_root: Path | None) -> list[ValueError]:
     found: dict[str, ValueError] = {}
     for step in steps:
         try:
-            if step.check:
-                resolve(step.check)(step.config, data_root)
+            _check_instantly(step, data_root)
         except ValueError as error:
             found.setdefault(str(error), error)
     return list(found.values())
+
+
+def _check_instantly(step: Step, data_root: Path | None) -> None:
+    """Raise ValueError unless the data sets that a step's config names are there, and its own check takes it."""
+    check_data(step.config, data_root)
+    if step.check:
+        resolve(step.check)(step.config, data_root)
 
 
 def _event(step: Step, end: Record | Exception) -> Event:

@@ -82,13 +82,13 @@ def flat(experiment: Callable[..., T]) -> Callable[..., T]:
     Raises ValueError if two of its parameters come to have one name.
     """
     hints = get_type_hints(experiment, include_extras=True)
-    given = inspect.signature(experiment)
-    groups = {name: hint for name, hint in hints.items() if name in given.parameters and _is_group(hint)}
+    signature = inspect.signature(experiment)
+    groups = {name: hint for name, hint in hints.items() if name in signature.parameters and _is_group(hint)}
     if not groups:
         return experiment
     parameters = [
         flag
-        for each in given.parameters.values()
+        for each in signature.parameters.values()
         for flag in _flags(each, hints.get(each.name, inspect.Parameter.empty))
     ]
     names = [parameter.name for parameter in parameters]
@@ -97,10 +97,10 @@ def flat(experiment: Callable[..., T]) -> Callable[..., T]:
 
     @wraps(experiment)
     def flattened(**arguments: Any) -> T:
-        made = {name: _made(given.parameters[name].default, kind, arguments) for name, kind in groups.items()}
+        made = {name: _made(signature.parameters[name].default, kind, arguments) for name, kind in groups.items()}
         return experiment(**arguments, **made)
 
-    flattened.__signature__ = given.replace(parameters=parameters)  # type: ignore[attr-defined]
+    flattened.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     flattened.__annotations__ = {each.name: each.annotation for each in parameters} | {"return": hints.get("return")}
     return flattened
 

@@ -132,15 +132,15 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], source: str, *, resizab
     Raises ValueError, naming `source` and the tensors, if any are missing, extra or of another shape.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    given = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    if missing := sorted(shapes.keys() - given.keys()):
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if missing := sorted(shapes.keys() - found.keys()):
         raise ValueError(f"{source} lacks {_some(missing)} of the model; is it a checkpoint of another model?")
-    if extra := sorted(given.keys() - shapes.keys()):
+    if extra := sorted(found.keys() - shapes.keys()):
         raise ValueError(f"{source} has {_some(extra)}, which the model lacks; is it a checkpoint of another model?")
-    if other := sorted(name for name in shapes if shapes[name] != given[name]):
+    if other := sorted(name for name in shapes if shapes[name] != found[name]):
         if not resizable:
             name = other[0]
-            raise ValueError(f"{source} has {name!r} of shape {given[name]}, but the model's is {shapes[name]}")
+            raise ValueError(f"{source} has {name!r} of shape {found[name]}, but the model's is {shapes[name]}")
         module = resize(module, dict(state))
     module.load_state_dict(dict(state))
     return module

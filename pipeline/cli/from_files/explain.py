@@ -46,10 +46,10 @@ def explain(
     say(f"page: {out / 'explanation.html'}")
 
 
-def domains_of(given: Sequence[str]) -> Mapping[str, str]:
+def domains_of(texts: Sequence[str]) -> Mapping[str, str]:
     """Names of data sets by domain; a set without a domain's name is called as itself."""
     found: dict[str, str] = {}
-    for text in given:
+    for text in texts:
         start, equals, rest = text.partition("=")
         domain, name = (start, rest) if equals and ":" not in start else (text, text)
         if domain in found:

@@ -69,9 +69,9 @@ def fuse(
 
 def method_of(name: str, settings: dict[str, Any]) -> Method:
     """The method of that name, with the settings that were given. Raises ValueError for one that it lacks."""
-    kind, given = method_class(name), {key: value for key, value in settings.items() if value is not None}
-    require_flags(kind, given)
-    return kind(**given)
+    kind, chosen = method_class(name), {key: value for key, value in settings.items() if value is not None}
+    require_flags(kind, chosen)
+    return kind(**chosen)
 
 
 def numbers_of(text: str) -> tuple[float, ...]:

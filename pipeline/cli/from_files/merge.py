@@ -56,18 +56,18 @@ def merge_command() -> Callable[..., None]:
     """The function behind `amalgam merge`, with one flag for every field that any method has."""
     fields = settings_of_all()
 
-    def merge(checkpoints: list[Path], **given: Any) -> None:
-        settings = {name: value for name in fields if (value := given.pop(name)) is not None}
-        method = method_with(given.pop("method"), settings)
-        weighting = {name: given.pop(name) for name in HISTORY_FLAGS}
+    def merge(checkpoints: list[Path], **values: Any) -> None:
+        settings = {name: value for name in fields if (value := values.pop(name)) is not None}
+        method = method_with(values.pop("method"), settings)
+        weighting = {name: values.pop(name) for name in HISTORY_FLAGS}
         if weighting["history"] is not None:
-            method = weighted(method, len(checkpoints) - given["base"], **weighting)
+            method = weighted(method, len(checkpoints) - values["base"], **weighting)
         from amalgam.pipeline.cli.from_files.merge_files import (  # here, not above: it imports torch
             MergeRequest,
             merge_files,
         )
 
-        request = MergeRequest(tuple(checkpoints), method, has_base=given.pop("base"), **given)
+        request = MergeRequest(tuple(checkpoints), method, has_base=values.pop("base"), **values)
         for line in merge_files(request):
             say(line)
         say(f"merged network: {request.out}")

@@ -95,8 +95,12 @@ class RobustRecipe:
             raise ValueError("give at least one method, such as --methods ft,sae-mask")
         for name in (*self.methods, *self.explained):
             self.variant(name)
-        for what, given in (("method", self.methods), ("strength", self.factors), ("explained method", self.explained)):
-            if twice := [one for place, one in enumerate(given) if one in given[:place]]:
+        for what, values in (
+            ("method", self.methods),
+            ("strength", self.factors),
+            ("explained method", self.explained),
+        ):
+            if twice := [one for index, one in enumerate(values) if one in values[:index]]:
                 raise ValueError(f"{what} {twice[0]} appears twice")
         if untried := [name for name in self.compare if name not in self.methods]:
             raise ValueError(f"--compare names {untried[0]!r}, which is not among --methods")

@@ -11,7 +11,6 @@ from amalgam.pipeline.engine.step import Expect, Metrics
 from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.tasks.clip.prompts import templates_of
 from amalgam.tasks.clip.toy.worlds import AnyWorld
-from amalgam.tasks.data.sources import check_source
 from amalgam.tasks.models.clip_spec import ClipSpec
 
 
@@ -97,12 +96,6 @@ def make_zero_shot(config: ZeroShotConfig, inputs: Mapping[str, Any], work: Work
     return {"backbone": about.backbone, "logit_scale": clip.logit_scale}
 
 
-def check_world(config: PretrainedConfig, data_root: Path | None) -> None:
-    """Raise ValueError unless the pictures of the world are there."""
-    for source in config.world.pretraining_sources(config.seed):
-        check_source(source, data_root)
-
-
 def check_weights(config: OpenedConfig, data_root: Path | None) -> None:
     """Raise ValueError, with the command that fetches them, unless the weights are on this machine."""
     from amalgam.pipeline.store.clip_checkpoints import weights_root
@@ -111,6 +104,6 @@ def check_weights(config: OpenedConfig, data_root: Path | None) -> None:
     require_weights(config.clip, weights_root(data_root))
 
 
-PRETRAINED = Kind("pretrained", pretrain_clip, PretrainedConfig, check=check_world, expect=Expect(45, 1_000_000))
+PRETRAINED = Kind("pretrained", pretrain_clip, PretrainedConfig, expect=Expect(45, 1_000_000))
 OPENED = Kind("opened", open_clip, OpenedConfig, check=check_weights, expect=Expect(20, 1_000))
 ZERO_SHOT = Kind("zero_shot", make_zero_shot, ZeroShotConfig, expect=Expect(5, 1_000_000))

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from amalgam.pipeline.engine.kinds import Config, Kind
 from amalgam.pipeline.engine.step import Metrics
 from amalgam.pipeline.engine.workspace import Workspace
-from amalgam.tasks.data.sources import AnySource, Corrupted, MixedStyles, Source, Styled, check_source
+from amalgam.tasks.data.sources import AnySource, Corrupted, MixedStyles, Source, Styled
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -135,11 +135,6 @@ def _split(source: AnySource) -> str:
     return source.pictures.split if isinstance(source, MixedStyles) else source.split
 
 
-def check_features(config: FeaturesConfig, data_root: Path | None) -> None:
-    """Raise ValueError unless the images are there."""
-    check_source(config.source, data_root)
-
-
 @dataclass(frozen=True)
 class StagedFeatures:
     """What steps of this kind wrote of one encoder, opened as what its reader needs."""
@@ -169,4 +164,4 @@ class StagedFeatures:
         )
 
 
-FEATURES = Kind("features", stage_features, FeaturesConfig, check=check_features, read=StagedFeatures)
+FEATURES = Kind("features", stage_features, FeaturesConfig, read=StagedFeatures)

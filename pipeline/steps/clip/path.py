@@ -19,7 +19,7 @@ from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.reports.robustness.config import DRIFT
 from amalgam.pipeline.steps.clip.saes import SAES, ChosenSAE
 from amalgam.tasks.clip.testing.test_sets import VALIDATION, TestSet, check_test_sets
-from amalgam.tasks.data.sources import LabelledConfig, check_source, data_of
+from amalgam.tasks.data.sources import LabelledConfig, data_of
 from amalgam.tasks.scoring.results import ALPHA, Network, Result
 
 if TYPE_CHECKING:
@@ -180,12 +180,6 @@ def _drift(meters: Mapping[str, DriftMeter], network: Network, roles: Mapping[st
     ]
 
 
-def check_path(config: PathConfig, data_root: Path | None) -> None:
-    """Raise ValueError unless all images are there."""
-    for source in (config.labelled.source, *(test_set.source for test_set in config.test_sets)):
-        check_source(source, data_root)
-
-
 def check_content_of_test_sets(config: PathConfig, data_root: Path | None) -> None:
     """Raise ValueError unless every test set can be read: hours of training come before it is."""
     from amalgam.tasks.data.opening import check_content
@@ -194,4 +188,4 @@ def check_content_of_test_sets(config: PathConfig, data_root: Path | None) -> No
         check_content(data_of(source), getattr(source, "split", "test"), data_root)
 
 
-PATH = Kind("path", evaluate_path, PathConfig, version=3, check=check_path, slow_check=check_content_of_test_sets)
+PATH = Kind("path", evaluate_path, PathConfig, version=3, slow_check=check_content_of_test_sets)

@@ -16,7 +16,7 @@ from amalgam.pipeline.steps.clip.features import FEATURES, StagedFeatures
 from amalgam.pipeline.steps.clip.saes import SAES, ChosenSAE
 from amalgam.pipeline.steps.clip.selection import SELECTED
 from amalgam.tasks.clip.finetuning.config import FinetuneConfig, require_contrastive
-from amalgam.tasks.data.sources import LabelledConfig, Source, check_source
+from amalgam.tasks.data.sources import LabelledConfig, Source
 from amalgam.tasks.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -178,10 +178,5 @@ def _unlabelled(config: TunedConfig, staged: StagedFeatures, data_root: Path | N
     return Unlabelled(images, staged.anchors(images, config.clean_anchors))
 
 
-def check_labelled(config: TunedConfig | ContrastiveConfig, data_root: Path | None) -> None:
-    """Raise ValueError unless the images to fine-tune on are there."""
-    check_source(config.labelled.source, data_root)
-
-
-TUNED = Kind("tuned", tune, TunedConfig, check=check_labelled, is_distributed=True)
-CONTRASTIVE = Kind("tuned", tune_contrastive, ContrastiveConfig, check=check_labelled)
+TUNED = Kind("tuned", tune, TunedConfig, is_distributed=True)
+CONTRASTIVE = Kind("tuned", tune_contrastive, ContrastiveConfig)

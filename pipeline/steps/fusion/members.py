@@ -12,7 +12,7 @@ from amalgam.pipeline.engine.step import Expect, Metrics, Step
 from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.store.artifact import Record
 from amalgam.pipeline.store.canonical import without_classes
-from amalgam.tasks.data.catalogue import DataSpec, check
+from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.splits import SPLITS, SampleConfig, Split
 from amalgam.tasks.models.spec import ModelSpec
 from amalgam.tasks.scoring.results import Network, NetworkKind
@@ -109,11 +109,6 @@ def evaluate(config: EvaluationConfig, inputs: Mapping[str, Any], work: Workspac
     return {**recorded(results, work.out), "data_fingerprint": images.fingerprint}
 
 
-def check_member(config: MemberConfig, data_root: Path | None) -> None:
-    """Raise ValueError unless the data set's files are there."""
-    check(config.sample.data, data_root)
-
-
 def check_pictures(config: MemberConfig, data_root: Path | None) -> None:
     """Raise ValueError unless the network can be made, and fits the set's pictures and classes, in both splits."""
     from amalgam.tasks.data.opening import check_content, open_pool
@@ -138,9 +133,7 @@ def _by(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
 
 
-MEMBER = Kind(
-    "member", train_member, MemberConfig, check=check_member, slow_check=check_pictures, expect=Expect(30, 1_000_000)
-)
+MEMBER = Kind("member", train_member, MemberConfig, slow_check=check_pictures, expect=Expect(30, 1_000_000))
 EVALUATION = Kind("evaluation", evaluate, EvaluationConfig, version=2, expect=Expect(1, 3_000))
 ENSEMBLE = Kind("ensemble", evaluate, EvaluationConfig, version=2, expect=Expect(1, 3_000))
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from amalgam.pipeline.engine.kinds import Config, Kind
 from amalgam.pipeline.engine.step import Expect, Metrics
 from amalgam.pipeline.engine.workspace import Workspace
-from amalgam.pipeline.steps.merging.task import TaskConfig, check_task
+from amalgam.pipeline.steps.merging.task import TaskConfig
 
 HISTORY = "history.csv"
 
@@ -103,5 +103,5 @@ def merge_checkpoints(config: CheckpointsConfig, inputs: Mapping[str, Path], wor
     return {f"{one.network.method}/accuracy": one.value for one in results if one.role == "test"}
 
 
-HISTORY_RUN = Kind("checkpoint_history", train_history, HistoryConfig, check=check_task, expect=Expect(20, 5_000_000))
+HISTORY_RUN = Kind("checkpoint_history", train_history, HistoryConfig, expect=Expect(20, 5_000_000))
 CHECKPOINTS = Kind("merged_checkpoints", merge_checkpoints, CheckpointsConfig, expect=Expect(5, 20_000))

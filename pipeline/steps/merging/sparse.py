@@ -9,7 +9,7 @@ from pydantic import Field
 from amalgam.pipeline.engine.kinds import Kind
 from amalgam.pipeline.engine.step import Expect, Metrics
 from amalgam.pipeline.engine.workspace import Workspace
-from amalgam.pipeline.steps.merging.task import TaskConfig, check_task
+from amalgam.pipeline.steps.merging.task import TaskConfig
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.merging.sparse.bayestune import BayesTune
 
@@ -141,5 +141,5 @@ def _best(
     return found
 
 
-SCORED = Kind("sparse_scores", score_entries, ScoresConfig, check=check_task, expect=Expect(10, 500_000))
-SPARSE = Kind("sparse", train_sparsely, SparseConfig, check=check_task, expect=Expect(20, 1_000_000))
+SCORED = Kind("sparse_scores", score_entries, ScoresConfig, expect=Expect(10, 500_000))
+SPARSE = Kind("sparse", train_sparsely, SparseConfig, expect=Expect(20, 1_000_000))

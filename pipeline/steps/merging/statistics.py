@@ -9,7 +9,6 @@ from pydantic import Field
 from amalgam.pipeline.engine.kinds import Config, Kind
 from amalgam.pipeline.engine.step import Expect, Metrics
 from amalgam.pipeline.engine.workspace import Workspace
-from amalgam.pipeline.steps.merging.task import check_task
 from amalgam.tasks.merging.multitask.spec import TaskSpec
 
 Estimator = Literal["exact", "sampled", "empirical", "batch"]
@@ -120,5 +119,5 @@ def find_conflicts(config: ConflictsConfig, inputs: Mapping[str, Any], work: Wor
 
 
 CONFLICTS = Kind("merge_conflicts", find_conflicts, ConflictsConfig, expect=Expect(3, 50_000))
-SHARD = Kind("statistics_shard", stage_shard, ShardConfig, check=check_task, expect=Expect(5, 2_000_000))
+SHARD = Kind("statistics_shard", stage_shard, ShardConfig, expect=Expect(5, 2_000_000))
 STATISTICS = Kind("merge_statistics", stage_statistics, StatisticsConfig, expect=Expect(2, 4_000_000))

@@ -2,14 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
 from amalgam.pipeline.engine.kinds import Config, Kind
 from amalgam.pipeline.engine.step import Expect, Metrics
 from amalgam.pipeline.engine.workspace import Workspace
-from amalgam.tasks.data.catalogue import check
 from amalgam.tasks.merging.multitask.spec import TaskSpec
 from amalgam.tasks.training.config import TrainConfig
 
@@ -59,9 +57,4 @@ def finetune_task(config: TaskConfig, inputs: Mapping[str, Path], work: Workspac
     }
 
 
-def check_task(config: Any, data_root: Path | None) -> None:
-    """Raise ValueError unless the task's files are there."""
-    check(config.task.data, data_root)
-
-
-TASK = Kind("task", finetune_task, TaskConfig, check=check_task, expect=Expect(20, 1_000_000))
+TASK = Kind("task", finetune_task, TaskConfig, expect=Expect(20, 1_000_000))

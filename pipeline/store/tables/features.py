@@ -110,7 +110,7 @@ class StagedViews:
 
     def __init__(self, files: Sequence["_File"], num_images: int) -> None:
         self._files, self._num_images = files, num_images
-        self._held: dict[int, Tensor] = {}
+        self._loaded: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self._files[0].staged.views)
@@ -118,10 +118,10 @@ class StagedViews:
     def __getitem__(self, view: int) -> Tensor:
         if not 0 <= view < len(self):
             raise IndexError(f"there are {len(self)} views, got {view}")
-        if view not in self._held:
-            self._held.clear()  # first, or two would be in memory while the new one is read
-            self._held[view] = self._read(view)
-        return self._held[view]
+        if view not in self._loaded:
+            self._loaded.clear()  # first, or two would be in memory while the new one is read
+            self._loaded[view] = self._read(view)
+        return self._loaded[view]
 
     def _read(self, view: int) -> Tensor:
         first, count = self._files[0], self._num_images
@@ -185,13 +185,13 @@ def _opened(places: Sequence[Path], backbone: str | None, width: int | None) -> 
     files = [_open(place / FEATURES if place.is_dir() else place) for place in places]
     first = files[0]
     for file in files:
-        for name, given, wanted in (
+        for name, found, needed in (
             ("the encoder", file.staged.backbone, backbone or first.staged.backbone),
             ("width", file.width, width or first.width),
             ("dtype", file.info.dtype, first.info.dtype),
         ):
-            if given != wanted:
-                raise ValueError(f"{file.path} holds features of {name} {given}, needed are those of {wanted}")
+            if found != needed:
+                raise ValueError(f"{file.path} holds features of {name} {found}, needed are those of {needed}")
     stagings = list(dict.fromkeys(file.staged.whole for file in files))
     return sorted(files, key=lambda file: (stagings.index(file.staged.whole), file.staged.part))
 

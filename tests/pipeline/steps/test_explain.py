@@ -7,8 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from amalgam.pipeline.engine.data_digests import check_data
 from amalgam.pipeline.engine.workspace import Workspace
-from amalgam.pipeline.steps.clip.explanation import ExplainConfig, check_explanation, explain
+from amalgam.pipeline.steps.clip.explanation import ExplainConfig, explain
 from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_sae
 from amalgam.pipeline.store.tables.results import read_results
 from amalgam.tasks.clip.toy.worlds import WORLDS
@@ -161,4 +162,4 @@ def test_what_does_not_fit_is_refused(folders, tmp_path):
         ExplainConfig(sources=(SOURCES[0], SOURCES[0]))
     absent = ExplainConfig(sources=(("mnist", Stored(data={"name": "mnist"})),))
     with pytest.raises(ValueError, match="'mnist' needs a data root"):
-        check_explanation(absent, None)
+        check_data(absent, None)

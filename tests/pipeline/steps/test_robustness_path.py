@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from amalgam.pipeline.engine.data_digests import check_data
 from amalgam.pipeline.engine.workspace import Workspace
-from amalgam.pipeline.steps.clip.path import PathConfig, check_path, evaluate_path
+from amalgam.pipeline.steps.clip.path import PathConfig, evaluate_path
 from amalgam.pipeline.steps.clip.saes import ChosenSAE
 from amalgam.pipeline.store.clip_checkpoints import ClassifierInfo, key_of, save_classifier, save_clip, save_sae
 from amalgam.pipeline.store.tables.predictions import PREDICTIONS, read_predictions
@@ -250,4 +251,4 @@ def test_bad_paths_are_refused(folders, tmp_path):
         PathConfig(labelled=LABELLED, test_sets=(TestSet(name="validation", role="id", source=pairs()),))
     absent = TestSet(name="usps", role="natural", source=StyledPairs(glyphs=DataSpec(name="usps"), num_images=9))
     with pytest.raises(ValueError, match="'usps' is not under"):
-        check_path(PathConfig(labelled=LABELLED, test_sets=(absent,)), tmp_path)
+        check_data(PathConfig(labelled=LABELLED, test_sets=(absent,)), tmp_path)
