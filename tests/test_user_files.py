@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import ray
 
-from amalgam.pipeline.engine.ray.cluster import travel_by_value
+from amalgam.pipeline.engine.ray.user_files import travel_by_value
 from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.experiments.clip.variants import from_file
 from amalgam.pipeline.store.artifact import read_records

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from amalgam.pipeline.engine.step import Step, changed_steps
 from amalgam.tasks.data.catalogue import DataSpec, check, files_digest
 from amalgam.tasks.models.spec import ModelSpec
-from amalgam.tasks.user_names import file_digest, file_of, is_in_file
+from amalgam.tasks.user_names import file_digest, file_of, is_in_file, source_digest
 
 
 def with_data(step: Step, data_root: Path | None) -> Step:
@@ -30,6 +30,8 @@ def with_data(step: Step, data_root: Path | None) -> Step:
         found = {name: digest(name) for name in sorted({spec.name for spec in parts if isinstance(spec, DataSpec)})}
         models = {spec.name for spec in parts if isinstance(spec, ModelSpec) and is_in_file(spec.name)}
         found |= {name: file_digest(file_of(name)) for name in sorted(models)}
+        for part in (step.function, *map(type, parts)):
+            found |= {} if isinstance(part, str) else source_digest(part)
         return {"data": {**step.data, **{name: text for name, text in found.items() if text is not None}}}
 
     return changed_steps([step], data)[0]
@@ -39,6 +41,12 @@ def check_data(config: Any, data_root: Path | None) -> None:
     """Raise ValueError, saying what to fetch, unless the files of all data sets that a config names are there."""
     for spec in dict.fromkeys(part for part in parts_of(config) if isinstance(part, DataSpec)):
         check(spec, data_root)
+
+
+def named_files(step: Step) -> set[Path]:
+    """The Python files of the models and data sets that a step's config names."""
+    names = [part.name for part in parts_of(step.config) if isinstance(part, DataSpec | ModelSpec)]
+    return {file_of(name) for name in names if is_in_file(name)}
 
 
 def parts_of(value: Any) -> Iterator[Any]:

@@ -3,24 +3,20 @@
 import math
 import os
 import socket
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.machinery import PathFinder
-from pathlib import Path
 from typing import Any
 
 import ray
 
 from amalgam.pipeline.console import say
-from amalgam.pipeline.engine.data_digests import parts_of
 from amalgam.pipeline.engine.ray.growth import declared_growth
+from amalgam.pipeline.engine.ray.user_files import runtime_environment
 from amalgam.pipeline.engine.step import Resources, Step
 
 OBJECT_STORE_BYTES = 128 * 2**20  # Steps exchange files; only records and configs travel through Ray.
 INSIDE_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Set by `ray job submit`, which has sent the code already.
-PACKAGE = "amalgam"
 STARTS = 3  # attempts to start Ray on this machine
 PATIENCE = 5  # seconds a cluster may take to answer
 EPS = 1e-9  # what a quotient may lack to a whole number by rounding
@@ -40,7 +36,7 @@ def connected(address: str | None, steps: Sequence[Step]) -> Iterator[None]:
     ours = not ray.is_initialized()  # A connection of the caller's is used, and stays open.
     try:
         if ours:
-            _connect(address)
+            _connect(address, steps)
         for wanted, name in dict.fromkeys((step.resources, step.name) for step in steps):
             check_room(wanted, name)
         yield
@@ -49,14 +45,15 @@ def connected(address: str | None, steps: Sequence[Step]) -> Iterator[None]:
             ray.shutdown()
 
 
-def _connect(address: str) -> None:
+def _connect(address: str, steps: Sequence[Step]) -> None:
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if address == "local":
         _start(include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
         return
     try:
         _knock(address)
-        ray.init(address, runtime_env=None if INSIDE_A_JOB in os.environ else _code(), **quiet)
+        with runtime_environment(steps) as code:
+            ray.init(address, runtime_env=None if INSIDE_A_JOB in os.environ else code, **quiet)
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"no Ray cluster can be reached at {address} ({error}); "
@@ -84,26 +81,6 @@ def _knock(address: str) -> None:
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if port.isdecimal():
         socket.create_connection((host, int(port)), timeout=PATIENCE).close()
-
-
-def travel_by_value(steps: Sequence[Step]) -> None:
-    """Send along the modules of functions and configs that a worker has no path to, such as a user's own file."""
-    parts = [part for step in steps for part in (step.function, *parts_of(step.config), step.check, step.slow_check)]
-    parts = [part for part in parts if part is not None and not isinstance(part, str)]
-    for module in {sys.modules[_home(part)] for part in parts}:
-        has_source = getattr(module, "__file__", None) is not None
-        package = module.__name__.partition(".")[0]
-        # Ours are installed wherever a worker runs; by value their classes would be others than those it imports.
-        if has_source and package != PACKAGE and PathFinder.find_spec(package) is None:
-            ray.cloudpickle.register_pickle_by_value(module)
-
-
-def _home(part: Any) -> str:
-    return part.__module__ if callable(part) else type(part).__module__
-
-
-def _code() -> dict[str, list[str]]:
-    return {"py_modules": [str(Path(sys.modules[PACKAGE].__path__[0]))]}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import ray
 
 from amalgam.pipeline.engine.build import build
 from amalgam.pipeline.engine.place import Place
-from amalgam.pipeline.engine.ray.cluster import connected, travel_by_value
+from amalgam.pipeline.engine.ray.cluster import connected
+from amalgam.pipeline.engine.ray.user_files import travel_by_value
 from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.store.artifact import Record
 
