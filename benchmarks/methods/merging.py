@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from amalgam.pipeline.engine.host import threads
 from amalgam.pipeline.store.state_files import write_safetensors
 from amalgam.tasks.merging.geometry.curved import curved_task_vector
+from amalgam.tasks.merging.geometry.parameter import Parameter
 from amalgam.tasks.merging.methods.curvature import EpiMer
-from amalgam.tasks.merging.parameter import Parameter
 from amalgam.tasks.merging.staged import Statistics
 from amalgam.tasks.merging.statistics.fisher import Estimator, fisher_sums
 from benchmarks.measure import Measure, report, seconds

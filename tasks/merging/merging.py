@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from amalgam.tasks.merging.checks import check_finite, check_networks
+from amalgam.tasks.merging.geometry.parameter import Parameter
 from amalgam.tasks.merging.methods.method import MergeMethod
-from amalgam.tasks.merging.parameter import Parameter
 from amalgam.tasks.merging.staged import State, Statistics, as_statistics, check_basis
 
 Log = Callable[[str, Mapping[str, float | str]], None]

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from amalgam.tasks.merging.geometry.bases import Atoms, task_atoms
 from amalgam.tasks.merging.geometry.metrics import Dense, project_diagonal, project_factored, project_samples
+from amalgam.tasks.merging.geometry.parameter import Parameter
 from amalgam.tasks.merging.geometry.solver import Solution, average, solve
-from amalgam.tasks.merging.parameter import Parameter
 
 if TYPE_CHECKING:
     from amalgam.tasks.merging.methods.curvature import EpiMer

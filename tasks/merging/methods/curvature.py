@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from amalgam.tasks.merging.parameter import Parameter
+    from amalgam.tasks.merging.geometry.parameter import Parameter
     from amalgam.tasks.merging.staged import State, Statistics
 
 
@@ -99,7 +99,7 @@ class RegMeanPlusPlus(RegMean):
 
     def whole(self, base: State | None, members: Sequence[State], statistics: Statistics) -> dict[str, Tensor]:
         """The merged network."""
-        from amalgam.tasks.merging.parameter import Parameter
+        from amalgam.tasks.merging.geometry.parameter import Parameter
 
         live = statistics.live_grams
         assert live is not None

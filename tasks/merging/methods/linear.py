@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from amalgam.tasks.merging.parameter import Parameter
+    from amalgam.tasks.merging.geometry.parameter import Parameter
     from amalgam.tasks.merging.staged import State, Statistics
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from amalgam.tasks.merging.parameter import Parameter
+    from amalgam.tasks.merging.geometry.parameter import Parameter
     from amalgam.tasks.merging.staged import State, Statistics
 
 Need = Literal["fisher", "factored", "projected", "grams", "live_grams", "score"]

@@ -11,7 +11,7 @@ from amalgam.tasks.merging.methods.method import MatrixMethod, Share
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from amalgam.tasks.merging.parameter import Parameter
+    from amalgam.tasks.merging.geometry.parameter import Parameter
 
 
 class TSVM(MatrixMethod):

@@ -9,8 +9,8 @@ from torch import Tensor
 from amalgam.tasks.merging.checks import check_finite, check_networks
 from amalgam.tasks.merging.geometry.bases import task_rank, truncated_svd
 from amalgam.tasks.merging.geometry.curved import curved_task_vector
+from amalgam.tasks.merging.geometry.parameter import Parameter
 from amalgam.tasks.merging.methods.registry import EpiMer, TaskArithmetic
-from amalgam.tasks.merging.parameter import Parameter
 from amalgam.tasks.merging.staged import State, Statistics
 
 
