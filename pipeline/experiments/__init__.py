@@ -13,6 +13,7 @@ from amalgam.pipeline.experiments.combining import combine
 from amalgam.pipeline.experiments.fusion.partial_fusion import PRESETS, partial_fusion
 from amalgam.pipeline.experiments.imaging import few_shot, layered_volumes
 from amalgam.pipeline.experiments.merging.checkpoints import checkpoint_merging
+from amalgam.pipeline.experiments.merging.federated import federated
 from amalgam.pipeline.experiments.merging.multi_task import multi_task_merging
 from amalgam.pipeline.experiments.merging.sparse import sparse_finetuning
 
@@ -40,6 +41,7 @@ EXPERIMENTS: dict[str, Callable[..., Step]] = {
     "multi_task_merging": multi_task_merging,
     "checkpoint_merging": checkpoint_merging,
     "sparse_finetuning": sparse_finetuning,
+    "federated": federated,
     "clip_styles": clip_styles,
     **{name: with_defaults(clip_styles, name, *preset) for name, preset in STYLE_PRESETS.items()},
     "clip_sae_ablation": clip_sae_ablation,

@@ -62,20 +62,30 @@ def read_graph(path: Path) -> Graph:
     return graph.part(torch.from_numpy(np.flatnonzero(component == largest)))
 
 
-def block_model(
-    sizes: Sequence[int], inside: float, between: float, width: int, seed: int, signal: float = 0.0
-) -> Graph:
+def block_model(sizes: Sequence[int], inside: float, between: float, width: int, seed: int) -> Graph:
     """A random graph of communities, whose numbers are the labels (Holland et al. 1983).
 
-    Nodes are linked with probability `inside` or `between`; features are normal with a community's mean of length
-    `signal`.
+    Nodes are linked with probability `inside` or `between`; features are normal.
     """
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
     chance = torch.where(labels[:, None] == labels, inside, between)
     edges = (torch.rand(chance.shape, generator=generator) < chance).triu(1).nonzero()
-    means = signal * torch.nn.functional.normalize(torch.randn(len(sizes), width, generator=generator), dim=1)
-    return Graph(means[labels] + torch.randn(len(labels), width, generator=generator), edges, labels)
+    return Graph(torch.randn(len(labels), width, generator=generator), edges, labels)
+
+
+def planted_clusters(seed: int, communities: int = 6, size: int = 60, classes: int = 3, width: int = 12) -> Graph:
+    """A block model in which the first half of the communities names classes otherwise than the second half.
+
+    Features show a node's hidden kind, which both halves share; one network for all clients must be wrong in a half.
+    """
+    blocks = block_model((size,) * communities, 0.15, 0.005, width, seed)
+    generator = torch.Generator().manual_seed(seed + 1)
+    kinds = torch.randint(classes, (len(blocks.labels),), generator=generator)
+    means = torch.nn.functional.normalize(torch.randn(classes, width, generator=generator), dim=1)
+    same = kinds[blocks.edges[:, 0]] == kinds[blocks.edges[:, 1]]
+    labels = torch.where(blocks.labels < communities // 2, kinds, (kinds + 1) % classes)
+    return Graph(2 * means[kinds] + blocks.features, blocks.edges[same], labels)
 
 
 def communities(graph: Graph, count: int, seed: int) -> list[Tensor]:
