@@ -169,6 +169,7 @@ def _together(sources: Indices) -> Indices:
     from scipy.sparse import coo_array  # plans need none
     from scipy.sparse.csgraph import connected_components
 
+    # Groups are the components of the graph that joins each example to its sources.
     count, width = sources.shape
     nodes = np.unique(sources, return_inverse=True)[1].reshape(-1) + count
     edges = np.arange(count).repeat(width), nodes

@@ -104,6 +104,7 @@ def clamped(compared: Compared, shift: Tensor) -> Iterator[tuple[Tensor, Tensor,
     for part in where.split(max(1, LOGITS_AT_ONCE // by.num_classes)):
         rows, latents = part.unbind(1)
         moved = shift[rows, latents]
+        # |z + v d|^2 = 1 + 2 v <z, d> + v^2 |d|^2, by whose root the head divides its features.
         square = 1 + 2 * moved * overlap[rows, latents] + moved.square() * squares[latents]
         logits = (scores[rows] + moved[:, None] * pull[latents]) / square.clamp(min=1e-24).sqrt()[:, None]
         yield rows, latents, (logits + by.biases[1]).argmax(1)

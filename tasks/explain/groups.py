@@ -56,6 +56,7 @@ def association(active: Tensor, categories: Tensor, rate: float = 0.05) -> Assoc
     joint = torch.stack([on, of_category.sum(0) - on]) / len(active)  # (2, latents, categories)
     expected = joint.sum(0, keepdim=True) * joint.sum(2, keepdim=True)
     information = torch.special.xlogy(joint, joint / expected.clamp_min(1e-300)).sum((0, 2)).clamp_min(0)
+    # Under independence 2 n I is chi-squared with (2 - 1) (categories - 1) degrees of freedom.
     freedom = of_category.shape[1] - 1
     chances = chi2.sf(2 * len(active) * information.numpy(), freedom) if freedom else np.ones(len(information))
     shares = of_category.mean(0)

@@ -14,6 +14,7 @@ def cheapest_pairs(cost: np.ndarray, num_pairs: int) -> tuple[np.ndarray, np.nda
     num_rows, num_columns = cost.shape
     if num_pairs == 0:
         return np.empty(0, int), np.empty(0, int)
+    # Each of the (columns - k) dummy rows takes a real column, as it may not meet a dummy column: k pairs stay real.
     extended = np.zeros((num_rows + num_columns - num_pairs,) * 2)
     extended[:num_rows, :num_columns] = cost
     extended[num_rows:, num_columns:] = np.inf

@@ -75,6 +75,9 @@ class WeightCost:
 
     def objective(self, universe: Universe) -> float:
         """What all matched slots cost together, summed over pairs of members, each parameter counted once."""
+        # Over pairs a < b: sum |x_a - x_b|^2 = (K - 1) sum |x_a|^2 - (|sum x_a|^2 - sum |x_a|^2). Norms are of whole
+        # slices and enter for each group of a parameter; products enter once, of entries matched on every axis. So a
+        # step of one group changes the total by what its slots cost less (`matching.GroupCost`).
         total, num_members = 0.0, len(self.states)
         for group, places in self.places.items():
             for member in range(num_members):

@@ -77,6 +77,7 @@ def _unit_variance(network: nn.Module, axes: Axes, pair: Pair) -> None:
     weight, bias, mean, variance = layer.weight, layer.bias, norm.running_mean, norm.running_var
     assert isinstance(weight, Tensor) and isinstance(mean, Tensor) and isinstance(variance, Tensor)
     eps = float(norm.eps)  # type: ignore[arg-type]
+    # Inputs, mean and deviation times s give the same normalised values: s = 1 / sqrt(variance + eps) divides by 1.
     scale = (variance.double() + eps).rsqrt()
     weight.mul_(scale.to(weight).reshape(-1, *[1] * (weight.ndim - 1)))
     if isinstance(bias, Tensor):
@@ -115,6 +116,7 @@ def _balance(state: Mapping[str, Tensor], axes: Axes, group: str, makers: Sequen
         elif name in makers:
             made = made + square
     usable = (made > 0) & (read > 0)
+    # At scale s the squared norms sum to s^2 made + read / s^2, which is least at s^4 = read / made.
     scale = torch.where(usable, (read / made.clamp_min(1e-300)).pow(0.25), 1.0)
     _rescale(state, axes, group, makers, scale)
     return float(scale.log().abs().max())

@@ -91,6 +91,7 @@ class GroupCost:
         """(units of mover, slots) float64: what a slot costs with that unit in it, beside the units of `others`."""
         total = self.within(slots, others)[None, :]
         if self.costs.weights:
+            # sum_k |x - y_k|^2 = K |x|^2 + sum_k |y_k|^2 - 2 <x, sum_k y_k>: one product for all others together.
             rows, norms = (values.sum(0) for values in self._in_slots(slots, others))
             own = len(others) * self.norms[mover]
             total = total + (own[:, None] + norms[None, :] - 2 * self.rows[mover] @ rows.T).double().cpu()
@@ -117,6 +118,7 @@ class GroupCost:
         total = torch.zeros(slots.shape[1], dtype=torch.float64)
         if self.costs.weights and len(members) > 1:
             rows, norms = self._in_slots(slots, members)
+            # sum_{a<b} |y_a - y_b|^2 = (K - 1) sum_a |y_a|^2 - (|sum_a y_a|^2 - sum_a |y_a|^2).
             products = rows.sum(0).square().sum(1) - rows.square().sum((0, 2))
             total += ((len(members) - 1) * norms.double().sum(0) - products.double()).cpu()
         return total + self.costs.activation_between(self.group, slots, members) if self.costs.activations else total

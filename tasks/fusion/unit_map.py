@@ -75,6 +75,8 @@ def maps_of(
 
 
 def _maps(coupling: Coupling, weights: Sequence[float]) -> list[UnitMap]:
+    # merge_k = w_k P_k^T / sum_l w_l P_l^T: over all members its rows sum to 1. Units of members that all have weight 0
+    # count equally.
     plans, unmerges = coupling.shares(), coupling.readings()
     shares = [weight * plan.T for weight, plan in zip(weights, plans, strict=True)]
     totals = sum(share.sum(1, keepdim=True) for share in shares)

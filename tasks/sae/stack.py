@@ -173,6 +173,7 @@ class Stack(nn.Module):
     @torch.no_grad()
     def _follow(self, smallest_G: Tensor, memory: float) -> None:
         """Move the running threshold towards the smallest activation that a batch kept."""
+        # Early thresholds are far off: step t keeps (1 + t) / (10 + t) of what was, at most `memory`.
         kept_share = ((1 + self.steps) / (10 + self.steps)).clamp_max(memory)
         kept_share = torch.where(self.steps > 0, kept_share, torch.zeros_like(kept_share))
         threshold = self.get_parameter("threshold")
@@ -186,6 +187,7 @@ class Stack(nn.Module):
         if self.config.unit_atoms:
             gradient = self.decoder.grad
             assert gradient is not None, "no gradient to project"
+            # g - (g . a) a is tangential to the sphere on which atoms lie; the rest would only change their norm.
             gradient.addcmul_((gradient * self.decoder).sum(-1, keepdim=True), self.decoder, value=-1)
         if self.config.clip_norm is None:
             return

@@ -27,6 +27,7 @@ def reached(home: Tensor, shift: Tensor, at: Tensor) -> Tensor:
     Minus infinity where a line does not reach so far.
     """
     at = at[:, None]
+    # The best point at accuracy x or more is a corner, or lies where a segment crosses x.
     corners = shift.where(home >= at, -torch.inf).amax(1)
     (left, right), (low, high) = ((points[:, :-1], points[:, 1:]) for points in (home, shift))
     share = ((at - left) / (right - left).where(left != right, 1.0)).clamp(0, 1)

@@ -82,6 +82,7 @@ def macro_f1(predictions: Predictions, weights: Tensor) -> Tensor:
     Classes that are predicted but do not occur do not enter, though they cost the others recall.
     """
     num_classes = int(torch.maximum(predictions.labels, predictions.classes).max()) + 1
+    # F1 = 2 TP / (2 TP + FP + FN), and the denominator is labels plus predictions of the class.
     right = _by(predictions.labels, weights * _hits(predictions), num_classes)
     occur, predicted = (_by(of, weights, num_classes) for of in (predictions.labels, predictions.classes))
     f1 = 2 * right / (occur + predicted).clamp(min=1)

@@ -115,6 +115,7 @@ def grouping(flow: Flow, outputs: list[Node]) -> Grouping:
 
 def _signatures(flow: Flow, everything: np.ndarray) -> np.ndarray:
     """A sum of random numbers per class, one for every axis of every value that the class appears on."""
+    # Classes on the same axes equally often have equal sums; any others collide with probability about 2^-63.
     generator = np.random.default_rng(0)
     total = np.zeros(len(everything), dtype=np.uint64)
     for carriers in flow.carriers.values():

@@ -104,6 +104,7 @@ def _moved_column(
     same = (number == number[0]).all() and (place == place[0]).all() and (found[1] == np.arange(len(origins))).all()
     if not same or (origins < 0).any():
         raise ValueError("units of one group are moved differently")
+    # Entry `place` of unit u lies at start + u * repeat + place, whatever the number of units.
     first = source.segments[number[0]]
     return starts[number[0]] + np.arange(widths[segment.group]) * first.repeat + place[0]
 
@@ -128,6 +129,7 @@ def _natural(groups: np.ndarray, units: np.ndarray, sizes: np.ndarray) -> list[S
             segments.append(Segment(None, np.arange(start, start + length)[None]))
             start += length
             continue
+        # The first change of unit shows how many entries a unit has; a group of one unit has the whole run.
         first = np.flatnonzero(units[start : start + length] != units[start])
         repeat = first[0] if len(first) else (length if sizes[group] == 1 else 0)
         span = repeat * sizes[group]

@@ -53,6 +53,8 @@ class Units:
         left, right = np.unique(np.stack([left, right]), axis=1)
         tied = (left != ZERO) & (right != ZERO)
         left, right = left[tied], right[tied]
+        # A root that meets several smaller ones at once keeps the least, so a pass may leave pairs untied. Every
+        # pass lowers some root, so the loop ends, and then no pair differs.
         while (differ := (one := self.find(left)) != (two := self.find(right))).any():
             np.minimum.at(self._parent, np.maximum(one, two)[differ], np.minimum(one, two)[differ])
 

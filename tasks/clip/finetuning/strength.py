@@ -42,6 +42,7 @@ class Strength:
             return
         step = processes.sum(self._step)
         begun, reach = math.log(self.config.strength), math.log(LARGEST_RATIO)
+        # Integral control of log lambda: too small an overlap raises it, in proportion to what is missing.
         change = self.config.overlap_rate * (self.config.overlap - step[0] / step[1])
         self._log = (self._log.to(step.device) + change).clamp(begun - reach, begun + reach)
         self._epoch = self._epoch.to(step.device) + step

@@ -37,6 +37,7 @@ def split(drift: Drift) -> SupportSplit:
     """The change of features along the active atoms of the frozen code, and the rest."""
     active = drift.frozen_codes.active[..., None]
     atoms = normalize(drift.atoms, dim=1)[drift.frozen_codes.indices] * active
+    # Least squares over the active atoms A: (A^T A + eps I) c = A^T D, and D^T P D = D^T A c.
     gram = atoms @ atoms.transpose(1, 2) + RIDGE * torch.eye(atoms.shape[1]).to(atoms)
     along = torch.einsum("bkd,bd->bk", atoms, drift.change)
     coefficients = torch.cholesky_solve(along[..., None], torch.linalg.cholesky(gram)).squeeze(2)

@@ -40,6 +40,7 @@ class NormalEquations:
 
     def error(self, change: Tensor | float = 0.0) -> Tensor:
         """(units,): sum of squared residuals after `change` (units, features)."""
+        # sum |e - D h|^2 = sum e^2 - 2 D cross^T + D gram D^T, row by row.
         change = torch.as_tensor(change, dtype=torch.float64, device=self.gram.device).expand_as(self.cross)
         return self.squares + ((change @ self.gram - 2 * self.cross) * change).sum(1)
 

@@ -119,6 +119,7 @@ def _write(layer: Layer, state: Mapping[str, Tensor], change: Tensor, found: Nor
         return
     gain, shift, mean, variance = (state[name] for name in layer.norm_names)
     eps = float(layer.norm.args[7])  # type: ignore[arg-type]
+    # Layer and norm are one affine map, scale (W h + b - mean) + shift, which is fitted and then divided among them.
     scale = (gain / (variance + eps).sqrt()).double()
     constant = shift.double() - mean.double() * scale + (bias.double() * scale if bias is not None else 0.0)
     folded = torch.cat([weight.flatten(1).double() * scale[:, None], constant[:, None]], 1) + change

@@ -85,6 +85,7 @@ def _columns(summary: UnitSummary, has_bias: bool) -> Tensor:
 
 
 def _rescale(layer: nn.Module, found: Tensor, wanted: Tensor) -> None:
+    # s (W h + b - mean) + mean_wanted has the wanted mean and deviation: weight s W, bias s (b - mean) + mean_wanted.
     (mean, deviation), (wanted_mean, wanted_deviation) = found.unbind(1), wanted.unbind(1)
     scale = torch.where(deviation > EPS, wanted_deviation / deviation.clamp_min(EPS), 1.0)
     weight, bias = layer.weight, layer.bias

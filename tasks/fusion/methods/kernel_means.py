@@ -27,6 +27,7 @@ def lloyd(gram: Tensor, labels: Tensor) -> Tensor:
     for _ in range(MAX_ROUNDS):
         distances = distances_to_means(gram, labels)
         moved = distances.argmin(1)
+        # A unit moves only to a mean that is nearer, or two equally near means could exchange it for ever.
         stays = distances.gather(1, labels[:, None])[:, 0] <= distances.min(1).values + TINY
         moved = torch.where(stays, labels, moved)
         moved = moved.unique(return_inverse=True)[1]
@@ -54,6 +55,7 @@ def constrained(gram: Tensor, labels: Tensor, num_clusters: int, counts: tuple[i
 
 def distances_to_means(gram: Tensor, labels: Tensor, num_clusters: int | None = None) -> Tensor:
     """(units, clusters) squared distances; an empty cluster is as far away as its points could be."""
+    # |x - m|^2 = <x, x> - 2 <x, m> + <m, m>; a mean m is a sum of units, so that products of units are enough.
     members = one_hot(labels, num_clusters or -1).to(gram)
     counts = members.sum(0)
     means = members / counts.clamp_min(1)

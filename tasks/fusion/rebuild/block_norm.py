@@ -96,6 +96,7 @@ class BlockNorm(nn.Module):
             values = values - self._over(values.mean(-1, keepdim=True))
         squares = self._over(F.linear(values.square(), self.membership))
         means = self._over(F.linear(values, self.membership)) if self.is_centred else torch.zeros_like(squares)
+        # y = sum_b share_b (x - mean_b) inverse_b = x sum_b share_b inverse_b - sum_b share_b mean_b inverse_b.
         inverse = (squares - means.square() + self.eps).rsqrt()
         scale, offset = F.linear(inverse, self.shares.T), F.linear(means * inverse, self.shares.T)
         result = values * scale - offset

@@ -108,6 +108,7 @@ def _write_selection(writer: Writer, node: Node, after: dict[int, Layout]) -> No
     if rest[0] != rest[1]:
         raise refusal(node, "it moves units and other entries at once")
     shape = shape_of(source)
+    # All moves are run on positions along the old axis: what lies along the new one says where each entry came from.
     numbers = np.arange(shape[old]).reshape([-1 if a == old else 1 for a in range(len(shape))])
     moved = np.broadcast_to(numbers, shape)
     for step in reversed(chain):

@@ -41,6 +41,7 @@ def write_norm(writer: Writer, node: Node) -> Node:
 
 def distributed(writer: Writer, node: Node, tensor: Node, value: Any, axis: int, layout: Layout) -> Any:
     """A value that each member has once, for every unit: mixed in the shares of its members."""
+    # A divisor is mixed as its reciprocal: x sum_k share_k / d_k, exact where one member has the unit.
     is_divisor = operation_of(node) == "div"
     value = writer.call(aten.reciprocal.default, value) if is_divisor else value
     shares = torch.cat([_unit_shares(writer, s.group, s.repeat) for s in layout.segments], 1)

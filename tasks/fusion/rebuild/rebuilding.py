@@ -80,6 +80,7 @@ class _Trial:
     def error_of(self, rebuild: Rebuild) -> str | None:
         """Why rebuilding in this way is not exact; None if it is."""
         try:
+            # All weight on one member must give it, however units are coupled; uncoupled, their weighted sum.
             alone = [self._fused(rebuild, [state], 0.0, (1.0,)) for state in self.states]
             wanted = {(1.0, 0.0): alone[0], (0.3, 0.7): [0.3 * a + 0.7 * b for a, b in zip(*alone, strict=True)]}
             if rebuild is as_module and not self._close(alone[0], self._recorded()):

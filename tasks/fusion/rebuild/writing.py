@@ -62,6 +62,7 @@ def _mixture(writer: Writer, layout: Layout) -> Tensor:
     blocks = []
     for segment in layout.segments:
         assert segment.group is not None
+        # Outputs of all members lie side by side; output i of the network is sum_k weight_k times entry i of member k.
         weights = [float(m.merge) for m in writer.maps[MEMBERS]]
         places = [m.unmerge * w for m, w in zip(writer.maps[segment.group], weights, strict=True)]
         blocks.append(torch.kron(torch.stack(places).sum(0), torch.eye(segment.repeat).double()))

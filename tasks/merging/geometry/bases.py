@@ -62,6 +62,7 @@ def joint_atoms(matrix: Tensor) -> Atoms:
 def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     """`U` (m, k), singular values (k), `V` (n, k): at most `rank` of them, none of zeros."""
     left, values, right = signed_svd(matrix)
+    # The numerical rank, by the usual bound on rounding: without it noise would become directions.
     nonzero = int((values > values[0] * torch.finfo(values.dtype).eps * max(matrix.shape)).sum()) if len(values) else 0
     kept = min(rank, nonzero)
     return left[:, :kept], values[:kept], right[:, :kept]
@@ -78,6 +79,7 @@ def signed_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def polar(stacked: Sequence[Tensor]) -> Tensor | None:
     """The matrix of orthonormal columns nearest to all the given columns; None if they are linearly dependent."""
     columns = torch.cat(list(stacked), dim=1)
+    # Of the SVD U S V^T the factor U V^T is nearest in the Frobenius norm; it is arbitrary where S has zeros.
     left, values, right = torch.linalg.svd(columns.double(), full_matrices=False)
     if columns.shape[1] > columns.shape[0] or float(values[-1]) < COLLINEAR:
         return None
@@ -91,6 +93,7 @@ def common_and_own_atoms(matrices: Sequence[Tensor], common: float) -> Atoms | N
     directions are linearly dependent.
     """
     most = min(matrices[0].shape)
+    # shared + T own = most: rounding may ask for more own directions than fit, and then each task has one less.
     own = round((most - int(common * most)) / len(matrices))
     shared = most - own * len(matrices)
     if shared < 0:

@@ -56,6 +56,7 @@ def project_diagonal(fisher: Tensor, left: Tensor, right: Tensor) -> Dense:
     Dense although F is diagonal. Takes `m n p^2` multiplications; the Khatri-Rao product K is made a few rows at a
     time. Exact up to the precision of `left` (m, p) and `right` (n, p).
     """
+    # Row (i, j) of K is u_i * v_j, and K^T diag(F) K = (F^1/2 K)^T (F^1/2 K), a sum over rows of F.
     total = torch.zeros(left.shape[1], left.shape[1], dtype=torch.float64)
     for rows in _row_chunks(fisher, left.shape[1]):
         roots = fisher[rows].to(left).clamp_min(0).sqrt_()
@@ -70,6 +71,7 @@ def project_factored(factors: Tensor, left: Tensor, right: Tensor) -> Dense:
 
     Exact if and only if F has rank 1.
     """
+    # sum_ij a_i b_j (u_ip v_jp) (u_iq v_jq) is the product of a sum over i and one over j, entry by entry.
     rows, columns = factors.double().split([len(left), len(right)])
     u, v = left.double(), right.double()
     total = rows.sum()

@@ -60,6 +60,7 @@ def elect(points: Sequence[Tensor]) -> Tensor:
 
     It is the solve with a diagonal metric of ones and zeros, written with few passes over memory.
     """
+    # Times the elected sign, entries that agree are positive and the others are cut off at 0.
     stacked = torch.stack(list(points))
     sign = stacked.sum(0).sign_()
     total = stacked.mul_(sign).relu_().sum(0)

@@ -99,6 +99,7 @@ def sum_matrices(metrics: Sequence[Dense], weights: Sequence[float]) -> Tensor:
 
 
 def _toward(mean: Tensor, point: Tensor, weight: Tensor | float, total: Tensor | float) -> Tensor:
+    # mean_t = mean_(t-1) + (w_t / W_t) (x_t - mean_(t-1)), with W_t the weights so far.
     if isinstance(weight, Tensor):
         assert isinstance(total, Tensor)
         return mean.lerp_(point, torch.where(total > 0, weight / total, 0).to(mean))

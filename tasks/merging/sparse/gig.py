@@ -58,6 +58,7 @@ def _log_concave(order: float, omega: Tensor, generator: torch.Generator) -> Ten
     while len(open_):
         u, v, w = torch.rand(3, len(open_), generator=generator, dtype=alpha.dtype).clamp_min(LEAST)
         p, q, r, tr, tl = (each[open_] for each in (left, width, right, top_right, top_left))
+        # u chooses flat top, right or left tail by their areas, v a place within it; w accepts below the density.
         u = u * (p + q + r)
         x = torch.where(u < q, q * v - tl, torch.where(u < q + r, tr - r * v.log(), p * v.log() - tl))
         above = torch.exp(-eta[open_] - zeta[open_] * (x - t[open_]))

@@ -34,6 +34,7 @@ def parallel_scan(decay: Tensor, drive: Tensor) -> Tensor:
     padding = (0, 0, 0, 0, 0, -length % size)  # steps after the end change nothing before it
     decay, drive = (functional.pad(one, padding).unflatten(1, (-1, size)) for one in (decay, drive))
     # Unbound once: the gradient of an index would fill a whole tensor for every step.
+    # Within chunks: states from an empty start, and the decay since then; h_t = states_t + decays_t h_entering.
     drives, factors = drive.unbind(2), decay.unbind(2)
     states, decays = [drives[0]], [factors[0]]
     for step in range(1, size):

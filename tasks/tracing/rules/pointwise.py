@@ -152,6 +152,7 @@ def product(flow: Flow, node: Node) -> Carriers:
     if rank_of(one) < 2 or rank_of(two) < 2:
         raise refusal(node, "products with vectors are not supported")
     rank = rank_of(node)
+    # Entries along the axis that is summed (the width of a head) become parts of one unit.
     rows, columns = collapsed(flow, one, -1), collapsed(flow, two, -2)
     batch = {a: a for a in range(rank - 2)}
     if any(set(c.axes) & {rank - 2, rank - 1} and flow.units.is_free(c.ids) for c in _outer(rows, columns, rank)):
