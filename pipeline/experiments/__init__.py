@@ -8,6 +8,7 @@ from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.experiments.architectures import architectures
 from amalgam.pipeline.experiments.clip.finetune import REAL_PRESETS, clip_finetune
 from amalgam.pipeline.experiments.clip.sae_ablation import clip_sae_ablation
+from amalgam.pipeline.experiments.clip.spurious import spurious_styles
 from amalgam.pipeline.experiments.clip.styles import STYLE_PRESETS, clip_styles
 from amalgam.pipeline.experiments.combining import combine
 from amalgam.pipeline.experiments.fusion.partial_fusion import PRESETS, partial_fusion
@@ -46,6 +47,7 @@ EXPERIMENTS: dict[str, Callable[..., Step]] = {
     **{name: with_defaults(clip_styles, name, *preset) for name, preset in STYLE_PRESETS.items()},
     "clip_sae_ablation": clip_sae_ablation,
     "clip_finetune": clip_finetune,
+    "spurious_styles": spurious_styles,
     "architectures": architectures,
     "few_shot": few_shot,
     "layered_volumes": layered_volumes,

@@ -138,6 +138,10 @@ class MixedStyles(Value):
     """Which styles."""
     label: Literal["class", "style"] = "class"
     """What images are labelled with: their class, or the style that they are shown in."""
+    bound: float | None = Field(default=None, ge=0, le=1)
+    """Share of the images in the style that belongs to their class, others by chance; None takes styles in turn.
+
+    Of S styles the first belongs to the first S-th of the classes, and so on; groups are pairs of the two styles."""
 
     @model_validator(mode="after")
     def _styles_are_known(self) -> Self:
@@ -187,14 +191,18 @@ class LabelledConfig(Value):
     @classmethod
     def separable(cls, source: AnySource, validation_share: float, seed: int) -> Self:
         """The same, pairs drawn so that those held out share no digit with those that are trained on."""
+        apart = SetApart(share=validation_share, seed=seed)
         if isinstance(source, StyledPairs):
-            source = source.model_copy(update={"set_apart": SetApart(share=validation_share, seed=seed)})
+            source = source.model_copy(update={"set_apart": apart})
+        elif isinstance(source, MixedStyles) and isinstance(source.pictures, StyledPairs):
+            pictures = source.pictures.model_copy(update={"set_apart": apart})
+            source = source.model_copy(update={"pictures": pictures})
         return cls(source=source, validation_share=validation_share, seed=seed)
 
 
 def without_held_out(pictures: StyledPairs | StyledPhotos, labelled: LabelledConfig) -> StyledPairs | StyledPhotos:
     """The same pictures without the digits that are set apart for held-out ones."""
-    of_labelled = labelled.source
+    of_labelled = labelled.source.pictures if isinstance(labelled.source, MixedStyles) else labelled.source
     if not isinstance(pictures, StyledPairs) or not isinstance(of_labelled, StyledPairs) or not of_labelled.set_apart:
         return pictures
     return pictures.model_copy(update={"set_apart": of_labelled.set_apart.model_copy(update={"shown": False})})

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from amalgam.tasks.explain.names import Names
+from amalgam.tasks.explain.significance import discovery_rates, mcnemar
 from amalgam.tasks.user_names import unknown_name
 
 
@@ -82,6 +83,12 @@ def of_one_set(
     """Latents that say of the label in one set at least twice what they say of it in other images."""
     here, there = association(active, labels, rate), association(others, other_labels, rate)
     return tuple(torch.nonzero(here.significant & (here.share > 2 * there.share)).flatten().tolist())
+
+
+def added(before: Tensor, after: Tensor, rate: float = 0.05) -> tuple[int, ...]:
+    """Latents that became active in more images (examples, num_latents) than they left, beyond chance (McNemar)."""
+    came, went = ((new & ~old).sum(0).double() for new, old in ((after, before), (before, after)))
+    return tuple(torch.nonzero((came > went) & (discovery_rates(mcnemar(came, went)) <= rate)).flatten().tolist())
 
 
 def named_latents(names: Names, words: Sequence[str]) -> tuple[int, ...]:

@@ -40,11 +40,11 @@ def scores_of(predictions: Mapping[str, Predictions], official: str = "accuracy"
 def mean_scores(test_sets: Sequence[Scores]) -> Scores:
     """Unweighted means over test sets, of the metrics that all have."""
     networks = list(test_sets[0].plain[WITHOUT_INTERVAL[0]])
+    shared = [metric for metric in test_sets[0].resampled if all(metric in one.resampled for one in test_sets)]
     return Scores(
         {
-            "accuracy": {
-                name: mean_over_sets([one.resampled["accuracy"][name] for one in test_sets]) for name in networks
-            }
+            metric: {name: mean_over_sets([one.resampled[metric][name] for one in test_sets]) for name in networks}
+            for metric in shared
         },
         {
             metric: {name: fmean(one.plain[metric][name] for one in test_sets) for name in networks}

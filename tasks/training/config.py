@@ -80,3 +80,31 @@ class TrainConfig(BaseModel):
         if self.schedule == "constant":
             return self.learning_rate
         return self.learning_rate * (1 + math.cos(math.pi * (step - warmup) / (total - warmup))) / 2
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GroupDRO(_Value):
+    """Weights of groups rise with their losses (Sagawa et al. 2020, algorithm 1)."""
+
+    kind: Literal["group_dro"] = "group_dro"
+    step_size: float = Field(default=0.01, gt=0)
+    """eta_q: how fast weights follow losses, per step."""
+
+
+class JTT(_Value):
+    """Train once, then again with the images that the first network gets wrong repeated (Liu et al. 2021)."""
+
+    kind: Literal["jtt"] = "jtt"
+    epochs: int = Field(default=1, ge=1)
+    """Of the first network: few, so that it errs where the shortcut fails."""
+    times: int = Field(default=5, ge=2)
+    """lambda_up: how often an image that it gets wrong is shown in an epoch of the second."""
+
+
+class DFR(_Value):
+    """Train plainly, then the head again on as many images of each group (Kirichenko et al. 2023), training images."""
+
+    kind: Literal["dfr"] = "dfr"

@@ -56,12 +56,15 @@ class Frozen:
             )
         return self._features(source, training.augment, tuple(range(training.num_views)))
 
-    def selected(self, variant: Variant, rules: Rules) -> Step:
-        """The latents that fine-tuning forbids and keeps."""
-        config = SelectionConfig(rules=rules, sae=self.saes_config(variant).first)
+    def selected(self, variant: Variant, rules: Rules, plain: Step | None = None) -> Step:
+        """The latents that fine-tuning forbids and keeps; some rules look at a network that was tuned plainly."""
+        labelled = self.seeded.labelled.source if plain else None
+        config = SelectionConfig(rules=rules, sae=self.saes_config(variant).first, labelled=labelled)
         others = self.clean(self.seeded.unlabelled) if self.seeded.unlabelled else ()
         features = self.clean(self.seeded.labelled.source)
         inputs = {"classifier": self.zero_shot, "saes": self.saes_of(variant), "backbone": self.seeded.backbone}
+        if plain:
+            inputs["after"] = plain
         return SELECTED(config, features=features, others=others, **inputs)
 
     def saes_config(self, variant: Variant) -> SAEsConfig:

@@ -24,6 +24,7 @@ from amalgam.pipeline.steps.clip.saes import ChosenSAE
 from amalgam.pipeline.steps.clip.tuning import CONTRASTIVE, TUNED, ContrastiveConfig, TunedConfig
 from amalgam.tasks.clip.finetuning.config import FinetuneConfig
 from amalgam.tasks.scoring.results import STRENGTH, Network
+from amalgam.tasks.training.config import DFR, JTT
 from amalgam.tasks.user_names import source_digest
 
 PRINCIPAL = 16  # directions of PCA, as in the paper's public code
@@ -106,7 +107,7 @@ class OfSeed(Frozen):
             return self._contrastive()
         finetuning = FinetuneConfig(
             train=self.recipe.training,
-            trained="head" if variant.kind == "head" else "everything",
+            trained="head" if variant.kind == "head" or isinstance(variant.robust, DFR) else "everything",
             regulariser=variant.regulariser,
             strength=factor * variant.base_strength,
             anchor_on=variant.anchor_on,
@@ -122,6 +123,7 @@ class OfSeed(Frozen):
             unlabelled=self.seeded.unlabelled if variant.anchor_on != "labelled" else None,
             clean_anchors=self.recipe.anchoring == "clean" and self.recipe.training.augment != "none",
             read_by=self._reader,
+            robust=variant.robust,
         )
         step = self._priced(TUNED)(config, **self._inputs_of(variant), **self._read_by())
         return replace(step, data=source_digest(type(variant.regulariser)))
@@ -138,6 +140,12 @@ class OfSeed(Frozen):
         """What fine-tuning by this method starts from, and what it penalises drift from."""
         start = self.tuned(replace(variant, kind="head")) if variant.kind == "head first" else self.zero_shot
         inputs: dict[str, Step | tuple[Step, ...]] = {"classifier": start}
+        if isinstance(variant.robust, DFR):
+            inputs["classifier"] = self.tuned(replace(variant, robust=None))
+        if isinstance(variant.robust, JTT):
+            training = self.recipe.training.model_copy(update={"epochs": variant.robust.epochs, "warmup_epochs": 0})
+            first = replace(self, recipe=replace(self.recipe, training=training))
+            inputs["first"] = first.tuned(replace(variant, robust=None))
         if variant.is_penalised and "levels" not in variant.regulariser.needs:
             if variant.anchor_on != "unlabelled":
                 inputs["anchors"] = self.anchors(self.seeded.labelled.source)
@@ -146,7 +154,8 @@ class OfSeed(Frozen):
         if variant.reads_codes:
             inputs["saes"] = self.saes_of(variant)
         if variant.rules:
-            inputs["selected"] = self.selected(variant, variant.rules)
+            plain = self.tuned(Variant("")) if "added" in variant.rules.groups else None
+            inputs["selected"] = self.selected(variant, variant.rules, plain)
         if "basis" in variant.regulariser.needs:
             inputs["features"] = self.clean(self.seeded.labelled.source)
         return inputs

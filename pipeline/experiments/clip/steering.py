@@ -29,7 +29,7 @@ class Steering:
     latent_table: Annotated[str | None, "CSV file with columns latent, rule (forbid or keep)."] = None
     forbid_groups: Annotated[
         Texts,
-        "Latents found automatically: domains (tell unlabelled domains apart), shortcuts (predict labels here only).",
+        "Latents found: domains (of unlabelled images), shortcuts (predict labels here only), added (by ft).",
     ] = ()
 
     words: Annotated[Texts, "Other words that latents may be named by, so that names are compared."] = ()

@@ -62,7 +62,7 @@ def clip_styles(
     if shown.explain is None:
         shown = replace(shown, explain=tuple(variant for variant in EXPLAINED if variant in methods))
     settings, chosen = in_words(locals()), data.chosen()
-    explanation = _explanation(chosen)
+    explanation = explained_by(chosen)
     rules = steering.rules(explanation.concepts, tuple(chosen.captions.class_words))
     methods, variants = steered(methods, rules)
     setting = SAESetting(autoencoders.k, autoencoders.expansion, shown.sae_recipe)
@@ -91,7 +91,7 @@ def clip_styles(
     )
 
 
-def _explanation(world: World) -> ExplainConfig:
+def explained_by(world: World) -> ExplainConfig:
     """A few styles, looked at with the world's own words; which of them images show is known."""
     sources = tuple((style, world.source("test", 1000, style)) for style in world.explained_styles)
     captions = world.captions

@@ -31,6 +31,7 @@ from amalgam.tasks.clip.finetuning.regularisers import (
     SupportHinge,
     Unfollowed,
 )
+from amalgam.tasks.training.config import DFR, JTT, GroupDRO
 from amalgam.tasks.user_names import load_name, unknown_name
 
 Kind = Literal["plain", "head", "head first", "contrastive", "soup"]
@@ -57,6 +58,8 @@ class Variant:
     """Whether its autoencoder was trained on unlabelled images of other domains too."""
     rules: Rules | None = None
     """Which latents its regulariser forbids and keeps; None where it selects none."""
+    robust: GroupDRO | JTT | DFR | None = None
+    """How training cares for the worst group."""
     overlap: float | None = None
     """Wanted share of active latents that stay; the strength that gives it is found in training."""
 
@@ -98,7 +101,10 @@ VARIANTS: dict[str, Variant] = {
     "off-support": Variant("squared change outside the span of the image's active atoms", OffSupport()),
     "off-support-latents": Variant("the same, latent by latent", OffSupportLatents()),
     "off-support-add-remove": Variant("increases of inactive and decreases of active latents", OffSupportAddRemove()),
-    "selective": Variant("chosen latents must not be added, or not be removed; the rest is free", Unfollowed(), 30),
+    "selective": Variant("chosen latents must not be added, or not be removed; the rest is free", Unfollowed(), 0.1),
+    "group-dro": Variant("weights of groups that rise with their losses (Sagawa et al. 2020)", robust=GroupDRO()),
+    "jtt": Variant("trained twice, errors of the first time repeated (JTT, Liu et al. 2021)", robust=JTT()),
+    "dfr": Variant("ft, and its head anew on balanced groups (DFR, Kirichenko et al. 2023)", robust=DFR()),
     "sae-overlap": Variant("SAE-FT at the strength that keeps 70 % of the active latents", SAEMask(), 100, overlap=0.7),
     "sae-mask-mixed": Variant("SAE-FT with an SAE trained on other domains too", SAEMask(), mixed=True),
     "l2-unlabelled": Variant("squared L2 distance on unlabelled images of other domains", L2(), anchor_on="unlabelled"),

@@ -58,7 +58,11 @@ from amalgam.pipeline.store.artifact import Record
 
 STEM = "robustness"
 SETTINGS = (Column("strength", "strength", "{:g}".format), Column("alpha", "alpha", "{:g}".format))
-SCORES = tuple(Column(name, f"{role}/accuracy", percent, deviation=True) for role, name in ROLE_NAMES.items())
+SCORES = tuple(
+    Column(name + words, f"{role}/{metric}", percent, deviation=True)
+    for role, name in ROLE_NAMES.items()
+    for metric, words in (("accuracy", ""), ("worst_group", ", worst group"))
+)
 CHOICE = Column("validation", VALIDATION, percent, deviation=True)
 IN_CONSOLE = (
     Column("str.", "strength", "{:g}".format),

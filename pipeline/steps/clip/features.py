@@ -101,7 +101,7 @@ def write_features(
                 view = View(config.augment, number)
                 for batch in view_batches(images, indices, config.batch_size, view=view, device=device):
                     features = {SITE: encoder(batch.images).float().cpu().numpy()}
-                    domains = _domains(config, batch.ids)
+                    domains = _domains(config, images, batch.ids)
                     writer.write(batch.ids.numpy(), batch.labels.cpu().numpy(), split, features, domains, number)
             return writer.num_rows, width
 
@@ -119,11 +119,13 @@ def share(num_images: int, config: FeaturesConfig) -> range:
     return range(first * size, min(end * size, num_images))
 
 
-def _domains(config: FeaturesConfig, ids: Tensor) -> str | list[str]:
+def _domains(config: FeaturesConfig, images: Images, ids: Tensor) -> str | list[str]:
     """The domain of all images of a batch, or of each."""
     source = config.source.source if isinstance(config.source, Corrupted) else config.source
     if config.domain:
         return config.domain
+    if images.groups is not None:
+        return [images.group_names[group] if group >= 0 else "" for group in images.groups[ids].tolist()]
     if isinstance(source, MixedStyles):
         return [source.styles[i % len(source.styles)] for i in ids.tolist()]
     return source.style if isinstance(source, Styled) else ""

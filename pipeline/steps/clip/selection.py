@@ -14,6 +14,7 @@ from amalgam.pipeline.engine.kinds import Config, Kind
 from amalgam.pipeline.engine.step import Expect, Metrics
 from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.steps.clip.saes import SAES, ChosenSAE
+from amalgam.tasks.data.sources import Source
 from amalgam.tasks.explain.vocabulary import Concept
 from amalgam.tasks.user_names import unknown_name
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 SELECTION = "selection.json"
 Rule = Literal["forbid", "keep"]
-Group = Literal["domains", "shortcuts"]
+Group = Literal["domains", "shortcuts", "added"]
 
 
 class Rules(Config):
@@ -34,6 +35,8 @@ class Rules(Config):
     """Words of latents whose activations must not grow."""
     keep: tuple[str, ...] = ()
     """Words of latents whose activations must not shrink."""
+    if_carried: bool = False
+    """Whether words that no latent carries are passed over; otherwise they are refused."""
     concepts: tuple[Concept, ...] = ()
     """The vocabulary that latents are named by; it has all of those words."""
     task: tuple[str, ...] = ()
@@ -43,8 +46,8 @@ class Rules(Config):
     table_of: tuple[str, str] | None = None
     """Backbone and key of the autoencoder whose latents the table numbers, where it says so."""
     groups: tuple[Group, ...] = ()
-    """Forbidden too: latents that tell the domains of unlabelled images apart, or that predict labels in the labelled
-    images alone."""
+    """Forbidden too: latents that tell the domains of unlabelled images apart, that predict labels in the labelled
+    images alone, or that plain fine-tuning adds to those."""
     rate: float = Field(default=0.05, gt=0, lt=1)
     """False discovery rate of groups."""
 
@@ -71,6 +74,8 @@ class SelectionConfig(Config):
 
     rules: Rules
     sae: ChosenSAE
+    labelled: Source | None = None
+    """Images that plain fine-tuning is looked at on, for latents that it adds."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +105,9 @@ def select(config: SelectionConfig, inputs: Mapping[str, Any], work: Workspace) 
     seen = {role: _seen(config, inputs, role, classifier, about.backbone) for role in ("features", "others")}
     named = _names(rules, inputs, seen["features"] + seen["others"], work)
     found = {rule: {latent for latent, of in rules.table if of == rule} for rule in ("forbid", "keep")}
-    found["forbid"] |= set(named.of(rules.forbid)) | _grouped(rules, seen) - set(named.of(rules.task, all_known=False))
-    found["keep"] |= set(named.of(rules.keep))
+    automatic = _grouped(rules, seen) | _added(config, inputs, seen["features"], work)
+    found["forbid"] |= set(named.of(rules.forbid, not rules.if_carried)) | automatic - set(named.of(rules.task, False))
+    found["keep"] |= set(named.of(rules.keep, not rules.if_carried))
     if both := sorted(found["forbid"] & found["keep"]):
         raise ValueError(f"latent {both[0]} is both forbidden and kept: choose one")
     if not found["forbid"] | found["keep"]:
@@ -145,7 +151,7 @@ def _seen(
 def _grouped(rules: Rules, seen: Mapping[str, Sequence[_Seen]]) -> set[int]:
     from amalgam.tasks.explain.groups import of_domains, of_one_set
 
-    if not rules.groups:
+    if not set(rules.groups) - {"added"}:
         return set()
     if not seen["others"]:
         raise ValueError("groups of latents need unlabelled images of several domains: give --anchor-data")
@@ -156,7 +162,27 @@ def _grouped(rules: Rules, seen: Mapping[str, Sequence[_Seen]]) -> set[int]:
             here.activations != 0, here.labels, there.activations != 0, there.labels, rules.rate
         ),
     }
-    return {latent for group in rules.groups for latent in by_group[group]()}
+    return {latent for group in rules.groups if group != "added" for latent in by_group[group]()}
+
+
+def _added(config: SelectionConfig, inputs: Mapping[str, Any], seen: Sequence[_Seen], work: Workspace) -> set[int]:
+    import torch
+
+    from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_about
+    from amalgam.pipeline.store.tables.features import as_wanted
+    from amalgam.tasks.data.loading import batches
+    from amalgam.tasks.data.opening import open_source
+    from amalgam.tasks.explain.groups import added
+
+    if "added" not in config.rules.groups:
+        return set()
+    assert config.labelled is not None, "the experiment gives it with the rule"
+    images, encoder = open_source(config.labelled, work.data_root), load_classifier(inputs["after"]).encoder
+    sae = SAES.read(inputs["saes"], config.sae, seen[0].features.shape[1], read_about(inputs["classifier"]).backbone)
+    with torch.no_grad():
+        parts = [encoder(batch.images) for batch in batches(images, range(len(images)), 512, device="cpu")]
+        codes = [sae.sparse(sae.pre_activations(as_wanted(part, sae.info))).dense() != 0 for part in parts]
+    return set(added(seen[0].activations != 0, torch.cat(codes), config.rules.rate))
 
 
 @dataclass(frozen=True)

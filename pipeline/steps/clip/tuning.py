@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, field_validator
 
@@ -17,7 +17,7 @@ from amalgam.pipeline.steps.clip.saes import SAES, ChosenSAE
 from amalgam.pipeline.steps.clip.selection import SELECTED
 from amalgam.tasks.clip.finetuning.config import FinetuneConfig, require_contrastive
 from amalgam.tasks.data.sources import LabelledConfig, Source
-from amalgam.tasks.training.config import TrainConfig
+from amalgam.tasks.training.config import DFR, JTT, GroupDRO, TrainConfig
 
 if TYPE_CHECKING:
     from amalgam.tasks.clip.finetuning.anchors import Unlabelled
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from amalgam.tasks.data.images import Images
     from amalgam.tasks.data.splits import Indices
     from amalgam.tasks.training.distributed import ProcessGroup
+    from amalgam.tasks.training.objective import Objective
 
 
 class TunedConfig(Config):
@@ -44,6 +45,8 @@ class TunedConfig(Config):
     """Whether torch.compile makes the network faster first; it rounds otherwise."""
     read_by: ChosenSAE | None = None
     """The autoencoder by which drift is logged after every epoch, the same for every method; None logs none."""
+    robust: Annotated[GroupDRO | JTT | DFR, Field(discriminator="kind")] | None = None
+    """How training cares for the worst group; None trains on the mean."""
     seed: int
     """Orders the images."""
 
@@ -123,10 +126,11 @@ def _tune(
     roles = ("features", "anchors", "unlabelled_anchors")
     staged = {role: FEATURES.read(inputs.get(role, ()), about.backbone) for role in roles}
     is_first = processes.rank == 0  # the others compute the same, and one record is enough
+    indices, objective = _for_groups(config, inputs, images, kept)
     trained = finetune(
         classifier,
         images,
-        kept,
+        indices,
         held_out,
         _selected(config.finetuning, inputs),
         config.seed,
@@ -134,6 +138,7 @@ def _tune(
         basis=staged["features"].directions(config.components),
         anchors=staged["anchors"].anchors(images, config.clean_anchors),
         unlabelled=_unlabelled(config, staged["unlabelled_anchors"], work.data_root),
+        objective=objective,
         measure=_watch(config, inputs, images, held_out, device),
         log=work.log if is_first else silent,
         resume=resume_state(work),
@@ -145,6 +150,26 @@ def _tune(
     if is_first:
         save_classifier(trained.module, about, work.out)
     return {"best_epoch": trained.best_epoch, "data_fingerprint": images.fingerprint}
+
+
+def _for_groups(
+    config: TunedConfig, inputs: Mapping[str, Any], images: Images, kept: Indices
+) -> tuple[Indices, Objective | None]:
+    """What is trained on and by which objective, if the worst group counts. Raises ValueError without groups."""
+    from amalgam.pipeline.store.clip_checkpoints import load_classifier
+    from amalgam.tasks.scoring.logits import predict
+    from amalgam.tasks.training.group_robust import GroupWeighted, balanced, repeated
+
+    if isinstance(config.robust, JTT):
+        wrong = predict(load_classifier(inputs["first"]), images, kept).argmax(1) != images.labels[kept]
+        return repeated(kept, wrong.numpy(), config.robust.times), None
+    if config.robust is None:
+        return kept, None
+    if images.groups is None:
+        raise ValueError(f"{config.robust.kind} needs images in groups, these have none: choose another method")
+    if isinstance(config.robust, DFR):
+        return balanced(kept, images.groups[kept].numpy(), config.seed), None
+    return kept, GroupWeighted(config.robust, images.groups, config.finetuning.train.label_smoothing)
 
 
 def _selected(finetuning: FinetuneConfig, inputs: Mapping[str, Any]) -> FinetuneConfig:

@@ -21,6 +21,7 @@ from amalgam.tasks.data.loading import Indices
 from amalgam.tasks.training.distributed import ALONE, ProcessGroup
 from amalgam.tasks.training.epochs import Log, Save, State
 from amalgam.tasks.training.loop import Measure, Trained, train
+from amalgam.tasks.training.objective import Objective
 from amalgam.tasks.training.optimizers import Masks
 
 
@@ -37,6 +38,7 @@ def finetune(
     basis: Tensor | None = None,
     anchors: Anchors | None = None,
     unlabelled: Unlabelled | None = None,
+    objective: Objective | None = None,
     measure: Measure | None = None,
     masks: Masks | None = None,
     resume: State | None = None,
@@ -49,10 +51,9 @@ def finetune(
 
     Frozen features come from `anchors`, or from a frozen copy of the encoder where None. `sae` and `basis` are for the
     regularisers that need them, `sae` also for a wanted overlap; `unlabelled` is for a config that penalises drift
-    on unlabelled images. `masks` are those of `train`, `measure` is given the encoder after every epoch. Raises
-    ValueError if one of those is missing, and for cached anchors of other views.
+    on unlabelled images. `masks` are those of `train`, `objective` takes the place of the cross-entropy where nothing is
+    penalised. `measure` is given the encoder after every epoch. Raises ValueError if one of those is missing, and for cached anchors of other views.
     """
-    objective = None
     if config.penalised:
         _check(config, sae, anchors, unlabelled)
         start = _start(classifier, device, compiler)

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from amalgam.tasks.data.pixels import Images, in_memory
+from amalgam.tasks.data.random_numbers import RandomNumbers
 from amalgam.tasks.data.sources import MixedStyles, Styled
 
+BINDING = 6  # purpose of chance
 CHUNK = 2048  # pictures drawn at once; more would not fit the cache
 
 
@@ -44,13 +46,31 @@ def draw(renderer: Renderer, source: Styled) -> Images:
 
 
 def draw_mixed(renderer: Renderer, source: MixedStyles) -> Images:
-    """All images of a mixture: image i has style i modulo the number of styles, and is as in that style's own set."""
+    """All images of a mixture: image i has style i modulo the number of styles, and is as in that style's own set.
+
+    Where styles are bound to classes, images are of groups.
+    """
     ids, number = torch.arange(source.pictures.num_images), len(source.styles)
-    parts = [draw_in(renderer, part, source.styles, part % number) for part in ids.split(CHUNK)]
-    pixels, labels = _joined(parts)
+    parts = [(part, *_styles_of(renderer, source, part)) for part in ids.split(CHUNK)]
+    pixels, labels = _joined([draw_in(renderer, part, source.styles, shown) for part, shown, _ in parts])
+    shown, own = (torch.cat([part[place] for part in parts]) for place in (1, 2))
     by_class = source.label == "class"
-    names = renderer.class_names if by_class else source.styles
-    return replace(in_memory(pixels, labels if by_class else ids % number, names), sources=renderer.sources(ids))
+    images = in_memory(pixels, labels if by_class else shown, renderer.class_names if by_class else source.styles)
+    images = replace(images, sources=renderer.sources(ids))
+    if source.bound is None:
+        return images
+    names = tuple(f"{mine} in {other}" for mine in source.styles for other in source.styles)
+    return replace(images, groups=own * number + shown, group_names=names)
+
+
+def _styles_of(renderer: Renderer, source: MixedStyles, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Which style each picture is shown in, and which one belongs to its class, (n,) each."""
+    number = len(source.styles)
+    if source.bound is None:
+        return ids % number, ids % number
+    own = renderer.canvases(ids)[1] * number // len(renderer.class_names)
+    is_own, other = RandomNumbers(ids, source.pictures.seed, BINDING).uniforms(2).T
+    return torch.where(is_own < source.bound, own, (own + 1 + (other * (number - 1)).long()) % number), own
 
 
 def draw_in(renderer: Renderer, ids: Tensor, styles: Sequence[str], which: Tensor) -> tuple[Tensor, Tensor]:
