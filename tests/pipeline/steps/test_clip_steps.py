@@ -16,8 +16,9 @@ from amalgam.pipeline.store.clip_checkpoints import key_of, load_classifier, loa
 from amalgam.pipeline.store.tables.features import read_features
 from amalgam.pipeline.store.tables.results import read_results
 from amalgam.tasks.clip.zero_shot import zero_shot_head
+from amalgam.tasks.data.sources import LabelledConfig, MixedStyles
 from amalgam.tasks.sae.metrics import fvu
-from tests.pipeline.steps.clip_sweep import IMAGES, VIEWS, WORLD, autoencoders, sweep
+from tests.pipeline.steps.clip_sweep import IMAGES, VIEWS, WORLD, autoencoders, seeded, sweep
 
 EXPLANATION = ExplainConfig(sources=(("plain", WORLD.source("test", 20)),))
 
@@ -76,11 +77,34 @@ def test_a_linear_probe_leaves_the_encoder_and_comes_before_lp_ft(root):
     assert steps.tuned(variant("lp")).fingerprint in parents
 
 
-@pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.kind != "soup"])
+@pytest.mark.parametrize("name", [name for name, one in VARIANTS.items() if one.kind != "soup" and not one.robust])
 def test_every_way_to_fine_tune_gives_a_classifier(name, root):
     chosen = variant(name)
     [folder] = built(root, OfSeed(sweep(), 0).tuned(chosen, 10.0))
     assert all(tensor.isfinite().all() for tensor in weights(folder).values())
+
+
+def in_groups(seed):
+    """Pictures in the style of their class, mostly."""
+    plain = seeded(seed)
+    styled = MixedStyles(pictures=WORLD.source("finetuning", 120), styles=("plain", "bold"), bound=0.7)
+    return replace(plain, labelled=LabelledConfig.separable(styled, 0.25, seed))
+
+
+@pytest.mark.parametrize("name", ["group-dro", "jtt", "dfr"])
+def test_methods_for_the_worst_group_train_on_pictures_in_groups(name, root):
+    steps = OfSeed(sweep(seeded=in_groups), 0)
+    robust, plain = built(root, steps.tuned(variant(name)), steps.tuned(variant("ft")))
+    assert not same(weights(robust), weights(plain))
+    encoder = [key for key in weights(plain) if key.startswith("encoder.")]
+    alike = all(torch.equal(weights(robust)[key], weights(plain)[key]) for key in encoder)
+    assert alike == (name == "dfr")  # whose head alone is trained again
+
+
+def test_groups_that_are_missing_are_named(root):
+    with pytest.raises(StepsFailed) as failed:
+        built(root, OfSeed(sweep(), 0).tuned(variant("group-dro")))
+    assert "group_dro needs images in groups" in str(failed.value.exceptions[0])
 
 
 def test_autoencoders_are_measured_and_compared_between_seeds(root):
