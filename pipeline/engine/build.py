@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from amalgam.pipeline.engine.host import device_of, host_facts, threads
+from amalgam.pipeline.engine.host import device_of, host_facts, metered, threads
 from amalgam.pipeline.engine.place import Place, require_whole
 from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.engine.workspace import NOTES, Workspace
@@ -84,7 +84,8 @@ def _run(step: Step, place: Place, folder: Path) -> Record:
     (folder / STARTED).touch()
     _end_line(work.curves)
     started, clock = time.time(), time.monotonic()
-    metrics = _call(step, place, work)
+    with metered(work.device) as usage:
+        metrics = _call(step, place, work)
     _write_curves(work.curves, out / CURVES)
     record = Record(
         name=step.name,
@@ -101,6 +102,7 @@ def _run(step: Step, place: Place, folder: Path) -> Record:
         resources={name: getattr(step.resources, name) for name in ("num_cpus", "num_gpus", "num_workers")},
         git_commit=place.git_commit,
         host=host_facts(work.device),
+        usage=usage,
         notes=tuple(dict.fromkeys((folder / NOTES).read_text().splitlines())) if (folder / NOTES).is_file() else (),
     )
     (out / RECORD).write_text(sealed(record))

@@ -1,13 +1,17 @@
 """This machine: its threads, its device, and what a record says of it."""
 
+import getpass
 import importlib.metadata
 import os
 import platform
+import re
+import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,8 @@ from amalgam.pipeline.engine.step import Resources
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 """Signals by which this machine asks a program to end."""
+
+PATIENCE = 10  # seconds that git may take in a large work tree
 
 
 @contextmanager
@@ -92,14 +98,50 @@ def _facts() -> dict[str, str]:
 
 def source_commit() -> str | None:
     """Git commit of this source tree, with `+changes` if files differ from it; None outside a work tree."""
+    return commit_of(Path(__file__).parent)
+
+
+def commit_of(folder: Path) -> str | None:
+    """Git commit of the work tree that a folder lies in, with `+changes` if files differ from it; None outside one."""
     try:
-        changes = "+changes" if _git("status", "--porcelain", "--untracked-files=no") else ""
-        return _git("rev-parse", "HEAD") + changes
-    except (OSError, subprocess.CalledProcessError):
+        changes = "+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else ""
+        return _git(folder, "rev-parse", "HEAD") + changes
+    except (OSError, subprocess.SubprocessError):
         return None
 
 
-def _git(*arguments: str) -> str:
-    folder = Path(__file__).parent
-    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
+def origin(folder: Path) -> dict[str, str]:
+    """Who runs this process, its command without passwords in addresses, and the commit of the code in `folder`."""
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    found = {"user": _user(), "command": re.sub(r"//[^/@\s]+@", "//", command), "commit": commit_of(folder)}
+    return {name: value for name, value in found.items() if value}
+
+
+def _user() -> str | None:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user may have a number and no name
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=PATIENCE)
     return done.stdout.strip()
+
+
+@contextmanager
+def metered(device: str) -> Iterator[dict[str, float]]:
+    """What this process takes in the block, filled in at its end: CPU seconds, and peaks of memory in bytes."""
+    used, begun = dict[str, float](), time.process_time()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak is counted anew
+    cuda = sys.modules["torch"].cuda if device == "cuda" else None
+    if cuda:
+        cuda.reset_peak_memory_stats()
+    yield used
+    used["cpu_seconds"] = time.process_time() - begun
+    with suppress(OSError, StopIteration):
+        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+        used["peak_memory"] = 1024 * float(line.split()[1])
+    if cuda:
+        used["peak_gpu_memory"] = float(cuda.max_memory_allocated())

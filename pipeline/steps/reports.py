@@ -25,10 +25,20 @@ class ComparisonConfig(ReportConfig):
 
 
 def write_frontier(config: ReportConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
-    """Write the frontier of `results`; the summary is the accuracy of every network but members."""
-    from amalgam.pipeline.reports.frontier.page import frontier_report
+    """Write the frontier of `results`; the summary is the accuracy of every network but members.
 
-    return _written(frontier_report, config, inputs, work)
+    Logged as curves, for the page of the whole run: the front, by cost, and the scores of the best fused network.
+    """
+    from amalgam.pipeline.reports.builder import read_rows
+    from amalgam.pipeline.reports.frontier.page import STEM, frontier_report
+    from amalgam.pipeline.reports.frontier.table import best_scores, front
+
+    headline = _written(frontier_report, config, inputs, work)
+    rows = read_rows(work.out, STEM)
+    for cost, row in front(rows):
+        work.log({f"frontier/{name}": row[name] for name in ("accuracy", "nll", "calibration_error")}, step=cost)
+    work.log(best_scores(rows), step=0)
+    return headline
 
 
 def write_merging(config: ReportConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:

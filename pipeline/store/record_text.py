@@ -10,6 +10,8 @@ from amalgam.pipeline.store.artifact import Record
 SAME_EVERYWHERE = ("Config", "Spec")  # endings of classes that say no more than the name of their setting
 
 MOST_LETTERS = 60  # of a step's title: a table cuts off more
+MOST_IN_WORD = 24  # of a setting in it: longer ones are lists
+UNTOLD = ("false", "null", "[]", "{}", '""')  # values that say that a setting is not used
 
 
 def flat(config: Mapping[str, Any]) -> dict[str, str]:
@@ -63,8 +65,20 @@ def _in_words(record: Record, settings: Mapping[str, str]) -> str:
     """The record's kind and these settings of it, one that is named as the kind by its value alone."""
     values = flat(record.config)
     named = {path: name for path, name in settings.items() if path in values}
-    words = [values[path] if name in ("", record.name) else f"{name}={values[path]}" for path, name in named.items()]
-    return " ".join([record.name, *words])
+    words = [_word("" if name == record.name else name, values[path]) for path, name in named.items()]
+    said = {word.partition("=")[2] for word in words if not word[-1:].isdigit()}
+    return " ".join(dict.fromkeys([record.name, *(word for word in words if word and word not in said)]))
+
+
+def _word(name: str, value: str) -> str:
+    """A setting in a title: one that is on by its name, one that is off, or a long list, not at all."""
+    if value.startswith("[["):  # settings as pairs
+        value, name = " ".join(f"{key}={number}" for key, number in json.loads(value)), ""
+    if value in UNTOLD or value.startswith("[") or len(value) > MOST_IN_WORD:
+        return ""
+    if value == "true" and name:
+        return name
+    return f"{name}={value}" if name else value
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:

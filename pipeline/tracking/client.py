@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy.orm import Session
@@ -18,6 +18,8 @@ from amalgam.pipeline.tracking import view
 from amalgam.pipeline.tracking.database import PATIENCE, prepared, without_trace
 from amalgam.pipeline.tracking.store import Store
 
+BATCH = 1000  # most metrics, params and tags together that MLflow takes in one call
+PARAMS_PER_BATCH = 100  # most params among them
 AGAIN = 1.0  # seconds before a call is repeated whose answer was lost
 PAGE = 1000  # runs in one answer
 OLDEST_FIRST = ["attributes.start_time ASC"]
@@ -116,6 +118,15 @@ class RunsInStore:
             if made := self.oldest([experiment_id], identity, tags[identity]):
                 return made
             return self.client.create_run(experiment_id, milliseconds(started), dict(tags), run_name=name)
+
+    def log_batches(self, run_id: str, params: list[Param], metrics: list[Metric], tags: Mapping[str, str]) -> None:
+        """Log all of these, in as many calls as MLflow's limits make it."""
+        marks = [RunTag(name, value) for name, value in tags.items()]
+        while params or metrics or marks:
+            first, params = params[:PARAMS_PER_BATCH], params[PARAMS_PER_BATCH:]
+            room = BATCH - len(first) - len(marks)
+            self.client.log_batch(run_id, metrics[:room], first, marks)
+            metrics, marks = metrics[room:], []
 
 
 def milliseconds(seconds: float) -> int:

@@ -22,6 +22,7 @@ from mlflow.types import Schema, TensorSpec
 from amalgam.pipeline.store.artifact import Record, read_curves
 from amalgam.pipeline.store.checkpoints import load_model, read_pictures, read_spec
 from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_about
+from amalgam.pipeline.tracking.run_record import ALIAS, REGISTER, RunRecord
 from amalgam.pipeline.tracking.view import Link, numbers
 from amalgam.tasks.models.clip import build_clip
 from amalgam.tasks.models.from_pixels import FromPixels
@@ -82,6 +83,15 @@ class StepNetwork:
     record: Record
     folder: Path
     link: Link
+
+
+def log_networks(client: MlflowClient, run: RunRecord, networks: Sequence[StepNetwork]) -> None:
+    """Show the networks that the run built as models, and register the best of all if the run says so."""
+    log_models(client, [one for one in networks if one.record.fingerprint in run.built])
+    if name := run.tags.get(REGISTER):
+        chosen = best(networks)
+        log_models(client, [chosen])
+        register(client, chosen.link, name, run.tags.get(ALIAS))
 
 
 def log_models(client: MlflowClient, networks: Iterable[StepNetwork]) -> None:

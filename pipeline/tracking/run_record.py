@@ -15,10 +15,12 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict
 
 from amalgam.pipeline.engine.execute import Event
+from amalgam.pipeline.engine.host import origin
 from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.store.artifact import sealed, unsealed
 from amalgam.pipeline.store.canonical import canonical
 from amalgam.pipeline.store.storage import Process, storage_of
+from amalgam.tasks.user_names import file_of, is_in_file
 
 FOLDER = ".runs"
 REGISTER, ALIAS = "register", "alias"  # tags of a run: under what name its best network is registered
@@ -55,6 +57,8 @@ class RunRecord(BaseModel):
     """Whether its driver was ended from outside."""
     tags: dict[str, str] = {}
     """What else is said of the run, such as the verdict of a night."""
+    origin: dict[str, str] = {}
+    """Who started it, by which command, and the commit of their code; none in records of earlier versions."""
 
     @classmethod
     def begun(cls, experiment: str, config: Mapping[str, Any], targets: Sequence[Step]) -> Self:
@@ -67,6 +71,7 @@ class RunRecord(BaseModel):
             targets=requested,
             driver=Process.this(),
             nonce=uuid.uuid4().hex[:6],
+            origin=origin(file_of(experiment).parent if is_in_file(experiment) else Path.cwd()),
         )
 
     def after(self, event: Event) -> Self:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import Timeout
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from amalgam.pipeline.store.artifact import CURVES, RECORD, Record, read_curves
@@ -24,11 +24,9 @@ from amalgam.pipeline.tracking import view
 from amalgam.pipeline.tracking.client import RunsInStore, milliseconds
 from amalgam.pipeline.tracking.database import tracking_lock
 from amalgam.pipeline.tracking.files import keep
-from amalgam.pipeline.tracking.run_record import ALIAS, NETWORKS, REGISTER, RunRecord, bury_dead, read_runs
+from amalgam.pipeline.tracking.run_record import NETWORKS, REGISTER, RunRecord, bury_dead, read_runs
 from amalgam.pipeline.tracking.store import Store
 
-BATCH = 1000  # most metrics, params and tags together that MLflow takes in one call
-PARAMS_PER_BATCH = 100  # most params among them
 TOGETHER = 50  # steps in one transaction: others wait for its end, a second at most
 
 ENDED = ("FINISHED", "FAILED", "KILLED")
@@ -127,7 +125,7 @@ class Tracker:
             experiment_id, run.started, {view.RUN_KEY: run.key}, view.RUN_KEY, run.title
         )
         names = titles(list(records.values()))
-        self._show(records, names, parent)
+        self._show(run, records, names, parent)
         if run.seconds is not None:
             self._log_models(run, records)
             with self._runs.one_transaction():
@@ -135,28 +133,26 @@ class Tracker:
                 self._finish(run, records, parent)
         return parent
 
-    def _show(self, records: Mapping[str, Record], names: Mapping[str, str], parent: Run) -> None:
+    def _show(self, run: RunRecord, records: Mapping[str, Record], names: Mapping[str, str], parent: Run) -> None:
         """Link every step to the run that shows it: one the store has, perhaps of another parent, or a new child."""
         unknown = [record for key, record in records.items() if key not in self._links]
         shown = self._runs.of_steps(unknown) if unknown else {}
         for some in [unknown[i : i + TOGETHER] for i in range(0, len(unknown), TOGETHER)]:
             # What is half logged may be there already, and MLflow looks that up after a rollback of its own.
-            begun = any(run and run.info.status != "FINISHED" for run in (shown.get(r.fingerprint) for r in some))
+            begun = any(one and one.info.status != "FINISHED" for one in (shown.get(r.fingerprint) for r in some))
             try:
                 with nullcontext() if begun else self._runs.one_transaction():
                     for record in some:
-                        key = record.fingerprint
-                        self._links[key] = self._shown(record, names[key], parent, shown.get(key))
+                        child, title = shown.get(record.fingerprint), names[record.fingerprint]
+                        if child is None or child.info.status != "FINISHED":
+                            child = self._logged(run, record, title, parent, child)
+                        info = child.info
+                        link = view.Link(info.run_name or title, record.key, info.experiment_id, info.run_id)
+                        self._links[record.fingerprint] = link
             except BaseException:
                 for record in some:
                     self._links.pop(record.fingerprint, None)
                 raise
-
-    def _shown(self, record: Record, title: str, parent: Run, shown: Run | None) -> view.Link:
-        child = shown
-        if child is None or child.info.status != "FINISHED":
-            child = self._logged(record, title, parent, shown)
-        return view.Link(child.info.run_name or title, record.key, child.info.experiment_id, child.info.run_id)
 
     def _rename(self, names: Mapping[str, str]) -> None:
         """Give the runs of steps these names: one that was shown before others of its kind was named by its kind."""
@@ -166,24 +162,25 @@ class Tracker:
                 self._client.update_run(link.run_id, name=name)
                 self._links[fingerprint] = replace(link, title=name)
 
-    def _logged(self, record: Record, title: str, parent: Run, begun: Run | None) -> Run:
+    def _logged(self, run: RunRecord, record: Record, title: str, parent: Run, begun: Run | None) -> Run:
         """The run of a step with all of its record. What an attempt that broke off logged is the same, kept once."""
         folder = self._folder(record.fingerprint)
         inputs = parents(record)
-        staged, read = _staged(folder), [rows for key in inputs for rows in _staged(self._folder(key))]
+        staged, read = view.staged_in(folder), [rows for key in inputs for rows in view.staged_in(self._folder(key))]
         note = view.step_note(record, folder, [self._links[key] for key in inputs if key in self._links])
-        tags = view.step_tags(record, self._data_fingerprints(record), note)
+        tags = view.step_tags(run, record, self._data_fingerprints(record), note)
         tags |= {MLFLOW_PARENT_RUN_ID: parent.info.run_id}
         child = begun or self._runs.created(parent.info.experiment_id, record.started, tags, view.FINGERPRINT, title)
         run_id = child.info.run_id
         metrics = view.step_metrics(record, read_curves(folder))
-        self._log_batches(run_id, view.params(record.config), metrics, tags if begun else {})
+        self._runs.log_batches(run_id, view.params(record.config), metrics, tags if begun else {})
         if staged or read:
             datasets = [view.dataset(r, "staged") for r in staged] + [view.dataset(r, "read") for r in read]
             self._client.log_inputs(run_id, datasets)
         in_place = {rows.file for rows in staged} | {folder / CURVES}
         files = [folder / file for file in [*record.files, RECORD]]
         keep(child, self.store, folder, [file for file in files if file not in in_place])
+        self._keep_note(run_id, note)
         self._client.set_terminated(run_id, "FINISHED", milliseconds(record.started + record.seconds))
         return child
 
@@ -193,15 +190,10 @@ class Tracker:
         wanted = [key for key in ([*run.built, *run.cached] if name else run.built) if records[key].name in NETWORKS]
         if not wanted:
             return
-        # Here, not above: it imports torch.
-        from amalgam.pipeline.tracking.models import StepNetwork, best, log_models, register
+        from amalgam.pipeline.tracking.models import StepNetwork, log_networks  # here, not above: it imports torch
 
         networks = [StepNetwork(records[key], self._folder(key), self._links[key]) for key in wanted]
-        log_models(self._client, [one for one in networks if one.record.fingerprint in run.built])
-        if name:
-            chosen = best(networks)
-            log_models(self._client, [chosen])
-            register(self._client, chosen.link, name, run.tags.get(ALIAS))
+        log_networks(self._client, run, networks)
 
     def _finish(self, run: RunRecord, records: Mapping[str, Record], parent: Run) -> None:
         """Log what the run found: its targets' summaries, tables and pictures, and links to all of its steps."""
@@ -210,21 +202,23 @@ class Tracker:
         files = [self._folder(record.fingerprint) / file for record in targets for file in record.files]
         shown = [file for file in files if view.is_read_by_people(file)]
         built, cached = [[self._links[key] for key in keys] for keys in (run.built, run.cached)]
-        tags = view.run_tags(run, list(records.values()), cached, view.run_note(run, run_id, built, cached, shown))
-        self._log_batches(run_id, view.params(run.config), view.run_metrics(run, targets), tags)
+        note = view.run_note(run, run_id, built, cached, shown)
+        tags = view.run_tags(run, list(records.values()), cached, note)
+        curves = {record.fingerprint: read_curves(self._folder(record.fingerprint)) for record in targets}
+        self._runs.log_batches(run_id, view.params(run.config), view.run_metrics(run, records, curves), tags)
+        if data := view.sources(records.values()):
+            self._client.log_inputs(run_id, data)
+        self._keep_note(run_id, note)
         for file in shown:
             keep(parent, self.store, file.parent, [file])
         if len(cached) > view.MOST_LINKS:
             self._client.log_text(run_id, "\n".join(link.run_id for link in cached), view.LINKS_FILE)
         self._client.set_terminated(run_id, run.status, milliseconds(run.started + (run.seconds or 0)))
 
-    def _log_batches(self, run_id: str, params: list[Param], metrics: list[Metric], tags: Mapping[str, str]) -> None:
-        marks = [RunTag(name, value) for name, value in tags.items()]
-        while params or metrics or marks:
-            first, params = params[:PARAMS_PER_BATCH], params[PARAMS_PER_BATCH:]
-            room = BATCH - len(first) - len(marks)
-            self._client.log_batch(run_id, metrics[:room], first, marks)
-            metrics, marks = metrics[room:], []
+    def _keep_note(self, run_id: str, note: str) -> None:
+        """Add a note that no tag can hold as a file."""
+        if view.within_limit(note) != note:
+            self._client.log_text(run_id, note, view.NOTE_FILE)
 
     def _data_fingerprints(self, record: Record) -> list[str]:
         """Of the data a step or its ancestors read, as those that read it say."""
@@ -249,8 +243,3 @@ class Tracker:
         if fingerprint not in self._keys:  # one listing for all of them
             self._keys = {key.rpartition("-")[2]: key for key in self._storage.names()}
         return self._keys.get(fingerprint, fingerprint)
-
-
-def _staged(folder: Path) -> list[view.StagedRows]:
-    """The files of activation rows in a step's folder."""
-    return [staged for file in sorted(folder.rglob("*.parquet")) if (staged := view.staged_rows(file))]

@@ -56,6 +56,29 @@ def identity(network: Network, *, with_weights: bool) -> Row:
     }
 
 
+def front(rows: Sequence[Row]) -> list[tuple[int, Row]]:
+    """Fused networks and ensembles more accurate than all of less cost, by nonzero FLOPs in percent of one member's."""
+    priced = [row for row in rows if row["kind"] in ("fused", "ensemble") and row.get(RELATIVE + "nonzero_flops")]
+    found = list[tuple[int, Row]]()
+    for row in sorted(priced, key=lambda row: (row[RELATIVE + "nonzero_flops"], -row["accuracy"])):
+        if not found or row["accuracy"] > found[-1][1]["accuracy"]:
+            found.append((round(100 * row[RELATIVE + "nonzero_flops"]), row))
+    return found
+
+
+def best_scores(rows: Sequence[Row]) -> dict[str, float]:
+    """Scores of the most accurate fused network, their deviations over seeds, and its costs as multiples of a member's.
+
+    Named as any tested network's are; empty without a fused network.
+    """
+    fused = [row for row in rows if row["kind"] == "fused"]
+    best = max(fused, key=lambda row: row["accuracy"], default={})
+    scores = [name for score in ("accuracy", "nll", "calibration_error") for name in (score, score + DEVIATION)]
+    found = {f"test/{name}": best.get(name) for name in scores}
+    found |= {f"cost/{name}": value for name, value in best.items() if name.startswith(RELATIVE)}
+    return {name: float(value) for name, value in found.items() if isinstance(value, (int, float))}
+
+
 def class_measures(rows: Sequence[Row]) -> dict[str, str]:
     """The measures of single classes, in order of class, with the name of each class."""
     ends = (DEVIATION, LOW, HIGH)

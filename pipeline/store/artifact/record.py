@@ -54,6 +54,8 @@ class Record(BaseModel):
     resources: dict[str, float]
     git_commit: str | None
     host: dict[str, str]
+    usage: dict[str, float] = {}
+    """CPU seconds and peaks of memory, in bytes, of the process that built it."""
     notes: tuple[str, ...] = ()
     """What happened while it was built, in sentences."""
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.utils.validation import MAX_TAG_VAL_LENGTH, _validate_metric_name, _validate_param
 
+from amalgam.pipeline.engine.host import origin
 from amalgam.pipeline.store.artifact import Point, Record
 from amalgam.pipeline.store.record_text import flat, titles
 from amalgam.pipeline.tracking import view
@@ -78,7 +79,37 @@ def test_any_name_of_a_user_is_one_that_mlflow_takes(name):
 def test_a_note_fits_in_a_tag_whatever_the_number_of_steps():
     links = [view.Link(f"member seed={i}", "member-0123456789abcdef", "1", "f" * 32) for i in range(500)]
     run = RunRecord(experiment="large", started=0.0)
-    note = view.run_note(run, "r", links, links, [])
-    assert "member seed=0" in note and "lines more" in note
-    assert len(note) <= MAX_TAG_VAL_LENGTH
-    assert len(view.step_note(record("a", "b", {}), Path("x"), links)) <= MAX_TAG_VAL_LENGTH
+    for note in (view.run_note(run, "r", links, links, []), view.step_note(record("a", "b", {}), Path("x"), links)):
+        cut = view.within_limit(note)
+        assert "member seed=499" in note and "member seed=0" in cut
+        assert len(note) > MAX_TAG_VAL_LENGTH >= len(cut) and view.NOTE_FILE in cut
+        assert view.within_limit(cut) == cut
+
+
+def test_titles_name_what_is_on_and_not_what_is_off():
+    configs = [
+        {"method": {"class": "Ward"}, "refitted": refitted, "alphas": [0.1 * i for i in range(length)], "sae": sae}
+        for refitted, length, sae in ((False, 1, None), (True, 2, None), (False, 3, {"class": "ChosenSAE"}))
+    ]
+    names = titles([record("fused", str(i), config) for i, config in enumerate(configs)])
+    assert list(names.values()) == ["fused", "fused refitted", "fused sae=ChosenSAE"]
+    pairs = [{"settings": [["strength", strength]], "member": 0, "seed": 0} for strength in (1.0, 3.0)]
+    assert list(titles([record("path", str(i), pair) for i, pair in enumerate(pairs)]).values()) == [
+        "path strength=1.0",
+        "path strength=3.0",
+    ]
+
+
+def test_an_address_in_a_command_is_kept_without_its_password(monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.argv", ["/x/amalgam", "run", "walks", "--tracking-uri", "https://me:secret@host/x"])
+    found = origin(tmp_path)
+    assert found["command"] == "amalgam run walks --tracking-uri https://host/x"
+    assert "secret" not in str(found) and "commit" not in found
+
+
+def test_data_sets_are_named_with_the_digest_of_their_content():
+    config = {"sample": {"data": {"class": "DataSpec", "name": "digits"}}}
+    read = record("member", "a", config).model_copy(update={"metrics": {"data_fingerprint": "d" * 64}})
+    others = record("fused", "b", config).model_copy(update={"data": {"npz:mine.npz": "e" * 16}})
+    found = {(one.dataset.name, one.dataset.digest) for one in view.sources([read, read, others])}
+    assert found == {("digits", "d" * 36), ("npz:mine.npz", "e" * 16)}

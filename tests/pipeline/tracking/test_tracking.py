@@ -1,5 +1,6 @@
 """MLflow shows what the records say: in a real database, on a real server, and after a server was away."""
 
+import getpass
 import json
 import math
 import os
@@ -31,6 +32,9 @@ from amalgam.pipeline.tracking.sync import Tracked, Tracker, sync
 from tests.pipeline.tracking.stages import frontier
 
 pytestmark = pytest.mark.slow
+
+
+USAGE = ("usage/seconds", "usage/bytes", "usage/cpu_seconds")
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +158,55 @@ def test_the_data_fingerprint_reaches_every_step(root):
     Tracker(root, store).track(build(root))
     children = [one for one in runs_of(store) if MLFLOW_PARENT_RUN_ID in one.data.tags]
     assert {child.data.tags["data_fingerprint"] for child in children} == {"d" * 16}
+
+
+def test_user_and_commit_are_those_of_the_users_code(root, tmp_path, monkeypatch):
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    monkeypatch.chdir(theirs)
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.com"]
+    for arguments in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "empty"]):
+        subprocess.run([*git, *arguments], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    Tracker(root, store_of(root)).track(build(root))
+    assert {one.data.tags["mlflow.source.git.commit"] for one in runs_of(store_of(root))} == {commit}
+    assert {one.data.tags["mlflow.user"] for one in runs_of(store_of(root))} == {getpass.getuser()}
+
+
+def test_steps_show_what_they_took_of_their_machine(root):
+    Tracker(root, store_of(root)).track(build(root))
+    member = next(one for one in runs_of(store_of(root)) if one.info.run_name == "member seed=1").data.metrics
+    assert member["system/peak_memory_megabytes"] > 1 and member["system/cpu_utilization_percentage"] >= 0
+    parent = next(one for one in runs_of(store_of(root)) if one.data.tags["step"] == "experiment").data.metrics
+    assert parent["usage/cpu_seconds"] >= member["usage/cpu_seconds"] >= 0
+
+
+def front(config: object, inputs: object, work: Workspace) -> dict[str, float]:
+    for cost, accuracy in ((100, 0.7), (150, 0.8), (400, 0.9)):
+        work.log({"frontier/accuracy": accuracy}, step=cost)
+    return {"accuracy/PartialOT 0": 0.7, "accuracy/PartialOT 0.4": 0.8, "total": 3.0}
+
+
+def test_a_frontier_is_one_curve_by_cost_on_the_page_of_the_run(root):
+    step = Step("report", front)
+    with logged(RunRecord.begun("front", {}, [step]), root, store_of(root)) as log:
+        run([step], root, Local(), log.hear)
+    parent = next(one for one in runs_of(store_of(root)) if one.data.tags["step"] == "experiment")
+    assert set(parent.data.metrics) == {"frontier/accuracy", "total", *USAGE}
+    points = MlflowClient(store_of(root).uri).get_metric_history(parent.info.run_id, "frontier/accuracy")
+    assert [(point.step, point.value) for point in points] == [(100, 0.7), (150, 0.8), (400, 0.9)]
+
+
+def test_a_note_that_no_tag_can_hold_is_a_file_and_every_cached_step_is_in_it(root):
+    alphas = tuple(number / 1000 for number in range(80))
+    build(root, alphas=alphas)
+    store, again = store_of(root), build(root, alphas=alphas)
+    sync(root, store)
+    parent = next(one for one in runs_of(store) if one.data.tags.get("run") == again.key)
+    client = MlflowClient(store.uri)
+    note = Path(client.download_artifacts(parent.info.run_id, "note.md")).read_text()
+    assert all(f"evaluation-{key}" in note for key in again.cached[4:-1])
+    assert "note.md" in parent.data.tags[MLFLOW_RUN_NOTE]
 
 
 def test_staged_rows_are_inputs_and_not_copies(root):
