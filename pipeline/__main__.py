@@ -13,14 +13,14 @@ from amalgam.pipeline.cli.from_files.explain import explain
 from amalgam.pipeline.cli.from_files.fuse import fuse
 from amalgam.pipeline.cli.from_files.merge import merge_command
 from amalgam.pipeline.cli.launch import plan_experiment, run_experiment
-from amalgam.pipeline.cli.operating.jobs import status, stop, submit
+from amalgam.pipeline.cli.operating.jobs import status, stop, submit, up
 from amalgam.pipeline.cli.operating.night import NightSettings, run_night
 from amalgam.pipeline.cli.operating.retention import collect
 from amalgam.pipeline.cli.operating.schedule import app as schedule
 from amalgam.pipeline.cli.settings import Root, TrackingUri
 from amalgam.pipeline.console import say
 
-RUNNING = ("plan", "run", "submit", "status", "stop", "night", "schedule", "gc", "compare")
+RUNNING = ("plan", "run", "up", "submit", "status", "stop", "night", "schedule", "gc", "compare")
 RESULTS = ("show", "report", "fuse", "merge", "explain", "ui", "sync", "verify")
 
 
@@ -67,6 +67,7 @@ app.add_typer(
 
 # What follows are the experiment's own flags: they are checked as those of `run` are.
 app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": True})(submit)
+app.command()(up)
 app.command()(status)
 app.command()(stop)
 app.add_typer(schedule, name="schedule")

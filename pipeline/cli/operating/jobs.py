@@ -1,8 +1,11 @@
-"""`amalgam submit`, `status` and `stop`: experiments as jobs on a Ray cluster, by the address of its dashboard."""
+"""`amalgam up`, and `submit`, `status` and `stop`: a Ray cluster, and experiments as jobs on it."""
 
+import json
 import os
 import re
 import shlex
+import subprocess
+import sys
 import uuid
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +27,7 @@ COMMANDS = ("run", "night", "plan")
 PASSED_ON = ("AMALGAM_NIGHT", "AMALGAM_DATA", "AMALGAM_ROOT", "MLFLOW_TRACKING_URI")
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 REGRESSION = 3
+PLACEHOLDERS = ("AMI_ID", "EFS_ADDRESS")  # of cluster.yaml
 Address = Annotated[
     str, Option(envvar="RAY_API_SERVER_ADDRESS", help="Address of the cluster's dashboard, such as http://HEAD:8265.")
 ]
@@ -129,3 +133,32 @@ def _within(text: str, folder: Path) -> str:
         raise ValueError(
             f"{path} does not lie in {folder.resolve()}, so it does not travel: give --working-dir"
         ) from None
+
+
+def up(
+    file: Annotated[Path, Argument(help="Cluster file of Ray, such as cluster.yaml.")],
+    flags: Annotated[list[str] | None, Argument(help="After --, flags of `ray up`.")] = None,
+) -> None:
+    """Check a cluster file, that its placeholders are filled in among other things, and start the cluster."""
+    require_complete(file)
+    raise SystemExit(subprocess.call([str(Path(sys.executable).with_name("ray")), "up", str(file), *(flags or [])]))
+
+
+def require_complete(file: Path) -> None:
+    """Raise ValueError for a cluster file that Ray would refuse, or that has values nobody has filled in."""
+    import jsonschema  # here and below, not above: Ray brings them along
+    import ray
+    import yaml
+
+    try:
+        cluster = yaml.safe_load(file.read_text())
+        schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
+        jsonschema.validate(cluster, schema)
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, jsonschema.ValidationError) as error:
+        where = ".".join(map(str, getattr(error, "absolute_path", ())))
+        reason = str(getattr(error, "message", error)).splitlines()[0]
+        raise ValueError(f"{file} is no cluster file of Ray: {where} {reason}") from error
+    if left := [name for name in PLACEHOLDERS if re.search(rf"\b{name}\b", json.dumps(cluster))]:
+        raise ValueError(f"{file} still has {' and '.join(left)}: put your values there, its first lines say which")

@@ -17,6 +17,7 @@ import ray
 import yaml
 from ray.scripts.scripts import cli as ray_command
 
+from amalgam.pipeline.cli.operating.jobs import require_complete
 from amalgam.pipeline.experiments import EXPERIMENTS
 
 REPOSITORY = Path(__file__).parents[4]
@@ -74,7 +75,7 @@ def test_the_commands_it_names_exist(cluster):
     for experiment in re.findall(r"amalgam run (\w+)", text):
         assert experiment in EXPERIMENTS
     subcommands = set(re.findall(r"\.venv/bin/ray ([\w-]+)", text))
-    assert {"up", "stop"} <= subcommands <= set(ray_command.commands)
+    assert {"down", "stop"} <= subcommands <= set(ray_command.commands)
     [make] = [command for command in cluster["setup_commands"] if "make" in command and "cd" in command]
     subprocess.run(["make", "--dry-run", make.rpartition(" ")[2]], cwd=REPOSITORY, check=True, capture_output=True)
 
@@ -84,3 +85,14 @@ def test_the_extra_that_the_head_installs_has_what_ray_imports_on_aws(cluster):
     [extra] = re.findall(r"'\.\[(\w+)\]'", install)
     extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert any(each.startswith("boto3") for each in extras[extra])
+
+
+def test_values_that_nobody_filled_in_are_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match="AMI_ID and EFS_ADDRESS"):
+        require_complete(FILE)
+    complete = tmp_path / "cluster.yaml"
+    complete.write_text(FILE.read_text().replace("&image AMI_ID", "&image ami-1").replace("EFS_ADDRESS:/", "fs-1:/"))
+    require_complete(complete)
+    complete.write_text(complete.read_text().replace("max_workers: 8\nidle", "max_workers: many\nidle"))
+    with pytest.raises(ValueError, match="max_workers 'many'"):
+        require_complete(complete)
