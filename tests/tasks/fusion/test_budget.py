@@ -24,7 +24,7 @@ def costs(kind: str, count: int, **budget: float):
 
 
 @each_network
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_budgets_are_met_from_below_grow_and_are_nested(kind, count):
     previous, kept = (0, 0), None
     for limit in LIMITS:
@@ -47,7 +47,7 @@ def test_no_slot_more_would_fit_the_budget_of_parameters(kind):
 
 
 @each_network
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_budget_of_the_ensemble_is_the_ensemble(kind, count):
     members, x = networks(kind, count), example(kind)
     fused = fuse(members, Budget(flops=count, parameters=count + 0.01), x)

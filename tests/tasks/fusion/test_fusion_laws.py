@@ -36,7 +36,7 @@ ALPHAS = (
     1.0,
 )  # 0.33 and 0.9 leave no whole number of units: rounding must stay exact
 each_network = pytest.mark.parametrize("kind", NETWORKS)
-each_count = pytest.mark.parametrize("count", [2, 3])
+each_count = pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
 
 
 def shares(count: int) -> tuple[float, ...]:

@@ -49,7 +49,7 @@ def rescaled(kind: str, member: nn.Module, x: torch.Tensor, seed: int) -> nn.Mod
 
 @pytest.mark.parametrize("kind", MAKERS)
 @pytest.mark.parametrize("alpha", [0.0, 0.33])
-@pytest.mark.parametrize("with_images", [False, True])
+@pytest.mark.parametrize("with_images", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_rescaled_members_fuse_into_the_same_function(kind, alpha, with_images):
     members, x = networks(kind, 2), example(kind, batch=8)
     twins = [rescaled(kind, member, x, seed) for seed, member in enumerate(members)]

@@ -26,7 +26,7 @@ def both(kind: str, count: int, alpha: float):
 
 
 @each_network
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("alpha", [0.6, 0.9, 1.0])
 def test_structured_is_dense_without_its_zeros(kind, count, alpha):
     dense, blocks, allowed, _ = both(kind, count, alpha)
@@ -41,7 +41,7 @@ def test_structured_is_dense_without_its_zeros(kind, count, alpha):
 
 
 @each_network
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_at_alpha_one_a_structured_network_costs_what_the_ensemble_costs(kind, count):
     _, blocks, _, members = both(kind, count, 1.0)
     x = example(kind)

@@ -162,6 +162,7 @@ def test_tsm2_learns_a_sine():
     assert loss.item() < 0.1 * series[:, 24:].var().item()
 
 
+@pytest.mark.slow
 def test_members_with_a_common_start_merge_and_fusion_names_what_it_cannot_carry():
     spec = ModelSpec(name="vim2_tiny", num_classes=3, in_shape=(1, 8, 8), options=TINY)
     start = build(spec, 0).state_dict()

@@ -50,6 +50,7 @@ def test_torchvision_classifiers_are_carried(name):
     torch.testing.assert_close(twin(x), model(x), rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_timm_resnet18_is_carried():
     import timm
 

@@ -240,6 +240,7 @@ def test_a_batch_in_parts_makes_the_step_of_the_whole_batch(name, digits, parts)
         assert [m["train/loss"] for m in history] == pytest.approx([m["train/loss"] for m in histories[0][0]])
 
 
+@pytest.mark.slow
 def test_a_compiled_network_trains_as_it_does_uncompiled(digits, parts):
     network = build(ModelSpec(name="mlp", num_classes=10, in_shape=(1, 8, 8)), seed=0)
     config = TrainConfig(epochs=1, batch_size=72, optimizer="sgd", learning_rate=0.1)

@@ -160,6 +160,7 @@ def trained(digits):
     return classifier, train_saes(features, about, [SAESpec(sparsity=TopK(k=4))], config, log=lambda m, e: None)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("regulariser", [L2(), SAEMask(), SparseChange(latents=1.0)])
 @pytest.mark.parametrize("start, target", [(1.0, 0.6), (30.0, 0.8)])
 def test_the_strength_that_keeps_a_wanted_overlap_is_found(trained, digits, regulariser, start, target):

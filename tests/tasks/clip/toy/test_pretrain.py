@@ -79,6 +79,7 @@ def test_the_network_that_is_given_is_left_alone():
     assert all(torch.equal(tensor, before[name]) for name, tensor in clip.model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_pictures_come_to_find_their_captions():
     found = []
     longer = TRAIN.model_copy(update={"epochs": 3, "batch_size": 32, "learning_rate": 3e-3})
