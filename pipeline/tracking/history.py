@@ -1,27 +1,43 @@
-"""The history of a metric, by step: from a CSV file, or from a run in MLflow; and weights of checkpoints out of it."""
+"""The history of a metric, by step: from a table in Parquet or CSV, or from a run in MLflow; weights out of it."""
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from amalgam.pipeline.store.artifact import written_whole
+from amalgam.pipeline.store.tables.parquet_stream import reading
 from amalgam.tasks.merging.weights.providers import MWA
 from amalgam.tasks.user_names import unknown_name
 
 STEP = "step"
-"""The column of a CSV that says when the others were measured."""
+"""The column that says when the others were measured."""
 History = Mapping[int, float]
 
 
 def read_history(source: str, metric: str, tracking_uri: str | None = None) -> dict[int, float]:
-    """Values of a metric by step, of a CSV file with a column `step`, or of the MLflow run of that id.
+    """Values of a metric by step, of a .parquet or .csv file with a column `step`, or of an MLflow run by id.
 
     Raises ValueError if the source is absent, lacks the metric (with near names), or holds NaN.
     """
-    found = _of_file(Path(source), metric) if Path(source).suffix == ".csv" else _of_run(source, metric, tracking_uri)
+    readers = {".csv": _of_csv, ".parquet": _of_parquet}
+    reader = readers.get(Path(source).suffix)
+    found = reader(Path(source), metric) if reader else _of_run(source, metric, tracking_uri)
     if bad := [step for step, value in found.items() if not math.isfinite(value)]:
         raise ValueError(f"{metric!r} of {source} is {found[bad[0]]} at step {bad[0]}: weights need finite values")
     return found
+
+
+def write_history(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Write one row a step, its metrics beside `step`; a metric that a step lacks is null there."""
+    names = dict.fromkeys(name for row in rows for name in row if name != STEP)
+    columns = {STEP: pa.array([int(row[STEP]) for row in rows], pa.int64())}
+    columns |= {name: pa.array([row.get(name) for row in rows], pa.float64()) for name in names}
+    with written_whole(path) as partial:
+        pq.write_table(pa.table(columns), partial, compression="zstd", write_page_checksum=True)
 
 
 def checkpoint_weights(history: History, rule: MWA, count: int, steps: Sequence[int] = ()) -> tuple[float, ...]:
@@ -39,15 +55,26 @@ def checkpoint_weights(history: History, rule: MWA, count: int, steps: Sequence[
     return rule([float(step) if rule.by == "step" else history[step] for step in chosen])
 
 
-def _of_file(path: Path, metric: str) -> dict[int, float]:
+def _of_parquet(path: Path, metric: str) -> dict[int, float]:
+    with reading(path, "history"):
+        table = pq.read_table(path, page_checksum_verification=True)
+    _require(path, table.column_names, metric)
+    pairs = zip(table[STEP].to_pylist(), table[metric].to_pylist(), strict=True)
+    return {step: float(value) for step, value in pairs if value is not None}
+
+
+def _require(path: Path, columns: Iterable[str], metric: str) -> None:
+    for name in (STEP, metric):
+        if name not in columns:
+            raise unknown_name(f"column of {path}", name, columns)
+
+
+def _of_csv(path: Path, metric: str) -> dict[int, float]:
     if not path.is_file():
         raise ValueError(f"no history at {path}")
     with path.open(newline="") as file:
         reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        for name in (STEP, metric):
-            if name not in columns:
-                raise unknown_name(f"column of {path}", name, columns)
+        _require(path, reader.fieldnames or (), metric)
         try:
             return {int(row[STEP]): float(row[metric]) for row in reader if row[metric]}
         except ValueError as error:

@@ -45,6 +45,8 @@ class Statistics:
     """Gradients of single examples in the coordinates of a basis, (examples, atoms), by matrix."""
     grams: PerMember = ()
     """`X^T X` over the inputs of a linear layer, (inputs, inputs), by its weight's or its module's name."""
+    embeddings: PerMember = ()
+    """Mean outputs on a probe that all members share, by the probe's name: what functional similarity compares."""
     live_grams: LiveGrams | None = None
     score: Callable[[State], float] | None = None
     """Score of a network on validation examples; larger is better."""
@@ -98,7 +100,7 @@ class Statistics:
                     f"staged at {', '.join(known[:8] for known in self.models)}; stage them again"
                 )
             places.append(self.models.index(found))
-        kinds = ("fisher", "factored", "projected", "grams", "models")
+        kinds = ("fisher", "factored", "projected", "grams", "embeddings", "models")
         moved: dict[str, Any] = {
             kind: tuple(getattr(self, kind)[p] for p in places) for kind in kinds if getattr(self, kind)
         }

@@ -7,12 +7,15 @@ from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.experiments.flags import in_words
 from amalgam.pipeline.steps.fusion.members import MEMBER, MemberConfig
 from amalgam.pipeline.steps.merging.merged import MERGED_TASKS, MergedConfig, Reference
+from amalgam.pipeline.steps.merging.personal import EMBEDDINGS, PERSONAL, EmbeddingsConfig, PersonalConfig
 from amalgam.pipeline.steps.merging.statistics import (
     CONFLICTS,
+    PROJECTED,
     SHARD,
     STATISTICS,
     ConflictsConfig,
     Estimator,
+    ProjectedConfig,
     ShardConfig,
     StatisticsConfig,
 )
@@ -45,6 +48,7 @@ from amalgam.tasks.models.spec import ModelSpec
 from amalgam.tasks.training.config import TrainConfig
 
 REFERENCES: tuple[Reference, ...] = ("base", "fine-tuned")
+TEMPERATURES = (0.0, 1.0, 5.0, 20.0, 100.0)  # of functional similarity
 OFF_DIAGONALS = (0.1, 0.5, 0.9, 1.0)
 
 
@@ -110,15 +114,20 @@ def _of_seed(recipe: MergingRecipe, seed: int) -> Iterator[Step]:
     for reference in REFERENCES:
         config = MergedConfig(label=reference, reference=reference, **common)
         yield MERGED_TASKS(config, base=base, members=members)
-    staged = {one: _statistics(recipe, one, members, seed) for one in recipe.estimators}
+    staged: dict[str, Step] = {one: _statistics(recipe, one, members, seed) for one in recipe.estimators}
     conflicts = ConflictsConfig(seed=seed, rank=recipe.rank)
     yield CONFLICTS(conflicts, base=base, members=members, statistics=staged[recipe.estimators[0]])
+    alike = EMBEDDINGS(EmbeddingsConfig(seed=seed), members=members)
+    personal = PersonalConfig(label="FunctionalSimilarity, a merge each", temperatures=TEMPERATURES, **common)
+    yield PERSONAL(personal, base=base, members=members, statistics=alike)
+    projected = ProjectedConfig(tasks=recipe.tasks, validation_share=share, seed=seed, rank=recipe.rank)
+    staged["projected"] = PROJECTED(projected, base=base, members=members)
     for label, grid, estimator in rows(recipe):
         known = {} if estimator is None else {"statistics": staged[estimator]}
         yield MERGED_TASKS(MergedConfig(label=label, grid=grid, **common), base=base, members=members, **known)
 
 
-def rows(recipe: MergingRecipe) -> Iterator[tuple[str, tuple[MergeMethod, ...], Estimator | None]]:
+def rows(recipe: MergingRecipe) -> Iterator[tuple[str, tuple[MergeMethod, ...], str | None]]:
     """The rows of the table: a label, the grid that is chosen from, and whose statistics it reads."""
     density, rank, first = recipe.density, recipe.rank, recipe.estimators[0]
 
@@ -144,6 +153,7 @@ def rows(recipe: MergingRecipe) -> Iterator[tuple[str, tuple[MergeMethod, ...], 
     yield "RegMeanPlusPlus", tuple(RegMeanPlusPlus(off_diagonal=share) for share in OFF_DIAGONALS), None
     yield "EpiMer", scaled(EpiMer, rank=rank), first
     yield "EpiMer raw", scaled(EpiMer, rank=rank, normalize="none"), first
+    yield "EpiMer projected", scaled(EpiMer, rank=rank, curvature="projected"), "projected"
     yield "EpiMer factored", scaled(EpiMer, rank=rank, curvature="factored"), first
 
 

@@ -64,7 +64,8 @@ class Bench:
         if method.need == "live_grams":
             inputs = [[images for images, _ in parts.batches(self.num_rows)] for parts in self.parts]
             return MergedBelow(self.modules[0].cpu(), self.members, inputs)
-        return None if method.need is None else read_statistics(self.staged)
+        data = " ".join(parts.train.fingerprint for parts in self.parts)
+        return None if method.need is None else read_statistics(self.staged, data)
 
     def validate(self, encoder: State) -> list[float]:
         """Accuracy on every task's validation images."""

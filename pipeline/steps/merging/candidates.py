@@ -88,7 +88,7 @@ class CheckpointBench:
         shape = read_spec(folder).in_shape
         parts = task_data(run.task, shape, run.validation_share, run.seed, work.data_root)
         base = {name: tensor.clone() for name, tensor in encoder_state(module).items()}
-        metrics = {name: read_history(str(folder / "history.csv"), name) for name in (LOSS, ACCURACY)}
+        metrics = {name: read_history(str(folder / "history.parquet"), name) for name in (LOSS, ACCURACY)}
         scaling = None if run.lora_rank is None else run.lora_alpha / run.lora_rank
         states = [dict(open_state(file)) for file in files[-config.last :]]
         return cls(module, base, states, metrics, config, scaling, parts, work.device)

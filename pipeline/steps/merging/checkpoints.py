@@ -11,7 +11,7 @@ from amalgam.pipeline.engine.step import Expect, Metrics
 from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.steps.merging.task import TaskConfig
 
-HISTORY = "history.csv"
+HISTORY = "history.parquet"
 
 
 class HistoryConfig(TaskConfig):
@@ -36,11 +36,10 @@ class CheckpointsConfig(Config):
 
 
 def train_history(config: HistoryConfig, inputs: Mapping[str, Path], work: Workspace) -> Metrics:
-    """Write one `epoch-NNN.safetensors` an epoch and `history.csv`; a retry begins anew, so that none is missing."""
-    import csv
-
+    """Write one `epoch-NNN.safetensors` an epoch and `history.parquet`; a retry begins anew: none is missing."""
     from amalgam.pipeline.store.checkpoints import load_model, read_spec, save_model
     from amalgam.pipeline.store.state_files import write_safetensors
+    from amalgam.pipeline.tracking.history import write_history
     from amalgam.tasks.merging.multitask.heads import encoder_state
     from amalgam.tasks.merging.multitask.lora import adapter_state, with_lora
     from amalgam.tasks.merging.multitask.parts import headed, task_data
@@ -78,10 +77,7 @@ def train_history(config: HistoryConfig, inputs: Mapping[str, Path], work: Works
         save=save,
         device=work.device,
     )
-    with (work.out / HISTORY).open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_history(work.out / HISTORY, rows)
     return {"best_epoch": trained.best_epoch, "data_fingerprint": parts.train.fingerprint}
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, SerializeAsAny
 from amalgam.pipeline.engine.kinds import Config, Kind
 from amalgam.pipeline.engine.step import Expect, Metrics
 from amalgam.pipeline.engine.workspace import Workspace
-from amalgam.tasks.data.catalogue import DataSpec, check, path_of
+from amalgam.tasks.data.catalogue import DataSpec, path_of
 from amalgam.tasks.merging.clients.rules import Rule
 
 if TYPE_CHECKING:
@@ -117,14 +117,10 @@ def _images(config: FederationConfig, root: Path | None) -> "tuple[list[Client],
     return list(clients), nn.Sequential(nn.Flatten(), *layers), torch.randn(NOISE, *pixels.shape[1:])
 
 
-def check_data(config: FederationConfig, data_root: Path | None) -> None:
-    """Raise ValueError unless the data are there, and can be divided as wanted."""
-    if config.data is not None and config.kind == "images":
-        check(config.data, data_root)
-    elif config.data is not None and not (path := path_of(config.data, data_root)).is_file():
-        raise ValueError(f"there is no graph at {path}: give an .npz file under --data-root")
+def check_overlap(config: FederationConfig, data_root: Path | None) -> None:
+    """Raise ValueError unless the data can be divided as wanted."""
     if config.overlap and config.clients % config.overlap:
         raise ValueError(f"{config.clients} clients cannot be {config.overlap} of each part: choose a multiple")
 
 
-FEDERATION = Kind("federation", federate, FederationConfig, check=check_data, expect=Expect(30, 20_000))
+FEDERATION = Kind("federation", federate, FederationConfig, check=check_overlap, expect=Expect(30, 20_000))

@@ -36,6 +36,18 @@ class StatisticsConfig(Config):
     estimator: Estimator
 
 
+class ProjectedConfig(Config):
+    """Gradients of single examples in the basis that a base and its members name at a rank."""
+
+    tasks: tuple[TaskSpec, ...] = Field(min_length=1)
+    validation_share: float
+    seed: int
+    """That of the members; it also draws the examples."""
+    rank: int | None = None
+    num_rows: int = Field(default=64, ge=1)
+    """Training images of each task, at most; "exact" gives a row for every class of each."""
+
+
 class ConflictsConfig(Config):
     """Where the members of one repetition disagree."""
 
@@ -94,6 +106,32 @@ def stage_statistics(config: StatisticsConfig, inputs: Mapping[str, Any], work: 
     return {f"rows/{member}": sums.num_examples for member, sums in enumerate(fisher)}
 
 
+def stage_projected(config: ProjectedConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
+    """Write `statistics.parquet`: projected gradients, the name of their basis, the weights and data they are of."""
+    from amalgam.pipeline.store.checkpoints import load_model, read_spec
+    from amalgam.pipeline.store.tables.statistics import write_statistics
+    from amalgam.tasks.merging.multitask.heads import encoder_state, head_of
+    from amalgam.tasks.merging.multitask.parts import task_data
+    from amalgam.tasks.merging.staged import Statistics, digest
+    from amalgam.tasks.merging.statistics.fisher import projected_gradients
+    from amalgam.tasks.merging.statistics.staging import named_basis
+
+    shape = read_spec(inputs["base"]).in_shape
+    modules = [load_model(folder) for folder in inputs["members"]]
+    states = [encoder_state(module) for module in modules]
+    atoms, basis = named_basis(encoder_state(load_model(inputs["base"])), states, config.rank)
+    parts = [task_data(t, shape, config.validation_share, config.seed, work.data_root) for t in config.tasks]
+    for module in modules:
+        head_of(module)[1].requires_grad_(False)
+    rows = tuple(
+        projected_gradients(module, part.batches(config.num_rows), atoms, seed=config.seed)
+        for module, part in zip(modules, parts, strict=True)
+    )
+    known = Statistics(projected=rows, models=tuple(map(digest, states)), basis=basis, estimator="exact")
+    write_statistics(work.out, known, " ".join(part.train.fingerprint for part in parts))
+    return {"matrices": len(atoms), "basis": basis}
+
+
 def find_conflicts(config: ConflictsConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
     """Write `results.parquet`: a row for every tensor and measure of conflict, by the names of tensors."""
     from dataclasses import asdict
@@ -118,6 +156,7 @@ def find_conflicts(config: ConflictsConfig, inputs: Mapping[str, Any], work: Wor
     return {"cosine": sum(cosines) / len(cosines), "tensors": len(found)}
 
 
+PROJECTED = Kind("projected_gradients", stage_projected, ProjectedConfig, expect=Expect(10, 2_000_000))
 CONFLICTS = Kind("merge_conflicts", find_conflicts, ConflictsConfig, expect=Expect(3, 50_000))
 SHARD = Kind("statistics_shard", stage_shard, ShardConfig, expect=Expect(5, 2_000_000))
 STATISTICS = Kind("merge_statistics", stage_statistics, StatisticsConfig, expect=Expect(2, 4_000_000))

@@ -23,7 +23,7 @@ from amalgam.tasks.merging.staged import Statistics
 from amalgam.tasks.scoring.sums import Sums
 
 STATISTICS, METADATA = "statistics.parquet", b"amalgam.statistics"
-KINDS: tuple[Need, ...] = ("fisher", "factored", "projected", "grams")
+KINDS: tuple[Need, ...] = ("fisher", "factored", "projected", "grams", "embeddings")
 BLOCK = 65_536  # numbers of a row
 GROUP = 256  # rows of a row group: 64 MB in single precision
 FACTS = ("models", "basis", "estimator")

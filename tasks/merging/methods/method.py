@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from amalgam.tasks.merging.geometry.parameter import Parameter
     from amalgam.tasks.merging.staged import State, Statistics
 
-Need = Literal["fisher", "factored", "projected", "grams", "live_grams", "score"]
+Need = Literal["fisher", "factored", "projected", "grams", "embeddings", "live_grams", "score"]
 
 
 def _shares(weights: tuple[float, ...] | None) -> tuple[float, ...] | None:

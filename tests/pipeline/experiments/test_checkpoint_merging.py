@@ -42,7 +42,7 @@ def test_every_rule_has_a_row_and_weights_follow_the_history(built):
     bench, folder = opened(built, 0)
     files = sorted(folder.glob("epoch-*.safetensors"))
     assert len(files) == 4
-    losses = read_history(str(folder / "history.csv"), "validation/nll")
+    losses = read_history(str(folder / "history.parquet"), "validation/nll")
     weights = MWA(penalty=2.0)([losses[step] for step in (2, 3, 4)])
     expected = merge(None, [load_file(file) for file in files[1:]], Average(weights=weights))
     found = bench.chosen()["MWA loss"]

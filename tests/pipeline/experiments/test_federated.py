@@ -47,6 +47,6 @@ def test_bad_flags_are_refused(flags, text):
 
 def test_a_missing_graph_is_refused_before_anything_runs(tmp_path):
     report = EXPERIMENTS["federated"](graph="cora.npz", **SMALL)
-    with pytest.raises(ValueError, match="no graph at"):
+    with pytest.raises(ValueError, match="was not found"):
         run([report], tmp_path, Local(), data_root=tmp_path)
     assert not list(tmp_path.glob("federation-*"))

@@ -17,9 +17,13 @@ from amalgam.pipeline.store.checkpoints import load_model
 from amalgam.pipeline.store.tables.results import read_results
 from amalgam.pipeline.store.tables.statistics import read_statistics
 from amalgam.tasks.merging import MERGE_METHODS
-from amalgam.tasks.merging.multitask.heads import encoder_state, head_of
+from amalgam.tasks.merging.multitask.heads import encoder_state, head_of, with_encoder
+from amalgam.tasks.merging.multitask.parts import accuracy
+from amalgam.tasks.merging.multitask.pictures import open_task
 from amalgam.tasks.merging.multitask.spec import TaskSpec
+from amalgam.tasks.merging.staged import basis_digest
 from amalgam.tasks.merging.statistics.conflict import conflicts
+from amalgam.tasks.merging.weights.providers import FunctionalSimilarity
 from amalgam.tasks.scoring.results import Network, Result
 
 SMALL = {"seeds": 1, "epochs": 2, "base_epochs": 3, "widths": (16, 12), "rows": 40, "scales": (0.3, 1.0)}
@@ -98,7 +102,7 @@ def test_every_method_with_a_scale_tries_the_same_ones(built):
     report = built[1]
     grids = [step.config.grid for step in report.parents if step.name == "merged" and step.config.grid]
     scaled = [[one.scale for one in grid] for grid in grids if hasattr(grid[0], "scale")]
-    assert len(scaled) == 12 and all(one == other for one, other in pairwise(scaled))
+    assert len(scaled) == 13 and all(one == other for one, other in pairwise(scaled))
 
 
 @pytest.mark.parametrize(
@@ -147,3 +151,28 @@ def test_conflicts_of_tensors_stand_in_the_report_and_not_among_methods(built):
         assert rows[name]["cosine"] == pytest.approx(one.cosine, abs=1e-6)
     assert not rows.keys() & {row["label"] for row in read_rows(report.path(root), "merging")}
     assert "Where the tasks disagree" in (report.path(root) / "merging.html").read_text()
+
+
+def test_each_task_has_a_merge_of_its_own_by_functional_similarity(built):
+    root, _, steps = built
+    (step,) = steps["personal_merges"]
+    found = {r.metric: r.value for r in read_results(step.path(root)) if r.test_set is None}
+    staged = read_statistics(step.inputs["statistics"].path(root))
+    base, members = states(built)
+    rows = FunctionalSimilarity(temperature=found["scale"])([one["noise"] for one in staged.embeddings])
+    merged = merge(None, members, Average(weights=rows[1]))
+    module = load_model(steps["task"][1].path(root))
+    images = open_task(TaskSpec.parse(TASKS[1]), "test", (1, 8, 8))
+    accuracy_of = {r.test_set: r.value for r in read_results(step.path(root)) if r.test_set}
+    assert accuracy_of[TASKS[1]] == pytest.approx(accuracy(with_encoder(module, merged), images))
+    with pytest.raises(ValueError, match="other weights"):
+        staged.checked("embeddings", [base, *members[1:]])
+
+
+def test_staged_statistics_of_other_data_are_refused(built):
+    root, _, steps = built
+    folder = steps["projected_gradients"][0].path(root)
+    known = read_statistics(folder)
+    assert known.basis == basis_digest(*states(built), None)
+    with pytest.raises(ValueError, match="other data"):
+        read_statistics(folder, "digits of another kind")

@@ -6,7 +6,7 @@ from mlflow import MlflowClient
 from safetensors.torch import load_file, save_file
 
 from amalgam.pipeline.__main__ import main
-from amalgam.pipeline.tracking.history import checkpoint_weights, read_history
+from amalgam.pipeline.tracking.history import checkpoint_weights, read_history, write_history
 from amalgam.tasks.merging.weights.providers import MWA
 
 LOSSES = {10: 0.8, 20: 0.4, 30: 0.2}
@@ -80,3 +80,14 @@ def test_command_weights_checkpoints_by_their_losses(history, tmp_path, monkeypa
         )
     assert not ended.value.code
     torch.testing.assert_close(load_file("out/model.safetensors")["w"], torch.full((3,), 3.0))
+
+
+def test_a_table_in_parquet_reads_as_it_was_written(tmp_path):
+    write_history(
+        path := tmp_path / "history.parquet", [{"step": 1, "nll": 0.5}, {"step": 2, "nll": 0.25, "late": 1.0}]
+    )
+    assert read_history(str(path), "nll") == {1: 0.5, 2: 0.25} and read_history(str(path), "late") == {2: 1.0}
+    with pytest.raises(ValueError, match="did you mean 'nll'"):
+        read_history(str(path), "nl")
+    with pytest.raises(ValueError, match="no history at"):
+        read_history(str(tmp_path / "other.parquet"), "nll")
