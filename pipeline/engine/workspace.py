@@ -1,8 +1,10 @@
 """What a step function may touch: its output, its scratch folder, its device, its curves."""
 
 import json
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,3 +46,25 @@ class Workspace:
         """Keep a sentence in the step's record, shown when the step ends wherever it was built."""
         with self.curves.with_name(NOTES).open("a") as file:
             file.write(" ".join(sentence.split()) + "\n")
+
+
+class _Notes(logging.Handler):
+    """Keeps warnings in the step's record."""
+
+    def __init__(self, work: Workspace) -> None:
+        super().__init__(logging.WARNING)
+        self.work = work
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.work.note(record.getMessage())
+
+
+@contextmanager
+def warnings_noted(work: Workspace) -> Iterator[None]:
+    """Keep what `tasks` warn of inside the block as notes: they know no records."""
+    logger, notes = logging.getLogger("amalgam.tasks"), _Notes(work)
+    logger.addHandler(notes)
+    try:
+        yield
+    finally:
+        logger.removeHandler(notes)

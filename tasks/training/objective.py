@@ -15,6 +15,9 @@ class Objective:
     Others override what they need. What they remember from step to step is in `state`, so that a run can be resumed.
     """
 
+    is_mean_over_images: bool = True
+    """Whether the loss of a batch is the mean of the losses that its images would have alone."""
+
     def __init__(self, label_smoothing: float = 0.0) -> None:
         self.label_smoothing = label_smoothing
 
@@ -29,6 +32,9 @@ class Objective:
 
     def end_step(self, processes: ProcessGroup) -> None:
         """Called after every step of the optimiser, for which the objective may have been called several times."""
+
+    def forget_step(self) -> None:
+        """Called when a step is to be computed anew: forget what was noted since `end_step`."""
 
     def metrics(self) -> dict[str, float]:
         """What to log of an epoch; called at its end."""

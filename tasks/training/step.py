@@ -13,6 +13,7 @@ from amalgam.tasks.data.views import View
 from amalgam.tasks.training.config import TrainConfig
 from amalgam.tasks.training.distributed import ProcessGroup
 from amalgam.tasks.training.diverged import Diverged
+from amalgam.tasks.training.memory import Division, is_out_of_memory
 from amalgam.tasks.training.objective import Objective
 from amalgam.tasks.training.optimizers import Masks, optimizer
 
@@ -33,6 +34,7 @@ class Stepper:
     scaler: torch.amp.GradScaler
     forbidden: list[tuple[nn.Parameter, Tensor]]
     """Parameters with entries that get no gradient, structural zeros and those that are masked, and where these are."""
+    division: Division
 
     @classmethod
     def of(
@@ -53,7 +55,17 @@ class Stepper:
             (parameters[name], ~mask.to(device)) for name, mask in (masks or {}).items() if name in parameters
         ]
         scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
-        return cls(module, objective, config, processes, device, optimizer(module, config, masks), scaler, forbidden)
+        return cls(
+            module,
+            objective,
+            config,
+            processes,
+            device,
+            optimizer(module, config, masks),
+            scaler,
+            forbidden,
+            Division(config.accumulate),
+        )
 
     def state(self) -> dict[str, Any]:
         """All that the next step reads."""
@@ -80,9 +92,7 @@ class Stepper:
         """One step on this process's part of a batch of `count` images; gives the batch's mean loss and accuracy."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        self.optimizer.zero_grad()
-        means = sum(self._backward(part, batch, count, epoch) for part in self._parts(batch))
-        assert isinstance(means, Tensor)
+        means = self._gradient(batch, count, epoch)
         self.processes.sum_gradients(self.module)
         # Zeros and clipping must see true gradients: sums over all processes, and without the scale of fp16.
         self.scaler.unscale_(self.optimizer)
@@ -96,9 +106,26 @@ class Stepper:
         self.objective.end_step(self.processes)
         return self.processes.sum(means)
 
+    def _gradient(self, batch: Batch, count: int, epoch: int) -> Tensor:
+        """Leave the gradient of the batch's mean loss with the parameters; gives mean loss and accuracy."""
+        while True:
+            self.optimizer.zero_grad()
+            try:
+                means = sum(self._backward(part, batch, count, epoch) for part in self._parts(batch))
+                assert isinstance(means, Tensor)
+                return means
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                self.division.grow(len(batch.ids), self.module, self.objective, error)
+            # Out here, where the error and with it what was computed before is gone.
+            self.objective.forget_step()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
     def _parts(self, batch: Batch) -> Iterator[Batch]:
         """What is computed at once: at least two images, of which batch norm needs a variance."""
-        number = max(1, min(self.config.accumulate, len(batch.ids) // 2))
+        number = self.division.of(len(batch.ids))
         for ids, images, labels in zip(*(tensor.tensor_split(number) for tensor in batch), strict=True):
             yield Batch(ids, images, labels)
 

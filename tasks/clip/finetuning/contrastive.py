@@ -121,6 +121,8 @@ class _Towers(nn.Module):
 class _Contrastive(Objective):
     """CLIP's loss between the images of a batch and prompts of their labels."""
 
+    is_mean_over_images = False
+
     def __init__(self, seed: int) -> None:
         super().__init__()
         self.seed = seed

@@ -95,6 +95,10 @@ class PenalisedCrossEntropy(Objective):
             self._epoch[name] = self._epoch.get(name, 0) + total
         self._step = {}
 
+    def forget_step(self) -> None:
+        self._step = {}
+        self.strength.forget_step()
+
     def metrics(self) -> dict[str, float]:
         """Every term's share of the loss, a mean over the epoch's images (of this process), as `train/penalty/TERM`."""
         count, terms, self._epoch = self._epoch[COUNT], self._epoch, {}

@@ -48,6 +48,10 @@ class Strength:
         self._epoch = self._epoch.to(step.device) + step
         self._step = torch.zeros_like(step)
 
+    def forget_step(self) -> None:
+        """Forget what was noted since the last step: it is computed anew."""
+        self._step = torch.zeros_like(self._step)
+
     def metrics(self) -> dict[str, float]:
         """The strength now and the mean overlap since the last call."""
         if self.config.overlap is None:
