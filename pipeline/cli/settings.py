@@ -71,6 +71,14 @@ class Settings:
         list[str],
         Option(rich_help_panel=PANEL, metavar="STEP=GPUS", help="GPUs (may be fractional) for each step of a kind."),
     ] = field(default_factory=list)
+    gpus_per_step: Annotated[
+        float | None,
+        Option(rich_help_panel=PANEL, min=0, help="GPUs (may be fractional) for each step that --num-gpus leaves out."),
+    ] = None
+    memory: Annotated[
+        list[str],
+        Option(rich_help_panel=PANEL, metavar="STEP=GB", help="Expected memory (GB) of each step of a kind, for Ray."),
+    ] = field(default_factory=list)
     num_workers: Annotated[
         list[str],
         Option(rich_help_panel=PANEL, metavar="STEP=PROCESSES", help="Training processes for each step of a kind."),
@@ -100,6 +108,7 @@ class Settings:
         steps = ancestors([step])
         kinds = sorted({each.name for each in steps})
         cpus, gpus = amounts(self.num_cpus, kinds), amounts(self.num_gpus, kinds)
+        memory = amounts(self.memory, kinds)
         workers = counts(self.num_workers, sorted({each.name for each in steps if each.is_distributed}))
 
         def resources(step: Step) -> Resources:
@@ -107,7 +116,8 @@ class Settings:
             return replace(
                 usual,
                 num_cpus=cpus.get(step.name, usual.num_cpus),
-                num_gpus=gpus.get(step.name, usual.num_gpus),
+                num_gpus=gpus.get(step.name, usual.num_gpus if self.gpus_per_step is None else self.gpus_per_step),
+                memory_gb=memory.get(step.name, usual.memory_gb),
                 num_workers=workers.get(step.name, usual.num_workers),
             )
 

@@ -17,7 +17,7 @@ from typing import Any
 from amalgam.pipeline.engine.host import device_of, host_facts, metered, threads
 from amalgam.pipeline.engine.place import Place, require_whole
 from amalgam.pipeline.engine.step import Step
-from amalgam.pipeline.engine.workspace import NOTES, Workspace
+from amalgam.pipeline.engine.workspace import NOTES, Workspace, warnings_noted
 from amalgam.pipeline.store.artifact import (
     CURVES,
     RECORD,
@@ -99,7 +99,9 @@ def _run(step: Step, place: Place, folder: Path) -> Record:
         files=file_facts(out),
         started=started,
         seconds=time.monotonic() - clock,
-        resources={name: getattr(step.resources, name) for name in ("num_cpus", "num_gpus", "num_workers")},
+        resources={
+            name: getattr(step.resources, name) for name in ("num_cpus", "num_gpus", "num_workers", "memory_gb")
+        },
         git_commit=place.git_commit,
         host=host_facts(work.device),
         usage=usage,
@@ -133,7 +135,7 @@ def _call(step: Step, place: Place, work: Workspace) -> Mapping[str, float | int
     }
     num_threads = max(1, int(step.resources.num_cpus))
     function = resolve(step.function)
-    with threads(num_threads):
+    with threads(num_threads), warnings_noted(work):
         try:
             return function(step.config, inputs, work)
         except ValueError as error:

@@ -38,12 +38,16 @@ class Resources:
     """Processes that train together, each with these CPUs and GPUs; only for steps that can."""
     max_retries: int = 2
     """Attempts after the first when the worker dies or a file system fails."""
+    memory_gb: float = 0
+    """Memory it is expected to take, in GB: Ray starts no more steps on a machine than fit. 0 leaves that to Ray."""
 
     def __post_init__(self) -> None:
-        for name in ("num_cpus", "num_gpus", "max_retries"):
+        for name in ("num_cpus", "num_gpus", "memory_gb", "max_retries"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} must be zero or more, got {value}")
+        if self.num_gpus > 1 and not float(self.num_gpus).is_integer():
+            raise ValueError(f"num_gpus must be whole above 1, as only one GPU can be shared, got {self.num_gpus}")
         if self.num_workers < 1:
             raise ValueError(f"num_workers must be at least 1, got {self.num_workers}")
 

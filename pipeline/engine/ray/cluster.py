@@ -19,6 +19,9 @@ OBJECT_STORE_BYTES = 128 * 2**20  # Steps exchange files; only records and confi
 INSIDE_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Set by `ray job submit`, which has sent the code already.
 STARTS = 3  # attempts to start Ray on this machine
 PATIENCE = 5  # seconds a cluster may take to answer
+GB = 1e9  # bytes
+UNITS = {"CPU": ("CPUs", "--num-cpus", 1), "GPU": ("GPUs", "--num-gpus", 1), "memory": ("GB of memory", "--memory", GB)}
+"""How Ray's resources are asked for: in words, by which flag, in which unit."""
 EPS = 1e-9  # what a quotient may lack to a whole number by rounding
 
 
@@ -98,7 +101,7 @@ class _Machines:
 def check_room(wanted: Resources, name: str | None = None) -> None:
     """Raise ValueError if Ray would wait for ever for what a step of that name requests; say so if it only waits."""
     machines, known = _machines()
-    for kind, each in (("CPU", wanted.num_cpus), ("GPU", wanted.num_gpus)):
+    for kind, each in (("CPU", wanted.num_cpus), ("GPU", wanted.num_gpus), ("memory", wanted.memory_gb * GB)):
         room = sum(some.room(kind, each) for some in machines) if each else math.inf
         if room >= wanted.num_workers:
             continue
@@ -112,11 +115,12 @@ def check_room(wanted: Resources, name: str | None = None) -> None:
 
 def _lack(processes: int, kind: str, each: float, room: float, machines: Sequence[_Machines]) -> tuple[str, str, float]:
     """What there is too little of, the flag that requests it, and the most that it may request."""
+    words, flag, unit = UNITS[kind]
     if room:
-        lack = f"requests {processes} processes with {each:g} {kind}s each, but there is room for {room:g}"
+        lack = f"requests {processes} processes with {each / unit:g} {words} each, but there is room for {room:g}"
         return lack, "--num-workers", room
-    most = max((some.resources.get(kind, 0) for some in machines), default=0)
-    return f"requests {each:g} {kind}s, but no machine has more than {most:g}", f"--num-{kind.lower()}s", most
+    most = max((some.resources.get(kind, 0) for some in machines), default=0) / unit
+    return f"requests {each / unit:g} {words}, but no machine has more than {most:g}", flag, most
 
 
 def _machines() -> tuple[list[_Machines], bool]:

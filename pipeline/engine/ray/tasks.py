@@ -6,12 +6,15 @@ from typing import Any, TypeAlias
 
 import ray
 
+from amalgam.pipeline.console import say
 from amalgam.pipeline.engine.build import build
 from amalgam.pipeline.engine.place import Place
-from amalgam.pipeline.engine.ray.cluster import connected
+from amalgam.pipeline.engine.ray.cluster import GB, connected
 from amalgam.pipeline.engine.ray.user_files import travel_by_value
 from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.store.artifact import Record
+
+MOST_RESTARTS = 2  # of Ray on this machine in one run
 
 End: TypeAlias = Callable[[], Record | Exception]
 """Gives the record of a step that has ended, or what it failed of."""
@@ -20,19 +23,34 @@ End: TypeAlias = Callable[[], Record | Exception]
 def ended_tasks(address: str | None, steps: Sequence[Step], place: Place) -> Generator[tuple[Step, End], None, None]:
     """The steps, which come inputs first, as they end; those that still run when it is closed are cancelled.
 
-    A step comes after every step that it reads. Raises ValueError as `connected` does.
+    A step comes after every step that it reads. An own instance on this machine whose raylet dies is started again, for
+    the steps that had not ended. Raises ValueError as `connected` does.
     """
-    with connected(address, steps):
-        travel_by_value(steps)
-        references: dict[str, Any] = {}
-        for step in steps:
-            upstream = [references[s.fingerprint] for s in step.parents if s.fingerprint in references]
-            references[step.fingerprint] = _submit(step, place, upstream)
-        try:
-            yield from _as_they_end(steps, references)
-        except BaseException:
-            _cancel(list(references.values()))
-            raise
+    left, restarts = list(steps), 0 if ray.is_initialized() else MOST_RESTARTS
+    while left:
+        with connected(address, left):
+            for step, end in _submitted(left, place):
+                # Of a cluster the head is lost together with the raylet of this driver: a new job goes on from there.
+                if restarts and isinstance(end(), ray.exceptions.LocalRayletDiedError):
+                    break
+                left.remove(step)
+                yield step, end
+        if left:
+            restarts -= 1
+            say("Ray's raylet on this machine died: Ray is started again for the steps that had not ended")
+
+
+def _submitted(steps: Sequence[Step], place: Place) -> Iterator[tuple[Step, End]]:
+    travel_by_value(steps)
+    references: dict[str, Any] = {}
+    for step in steps:
+        upstream = [references[s.fingerprint] for s in step.parents if s.fingerprint in references]
+        references[step.fingerprint] = _submit(step, place, upstream)
+    try:
+        yield from _as_they_end(steps, references)
+    except BaseException:
+        _cancel(list(references.values()))
+        raise
 
 
 def _task(step: Step, place: Place, *parents: Record) -> Record:
@@ -46,6 +64,7 @@ def _submit(step: Step, place: Place, upstream: Sequence[Any]) -> Any:
         name=step.key,
         num_cpus=0 if together else step.resources.num_cpus,
         num_gpus=0 if together else step.resources.num_gpus,
+        memory=None if together else step.resources.memory_gb * GB or None,
         max_retries=step.resources.max_retries,
         retry_exceptions=[OSError],
     )

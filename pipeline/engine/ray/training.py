@@ -12,7 +12,7 @@ from ray.train import RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from amalgam.pipeline.engine.host import threads
-from amalgam.pipeline.engine.ray.cluster import check_room, connected
+from amalgam.pipeline.engine.ray.cluster import GB, check_room, connected
 from amalgam.pipeline.engine.step import Resources
 from amalgam.tasks.training.distributed import ProcessGroup
 
@@ -39,7 +39,11 @@ def run_distributed(function: Callable[[ProcessGroup, str], Outcome], resources:
             scaling_config=ScalingConfig(
                 num_workers=resources.num_workers,
                 use_gpu=resources.num_gpus > 0,
-                resources_per_worker={"CPU": resources.num_cpus, "GPU": resources.num_gpus},
+                resources_per_worker={
+                    "CPU": resources.num_cpus,
+                    "GPU": resources.num_gpus,
+                    "memory": resources.memory_gb * GB,
+                },
             ),
             run_config=RunConfig(name=NAME, storage_path=str(scratch.absolute())),
         )

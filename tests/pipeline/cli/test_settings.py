@@ -16,6 +16,18 @@ def test_amounts_may_be_fractions_and_processes_are_whole():
     assert asked == Resources(num_cpus=0.5, num_gpus=0.25, num_workers=4)
 
 
+def test_a_share_of_a_gpu_for_every_step_gives_way_to_that_of_its_kind():
+    step = Step("tuned", "tests.pipeline.example:walk", inputs={"one": Step("walk", "tests.pipeline.example:walk")})
+    tuned = Settings(gpus_per_step=0.25, num_gpus=["tuned=1"], memory=["walk=1.5"]).equipped(step)
+    assert tuned.resources == Resources(num_gpus=1)
+    assert next(tuned.parents).resources == Resources(num_gpus=0.25, memory_gb=1.5)
+
+
+def test_more_than_one_gpu_is_a_whole_number_of_them():
+    with pytest.raises(ValueError, match=r"num_gpus must be whole above 1.*1\.5"):
+        equipped(num_gpus="tuned=1.5")
+
+
 @pytest.mark.parametrize("number", ["2.7", "0.5", "inf", "nan"])
 def test_a_part_of_a_process_is_refused(number):
     with pytest.raises(ValueError, match=f"a number of processes is a whole one, such as tuned=2, got tuned={number}"):

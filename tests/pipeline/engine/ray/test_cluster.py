@@ -53,6 +53,10 @@ def declared():
         (Resources(num_gpus=1), r"1 GPUs, .* more than 0.*--num-gpus walk=0\)"),
         (Resources(num_cpus=3), r"3 CPUs, .* more than 2.*--num-cpus walk=2\)"),
         (
+            Resources(memory_gb=10**6),
+            r"requests 1e\+06 GB of memory, but no machine has more than .*--memory walk=",
+        ),
+        (
             Resources(num_workers=3),
             r"3 processes with 1 CPUs each, .* room for 2.*--num-workers walk=2\)",
         ),
