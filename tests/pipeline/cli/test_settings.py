@@ -30,10 +30,10 @@ def test_more_than_one_gpu_is_a_whole_number_of_them():
 
 @pytest.mark.parametrize("number", ["2.7", "0.5", "inf", "nan"])
 def test_a_part_of_a_process_is_refused(number):
-    with pytest.raises(ValueError, match=f"a number of processes is a whole one, such as tuned=2, got tuned={number}"):
+    with pytest.raises(ValueError, match=f"got tuned={number}"):
         equipped(num_workers=f"tuned={number}")
 
 
 def test_no_process_at_all_is_refused():
-    with pytest.raises(ValueError, match="num_workers must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"num_workers .*got 0"):
         equipped(num_workers="tuned=0")

@@ -220,7 +220,7 @@ def test_bad_flags_are_refused_before_anything_is_planned(flags, sentence):
 
 def test_a_probe_larger_than_the_data_is_refused_before_anything_runs(tmp_path):
     report = EXPERIMENTS["digits_partial_fusion"](**{**SMALL, "probe_rows": 5000})
-    with pytest.raises(ValueError, match="5000 images, but only 810"):
+    with pytest.raises(ValueError, match=r"5000 .*810"):
         run(list(report.parents), tmp_path, Local())
     assert not list(tmp_path.glob("member-*"))
 

@@ -274,8 +274,8 @@ def test_results_that_cannot_be_compared_are_named(report):
 
     with pytest.raises(ValueError, match="zero-shot"):
         path_frame(of(lambda network: network.method == "ft"))
-    with pytest.raises(ValueError, match=r"'l2' at strength 100.0 has seeds \[0\]"):
+    with pytest.raises(ValueError, match=r"'l2' .*100\.0 .*\[0\]"):
         path_frame(of(is_zero_shot, lambda network: (network.method, network.seed) == ("l2", 0)))
     plain = next(rows for rows in report[2].values() if (rows[0].network.method, rows[0].network.seed) == ("ft", 0))
-    with pytest.raises(ValueError, match=r"'ft' at strength nan has seeds \[0, 0\]"):
+    with pytest.raises(ValueError, match=r"'ft' .*nan .*\[0, 0\]"):
         path_frame(of(lambda network: network.seed == 0) | {report[0]: plain})

@@ -240,7 +240,7 @@ def test_pictures_in_files_bring_their_groups_and_the_number_skipped(folders, tm
 
 def test_bad_paths_are_refused(folders, tmp_path):
     root, _ = folders
-    with pytest.raises(ValueError, match="give the step a backbone"):
+    with pytest.raises(ValueError, match="backbone"):
         given = {role: place for role, place in inputs(root, "after1").items() if role != "backbone"}
         evaluate_path(CONFIG, given, workspace(tmp_path))
     assert not (tmp_path / PREDICTIONS).exists()
@@ -250,5 +250,5 @@ def test_bad_paths_are_refused(folders, tmp_path):
     with pytest.raises(ValueError, match="'validation'"):
         PathConfig(labelled=LABELLED, test_sets=(TestSet(name="validation", role="id", source=pairs()),))
     absent = TestSet(name="usps", role="natural", source=StyledPairs(glyphs=DataSpec(name="usps"), num_images=9))
-    with pytest.raises(ValueError, match="'usps' is not under"):
+    with pytest.raises(ValueError, match="'usps'"):
         check_data(PathConfig(labelled=LABELLED, test_sets=(absent,)), tmp_path)

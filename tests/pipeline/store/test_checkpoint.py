@@ -81,7 +81,7 @@ def test_an_absent_file_is_named(tmp_path):
 
 def test_nan_is_refused_by_the_name_of_its_tensor(tmp_path):
     save_file({"good": torch.ones(2), "bad": torch.tensor([1.0, float("nan")])}, tmp_path / "m.safetensors")
-    with pytest.raises(ValueError, match="NaN or infinite values in 'bad'"):
+    with pytest.raises(ValueError, match="'bad'"):
         read_state(tmp_path / "m.safetensors")
 
 

@@ -50,9 +50,9 @@ def test_a_classifier_loads_as_the_same_function(classifier_folder):
 
 def test_what_is_no_classifier_is_refused(classifier_folder):
     folder, _, _ = classifier_folder
-    with pytest.raises(ValueError, match=r"no classifier: it has no classifier\.json"):
+    with pytest.raises(ValueError, match=r"classifier\.json"):
         load_classifier(folder / "elsewhere")
-    with pytest.raises(ValueError, match=r"no CLIP backbone: it has no clip\.json"):
+    with pytest.raises(ValueError, match=r"clip\.json"):
         load_clip(folder)
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
@@ -68,12 +68,12 @@ def test_an_autoencoder_loads_as_the_same_function(rule, tmp_path):
     features = unit_norm(torch.randn(5, 8, generator=torch.Generator().manual_seed(0)))
     again = read_sae(tmp_path, "one")
     assert again.info == info and torch.equal(again(features), sae(features))
-    with pytest.raises(ValueError, match="trained on features with backbone='b', got backbone='c'"):
+    with pytest.raises(ValueError, match="backbone='b', got backbone='c'"):
         read_sae(tmp_path, "one", FeatureInfo(width=8, backbone="c"))
 
 
 def test_an_absent_autoencoder_names_those_there_are(tmp_path):
     info = SAEInfo(width=8, backbone="b", num_latents=20, sparsity=TopK(k=3))
     save_sae(initial(info, SAETrainConfig(), torch.zeros(8), seed=0), tmp_path / "topk-3")
-    with pytest.raises(ValueError, match=r"there is no sparse autoencoder at .*two: choose from topk-3"):
+    with pytest.raises(ValueError, match=r"two: .*topk-3"):
         read_sae(tmp_path, "two")

@@ -103,7 +103,7 @@ def test_one_view_is_in_memory_at_a_time(stage):
     for number in (1, 0):
         assert torch.equal(views[number], table.features[table.views == number])
     assert held() is None and len(views) == 2
-    with pytest.raises(IndexError, match="there are 2 views, got 2"):
+    with pytest.raises(IndexError, match="2 views, got 2"):
         views[2]
 
 
@@ -117,7 +117,7 @@ def test_an_image_that_was_not_encoded_is_nan(stage):
     part = stage(part=1, num_parts=2)
     found = anchors([part], NUM_IMAGES)
     assert found[0][:48].isnan().all() and found[0][48:].isfinite().all()
-    with pytest.raises(ValueError, match=r"are parts \[1\] of 2: give every part once"):
+    with pytest.raises(ValueError, match=r"\[1\] of 2"):
         read_features([part])
 
 
@@ -136,38 +136,38 @@ def test_features_of_another_encoder_are_refused(stage, tmp_path):
     other = stage("other", encoder=classifier_folder(tmp_path / "1", seed=1))
     key = key_of(tiny_clip())
     for read in (read_features, lambda places, backbone: anchors(places, NUM_IMAGES, backbone)):
-        with pytest.raises(ValueError, match=f"holds features of the encoder .*, needed are those of {key}"):
+        with pytest.raises(ValueError, match=f"encoder .*{key}"):
             read([other], backbone=key)
-    with pytest.raises(ValueError, match="holds features of the encoder"):
+    with pytest.raises(ValueError, match="encoder"):
         read_features([stage(), other])
 
 
 def test_features_of_another_width_or_dtype_are_refused(stage):
-    with pytest.raises(ValueError, match="holds features of width 16, needed are those of 512"):
+    with pytest.raises(ValueError, match=r"width 16, .*512"):
         read_features([stage()], width=512)
-    with pytest.raises(ValueError, match="holds features of dtype float16, needed are those of float32"):
+    with pytest.raises(ValueError, match=r"float16, .*float32"):
         read_features([stage("a"), stage("b", dtype="float16")])
 
 
 def test_anchors_of_other_images_or_views_are_refused(stage):
-    with pytest.raises(ValueError, match="holds features of image 95, but there are 50"):
+    with pytest.raises(ValueError, match=r"image 95, .*50"):
         anchors([stage("a")], 50)[0]
-    with pytest.raises(ValueError, match="features of other images or views"):
+    with pytest.raises(ValueError, match="other images or views"):
         anchors([stage("b")], NUM_IMAGES, data="another")
-    with pytest.raises(ValueError, match=r"holds the views \(1,\): anchors need those from 0 on"):
+    with pytest.raises(ValueError, match=r"views \(1,\)"):
         anchors([stage("c", augment="shift", views=(1,))], NUM_IMAGES)
 
 
 def test_what_is_no_file_of_features_is_refused(stage, tmp_path):
     path = stage() / FEATURES
     path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(ValueError, match=r"features\.parquet is cut short or damaged: delete its folder"):
+    with pytest.raises(ValueError, match=r"features\.parquet .*damaged"):
         read_features([path])
     with RowsWriter(tmp_path / "rows.parquet", RowsSchema(sites={SITE: (2, 1)})) as writer:
         writer.write([0], [0], "test", {SITE: [0.0, 0.0]})
-    with pytest.raises(ValueError, match="is no file of features"):
+    with pytest.raises(ValueError, match="no file of features"):
         read_features([tmp_path / "rows.parquet"])
-    with pytest.raises(ValueError, match="there are no features to read"):
+    with pytest.raises(ValueError, match="no features"):
         anchors([], NUM_IMAGES)
 
 
@@ -186,5 +186,5 @@ def test_a_staging_that_cannot_be_is_refused(settings, message):
 
 
 def test_more_parts_than_batches_are_refused(stage):
-    with pytest.raises(ValueError, match="96 images are 6 batches of 16, too few for 7 parts"):
+    with pytest.raises(ValueError, match=r"96 .* 6 .* 16, .* 7"):
         stage(num_parts=7)

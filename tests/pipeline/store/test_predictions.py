@@ -86,8 +86,8 @@ def test_what_is_no_file_of_predictions_is_one_sentence(answers, tmp_path):
         next(read_predictions(path))
     write_predictions(path, answers)
     path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(ValueError, match="cut short or damaged: delete its folder"):
+    with pytest.raises(ValueError, match="damaged"):
         next(read_predictions(path))
     pq.write_table(pa.table({"a": [1]}), path)
-    with pytest.raises(ValueError, match=r"holds no predictions: its columns are \['a'\]"):
+    with pytest.raises(ValueError, match=r"\['a'\]"):
         next(read_predictions(path))

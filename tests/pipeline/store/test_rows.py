@@ -163,7 +163,7 @@ def test_a_file_cut_short_is_one_sentence(tmp_path, keep):
     whole = path.read_bytes()
     path.write_bytes(whole[:keep])
     for use in (describe, read_rows):
-        with pytest.raises(ValueError, match=r"rows\.parquet is cut short or damaged: delete its folder"):
+        with pytest.raises(ValueError, match=r"rows\.parquet .*damaged"):
             use(path)
 
 
@@ -180,7 +180,7 @@ def test_a_flipped_bit_is_noticed(tmp_path):
 def test_other_parquet_is_refused(tmp_path):
     path = tmp_path / "table.parquet"
     pq.write_table(pa.table({"a": [1], "b": [2]}), path)
-    with pytest.raises(ValueError, match=r"no file of activation rows: its columns are \['a', 'b'\]"):
+    with pytest.raises(ValueError, match=r"\['a', 'b'\]"):
         read_rows(path)
     with pytest.raises(ValueError, match="no activation rows at"):
         describe(tmp_path / "absent.parquet")
@@ -188,7 +188,7 @@ def test_other_parquet_is_refused(tmp_path):
 
 def test_an_unknown_site_names_the_known_ones(tmp_path):
     write(tmp_path / "rows.parquet", 5, 5)
-    with pytest.raises(ValueError, match=r"has no site 'net\.1': it has net\.0, net\.0\.act"):
+    with pytest.raises(ValueError, match=r"'net\.1': .*net\.0, net\.0\.act"):
         read_rows(tmp_path / "rows.parquet", sites=["net.1"])
 
 
@@ -213,7 +213,7 @@ def test_bad_rows_are_refused_and_leave_no_file(tmp_path, change, message):
 
 def test_a_domain_is_that_of_all_rows_or_of_each(tmp_path):
     with (
-        pytest.raises(ValueError, match="one domain, or one for each of 4, got 2"),
+        pytest.raises(ValueError, match="4, got 2"),
         RowsWriter(tmp_path / "rows.parquet", RowsSchema(sites=SITES)) as writer,
     ):
         writer.write(range(4), range(4), "probe", activations(4), domain=["bold", "thin"])

@@ -56,7 +56,7 @@ def test_processes_may_share_a_gpu(tmp_path):
 
 
 def test_processes_that_could_never_run_at_once_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"100 processes with 1 CPUs each, but there is room for [0-9]+"):
+    with pytest.raises(ValueError, match=r"100 .* 1 CPUs .* [0-9]+"):
         run_distributed(place, Resources(num_workers=100), tmp_path)
-    with pytest.raises(ValueError, match="2 processes with 1 GPUs each, but there is room for 1"):
+    with pytest.raises(ValueError, match=r"2 .* 1 GPUs .* 1"):
         run_distributed(place, Resources(num_workers=2, num_gpus=1), tmp_path)
