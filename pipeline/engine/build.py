@@ -28,7 +28,7 @@ from amalgam.pipeline.store.artifact import (
     sealed,
 )
 from amalgam.pipeline.store.canonical import canonical
-from amalgam.tasks.training.diverged import Diverged
+from amalgam.tasks.training.epochs import Diverged
 
 STARTED = "started"  # Its time of change is when the attempt at hand began.
 LIVE_CURVES = "curves.jsonl"

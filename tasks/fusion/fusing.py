@@ -20,7 +20,7 @@ from amalgam.tasks.tracing.axes import Axes
 from amalgam.tasks.tracing.capture import as_rows, captured, sites
 from amalgam.tasks.tracing.trace import trace
 
-__all__ = ["activation_cost", "check_members", "checked_weights", "fuse", "refitted", "restored"]
+__all__ = ["activation_cost", "calibrated", "check_members", "checked_weights", "fuse"]
 
 
 def fuse(
@@ -57,42 +57,32 @@ def fuse(
     matching = method(axes, [member.state_dict() for member in members], activations)
     couplings = matching.couplings()
     fused = merge(members, axes, couplings, shares)
-    if batches is not None and refit:
-        how = refit if isinstance(refit, Refit) else Refit()
-        fused = refitted(fused, members, axes, couplings, shares, batches, how)
-    elif batches is not None:
-        fused = restored(fused, members, axes, couplings, shares, batches)
+    if batches is not None:
+        how = Refit() if refit is True else refit or None
+        fused = calibrated(fused, members, axes, couplings, shares, batches, how)
     run_once(fused, example)
     return fused
 
 
-def refitted(
+def calibrated(
     fused: nn.Module,
     members: Sequence[nn.Module],
     axes: Axes,
     couplings: Mapping[str, Coupling],
     weights: Sequence[float],
     batches: Iterable[Any],
-    how: Refit,
+    how: Refit | None,
 ) -> nn.Module:
-    """A copy of `fused` whose layers are fitted to the ensemble on `batches`, structural zeros kept."""
-    maps = maps_of(axes, [member.state_dict() for member in members], couplings, weights)
-    return fit_layers(fused, members, axes, maps, batches, how=how, support=support(axes, couplings, fused))
+    """A copy of `fused` whose layers are fitted to the ensemble on `batches`, structural zeros kept.
 
-
-def restored(
-    fused: nn.Module,
-    members: Sequence[nn.Module],
-    axes: Axes,
-    couplings: Mapping[str, Coupling],
-    weights: Sequence[float],
-    batches: Iterable[Any],
-) -> nn.Module:
-    """A copy of `fused` with its statistics corrected on `batches`: batch norms recalibrated, or layers repaired."""
-    if batch_norms(fused):
+    With None only its statistics are corrected: batch norms recalibrated or, without batch norm, layers repaired.
+    """
+    if how is None and batch_norms(fused):
         return recalibrate(fused, batches, _isolated(axes, couplings))
     maps = maps_of(axes, [member.state_dict() for member in members], couplings, weights)
-    return repair(fused, members, axes, maps, batches)
+    if how is None:
+        return repair(fused, members, axes, maps, batches)
+    return fit_layers(fused, members, axes, maps, batches, how=how, support=support(axes, couplings, fused))
 
 
 def _isolated(axes: Axes, couplings: Mapping[str, Coupling]) -> dict[str, Tensor]:

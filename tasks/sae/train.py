@@ -15,8 +15,7 @@ from torch.optim import AdamW, Optimizer
 from amalgam.tasks.sae.autoencoder import SparseAutoencoder, initial, require_rows
 from amalgam.tasks.sae.config import FeatureInfo, JumpReLU, SAEInfo, SAESpec, SAETrainConfig, family
 from amalgam.tasks.sae.stack import Stack, StackLoss
-from amalgam.tasks.training.diverged import Diverged
-from amalgam.tasks.training.epochs import Log, Save, State, run_epochs
+from amalgam.tasks.training.epochs import Diverged, Log, Save, State, run_epochs
 from amalgam.tasks.training.seeding import seeded
 
 SHARE = 1 << 16  # rows whose moments are summed at once

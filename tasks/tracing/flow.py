@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch.fx import Node
 
-from amalgam.tasks.tracing.nodes import is_tensor, place_of, rank_of, shape_of
+from amalgam.tasks.tracing.nodes import place_of, rank_of, shape_of
 from amalgam.tasks.tracing.program import Program
 from amalgam.tasks.tracing.units import FIXED, Carrier, Ids, Units
 
@@ -113,7 +113,3 @@ def connected(carriers: Carriers) -> list[Carriers]:
         touching = [c for c in classes if any(set(carrier.axes) & set(other.axes) for other in c)]
         classes = [c for c in classes if c not in touching] + [[carrier, *(o for c in touching for o in c)]]
     return classes
-
-
-def is_value(node: Any) -> bool:
-    return is_tensor(node)

@@ -15,6 +15,10 @@ State = dict[str, Any]
 Save = Callable[[State], None]
 
 
+class Diverged(ValueError):
+    """A non-finite loss; other settings may avoid it, and what was reached before is worth keeping."""
+
+
 class Run(Protocol):
     """A training run after `len(history)` epochs."""
 

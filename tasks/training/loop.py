@@ -20,8 +20,7 @@ from amalgam.tasks.data.splits import require_classes
 from amalgam.tasks.scoring.logits import predict
 from amalgam.tasks.training.config import TrainConfig
 from amalgam.tasks.training.distributed import ALONE, ProcessGroup
-from amalgam.tasks.training.diverged import Diverged
-from amalgam.tasks.training.epochs import Log, Save, State, run_epochs, silent
+from amalgam.tasks.training.epochs import Diverged, Log, Save, State, run_epochs, silent
 from amalgam.tasks.training.objective import Objective
 from amalgam.tasks.training.optimizers import Masks
 from amalgam.tasks.training.seeding import seeded

@@ -12,7 +12,7 @@ from amalgam.tasks.data.loading import Augmentation, Batch
 from amalgam.tasks.data.views import View
 from amalgam.tasks.training.config import TrainConfig
 from amalgam.tasks.training.distributed import ProcessGroup
-from amalgam.tasks.training.diverged import Diverged
+from amalgam.tasks.training.epochs import Diverged
 from amalgam.tasks.training.memory import Division, is_out_of_memory
 from amalgam.tasks.training.objective import Objective
 from amalgam.tasks.training.optimizers import Masks, optimizer

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from amalgam.pipeline.engine.step import Expect, Resources, Step
 from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.store.artifact import written_whole
-from amalgam.tasks.training.diverged import Diverged
+from amalgam.tasks.training.epochs import Diverged
 
 
 class Walk(BaseModel):

@@ -87,7 +87,7 @@ def fuse_members(config: FusedConfig, inputs: Mapping[str, Any], work: Workspace
     from amalgam.tasks.data.loading import Repeatable
     from amalgam.tasks.data.opening import open_pool
     from amalgam.tasks.fusion import Refit, merge, support
-    from amalgam.tasks.fusion.fusing import checked_weights, refitted, restored
+    from amalgam.tasks.fusion.fusing import calibrated, checked_weights
     from amalgam.tasks.fusion.structured import structured
 
     train_images, pool, _ = open_pool(config.probe.sample, work.data_root)
@@ -95,10 +95,9 @@ def fuse_members(config: FusedConfig, inputs: Mapping[str, Any], work: Workspace
     weights = checked_weights(config.weights, len(members))
     fused = merge(members, axes, couplings, weights)
     probe = Repeatable(train_images, config.probe.indices(pool), CALIBRATION_BATCH, work.device)
-    if config.refitted:
-        fused = refitted(fused, members, axes, couplings, weights, probe, Refit(head=config.target))
-    elif config.recalibrated:
-        fused = restored(fused, members, axes, couplings, weights, probe)
+    if config.refitted or config.recalibrated:
+        how = Refit(head=config.target) if config.refitted else None
+        fused = calibrated(fused, members, axes, couplings, weights, probe, how)
     allowed = support(axes, couplings, fused)
     save_model(fused, read_spec(inputs["members"][0]), work.out)
     save_nonzeros(allowed, work.out)

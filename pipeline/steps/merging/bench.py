@@ -13,8 +13,8 @@ from amalgam.pipeline.store.tables.statistics import read_statistics
 from amalgam.tasks.fusion import recalibrate
 from amalgam.tasks.fusion.fitting.norms import batch_norms
 from amalgam.tasks.merging.methods.method import MergeMethod
+from amalgam.tasks.merging.multitask.data import TaskData, accuracy, task_data
 from amalgam.tasks.merging.multitask.heads import encoder_state, with_encoder
-from amalgam.tasks.merging.multitask.parts import TaskData, accuracy, task_data
 from amalgam.tasks.merging.multitask.spec import TaskSpec
 from amalgam.tasks.merging.staged import State
 from amalgam.tasks.merging.statistics.grams import MergedBelow

@@ -14,9 +14,9 @@ from amalgam.pipeline.tracking.history import checkpoint_weights, read_history
 from amalgam.tasks.merging.adapters import Adapter, Space, merge_adapters
 from amalgam.tasks.merging.merging import merge
 from amalgam.tasks.merging.methods.linear import Average
+from amalgam.tasks.merging.multitask.data import TaskData, accuracy, task_data
 from amalgam.tasks.merging.multitask.heads import encoder_state, with_encoder
 from amalgam.tasks.merging.multitask.lora import folded
-from amalgam.tasks.merging.multitask.parts import TaskData, accuracy, task_data
 from amalgam.tasks.merging.multitask.spec import TaskSpec
 from amalgam.tasks.merging.weights.providers import MWA, Uniform, exponential_weights
 

@@ -40,9 +40,9 @@ def train_history(config: HistoryConfig, inputs: Mapping[str, Path], work: Works
     from amalgam.pipeline.store.checkpoints import load_model, read_spec, save_model
     from amalgam.pipeline.store.state_files import write_safetensors
     from amalgam.pipeline.tracking.history import write_history
+    from amalgam.tasks.merging.multitask.data import headed, task_data
     from amalgam.tasks.merging.multitask.heads import encoder_state
     from amalgam.tasks.merging.multitask.lora import adapter_state, with_lora
-    from amalgam.tasks.merging.multitask.parts import headed, task_data
     from amalgam.tasks.models import build
     from amalgam.tasks.training.loop import train
 

@@ -16,7 +16,7 @@ from amalgam.tasks.merging.sparse.bayestune import BayesTune
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from amalgam.tasks.merging.multitask.parts import TaskData
+    from amalgam.tasks.merging.multitask.data import TaskData
 
 Rule = Literal["random", "magnitude", "fisher"]
 Budget = Literal["global", "layer"]
@@ -77,8 +77,8 @@ def train_sparsely(config: SparseConfig, inputs: Mapping[str, Path], work: Works
     from amalgam.pipeline.store.state_files import open_state
     from amalgam.pipeline.store.tables.results import write_results
     from amalgam.tasks.data.images import load
+    from amalgam.tasks.merging.multitask.data import accuracy
     from amalgam.tasks.merging.multitask.heads import encoder_state, with_encoder
-    from amalgam.tasks.merging.multitask.parts import accuracy
     from amalgam.tasks.merging.sparse.masks import density, select
     from amalgam.tasks.scoring.results import Network, Result, flat
 
@@ -109,7 +109,7 @@ def train_sparsely(config: SparseConfig, inputs: Mapping[str, Path], work: Works
 def _start(config: TaskConfig, base: Path, work: Workspace) -> "tuple[nn.Module, TaskData]":
     """The base behind the task's head, fixed, and the task's images."""
     from amalgam.pipeline.store.checkpoints import load_model, read_spec
-    from amalgam.tasks.merging.multitask.parts import headed, task_data
+    from amalgam.tasks.merging.multitask.data import headed, task_data
     from amalgam.tasks.models import build
 
     spec = read_spec(base)
@@ -122,7 +122,7 @@ def _best(
     config: SparseConfig, module: "nn.Module", parts: "TaskData", masks: "dict[str, Tensor] | None", work: Workspace
 ) -> "tuple[float, float, nn.Module]":
     """The highest validation accuracy over learning rates, the rate that reached it first, and its network."""
-    from amalgam.tasks.merging.multitask.parts import accuracy
+    from amalgam.tasks.merging.multitask.data import accuracy
     from amalgam.tasks.training.loop import train
 
     found: tuple[float, float, nn.Module] | None = None

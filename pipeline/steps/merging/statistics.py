@@ -63,8 +63,8 @@ def stage_shard(config: ShardConfig, inputs: Mapping[str, Path], work: Workspace
     from amalgam.pipeline.store.checkpoints import load_model, read_spec
     from amalgam.pipeline.store.tables.statistics import write_sums
     from amalgam.tasks.data.loading import batches
+    from amalgam.tasks.merging.multitask.data import BATCH_SIZE, task_data
     from amalgam.tasks.merging.multitask.heads import head_of
-    from amalgam.tasks.merging.multitask.parts import BATCH_SIZE, task_data
     from amalgam.tasks.merging.statistics.fisher import fisher_sums
     from amalgam.tasks.merging.statistics.grams import gram_sums
     from amalgam.tasks.scoring.sums import Sums
@@ -110,8 +110,8 @@ def stage_projected(config: ProjectedConfig, inputs: Mapping[str, Any], work: Wo
     """Write `statistics.parquet`: projected gradients, the name of their basis, the weights and data they are of."""
     from amalgam.pipeline.store.checkpoints import load_model, read_spec
     from amalgam.pipeline.store.tables.statistics import write_statistics
+    from amalgam.tasks.merging.multitask.data import task_data
     from amalgam.tasks.merging.multitask.heads import encoder_state, head_of
-    from amalgam.tasks.merging.multitask.parts import task_data
     from amalgam.tasks.merging.staged import Statistics, digest
     from amalgam.tasks.merging.statistics.fisher import projected_gradients
     from amalgam.tasks.merging.statistics.staging import named_basis

@@ -27,7 +27,7 @@ def finetune_task(config: TaskConfig, inputs: Mapping[str, Path], work: Workspac
     """Save the network with the task's head; the summary compares it with the base behind the same head."""
     from amalgam.pipeline.engine.resuming import resume_state, saver
     from amalgam.pipeline.store.checkpoints import load_model, read_spec, save_model
-    from amalgam.tasks.merging.multitask.parts import accuracy, headed, task_data
+    from amalgam.tasks.merging.multitask.data import accuracy, headed, task_data
     from amalgam.tasks.models import build
     from amalgam.tasks.training.loop import train
 

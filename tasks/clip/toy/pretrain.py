@@ -18,8 +18,7 @@ from amalgam.tasks.clip.toy.captioned import Captioned
 from amalgam.tasks.clip.toy.config import PretrainConfig
 from amalgam.tasks.data.loading import normalise
 from amalgam.tasks.models.clip import Clip
-from amalgam.tasks.training.diverged import Diverged
-from amalgam.tasks.training.epochs import Log, Save, State, run_epochs
+from amalgam.tasks.training.epochs import Diverged, Log, Save, State, run_epochs
 from amalgam.tasks.training.optimizers import optimizer
 from amalgam.tasks.training.seeding import seeded
 

@@ -4,7 +4,6 @@ A function takes pictures (n, c, h, w) in [0, 1], of one channel or three, their
 one severity, in which lengths are pixels. Values outside [0, 1] are cut off by whoever calls.
 """
 
-from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
@@ -16,8 +15,6 @@ from torch import Tensor
 
 from amalgam.tasks.data.random_numbers import RandomNumbers
 from amalgam.tasks.data.synthetic.filters import blurred, clouds, defocused, motion_blurred, moved, sampled, zoomed
-
-Distortion = Callable[..., Tensor]
 
 LUMINANCE = (0.299, 0.587, 0.114)
 ICE = (0.8, 0.9, 1.0)  # the colour of frost

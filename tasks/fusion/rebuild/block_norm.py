@@ -26,12 +26,6 @@ class NormBlocks:
     shares: Tensor
     """(blocks, entries): weight of each block in the entry's statistics; columns sum to 1."""
 
-    @property
-    def is_trivial(self) -> bool:
-        """Whether there is one block, of all entries alike."""
-        row = self.membership[0]
-        return len(self.membership) == 1 and bool(torch.allclose(row, row[:1].expand_as(row)))
-
 
 def blocks_of(layout: Layout, maps: UnitMaps, num_channel_groups: int = 1) -> NormBlocks:
     """The blocks of an axis. Raises ValueError if entries that all members share lie on it."""

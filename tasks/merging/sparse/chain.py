@@ -10,8 +10,7 @@ from amalgam.tasks.data.images import Images
 from amalgam.tasks.data.loading import Indices, num_batches, shuffled_batches
 from amalgam.tasks.merging.sparse.bayestune import BayesTune
 from amalgam.tasks.merging.sparse.gig import gig_mean, gig_mode, gig_sample
-from amalgam.tasks.training.diverged import Diverged
-from amalgam.tasks.training.epochs import Log, Save, State, run_epochs
+from amalgam.tasks.training.epochs import Diverged, Log, Save, State, run_epochs
 from amalgam.tasks.training.seeding import derived, seeded
 
 FORGETTING = 0.99  # of the mean square of gradients that steps are divided by

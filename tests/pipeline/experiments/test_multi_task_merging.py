@@ -17,9 +17,8 @@ from amalgam.pipeline.store.checkpoints import load_model
 from amalgam.pipeline.store.tables.results import read_results
 from amalgam.pipeline.store.tables.statistics import read_statistics
 from amalgam.tasks.merging import MERGE_METHODS
+from amalgam.tasks.merging.multitask.data import accuracy, open_task
 from amalgam.tasks.merging.multitask.heads import encoder_state, head_of, with_encoder
-from amalgam.tasks.merging.multitask.parts import accuracy
-from amalgam.tasks.merging.multitask.pictures import open_task
 from amalgam.tasks.merging.multitask.spec import TaskSpec
 from amalgam.tasks.merging.staged import basis_digest
 from amalgam.tasks.merging.statistics.conflict import conflicts

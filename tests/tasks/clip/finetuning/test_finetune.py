@@ -26,7 +26,7 @@ from amalgam.tasks.data.views import View
 from amalgam.tasks.sae.autoencoder import initial
 from amalgam.tasks.sae.config import SAEInfo, SAETrainConfig, TopK
 from amalgam.tasks.training.config import TrainConfig
-from amalgam.tasks.training.diverged import Diverged
+from amalgam.tasks.training.epochs import Diverged
 from amalgam.tasks.training.loop import train
 from tests.tasks.clip.worlds import CLASSES, SmallTopK, four_digits, images, tiny_clip
 

@@ -1,21 +1,23 @@
-"""What a task is trained, chosen and tested on, and what a network is worth there."""
+"""What a task is trained, chosen and tested on, in the shape of its base, and the accuracy of a network there."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from amalgam.tasks.data.images import Images
+from amalgam.tasks.data.images import Images, load
 from amalgam.tasks.data.loading import Indices, batches
 from amalgam.tasks.data.opening import held_out
+from amalgam.tasks.data.pixels import changed, enlarged
 from amalgam.tasks.merging.multitask.heads import encoder_state, fit_head, with_encoder
-from amalgam.tasks.merging.multitask.pictures import Shape, open_task
 from amalgam.tasks.merging.multitask.spec import TaskSpec
 from amalgam.tasks.scoring.logits import predict
 
 BATCH_SIZE = 256
+Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -54,3 +56,30 @@ def accuracy(module: nn.Module, images: Images, indices: Indices | None = None, 
     chosen = torch.arange(len(images)) if indices is None else torch.as_tensor(indices)
     hits = predict(module.to(device), images, chosen, device=device).argmax(1) == images.labels[chosen]
     return float(hits.double().mean())
+
+
+def open_task(task: TaskSpec, part: Literal["train", "test"], shape: Shape, root: Path | None = None) -> Images:
+    """Its training or test images, uint8 of `shape` (channels, side, side). Raises ValueError as `load` does."""
+    images = load(task.data, part, root)
+    channels, height, width = shape
+    if images.shape[1:] != (height, width):
+        images = enlarged(images, height)
+    if images.shape[0] != channels:
+        other = replace(
+            changed(images, lambda pixels, _: _with_channels(pixels, channels), (channels,)), mean=0.5, std=0.5
+        )
+        images = replace(other, shape=shape)
+    return changed(images, lambda pixels, _: _moved(pixels, task), (task.name,))
+
+
+def _with_channels(pixels: Tensor, channels: int) -> Tensor:
+    """Grey pictures in colour, or the mean of colours."""
+    if pixels.shape[1] == 1:
+        return pixels.expand(-1, channels, -1, -1)
+    return pixels.float().mean(1, keepdim=True).round().to(torch.uint8)
+
+
+def _moved(pixels: Tensor, task: TaskSpec) -> Tensor:
+    pixels = pixels.flip(3) if task.mirrored else pixels
+    pixels = torch.rot90(pixels, task.turns, (2, 3))
+    return 255 - pixels if task.inverted else pixels
