@@ -14,6 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from amalgam.tasks.clip.prompts import checked_names, prompt, templates_of
 from amalgam.tasks.data.images import Images
+from amalgam.tasks.data.loading import normalise
+from amalgam.tasks.data.pixels import Scale
 
 
 class TextEncoder(Protocol):
@@ -127,3 +129,28 @@ def require_head_classes(class_names: Sequence[str], images: Images) -> None:
     most = int(images.labels.max())
     if most >= len(class_names):
         raise ValueError(f"labels go up to class {most}, but the head has {len(class_names)} classes")
+
+
+GIVEN = "given"
+PREPARATIONS = {
+    "OpenAI": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "ImageNet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "one half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+"""Means and deviations of pixels that encoders are commonly trained with."""
+COMPARED = 512  # images
+
+
+@torch.no_grad()
+def prepared_otherwise(classifier: Classifier, images: Images, device: torch.device | str) -> dict[str, float]:
+    """Accuracy on some of the images with their own mean and deviation (`GIVEN`) and with each of `PREPARATIONS`."""
+    generator = torch.Generator().manual_seed(0)
+    places = torch.randperm(len(images), generator=generator)[:COMPARED].sort().values
+    pixels, labels = images.batch(places), images.labels[places].to(device)
+    classifier = classifier.to(device).eval()
+    ways: dict[str, tuple[Scale, Scale]] = {GIVEN: (images.mean, images.std), **PREPARATIONS}
+    return {
+        name: (classifier(normalise(pixels.to(device), mean, std)).argmax(1) == labels).double().mean().item()
+        for name, (mean, std) in ways.items()
+    }

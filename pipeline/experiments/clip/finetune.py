@@ -6,12 +6,12 @@
 Weights are those that open_clip has put on this machine; a message says how to fetch what is missing.
 """
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from amalgam.pipeline.engine.step import Step
+from amalgam.pipeline.experiments.clip.backbone import Backbone, Wording
 from amalgam.pipeline.experiments.clip.graph import robust_graph
 from amalgam.pipeline.experiments.clip.recipe import AnchorFlag, Prices, RobustRecipe, Seeded
 from amalgam.pipeline.experiments.clip.steering import Steering, steered
@@ -35,8 +35,7 @@ from amalgam.tasks.clip.testing.suite import PictureSettings, Suite
 from amalgam.tasks.clip.testing.suites import SUITES, domain_folders, image_folder
 from amalgam.tasks.clip.testing.test_sets import corrupted_sets
 from amalgam.tasks.data.sources import LabelledConfig, Source
-from amalgam.tasks.models.clip_spec import ClipSpec, Preprocessing
-from amalgam.tasks.sae.config import SAESpec, SAETrainConfig, TopK
+from amalgam.tasks.sae.config import REFERENCE_RECIPE, SAESpec, SAETrainConfig, TopK
 from amalgam.tasks.training.config import TrainConfig
 from amalgam.tasks.user_names import unknown_name
 
@@ -44,32 +43,8 @@ FORWARD_TFLOP = {"ViT-B-32": 0.0088, "ViT-B-16": 0.0351, "ViT-L-14": 0.162}  # a
 IMAGES = {"imagenet": 1_281_167, "iwildcam": 129_809, "fmow": 76_863}  # that are trained on
 STEP = 3  # forward passes that a step of training costs
 TUNABLE = tuple(name for name in SUITES if name != "others")
+PAPER_STRENGTHS, PAPER_SAES = (70.0,), REFERENCE_RECIPE
 KINDS = (*TUNABLE, "imagefolder:PATH", "domains:PATH@DOMAIN")
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """A CLIP whose weights are on this machine."""
-
-    architecture: Annotated[str, "Name of an open_clip architecture."] = "ViT-B-16"
-    pretrained: Annotated[str | None, "Tag of open_clip's weights on this machine; none with --checkpoint."] = "openai"
-    checkpoint: Annotated[str | None, "File of weights instead of a tag."] = None
-    image_size: Annotated[int, "Side in pixels that the backbone reads."] = 224
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """How it reads pictures."""
-        return Preprocessing(size=(self.image_size, self.image_size))
-
-    @property
-    def spec(self) -> ClipSpec:
-        """What the model is built from."""
-        return ClipSpec(
-            architecture=self.architecture,
-            pretrained=None if self.checkpoint else self.pretrained,
-            checkpoint=self.checkpoint,
-            preprocessing=self.preprocessing,
-        )
 
 
 @dataclass(frozen=True)
@@ -109,17 +84,17 @@ class Tested:
     group_column: GroupColumn = None
     anchor_data: Annotated[str | None, "Unlabelled images for the methods that use them: imagefolder:PATH."] = None
 
-    def opened(self, backbone: Backbone, corrupted: Corruptions, root: Path | None) -> "_Opened":
-        """The suite as the backbone reads its pictures, corrupted test sets added."""
+    def opened(self, backbone: Backbone, wording: Wording, corrupted: Corruptions, root: Path | None) -> "_Opened":
+        """The suite as the backbone reads its pictures and in its words, corrupted test sets added."""
         pictures = PictureSettings.of(backbone.preprocessing, skip_damaged=self.skip_damaged)
-        chosen = _suite(self.suite, self.tests, self.forgetting, root, pictures)
+        chosen = wording.applied(_suite(self.suite, self.tests, self.forgetting, root, pictures))
         shifted = corrupted_sets(chosen.test_sets, corrupted.corruptions, corrupted.severities)
         chosen = chosen.model_copy(update={"test_sets": (*chosen.test_sets, *shifted)})
         unlabelled = pictures.stored(self.anchor_data, "train") if self.anchor_data else None
         if self.group_column and chosen.labelled:
             data = chosen.labelled.data.model_copy(update={"group_column": self.group_column})
             chosen = chosen.model_copy(update={"labelled": chosen.labelled.model_copy(update={"data": data})})
-        return _Opened(backbone.spec, chosen, self.validation_share, unlabelled)
+        return _Opened(backbone.opened, chosen, self.validation_share, unlabelled)
 
 
 @flat
@@ -129,6 +104,7 @@ def clip_finetune(
     tested: Tested,
     corrupted: Corruptions = Corruptions(),
     backbone: Backbone = Backbone(),
+    wording: Wording = Wording(),
     seeds: Annotated[int, "Repetitions, each with its own order and held-out images."] = 1,
     first_seed: FirstSeed = 0,
     methods: Methods = ("ft", "l2", "sae-mask"),
@@ -136,6 +112,9 @@ def clip_finetune(
     training: Optimisation = Optimisation(epochs=10, batch_size=32, learning_rate=1e-5),
     large: LargeTraining = LargeTraining(),
     autoencoders: Autoencoders = Autoencoders(k=16, sae_epochs=50),
+    recipe: Annotated[
+        Literal["ours", "paper"], "paper: raw features, the reference's SAE training and lambda 70 alone."
+    ] = "ours",
     anchors: AnchorFlag = "views",
     steering: Steering = Steering(),
     parts: Annotated[int, "Shards of the images that are encoded in parallel."] = 1,
@@ -143,7 +122,8 @@ def clip_finetune(
 ) -> Step:
     """Fine-tune a CLIP on real images with penalties on feature drift; test on shifts and other classes."""
     settings = in_words({name: value for name, value in locals().items() if name != "data_root"})
-    opened = tested.opened(backbone, corrupted, data_root)
+    opened = tested.opened(backbone, wording, corrupted, data_root)
+    settings |= backbone.derived | {"classes": ", ".join(opened.suite.class_names[:20])}
     methods, variants = steered(methods, steering.named(opened.suite.class_names, opened.suite.templates))
     sae = SAESpec(sparsity=TopK(k=autoencoders.k), expansion=autoencoders.expansion)
     return robust_graph(
@@ -156,8 +136,9 @@ def clip_finetune(
             class_names=opened.suite.class_names,
             templates=opened.suite.templates,
             methods=methods,
+            compare_preparations=True,
             variants=variants,
-            factors=sweep.strengths,
+            factors=PAPER_STRENGTHS if recipe == "paper" else sweep.strengths,
             alphas=sweep.alphas,
             tolerance=sweep.tolerance,
             compare=sweep.compare,
@@ -165,7 +146,9 @@ def clip_finetune(
             anchoring=anchors,
             num_parts=parts,
             compiled=large.compile,
-            saes=SAEsConfig(specs=(sae,), training=SAETrainConfig(epochs=autoencoders.sae_epochs)),
+            saes=SAEsConfig(specs=(sae,), training=PAPER_SAES, normalised=False)
+            if recipe == "paper"
+            else SAEsConfig(specs=(sae,), training=SAETrainConfig(epochs=autoencoders.sae_epochs)),
             prices=_prices(tested.suite, backbone, training.epochs, assumed_tflops),
         )
     )
@@ -175,7 +158,7 @@ def clip_finetune(
 class _Opened:
     """What a seed changes: which pictures are held out. The backbone is the same."""
 
-    spec: ClipSpec
+    backbone: OpenedConfig
     suite: Suite
     validation_share: float
     unlabelled: Source | None
@@ -183,16 +166,7 @@ class _Opened:
     def __call__(self, seed: int) -> Seeded:
         assert self.suite.labelled is not None
         labelled = LabelledConfig(source=self.suite.labelled, validation_share=self.validation_share, seed=seed)
-        return Seeded(OPENED(_opened(self.spec)), labelled, self.suite.test_sets, self.unlabelled)
-
-
-def _opened(spec: ClipSpec) -> OpenedConfig:
-    """The weights; of a file also its content, for another one may come to lie at its place."""
-    file = Path(spec.checkpoint) if spec.checkpoint else None
-    if file is None or not file.is_file():
-        return OpenedConfig(clip=spec)
-    with file.open("rb") as content:
-        return OpenedConfig(clip=spec, digest=hashlib.file_digest(content, "sha256").hexdigest()[:16])
+        return Seeded(OPENED(self.backbone), labelled, self.suite.test_sets, self.unlabelled)
 
 
 def _suite(name: str, tests: Texts, forgetting: Texts, root: Path | None, pictures: PictureSettings) -> Suite:
@@ -220,7 +194,9 @@ def _suite(name: str, tests: Texts, forgetting: Texts, root: Path | None, pictur
 def _prices(suite: str, backbone: Backbone, epochs: int, tflops: float) -> Prices:
     """Seconds from arithmetic alone; reading pictures can take longer."""
     images = IMAGES.get(suite, 10_000)
-    forward = images * FORWARD_TFLOP.get(backbone.architecture, 0.0351) * (backbone.image_size / 224) ** 2 / tflops
+    forward = (
+        images * FORWARD_TFLOP.get(backbone.architecture, 0.0351) * (backbone.preprocessing.size[0] / 224) ** 2 / tflops
+    )
     return Prices(
         classifier_bytes=400_000_000,
         tuning_seconds=STEP * forward * epochs,

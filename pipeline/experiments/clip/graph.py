@@ -193,6 +193,7 @@ class OfSeed(Frozen):
             test_sets=self.seeded.test_sets,
             alphas=alphas,
             sae=self._reader,
+            compare_preparations=self.recipe.compare_preparations and method == FROZEN,
             identity=Network(kind="classifier", method=method, settings=tuple(settings.items()), seed=self.seed),
         )
         path = PATH.expecting(self.recipe.prices.testing_seconds, MEGA)

@@ -75,6 +75,8 @@ class RobustRecipe:
     """All fine-tuning methods that there are to choose from, by name."""
     sae_roles: tuple[Role, ...] = ()
     """Roles of the test sets that autoencoders are measured on; empty measures them on what they learnt from alone."""
+    compare_preparations: bool = False
+    """Whether zero-shot is compared, on labelled images, with what it would be if pictures were prepared otherwise."""
     compiled: bool = False
     """Whether networks are compiled before they are fine-tuned."""
     num_parts: int = 1

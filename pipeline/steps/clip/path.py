@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from amalgam.tasks.clip.testing.similarity import DriftMeter
 
 MEMORY_SHARE = 0.5  # of what is free, that networks kept from batch to batch may take
+CLEARLY_AHEAD = 0.05  # of accuracy: more than chance explains on as many images
 ALPHAS = tuple(step / 10 for step in range(11))  # the sweep of WiSE-FT (Wortsman et al. 2022)
 
 
@@ -50,6 +51,8 @@ class PathConfig(Config):
     """Images per forward pass; it decides how sums are rounded."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 runs the encoder under autocast."""
+    compare_preparations: bool = False
+    """Whether zero-shot is compared with what it would be if pictures were prepared otherwise."""
     identity: Network = Network(kind="classifier", method="fine-tuned")
     """What the results at alpha 1 are of: the method that fine-tuned, its strength, the seed."""
 
@@ -93,8 +96,23 @@ def evaluate_path(config: PathConfig, inputs: Mapping[str, Any], work: Workspace
     return {
         **recorded(results, work.out, by=(ALPHA,)),
         **{f"set/{name}/skipped": count for name, count in skipped.items() if count},
+        **(_compared(session, work) if config.compare_preparations else {}),
         "data_fingerprint": session.validation.images.fingerprint,
     }
+
+
+def _compared(session: Session, work: Workspace) -> Metrics:
+    """Zero-shot accuracy of pictures prepared as they are and otherwise, with a warning if another way is far ahead."""
+    from amalgam.tasks.clip.zero_shot import GIVEN, prepared_otherwise
+
+    found = prepared_otherwise(session.before, session.validation.images, work.device)
+    best = max(found, key=lambda name: found[name])
+    if found[best] > found[GIVEN] + CLEARLY_AHEAD:
+        work.note(
+            f"warning: zero-shot is right on {100 * found[GIVEN]:.1f} % of labelled pictures as they are prepared, "
+            f"but on {100 * found[best]:.1f} % with the mean and deviation of {best}: check --mean and --std"
+        )
+    return {f"prepared/{name}": accuracy for name, accuracy in found.items()}
 
 
 def _session(config: PathConfig, inputs: Mapping[str, Any], work: Workspace) -> Session:

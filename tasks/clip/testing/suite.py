@@ -23,7 +23,7 @@ class Suite(BaseModel):
     """What is fine-tuned on; a share of it is held out for every choice. None where the suite only tests."""
     class_names: tuple[str, ...]
     """What its classes are called in prompts."""
-    templates: str
+    templates: str | tuple[str, ...]
     """The set of prompts that makes its head."""
     test_sets: tuple[TestSet, ...] = Field(min_length=1)
 
