@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -15,22 +15,12 @@ from amalgam.tasks.fusion.fitting.norms import batch_norms
 from amalgam.tasks.merging.methods.method import MergeMethod
 from amalgam.tasks.merging.multitask.data import TaskData, accuracy, task_data
 from amalgam.tasks.merging.multitask.heads import encoder_state, with_encoder
-from amalgam.tasks.merging.multitask.spec import TaskSpec
 from amalgam.tasks.merging.staged import State
 from amalgam.tasks.merging.statistics.grams import MergedBelow
 
-
-class Scored(Protocol):
-    """What the configuration of a step says of its tasks."""
-
-    @property
-    def tasks(self) -> tuple[TaskSpec, ...]: ...
-    @property
-    def validation_share(self) -> float: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def num_rows(self) -> int: ...
+if TYPE_CHECKING:
+    from amalgam.pipeline.steps.merging.merged import MergedConfig
+    from amalgam.pipeline.steps.merging.personal import PersonalConfig
 
 
 @dataclass(frozen=True)
@@ -48,7 +38,7 @@ class Bench:
     """Folder of statistics; None without."""
 
     @classmethod
-    def opened(cls, config: "Scored", inputs: Mapping[str, Any], work: Workspace) -> "Bench":
+    def opened(cls, config: "MergedConfig | PersonalConfig", inputs: Mapping[str, Any], work: Workspace) -> "Bench":
         """Read everything that the step's inputs name."""
         shape = read_spec(inputs["base"]).in_shape
         modules = [load_model(folder) for folder in inputs["members"]]

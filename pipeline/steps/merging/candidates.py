@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
 
@@ -17,8 +17,10 @@ from amalgam.tasks.merging.methods.linear import Average
 from amalgam.tasks.merging.multitask.data import TaskData, accuracy, task_data
 from amalgam.tasks.merging.multitask.heads import encoder_state, with_encoder
 from amalgam.tasks.merging.multitask.lora import folded
-from amalgam.tasks.merging.multitask.spec import TaskSpec
 from amalgam.tasks.merging.weights.providers import MWA, Uniform, exponential_weights
+
+if TYPE_CHECKING:
+    from amalgam.pipeline.steps.merging.checkpoints import CheckpointsConfig
 
 State = dict[str, Tensor]
 LOSS, ACCURACY = "validation/nll", "validation/accuracy"
@@ -34,32 +36,6 @@ class Choice:
     settings: dict[str, float]
 
 
-class Run(Protocol):
-    """What a run's configuration says."""
-
-    @property
-    def task(self) -> TaskSpec: ...
-    @property
-    def validation_share(self) -> float: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def lora_rank(self) -> int | None: ...
-    @property
-    def lora_alpha(self) -> float: ...
-
-
-class Merging(Protocol):
-    """What a merge's configuration says."""
-
-    @property
-    def last(self) -> int: ...
-    @property
-    def penalties(self) -> tuple[float, ...]: ...
-    @property
-    def decays(self) -> tuple[float, ...]: ...
-
-
 @dataclass(frozen=True)
 class CheckpointBench:
     """The last checkpoints of a run, their metrics, and what networks are scored on."""
@@ -72,16 +48,16 @@ class CheckpointBench:
     """Oldest first: encoders, or adapters."""
     metrics: Mapping[str, Mapping[int, float]]
     """By step, those of the run."""
-    config: Merging
+    config: "CheckpointsConfig"
     scaling: float | None
     """Of adapters; None of whole encoders."""
     parts: TaskData
     device: str
 
     @classmethod
-    def opened(cls, config: "Merging", run: Run, folder: Path, work: Workspace) -> "CheckpointBench":
+    def opened(cls, config: "CheckpointsConfig", folder: Path, work: Workspace) -> "CheckpointBench":
         """Read the run's folder. Raises ValueError if it has fewer checkpoints than are to be merged."""
-        files = sorted(folder.glob("epoch-*.safetensors"))
+        run, files = config.run, sorted(folder.glob("epoch-*.safetensors"))
         if len(files) < config.last:
             raise ValueError(f"{config.last} checkpoints are to be merged, but the run has {len(files)} epochs")
         module = load_model(folder)

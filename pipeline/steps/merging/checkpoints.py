@@ -87,7 +87,7 @@ def merge_checkpoints(config: CheckpointsConfig, inputs: Mapping[str, Path], wor
     from amalgam.pipeline.store.tables.results import write_results
     from amalgam.tasks.scoring.results import Network, Result
 
-    bench = CheckpointBench.opened(config, config.run, inputs["run"], work)
+    bench = CheckpointBench.opened(config, inputs["run"], work)
     prefix = "full" if config.run.lora_rank is None else "LoRA"
     results = []
     for label, chosen in bench.chosen().items():

@@ -31,7 +31,7 @@ def opened(built, place):
     root, steps = built
     work = Workspace(root, root, None, "cpu", root / "curves")
     folder = steps[place].inputs["run"].path(root)
-    return CheckpointBench.opened(steps[place].config, steps[place].config.run, folder, work), folder
+    return CheckpointBench.opened(steps[place].config, folder, work), folder
 
 
 def test_every_rule_has_a_row_and_weights_follow_the_history(built):
