@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from amalgam.pipeline.store.checkpoints import load_model, save_model
     from amalgam.tasks.fusion import (
         Assignment,
         Budget,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         Ward,
     )
     from amalgam.tasks.fusion.fusing import fuse
+    from amalgam.tasks.fusion.methods.classes import class_union
     from amalgam.tasks.merging.merging import merge
     from amalgam.tasks.merging.methods.registry import (
         TSVM,
@@ -85,12 +87,20 @@ __all__ = [
     "Ward",
     "WiSE",
     "Wudi",
+    "class_union",
     "fuse",
+    "load_model",
     "merge",
+    "save_model",
     "stage",
 ]
 
-HOMES = ("amalgam.tasks.merging", "amalgam.tasks.merging.methods.registry", "amalgam.tasks.fusion")
+HOMES = (
+    "amalgam.tasks.merging",
+    "amalgam.tasks.merging.methods.registry",
+    "amalgam.tasks.fusion",
+    "amalgam.pipeline.store.checkpoints",
+)
 """The modules that the public names come from; the first that has a name gives it."""
 
 

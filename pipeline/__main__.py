@@ -10,7 +10,8 @@ from typer.core import TyperGroup
 from amalgam import __version__
 from amalgam.pipeline.cli.commands import experiment_commands, fail
 from amalgam.pipeline.cli.from_files.explain import explain
-from amalgam.pipeline.cli.from_files.fuse import fuse
+from amalgam.pipeline.cli.from_files.export import export
+from amalgam.pipeline.cli.from_files.fuse import fuse_command
 from amalgam.pipeline.cli.from_files.merge import merge_command
 from amalgam.pipeline.cli.launch import plan_experiment, run_experiment
 from amalgam.pipeline.cli.operating.jobs import status, stop, submit, up
@@ -21,7 +22,7 @@ from amalgam.pipeline.cli.settings import Root, TrackingUri
 from amalgam.pipeline.console import say
 
 RUNNING = ("plan", "run", "up", "submit", "status", "stop", "night", "schedule", "gc", "compare")
-RESULTS = ("show", "report", "fuse", "merge", "explain", "ui", "sync", "verify")
+RESULTS = ("show", "report", "fuse", "export", "merge", "explain", "ui", "sync", "verify")
 
 
 class Ordered(TyperGroup):
@@ -72,7 +73,8 @@ app.command()(status)
 app.command()(stop)
 app.add_typer(schedule, name="schedule")
 app.command("gc")(collect)
-app.command()(fuse)
+app.command("fuse")(fuse_command())
+app.command()(export)
 app.command("merge")(merge_command())
 app.command()(explain)
 

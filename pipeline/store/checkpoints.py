@@ -1,30 +1,32 @@
-"""Checkpoints: a folder with `config.json` (how to build the module) and `model.safetensors` (its weights).
+"""Checkpoints: a folder with `config.json` (how to build the network) and `model.safetensors` (its weights).
 
 Nothing is ever unpickled: a foreign file is safetensors, or what torch reads with `weights_only=True`.
 """
 
-import pickle  # for the name of its error alone
-import zipfile
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from amalgam.pipeline.store.foreign import read_checkpoint, some
 from amalgam.tasks.data.pixels import Images, Scale
 from amalgam.tasks.fusion import resize
+from amalgam.tasks.fusion.rebuild.block_layers import BlockLayer
+from amalgam.tasks.fusion.rebuild.rebuilding import as_recorded
+from amalgam.tasks.fusion.rebuild.records import layer_of, layer_record, recorded, replayed
 from amalgam.tasks.models import build
 from amalgam.tasks.models.spec import ModelSpec
+from amalgam.tasks.tracing.trace import trace
 
 M = TypeVar("M", bound=BaseModel)
 NONZEROS = "nonzeros.safetensors"
 PICTURES = "pictures.json"
-WRAPPERS = ("state_dict", "model", "model_state_dict")  # Where training scripts nest the weights.
+STRUCTURE = "structure.json"
 
 
 class Pictures(BaseModel):
@@ -38,31 +40,104 @@ class Pictures(BaseModel):
     """What the difference is divided by; see `DataSpec.std`."""
 
 
-def save_model(module: nn.Module, spec: ModelSpec, folder: Path) -> None:
-    """Write `config.json` and `model.safetensors` into an existing folder.
+def save_model(
+    module: nn.Module,
+    spec: ModelSpec | None,
+    folder: Path | str,
+    example: Tensor | tuple[Tensor, ...] | None = None,
+) -> None:
+    """Write a network into an existing folder: `model.safetensors` and, if given, `config.json` of its spec.
 
-    Raises ValueError for a network that `load_model` could not build again.
+    What a spec does not build, networks of recorded operations and layers of blocks, is described in `structure.json`.
+    A network of code without a spec is recorded by running it on `example`. Raises ValueError if there is neither.
     """
+    names = getattr(module, "class_names", None)
+    if spec is None and not isinstance(module, GraphModule):
+        if example is None:
+            kind = type(module).__name__
+            raise ValueError(f"{kind} is built by code: give example, an input, and its operations are written instead")
+        module = as_recorded(module, trace(module, example))
+    folder, structure = Path(folder), dict[str, Any]()
     if isinstance(module, GraphModule):
-        raise ValueError(
-            f"a fused {spec.name} is rebuilt from its recorded operations, which a checkpoint does not hold: "
-            "fuse it in Python (amalgam.fuse) and keep it with torch.export.save"
-        )
-    write_state(module, folder / "model.safetensors")
-    (folder / "config.json").write_text(spec.model_dump_json(indent=2) + "\n")
+        structure = recorded(module)
+    elif blocks := {path: part for path, part in module.named_modules() if isinstance(part, BlockLayer)}:
+        structure = {"layers": {path: layer_record(path, block) for path, block in blocks.items()}}
+    write_state(module, folder / "model.safetensors", {"class_names": json.dumps(list(names))} if names else None)
+    if structure:
+        (folder / STRUCTURE).write_text(json.dumps(structure, allow_nan=False) + "\n")
+    if spec:
+        (folder / "config.json").write_text(spec.model_dump_json(indent=2) + "\n")
 
 
-def write_state(module: nn.Module, path: Path) -> None:
-    """Write a module's weights as safetensors."""
+def write_state(module: nn.Module, path: Path, about: dict[str, str] | None = None) -> None:
+    """Write a module's weights as safetensors, and what is said `about` them."""
     # Not save_file: it makes files that only their owner may read, and an MLflow server is often another user.
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in module.state_dict().items()}
-    path.write_bytes(save(state))
+    path.write_bytes(save(state, about))
 
 
-def load_model(folder: Path) -> nn.Module:
-    """The module of a checkpoint folder, in eval mode, at the widths its weights have."""
-    state = read_state(folder / "model.safetensors")
-    return fill(build(read_spec(folder), seed=0), state, str(folder), resizable=True).eval()
+def load_model(folder: Path | str, *, dense: bool = False) -> nn.Module:
+    """The network of a folder that `save_model` or `amalgam fuse` wrote, in eval mode.
+
+    Its layers of blocks are made `dense` if asked for. If its classes are known, their names are its attribute
+    `class_names`. Raises ValueError if the folder is no checkpoint or damaged.
+    """
+    folder = Path(folder)
+    structure, checkpoint = _read_structure(folder), read_checkpoint(folder / "model.safetensors")
+    if "nodes" in structure:
+        network, blocks = _assigned(_replayed(structure, folder), checkpoint.state, folder), dict[str, nn.Module]()
+    else:
+        network, blocks = _built(folder, structure, dict(checkpoint.state))
+    if checkpoint.class_names:
+        network.class_names = checkpoint.class_names  # type: ignore[assignment]
+    return _with_layers(network, blocks, dense=dense).eval()
+
+
+def _replayed(structure: dict[str, Any], folder: Path) -> nn.Module:
+    try:
+        return replayed(structure)
+    except (AttributeError, KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{folder / STRUCTURE} does not describe a network ({error!r})") from error
+
+
+def _built(folder: Path, structure: dict[str, Any], state: dict[str, Tensor]) -> tuple[nn.Module, dict[str, nn.Module]]:
+    """The dense network of a spec, and its layers of blocks by path."""
+    spec, blocks = read_spec(folder), dict[str, nn.Module]()
+    for path, record in structure.get("layers", {}).items():
+        own = {name: state.pop(name) for name in list(state) if name.startswith(f"{path}.")}
+        block = _assigned(layer_of(record), {name.removeprefix(f"{path}."): t for name, t in own.items()}, folder)
+        assert isinstance(block, BlockLayer)
+        blocks[path] = block
+        state |= {f"{path}.{name}": tensor for name, tensor in block.dense().state_dict().items()}
+    return fill(build(spec, seed=0), state, str(folder), resizable=True), blocks
+
+
+def _read_structure(folder: Path) -> dict[str, Any]:
+    """How a network is built that its spec does not describe; empty if it does."""
+    try:
+        structure = json.loads((folder / STRUCTURE).read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ValueError(f"{folder / STRUCTURE} is damaged: {error}") from error
+    return dict(structure)
+
+
+def _assigned(module: nn.Module, state: Mapping[str, Tensor], folder: Path) -> nn.Module:
+    try:
+        module.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"{folder} does not hold the tensors of its {STRUCTURE}: {error}") from error
+    return module.eval()
+
+
+def _with_layers(module: nn.Module, blocks: Mapping[str, nn.Module], *, dense: bool) -> nn.Module:
+    """The module with layers of blocks at some paths, or with dense layers in place of those that it has."""
+    if dense:
+        blocks = {path: part.dense() for path, part in module.named_modules() if isinstance(part, BlockLayer)}
+    for path, layer in blocks.items():
+        module.set_submodule(path, layer)
+    return module
 
 
 def save_nonzeros(allowed: Mapping[str, Tensor], folder: Path) -> None:
@@ -107,23 +182,8 @@ def read_json(model: type[M], path: Path, what: str) -> M:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The weights in a `.safetensors` file or in a `.pt` file without pickled objects, on the CPU.
-
-    Raises ValueError if the file is absent, cut short, pickled, no state dict, or holds a NaN.
-    """
-    if not path.is_file():
-        raise ValueError(f"no checkpoint at {path}")
-    if path.suffix == ".safetensors":
-        try:
-            state = load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is cut short or not a safetensors file ({error})") from error
-    else:
-        state = _read_torch_file(path)
-    for name, tensor in state.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ValueError(f"{path} holds NaN or infinite values in {name!r}: it cannot be fused")
-    return state
+    """The weights in a file, on the CPU. Raises ValueError as `read_checkpoint` does."""
+    return dict(read_checkpoint(path).state)
 
 
 def fill(module: nn.Module, state: Mapping[str, Tensor], source: str, *, resizable: bool = False) -> nn.Module:
@@ -134,9 +194,9 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], source: str, *, resizab
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if missing := sorted(shapes.keys() - found.keys()):
-        raise ValueError(f"{source} lacks {_some(missing)} of the model; is it a checkpoint of another model?")
+        raise ValueError(f"{source} lacks {some(missing)} of the model; is it a checkpoint of another model?")
     if extra := sorted(found.keys() - shapes.keys()):
-        raise ValueError(f"{source} has {_some(extra)}, which the model lacks; is it a checkpoint of another model?")
+        raise ValueError(f"{source} has {some(extra)}, which the model lacks; is it a checkpoint of another model?")
     if other := sorted(name for name in shapes if shapes[name] != found[name]):
         if not resizable:
             name = other[0]
@@ -144,34 +204,3 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], source: str, *, resizab
         module = resize(module, dict(state))
     module.load_state_dict(dict(state))
     return module
-
-
-def _read_torch_file(path: Path) -> dict[str, Tensor]:
-    if _lost_its_end(path):
-        raise ValueError(f"{path} is cut short: copy it again")
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} holds pickled Python objects, which can run code when read, or is damaged: "
-            "save the weights alone, torch.save(model.state_dict(), ...), or use .safetensors"
-        ) from error
-    except Exception as error:  # torch's reader meets arbitrary bytes with IndexError, KeyError and others
-        raise ValueError(f"{path} is cut short or not a checkpoint of torch.save") from error
-    for key in WRAPPERS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    if not isinstance(loaded, Mapping) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
-        raise ValueError(f"{path} is no state dict: expected names and tensors, got {type(loaded).__name__}")
-    return dict(loaded)
-
-
-def _lost_its_end(path: Path) -> bool:
-    """Whether a file begins as a zip archive, as those of torch.save do, and has no directory at its end."""
-    with path.open("rb") as file:
-        return file.read(2) == b"PK" and not zipfile.is_zipfile(path)
-
-
-def _some(names: list[str], most: int = 3) -> str:
-    shown = ", ".join(repr(name) for name in names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

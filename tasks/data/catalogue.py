@@ -84,6 +84,7 @@ KINDS = {
     "fmow": Kind("WILDS FMoW 1.1", needs=("rgb_metadata.csv", "country_code_mapping.csv", "images"), parts=WILDS_PARTS),
 }
 """What may stand before a path, in the name of a data set."""
+NO_PICTURES = "is not made of picture files: leave out border, crop and skip_damaged"
 PREFIXES = ("torchvision", *KINDS)
 
 
@@ -103,11 +104,12 @@ class DataSpec(BaseModel):
     """What the difference to the mean is divided by; one number, or one for each channel."""
     interpolation: Interpolation = "bilinear"
     """How pixels are resampled."""
+    crop: float = Field(default=1.0, gt=0, le=1)
+    """Side of the centre crop that is kept, as a share of the shorter side of the resized picture."""
     border: int = Field(default=0, ge=0)
     """Pixels cut off every side of a picture before it is resized (ObjectNet's red frame is 2 wide)."""
     part: str | None = None
-    """Which part of a set that has more than train and test: a domain, or one of `WILDS_PARTS`; None takes all domains,
-    or the part called like the split."""
+    """A domain, or one of `WILDS_PARTS`; None takes all domains, or the part called like the split."""
     classes: tuple[str, ...] = ()
     """Folders of classes that are read, in the order of their labels; empty reads all, in order of name."""
     skip_damaged: bool = False
@@ -135,8 +137,8 @@ class DataSpec(BaseModel):
             raise ValueError(f"data set {self.name!r} has no part {self.part!r}: it {known}")
         if self.classes and not kind.has_classes:
             raise ValueError(f"data set {self.name!r} cannot be read by class: leave classes out")
-        if (self.border or self.skip_damaged) and (self.name in KNOWN or self.name.startswith("npz:")):
-            raise ValueError(f"data set {self.name!r} is not made of picture files: leave out border and skip_damaged")
+        if (self.border or self.skip_damaged or self.crop < 1) and (self.name in KNOWN or self.name.startswith("npz:")):
+            raise ValueError(f"data set {self.name!r} {NO_PICTURES}")
 
     @property
     def num_classes(self) -> int:

@@ -13,7 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from amalgam.tasks.data.catalogue import KNOWN, NPZ, DataSpec, check, held_out_folder, how_to_fetch, path_of
+from amalgam.tasks.data.catalogue import (
+    KNOWN,
+    NO_PICTURES,
+    NPZ,
+    DataSpec,
+    check,
+    held_out_folder,
+    how_to_fetch,
+    path_of,
+)
 from amalgam.tasks.data.layouts import (
     PICTURES,
     array_numbers,
@@ -160,8 +169,8 @@ def _torchvision(spec: DataSpec, split: PartName, root: Path | None) -> Images:
 
 
 def _require_pictures(spec: DataSpec) -> None:
-    if spec.border or spec.skip_damaged:
-        raise ValueError(f"data set {spec.name!r} is not made of picture files: leave out border and skip_damaged")
+    if spec.border or spec.skip_damaged or spec.crop < 1:
+        raise ValueError(f"data set {spec.name!r} {NO_PICTURES}")
 
 
 def _is_split(kind: Any) -> bool:

@@ -4,6 +4,7 @@ Shapes: (b, c, h, w) = batch, channels, height, width.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from torch.nn.functional import interpolate
 from amalgam.tasks.data.catalogue import FOLDER_IMAGE_SIZE, DataSpec, Interpolation
 from amalgam.tasks.data.layouts import require_file
 
+ROUNDING = 1e-6  # of a share of pixels
 Scale = float | tuple[float, ...]
 Result = TypeVar("Result")
 
@@ -139,7 +141,7 @@ def _grey(levels: np.ndarray) -> Any:
 
 @dataclass(frozen=True)
 class PictureFiles:
-    """Pictures decoded when read, by threads: made RGB, short side resized to `size`, centre cropped to a square."""
+    """Pictures decoded when read, by threads: made RGB, short side resized, centre cropped to a square of `size`."""
 
     open: Callable[[int], Any]
     """The PIL image at a position."""
@@ -149,6 +151,8 @@ class PictureFiles:
     """Pixels cut off every side before anything else."""
     names: tuple[str, ...] = ()
     """Files, as messages name them; empty where they are not known."""
+    crop: float = 1.0
+    """Side of the square, as a share of the short side."""
 
     def squares(self, positions: Sequence[int]) -> Tensor:
         """Those at some positions, uint8 (b, 3, size, size); as many threads decode as torch computes with.
@@ -196,7 +200,9 @@ class PictureFiles:
         if min(width, height) <= 2 * self.border:
             raise ValueError(f"{name} is {width} x {height} pixels, too small to crop a border of {self.border}")
         inner = picture.crop((self.border, self.border, width - self.border, height - self.border))
-        scaled = functional.resize(inner, self.size, InterpolationMode(self.interpolation))
+        # As timm rounds it; torchvision's 224 / 0.875 is 256.
+        short_side = math.floor(self.size / self.crop + ROUNDING)
+        scaled = functional.resize(inner, short_side, InterpolationMode(self.interpolation))
         pixels: Tensor = functional.pil_to_tensor(functional.center_crop(scaled, [self.size, self.size]))
         return pixels
 
@@ -221,7 +227,7 @@ def decoded(
     `content` is the hexadecimal digest of class names, labels and, where they are known, file names and sizes.
     """
     size, count = spec.image_size or FOLDER_IMAGE_SIZE, len(labels)
-    pictures = PictureFiles(open_picture, size, spec.interpolation, spec.border, names)
+    pictures = PictureFiles(open_picture, size, spec.interpolation, spec.border, names, spec.crop)
     kept = pictures.undamaged(count) if spec.skip_damaged else range(count)
     if len(kept) < count:
         content = digest(repr((content, list(kept))).encode())
@@ -230,7 +236,7 @@ def decoded(
         torch.tensor([labels[place] for place in kept], dtype=torch.int64),
         class_names,
         (3, size, size),
-        lambda: digest(repr((content, size, spec.interpolation, spec.border)).encode()),
+        lambda: digest(repr((content, size, spec.interpolation, spec.border, spec.crop)).encode()),
         spec.mean,
         spec.std,
         None if groups is None else torch.tensor([groups[place] for place in kept], dtype=torch.int64),

@@ -33,6 +33,7 @@ __all__ = [
     "SpreadPruning",
     "TransportedPruning",
     "Ward",
+    "class_union",
     "fuse",
     "merge",
     "recalibrate",
@@ -42,6 +43,7 @@ __all__ = [
 
 HOMES = {
     "fuse": "fusing",
+    "class_union": "methods.classes",
     "merge": "merging",
     "resize": "merging",
     "support": "merging",

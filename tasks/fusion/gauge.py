@@ -28,10 +28,17 @@ Pair = tuple[str, str]
 
 
 @torch.no_grad()
-def balanced(member: nn.Module, axes: Axes, example: Tensor | tuple[Tensor, ...]) -> nn.Module:
+def balanced(
+    member: nn.Module,
+    axes: Axes,
+    example: Tensor | tuple[Tensor, ...],
+    compared: Mapping[str, Tensor] | None = None,
+) -> nn.Module:
     """A copy of `member` that computes the same, with every free scale of its units fixed.
 
-    A network whose blocks are not its own parameters (concatenations, computed weights) is given back as it is.
+    `compared` gives, for heads of which members know different classes, those that all of them know, so that equal
+    members get equal scales. A network whose blocks are not its own parameters (concatenations, computed weights) is
+    given back as it is.
     """
     if set(axes.of) - set(member.state_dict()):
         return member
@@ -46,7 +53,7 @@ def balanced(member: nn.Module, axes: Axes, example: Tensor | tuple[Tensor, ...]
     makers = {group: _makers(network, axes, group, [conv for conv, _ in pairs]) for group in whole}
     free = [group for group in whole if _is_free(network, inputs, _random_scale, (axes, group, makers[group]))]
     for _ in range(MAX_SWEEPS):
-        if max([_balance(state, axes, group, makers[group]) for group in free], default=0.0) < SETTLED:
+        if max([_balance(state, axes, group, makers[group], compared or {}) for group in free], default=0.0) < SETTLED:
             break
     return network.train(member.training)
 
@@ -59,7 +66,9 @@ def _candidates(network: nn.Module, axes: Axes) -> list[Pair]:
         axis, names = axes.of[variance][0], [name for name in axes.of if name in state]
         first = f"{norm}.weight" if f"{norm}.weight" in names else variance
         layers = (
-            [n for n in names[: names.index(first)] if axis and _makes(axes, n, axis.group)] if norm in paths else []
+            [n for n in names[: names.index(first)] if axis and _makes(axes, n, axis.group)]
+            if isinstance(paths.get(norm), nn.modules.batchnorm._NormBase)
+            else []
         )
         if layers and layers[-1].removesuffix(".weight") in paths:
             found.append((layers[-1].removesuffix(".weight"), norm))
@@ -103,13 +112,20 @@ def _random_scale(network: nn.Module, axes: Axes, group: str, makers: Sequence[s
     _rescale(state, axes, group, makers, 0.5 + 1.5 * torch.rand(size, generator=torch.Generator().manual_seed(0)))
 
 
-def _balance(state: Mapping[str, Tensor], axes: Axes, group: str, makers: Sequence[str]) -> float:
+def _balance(
+    state: Mapping[str, Tensor], axes: Axes, group: str, makers: Sequence[str], compared: Mapping[str, Tensor]
+) -> float:
     """Give each unit of a group its balanced scale; the largest logarithm of a scale."""
     made = read = torch.zeros((), dtype=torch.float64)
     for name, index in axes.parameters_of(group):
         axis = axes.of[name][index]
         assert axis is not None
-        rows = state[name].movedim(index, 0).reshape(state[name].shape[index] // axis.repeat, -1)
+        tensor = state[name]
+        for other, head in enumerate(axes.of[name]):
+            if head and head.group in compared:
+                entries = tensor.unflatten(other, (-1, head.repeat)).index_select(other, compared[head.group])
+                tensor = entries.flatten(other, other + 1)
+        rows = tensor.movedim(index, 0).reshape(tensor.shape[index] // axis.repeat, -1)
         square = rows.double().square().sum(1)
         if axis.reads:
             read = read + square

@@ -44,6 +44,8 @@ UnitMaps = Mapping[str, Sequence[UnitMap]]
 
 MEMBERS = "members"
 """A group of one unit that all members share: its maps are the members' weights."""
+CLASSES = "classes"
+"""A group for outputs that each member computes apart, where members know different classes."""
 
 
 def unit_maps(
@@ -65,12 +67,15 @@ def unit_maps(
 def maps_of(
     axes: Axes, states: Sequence[Mapping[str, Tensor]], couplings: Mapping[str, Coupling], weights: Sequence[float]
 ) -> UnitMaps:
-    """Maps of every group of a network: `couplings` for those that were matched, no units merged in `axes.isolated`."""
+    """Maps of every group of a network: `couplings` for those that were matched, no units merged in `axes.isolated`.
+
+    Outputs have a coupling where members know different classes; otherwise all members have the same.
+    """
     each = [axes.sizes(state) for state in states]
     apart = {g: Coupling.from_matches(torch.empty(len(each), 0, dtype=torch.long), [s[g] for s in each])
              for g in axes.isolated if g in each[0]}  # fmt: skip
     apart |= {g: Coupling(tuple(torch.tensor([k]) for k in range(len(each)))) for g in axes.isolated - set(apart)}
-    shared = {group: each[0][group] for group in axes.outputs} | {MEMBERS: 1}
+    shared = {group: each[0][group] for group in axes.outputs if group not in couplings} | {MEMBERS: 1}
     return unit_maps({**couplings, **apart}, weights, shared)
 
 

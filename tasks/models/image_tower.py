@@ -5,6 +5,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from amalgam.tasks.tracing.running import hooked
+from amalgam.tasks.user_names import unknown_name
 
 NUM_QUARTERS = 4  # levels inside the network, beside the one before its first block
 
@@ -43,6 +44,18 @@ class ImageTower(nn.Module):
             raise ValueError(f"levels need a vision transformer of open_clip, this is a {kind}") from error
         depths = sorted({max(1, round(len(blocks) * quarter / NUM_QUARTERS)) for quarter in range(1, NUM_QUARTERS + 1)})
         return [first, *(blocks[depth - 1] for depth in depths)]
+
+
+def open_clip_tower(name: str) -> ImageTower:
+    """The image encoder of an architecture of open_clip, with random weights. Raises ValueError for unknown names."""
+    import open_clip  # takes seconds to import
+    from open_clip.model import _build_vision_tower
+
+    if name not in open_clip.list_models():
+        raise unknown_name("CLIP architecture", name, open_clip.list_models())
+    config = open_clip.get_model_config(name)
+    vision = {**config["vision_cfg"], "timm_model_pretrained": False}
+    return ImageTower(_build_vision_tower(config["embed_dim"], vision, config.get("quick_gelu", False)))
 
 
 def _keep(seen: dict[int, Tensor], depth: int, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:

@@ -75,7 +75,8 @@ OPTIONS: dict[str, type[Options]] = {
     "resnet18": ResNetOptions,
     "vim2_tiny": ViM2Options,
 }
-LIBRARIES = ("timm", "torchvision")
+LIBRARIES = ("timm", "torchvision", "open_clip")
+PROGRAM = ".pt2"  # a file of torch.export, whose network is in it
 BYTES = 4  # of a float32
 MOST_PARAMETERS = 2e10  # 80 GB
 AT_FULL_WIDTH = {"vgg11": 9.2e6, "resnet18": 11.2e6}
@@ -88,8 +89,9 @@ class ModelSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    """A name in `OPTIONS`, "timm:NAME" or "torchvision:NAME" for any classifier of those libraries, or
-    "path/to/file.py:NAME" for a function (num_classes, in_shape, **options) -> nn.Module in a user's file."""
+    """A name in `OPTIONS`, "timm:NAME" or "torchvision:NAME" for a classifier of those libraries, "open_clip:NAME" for
+    an image tower, "path/to/file.py:NAME" for a class or function in a user's file, or a .pt2 file of torch.export.
+    A user's are called with the options, and with num_classes and in_shape if they have parameters of these names."""
     num_classes: int = Field(gt=0)
     """Number of outputs."""
     in_shape: tuple[int, int, int]
@@ -101,8 +103,9 @@ class ModelSpec(BaseModel):
     @classmethod
     def _name_is_known(cls, name: str) -> str:
         library, _, rest = name.partition(":")
-        if name not in OPTIONS and not (library in LIBRARIES and rest) and not is_in_file(name):
-            known = (*OPTIONS, *(f"{library}:NAME" for library in LIBRARIES), "file.py:NAME")
+        is_known = name in OPTIONS or (library in LIBRARIES and rest) or is_in_file(name) or name.endswith(PROGRAM)
+        if not is_known:
+            known = (*OPTIONS, *(f"{library}:NAME" for library in LIBRARIES), "file.py:NAME", f"file{PROGRAM}")
             raise unknown_name("model", name, known)
         return name
 

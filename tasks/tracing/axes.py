@@ -74,6 +74,11 @@ class Axes:
         """Groups whose units are not up for matching."""
         return frozenset(self.outputs) | self.isolated
 
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Groups of the network's outputs, those that each member computes apart included."""
+        return (*self.outputs, *sorted(self.traced.grouping.outputs & self.isolated if self.traced else ()))
+
     def read(self, state: Mapping[str, Tensor]) -> Blocks:
         """A member's blocks, from its state dict. Raises ValueError if names are missing or extra."""
         if isinstance(state, Blocks):

@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+CONSTANT = "constant"
+"""Where a value keeps its numbers, if it is a table of positions that the network holds."""
+
 
 def refusal(node: Node, why: str) -> ValueError:
     """The error that names the module path and the operation."""
@@ -79,7 +82,7 @@ def concrete(argument: Any, tensors: Mapping[Node, Tensor]) -> Any:
     if isinstance(argument, Node):
         if argument in tensors:
             return tensors[argument]
-        value = argument.meta["val"]
+        value = argument.meta.get(CONSTANT, argument.meta["val"])
         return as_int(value) if isinstance(value, (int, torch.SymInt)) else value
     if isinstance(argument, (list, tuple)):
         return type(argument)(concrete(item, tensors) for item in argument)

@@ -4,7 +4,9 @@ What depends on parameters alone (a weight under weight norm, a standardised ker
 computed once per member and replaces the parameters it was made of: `folded` values.
 """
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 
-from amalgam.tasks.tracing.nodes import concrete, is_tensor, module_of, operation_of
+from amalgam.tasks.tracing.nodes import CONSTANT, concrete, is_tensor, module_of, operation_of
 from amalgam.tasks.tracing.running import evaluating, unfused_attention
 
 Inputs = tuple[Any, ...]
@@ -96,7 +98,7 @@ def record(module: nn.Module, example: Tensor | Inputs) -> Program:
     """
     inputs = example if isinstance(example, tuple) else (example,)
     inputs = tuple(_two(value) for value in inputs)
-    with evaluating(module), unfused_attention(), torch.no_grad():
+    with evaluating(module), unfused_attention(), _without_advice(), torch.no_grad():
         try:
             program = torch.export.export(module, inputs, strict=False, dynamic_shapes=_free_batch(inputs))
         except Exception:
@@ -113,6 +115,9 @@ def record(module: nn.Module, example: Tensor | Inputs) -> Program:
         **signature.inputs_to_parameters, **signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants,
     }  # fmt: skip
     by_name = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    for node, name in ((by_name[p], name) for p, name in signature.inputs_to_buffers.items()):
+        if not node.meta["val"].is_floating_point():
+            node.meta[CONSTANT] = dict(module.named_buffers(remove_duplicate=False))[name]
     _separate_tables(program.graph)
     outside = set(signature.non_persistent_buffers) | set(signature.inputs_to_lifted_tensor_constants.values())
     return Program(
@@ -148,3 +153,11 @@ def _two(value: Any) -> Any:
 def _free_batch(inputs: Inputs) -> tuple[Any, ...]:
     auto = torch.export.Dim.AUTO
     return tuple({0: auto} if isinstance(value, Tensor) and value.ndim else None for value in inputs)
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """No warning that recurrent layers flatten their weights while they are recorded."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The tensor attributes")
+        yield

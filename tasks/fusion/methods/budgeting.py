@@ -8,7 +8,7 @@ from torch import Tensor
 
 from amalgam.tasks.fusion.cost import State
 from amalgam.tasks.fusion.matching import Costs, Matching
-from amalgam.tasks.tracing.axes import OUTPUT, Axes
+from amalgam.tasks.tracing.axes import Axes
 
 TINY = 1e-30
 
@@ -39,7 +39,7 @@ class Prices:
             price = per_entry.get(name, 0.0) if per_entry is not None else float(is_parameter)
             if not price:
                 continue
-            hidden = tuple(axis.group for axis in entries if axis and axis.group != OUTPUT)
+            hidden = tuple(axis.group for axis in entries if axis and axis.group in sizes)
             units = 1
             for group in hidden:
                 units *= sizes[group][0]

@@ -3,19 +3,19 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from amalgam.tasks.fusion.coupling import Coupling
-from amalgam.tasks.fusion.rebuild.tensors import merged_tensors, state_of
-from amalgam.tasks.fusion.rebuild.writing import write
-from amalgam.tasks.fusion.unit_map import maps_of
+from amalgam.tasks.fusion.rebuild.rebuilding import as_recorded
 from amalgam.tasks.tracing.axes import Axes
 from amalgam.tasks.tracing.capture import inputs_of
 from amalgam.tasks.tracing.running import evaluating, tensors_in
 
+CalibrationRole = Literal["both", "matching", "statistics"]
+"""What calibration batches serve: matching by activations, correcting the fused network, or both."""
+ROLES = get_args(CalibrationRole)
 SAME_FUNCTION = 1e-2  # relative; other settings of a layer change more, another order of sums far less
 
 
@@ -31,9 +31,11 @@ def checked_weights(weights: Sequence[float] | None, num_members: int) -> tuple[
     return shares
 
 
-def check_members(members: Sequence[nn.Module], axes: Axes) -> None:
+def check_members(members: Sequence[nn.Module], axes: Axes, *, same_outputs: bool = True) -> None:
     """Raise ValueError unless all members are finite networks of the traced architecture; hidden widths may differ."""
-    layers = [{name: type(m) for name, m in member.named_modules()} for member in members]
+    # Every graph module is of a class of its own.
+    kinds = [{name: type(m) for name, m in member.named_modules()} for member in members]
+    layers = [{n: fx.GraphModule if issubclass(k, fx.GraphModule) else k for n, k in each.items()} for each in kinds]
     outputs = []
     for position, member in enumerate(members):
         if layers[position] != layers[0]:
@@ -41,7 +43,7 @@ def check_members(members: Sequence[nn.Module], axes: Axes) -> None:
         state = member.state_dict()
         try:
             sizes = axes.sizes(state)
-            outputs.append([sizes[group] for group in axes.outputs])
+            outputs.append([sizes[group] for group in axes.heads])
         except ValueError as error:
             raise ValueError(f"member {position} is of another architecture than member 0: {error}") from error
         types = {str(t.dtype) for t in state.values() if t.is_floating_point()}
@@ -51,8 +53,11 @@ def check_members(members: Sequence[nn.Module], axes: Axes) -> None:
         bad = [name for name, t in state.items() if t.is_floating_point() and not torch.isfinite(t).all()]
         if bad:
             raise ValueError(f"member {position} has NaN or infinity in {bad[0]}")
-    if any(counts != outputs[0] for counts in outputs):
-        raise ValueError(f"members must have the same number of outputs, got {outputs}")
+    if same_outputs and any(counts != outputs[0] for counts in outputs):
+        raise ValueError(
+            f"members have different numbers of outputs, {outputs}: name the classes of each (class_names), so that "
+            "the fused network gets an output for each of them"
+        )
     for position, member in enumerate(members[1:], 1):
         _check_function(member, position, members[0], axes)
 
@@ -64,11 +69,7 @@ def _check_function(member: nn.Module, position: int, first: nn.Module, axes: Ax
     """
     if axes.traced is None:
         return
-    blocks = axes.read(state_of(member, axes))
-    sizes = axes.sizes(blocks)
-    alone = {group: Coupling((torch.arange(sizes[group]),)) for group in axes.groups}
-    maps = maps_of(axes, [blocks], alone, (1.0,))
-    recorded = write(axes.traced, maps, merged_tensors(axes, [blocks], maps))
+    recorded = as_recorded(member, axes)
     with evaluating(member), torch.no_grad():
         found, expected = (tensors_in(network(*axes.traced.program.example)) for network in (recorded, member))
     if any((a - b).norm() > SAME_FUNCTION * b.norm() for a, b in zip(found, expected, strict=True)):
@@ -112,11 +113,25 @@ def checked_batches(calibration: Iterable[Any] | None, axes: Axes) -> FiniteBatc
     return FiniteBatches(list(calibration) if isinstance(calibration, Iterator) else calibration)
 
 
+def batches_for(
+    role: CalibrationRole, batches: FiniteBatches | None, needs_activations: bool
+) -> tuple[FiniteBatches | None, FiniteBatches | None]:
+    """The batches that matching reads, and those that the fused network is corrected on.
+
+    Raises ValueError for a role that is not one, or one that has no effect.
+    """
+    if role not in ROLES:
+        raise ValueError(f"calibration_role must be one of {', '.join(ROLES)}, got {role!r}")
+    if role == "matching" and batches is not None and not needs_activations:
+        raise ValueError("calibration_role='matching' has no effect: this method matches without activations")
+    return batches if role != "statistics" else None, batches if role != "matching" else None
+
+
 def run_once(fused: nn.Module, example: Tensor | tuple[Any, ...]) -> None:
     """Raise ValueError, naming the error, unless the fused network runs on the example."""
     inputs = example if isinstance(example, tuple) else (example,)
     try:
-        with torch.no_grad():
+        with evaluating(fused), torch.no_grad():
             fused(*inputs)
     except RuntimeError as error:
         raise ValueError(f"the fused network does not run on the example: {error}") from error

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from amalgam.tasks.fusion.coupling import Coupling
 from amalgam.tasks.fusion.rebuild.resizing import resize
@@ -45,6 +45,16 @@ def as_operations(module: nn.Module, axes: Axes, tensors: Tensors, maps: UnitMap
     return write(axes.traced, maps, tensors)
 
 
+def as_recorded(member: nn.Module, axes: Axes) -> fx.GraphModule:
+    """The traced operations with a member's parameters, which do not depend on the code of its class any more."""
+    assert axes.traced
+    blocks = axes.read(state_of(member, axes))
+    sizes = axes.sizes(blocks)
+    alone = {group: Coupling((torch.arange(sizes[group]),)) for group in axes.groups}
+    maps = maps_of(axes, [blocks], alone, (1.0,))
+    return write(axes.traced, maps, merged_tensors(axes, [blocks], maps))
+
+
 def _chosen(module: nn.Module, axes: Axes) -> Rebuild:
     if axes.traced is None:
         return as_module
@@ -56,7 +66,9 @@ def _chosen(module: nn.Module, axes: Axes) -> Rebuild:
 
 def _exact_rebuild(module: nn.Module, axes: Axes) -> Rebuild:
     trial = _Trial(module, axes)
-    own_names = set(module.state_dict()) == set(axes.of) - set(axes.parts) | set(axes.layouts)
+    # A program of torch.export is written anew: its layers become modules, whose statistics can be measured.
+    is_program = isinstance(module, fx.GraphModule) and isinstance(module.graph._codegen, fx.graph._PyTreeCodeGen)
+    own_names = not is_program and set(module.state_dict()) == set(axes.of) - set(axes.parts) | set(axes.layouts)
     if own_names and trial.error_of(as_module) is None:
         return as_module
     error = trial.error_of(as_operations)

@@ -52,11 +52,11 @@ def _shared(name: str, tensors: Sequence[Tensor]) -> Tensor:
 def _placed(tensor: Tensor, entries: Sequence[Axis | None], maps: UnitMaps, member: int) -> Tensor:
     for index, axis in enumerate(entries):
         if axis is not None:
-            tensor = _along(tensor, index, axis, maps[axis.group][member])
+            tensor = along(tensor, index, axis, maps[axis.group][member])
     return tensor
 
 
-def _along(tensor: Tensor, index: int, axis: Axis, unit_map: UnitMap) -> Tensor:
+def along(tensor: Tensor, index: int, axis: Axis, unit_map: UnitMap) -> Tensor:
     """One axis after merging: units that make (weighted means) or that are read (sums), `repeat` entries each."""
     blocks = tensor.unflatten(index, (-1, axis.repeat))
     width = unit_map.merge.shape[0]

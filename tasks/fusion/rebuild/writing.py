@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from amalgam.tasks.fusion.rebuild.network import Writer
 from amalgam.tasks.fusion.rebuild.operations import write_operation
-from amalgam.tasks.fusion.unit_map import MEMBERS, UnitMaps
+from amalgam.tasks.fusion.unit_map import CLASSES, MEMBERS, UnitMaps
 from amalgam.tasks.tracing.groups import Traced
 from amalgam.tasks.tracing.layout import Layout
 from amalgam.tasks.tracing.nodes import is_tensor
@@ -58,12 +58,13 @@ def _mixed(writer: Writer, node: Node) -> Node:
 
 
 def _mixture(writer: Writer, layout: Layout) -> Tensor:
-    """(entries of a member, entries of all members): each member's weight at its entry."""
+    """(outputs, entries of all members): each member's weight at its entry."""
     blocks = []
     for segment in layout.segments:
         assert segment.group is not None
         # Outputs of all members lie side by side; output i of the network is sum_k weight_k times entry i of member k.
-        weights = [float(m.merge) for m in writer.maps[MEMBERS]]
-        places = [m.unmerge * w for m, w in zip(writer.maps[segment.group], weights, strict=True)]
+        weights = [m.merge for m in writer.maps.get(CLASSES, writer.maps[MEMBERS])]
+        each = [m.unmerge for m in writer.maps[segment.group]]
+        places = [w @ one if CLASSES in writer.maps else w * one for w, one in zip(weights, each, strict=True)]
         blocks.append(torch.kron(torch.stack(places).sum(0), torch.eye(segment.repeat).double()))
     return torch.block_diag(*blocks)[np.argsort(layout.order)]

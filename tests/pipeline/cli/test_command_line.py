@@ -20,6 +20,9 @@ WALKS = "tests/pipeline/example.py:walks"
 DIGITS_MLP = ModelSpec(name="mlp", num_classes=10, in_shape=(1, 8, 8), options={"widths": (12, 8)})
 
 
+HALVES = ("--mean", "0.5", "--std", "0.5")
+
+
 def amalgam(*arguments: str | Path) -> int:
     """The exit code of a command line, in this process."""
     with pytest.raises(SystemExit) as ended:
@@ -164,7 +167,7 @@ def checkpoints(tmp_path) -> list[Path]:
 
 
 def fuse(*arguments: str | Path) -> int:
-    options = ("--model", "mlp", "--model-options", '{"widths": [12, 8]}', "--data", "digits")
+    options = ("--model", "mlp", "--model-options", '{"widths": [12, 8]}', "--data", "digits", *HALVES)
     return amalgam("fuse", *options, *arguments)
 
 

@@ -38,7 +38,7 @@ def test_a_saved_fused_network_loads_at_its_own_widths(spec, tmp_path):
 
 def test_a_network_that_could_not_be_built_again_is_not_written(tmp_path):
     spec = ModelSpec(name="timm:densenet121", num_classes=3, in_shape=(3, 32, 32))
-    with pytest.raises(ValueError, match="densenet121"):
+    with pytest.raises(ValueError, match="linear"):
         save_model(torch.fx.symbolic_trace(nn.Linear(3, 3)), spec, tmp_path)
     assert not list(tmp_path.iterdir())
 
