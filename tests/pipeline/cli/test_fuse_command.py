@@ -12,8 +12,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from amalgam import load_model
+from amalgam.pipeline.cli.from_files.preprocessing import configured
 from amalgam.pipeline.store.checkpoints import save_model
 from amalgam.pipeline.store.foreign import fitted, read_checkpoint
+from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.models import build
 from amalgam.tasks.models.spec import ModelSpec
 from tests.pipeline.cli.test_command_line import HALVES, amalgam
@@ -227,28 +229,36 @@ def pictures(folder: Path) -> None:
                 )
 
 
-@pytest.mark.parametrize(
-    ("model", "said"),
-    [
-        (
-            "timm:test_resnet",
-            "--image-size 160 --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5 --interpolation bilinear --crop 0.95",
-        ),
-        ("torchvision:squeezenet1_1", "--image-size 224 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225"),
-    ],
-)
 @pytest.mark.slow
-def test_preparation_is_that_of_the_librarys_configuration(model, said, tmp_path, capsys):
+def test_preparation_is_that_of_the_librarys_configuration(tmp_path, capsys):
     pictures(tmp_path / "data")
     for seed in range(2):
-        network = build(ModelSpec(name=model, num_classes=2, in_shape=(3, 64, 64)), seed)
+        network = build(ModelSpec(name="timm:test_resnet", num_classes=2, in_shape=(3, 64, 64)), seed)
         torch.save(network.state_dict(), tmp_path / f"{seed}.pt")
     paths = (tmp_path / "0.pt", tmp_path / "1.pt")
-    flags = ("--data", f"imagefolder:{tmp_path / 'data'}", "--alpha", "0.5", "--calibration", "0", "--model", model)
-    assert fuse(*paths, *flags, "--out", tmp_path / "fused") == 0
+    flags = ("--data", f"imagefolder:{tmp_path / 'data'}", "--alpha", "0.5", "--calibration", "0")
+    assert fuse(*paths, *flags, "--model", "timm:test_resnet", "--out", tmp_path / "fused") == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert said in printed and f"({model})" in printed
-    assert fuse(tmp_path / "fused", tmp_path / "fused", *flags[:6], "--out", tmp_path / "again") == 0
+    assert "--image-size 160 --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5 --interpolation bilinear --crop 0.95" in printed
+    assert "(timm:test_resnet)" in printed
+    assert fuse(tmp_path / "fused", tmp_path / "fused", *flags, "--out", tmp_path / "again") == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "mean", "interpolation", "crop"),
+    [
+        ("torchvision:resnet18", 224, 0.485, "bilinear", 0.875),
+        ("torchvision:vgg11", 224, 0.485, "bilinear", 0.875),
+        ("timm:resnet18", 224, 0.485, "bicubic", 0.95),
+        ("open_clip:ViT-B-16-SigLIP", 224, 0.5, "bicubic", 1.0),
+        ("open_clip:RN50x4", 288, 0.48145466, "bicubic", 1.0),
+    ],
+)
+def test_configurations_of_libraries_are_known(model, size, mean, interpolation, crop):
+    found = configured(model, DataSpec(name="imagefolder:data"))
+    assert (found.image_size, found.mean[0], found.interpolation, found.crop) == (size, mean, interpolation, crop)
+    grey = configured(model, DataSpec(name="mnist"))
+    assert grey.mean is grey.std is grey.crop is None
 
 
 @pytest.mark.slow

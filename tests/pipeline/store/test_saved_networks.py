@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.tasks.architectures import example_of, member_of
 from torch import nn
 from torch.fx import GraphModule
 
@@ -17,6 +16,7 @@ from amalgam.tasks.fusion.structured import BlockLayer, structured
 from amalgam.tasks.models import build
 from amalgam.tasks.models.spec import ModelSpec
 from amalgam.tasks.tracing.trace import trace
+from tests.tasks.fusion.architectures import example_of, member_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries' own code
 RECORDED = ("transformer_encoder", "bert", "unet", "group_norm_resnet", "gru", "weight_norm_mlp", "cosine_head",
@@ -107,9 +107,12 @@ def test_a_network_of_code_without_a_spec_is_refused(tmp_path: Path):
     assert not list(tmp_path.iterdir())
 
 
+TINY_VIT = {"img_size": 32, "embed_dim": 24, "depth": 1, "num_heads": 3}
+VIT = ModelSpec(name="timm:vit_tiny_patch16_224", num_classes=3, in_shape=(3, 32, 32), options=TINY_VIT)
+
+
 @pytest.mark.parametrize("form", ["torch", "onnx"])
-@pytest.mark.parametrize("spec", [MLP, ModelSpec(name="timm:test_vit", num_classes=3, in_shape=(3, 32, 32),
-                                                 options={"img_size": 32})], ids=["mlp", "vit"])  # fmt: skip
+@pytest.mark.parametrize("spec", [MLP, VIT], ids=["mlp", "vit"])
 @torch.no_grad()
 def test_exported_programs_compute_what_the_network_computes(spec, form, tmp_path):
     if form == "onnx":

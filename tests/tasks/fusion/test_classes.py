@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tests.tasks.architectures import CosineHead, RecurrentClassifier
 from torch import Tensor, nn
 
 from amalgam.tasks.fusion import Assignment, Budget, Identity, PartialOT, Refit, class_union, fuse
+from tests.tasks.fusion.architectures import CosineHead, RecurrentClassifier
 
 EXACT = {"rtol": 0.0, "atol": 1e-9}
 NAMES = (("cat", "dog", "eel"), ("dog", "fox", "cat", "gnu"))
