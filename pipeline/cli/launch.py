@@ -27,6 +27,7 @@ def plan_experiment(name: str, experiment: Experiment, arguments: dict[str, Any]
     lines = forecast([step], settings.root)
     output().print(plan_table(lines))
     say(f"\n{totals(lines)}")
+    _say_derived(step)
     if refused := refusals(missing([step], settings.root), settings.data_root):
         raise ExceptionGroup("the experiment cannot run yet", refused)
 
@@ -41,6 +42,7 @@ def run_experiment(name: str, experiment: Experiment, arguments: dict[str, Any],
     lines = forecast([step], settings.root)
     check_space(lines, shutil.disk_usage(settings.root).free)
     say(f"{name}: {totals(lines)}")
+    _say_derived(step)
     if problem := store.problem():
         say(f"MLflow at {store.address} does not answer ({problem}): the run goes on, `amalgam sync` logs it later")
     record = RunRecord.begun(name, arguments, [step]).model_copy(update={"tags": settings.registered(step)})
@@ -48,6 +50,12 @@ def run_experiment(name: str, experiment: Experiment, arguments: dict[str, Any],
         build_and_show(step, settings, log.hear)
     print_result(storage.local(step.key))
     say(f"open MLflow with: {ui_line(settings)}")
+
+
+def _say_derived(step: Step) -> None:
+    """What was derived from files and flags, a line each."""
+    for name, value in getattr(step.config, "derived", {}).items():
+        say(f"{name}: {value}")
 
 
 def ui_line(settings: Settings) -> str:

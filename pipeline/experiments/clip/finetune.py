@@ -13,38 +13,28 @@ from typing import Annotated, Any, Literal
 from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.experiments.clip.backbone import Backbone, Wording
 from amalgam.pipeline.experiments.clip.graph import robust_graph
-from amalgam.pipeline.experiments.clip.recipe import AnchorFlag, Prices, RobustRecipe, Seeded
+from amalgam.pipeline.experiments.clip.recipe import AnchorFlag, Prices, RobustRecipe
 from amalgam.pipeline.experiments.clip.steering import Steering, steered
+from amalgam.pipeline.experiments.clip.tested import IMAGES, Tested
 from amalgam.pipeline.experiments.clip.variants import Methods
 from amalgam.pipeline.experiments.flags import (
     Autoencoders,
     Corruptions,
     FirstSeed,
-    GroupColumn,
     LabelSmoothing,
     Optimisation,
     Precision,
     Sweep,
-    Texts,
     flat,
     in_words,
 )
-from amalgam.pipeline.steps.clip.backbones import OPENED, OpenedConfig
 from amalgam.pipeline.steps.clip.saes import SAEsConfig
-from amalgam.tasks.clip.testing.suite import PictureSettings, Suite
-from amalgam.tasks.clip.testing.suites import SUITES, domain_folders, image_folder
-from amalgam.tasks.clip.testing.test_sets import corrupted_sets
-from amalgam.tasks.data.sources import LabelledConfig, Source
 from amalgam.tasks.sae.config import REFERENCE_RECIPE, SAESpec, SAETrainConfig, TopK
 from amalgam.tasks.training.config import TrainConfig
-from amalgam.tasks.user_names import unknown_name
 
 FORWARD_TFLOP = {"ViT-B-32": 0.0088, "ViT-B-16": 0.0351, "ViT-L-14": 0.162}  # an image of 224 pixels
-IMAGES = {"imagenet": 1_281_167, "iwildcam": 129_809, "fmow": 76_863}  # that are trained on
 STEP = 3  # forward passes that a step of training costs
-TUNABLE = tuple(name for name in SUITES if name != "others")
 PAPER_STRENGTHS, PAPER_SAES = (70.0,), REFERENCE_RECIPE
-KINDS = (*TUNABLE, "imagefolder:PATH", "domains:PATH@DOMAIN")
 
 
 @dataclass(frozen=True)
@@ -52,49 +42,26 @@ class LargeTraining:
     """What matters where networks are large."""
 
     accumulate: Annotated[int, "Gradient accumulation steps per batch."] = 1
-    warmup_steps: Annotated[int, "Steps in which the learning rate rises."] = 500
+    warmup_steps: Annotated[int | None, "Steps in which the learning rate rises; default: 500, or a tenth of all."] = (
+        None
+    )
     label_smoothing: LabelSmoothing = 0.0
     precision: Precision = "bf16"
     compile: Annotated[bool, "Compile networks with torch.compile before training them."] = False
 
-    def config(self, chosen: Optimisation) -> TrainConfig:
+    def config(self, chosen: Optimisation, warmup_steps: int) -> TrainConfig:
         """All of how the classifier is trained."""
         return TrainConfig(
             **vars(chosen),
             accumulate=self.accumulate,
             optimizer="adamw",
             schedule="cosine",
-            warmup_steps=self.warmup_steps,
+            warmup_steps=warmup_steps,
             label_smoothing=self.label_smoothing,
             precision=self.precision,
             clip_norm=1.0,
             augment="resized_crop",
         )
-
-
-@dataclass(frozen=True)
-class Tested:
-    """What is fine-tuned on, and what is tested."""
-
-    suite: Annotated[str, f"What to fine-tune and test on: {', '.join(KINDS)}."]
-    tests: Annotated[Texts, "Which of the suite's test sets; default: all."] = ()
-    forgetting: Annotated[Texts, "Test sets with other classes, such as cifar100,dtd."] = ()
-    skip_damaged: Annotated[bool, "Skip images that cannot be decoded, and count them."] = False
-    validation_share: Annotated[float, "Fraction of the training images held out for model selection."] = 0.02
-    group_column: GroupColumn = None
-    anchor_data: Annotated[str | None, "Unlabelled images for the methods that use them: imagefolder:PATH."] = None
-
-    def opened(self, backbone: Backbone, wording: Wording, corrupted: Corruptions, root: Path | None) -> "_Opened":
-        """The suite as the backbone reads its pictures and in its words, corrupted test sets added."""
-        pictures = PictureSettings.of(backbone.preprocessing, skip_damaged=self.skip_damaged)
-        chosen = wording.applied(_suite(self.suite, self.tests, self.forgetting, root, pictures))
-        shifted = corrupted_sets(chosen.test_sets, corrupted.corruptions, corrupted.severities)
-        chosen = chosen.model_copy(update={"test_sets": (*chosen.test_sets, *shifted)})
-        unlabelled = pictures.stored(self.anchor_data, "train") if self.anchor_data else None
-        if self.group_column and chosen.labelled:
-            data = chosen.labelled.data.model_copy(update={"group_column": self.group_column})
-            chosen = chosen.model_copy(update={"labelled": chosen.labelled.model_copy(update={"data": data})})
-        return _Opened(backbone.opened, chosen, self.validation_share, unlabelled)
 
 
 @flat
@@ -123,13 +90,15 @@ def clip_finetune(
     """Fine-tune a CLIP on real images with penalties on feature drift; test on shifts and other classes."""
     settings = in_words({name: value for name, value in locals().items() if name != "data_root"})
     opened = tested.opened(backbone, wording, corrupted, data_root)
-    settings |= backbone.derived | {"classes": ", ".join(opened.suite.class_names[:20])}
+    warmup = opened.warmup_steps(training) if large.warmup_steps is None else large.warmup_steps
+    derived = backbone.derived | opened.derived | {"warm-up": f"{warmup} steps"}
     methods, variants = steered(methods, steering.named(opened.suite.class_names, opened.suite.templates))
     sae = SAESpec(sparsity=TopK(k=autoencoders.k), expansion=autoencoders.expansion)
     return robust_graph(
         RobustRecipe(
             title=f"Fine-tuning {backbone.architecture} on {tested.suite}",
-            settings=settings,
+            settings=settings | derived,
+            derived=derived,
             seeds=seeds,
             first_seed=first_seed,
             seeded=opened,
@@ -142,7 +111,7 @@ def clip_finetune(
             alphas=sweep.alphas,
             tolerance=sweep.tolerance,
             compare=sweep.compare,
-            training=large.config(training),
+            training=large.config(training, warmup),
             anchoring=anchors,
             num_parts=parts,
             compiled=large.compile,
@@ -152,43 +121,6 @@ def clip_finetune(
             prices=_prices(tested.suite, backbone, training.epochs, assumed_tflops),
         )
     )
-
-
-@dataclass(frozen=True)
-class _Opened:
-    """What a seed changes: which pictures are held out. The backbone is the same."""
-
-    backbone: OpenedConfig
-    suite: Suite
-    validation_share: float
-    unlabelled: Source | None
-
-    def __call__(self, seed: int) -> Seeded:
-        assert self.suite.labelled is not None
-        labelled = LabelledConfig(source=self.suite.labelled, validation_share=self.validation_share, seed=seed)
-        return Seeded(OPENED(self.backbone), labelled, self.suite.test_sets, self.unlabelled)
-
-
-def _suite(name: str, tests: Texts, forgetting: Texts, root: Path | None, pictures: PictureSettings) -> Suite:
-    """The suite of that name, with some sets of other classes."""
-    kind, colon, path = name.partition(":")
-    if kind == "imagefolder" and path:
-        suite = image_folder(path, root, pictures)
-    elif kind == "domains" and "@" in path:
-        folder, _, trained = path.rpartition("@")
-        suite = domain_folders(folder, trained, root, pictures)
-    elif name in TUNABLE:
-        suite = SUITES[name](root, pictures, tests)
-    else:
-        raise unknown_name("suite", name, KINDS)
-    if tests and colon:
-        raise ValueError(
-            f"--tests selects test sets of {', '.join(TUNABLE)}; {name!r} has none to select: leave it out"
-        )
-    if not forgetting:
-        return suite
-    others = SUITES["others"](root, pictures, forgetting)
-    return suite.model_copy(update={"test_sets": (*suite.test_sets, *others.test_sets)})
 
 
 def _prices(suite: str, backbone: Backbone, epochs: int, tflops: float) -> Prices:

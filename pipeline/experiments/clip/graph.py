@@ -36,6 +36,7 @@ def robust_graph(recipe: RobustRecipe) -> Step:
     config = RobustnessReportConfig(
         title=recipe.title,
         settings=recipe.settings,
+        derived=dict(recipe.derived),
         tolerance=recipe.tolerance,
         compare=recipe.compare,
         about={name: recipe.variant(name).about for name in recipe.methods},

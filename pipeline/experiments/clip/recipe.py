@@ -50,6 +50,8 @@ class RobustRecipe:
     title: str
     settings: dict[str, str]
     """Every choice in words, for readers of the report."""
+    derived: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+    """Those of them that nobody gave: they are printed before anything runs."""
     seeded: Callable[[int], Seeded]
     seeds: int
     first_seed: int

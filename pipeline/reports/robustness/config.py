@@ -16,6 +16,8 @@ class RobustnessReportConfig(Config):
     title: str
     settings: dict[str, str]
     """What the reader of the page should know of the experiment, by name."""
+    derived: dict[str, str] = Field(default_factory=dict)
+    """Those of the settings that were derived, such as from the number of pictures."""
     tolerance: float = Field(default=0.01, ge=0, lt=1)
     """Largest drop in validation accuracy (fraction) accepted when choosing a strength or an alpha."""
     about: dict[str, str] = Field(default_factory=dict)

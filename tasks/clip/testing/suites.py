@@ -11,7 +11,10 @@ from amalgam.tasks.clip.prompts import spoken
 from amalgam.tasks.clip.testing.imagenet import imagenet
 from amalgam.tasks.clip.testing.suite import DataFolder, PictureSettings, Suite, chosen
 from amalgam.tasks.clip.testing.test_sets import TestSet
+from amalgam.tasks.data import layouts
+from amalgam.tasks.data.catalogue import path_of
 from amalgam.tasks.data.layouts import class_folders, iwildcam_class_names
+from amalgam.tasks.data.sources import Stored
 from amalgam.tasks.user_names import unknown_name
 
 IWILDCAM = DataFolder("iwildcam_v2.0", "WILDS iWildCam 2.0 (wilds.stanford.edu)")
@@ -132,3 +135,12 @@ def domain_folders(path: str, trained: str, root: Path | None, pictures: Picture
             if domain != trained
         ),
     )
+
+
+def num_labelled(labelled: Stored, root: Path | None) -> int | None:
+    """How many pictures a folder of classes holds; None of sets whose folders are not counted."""
+    kind, folder = labelled.data.name.partition(":")[0], path_of(labelled.data, root)
+    of_classes = {"imagefolder": folder / "train", "domains": folder / (labelled.data.part or "")}.get(kind)
+    if of_classes is None:
+        return None
+    return sum(len(layouts.pictures(of_classes / name)) for name in class_folders(of_classes))

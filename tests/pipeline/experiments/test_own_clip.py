@@ -116,3 +116,23 @@ def test_the_papers_recipe_is_one_flag(tmp_path, monkeypatch):
     assert tuned.config.finetuning.strength == 70 and not tuned.config.sae.normalised
     assert not saes.config.normalised and saes.config.training.weight_decay > 0
     assert ClipSpec(architecture="ViT-B-16").preprocessing is None
+
+
+def test_holdout_and_warm_up_fit_the_number_of_pictures(tmp_path):
+    for part, count in (("train", 200), ("test", 1)):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "pictures" / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                (folder / f"{number}.png").touch()
+
+    def tuned(**flags):
+        report = clip_finetune(data_root=tmp_path, suite="imagefolder:pictures", methods=("ft",), **flags)
+        [step] = [step for path in report.inputs["paths"] for step in path.inputs["after"]]
+        return step.config, report.config.derived
+
+    config, derived = tuned(epochs=10, batch_size=32)
+    assert config.labelled.validation_share == 0.25 and derived["held out"] == "25 % of 400 pictures"
+    assert config.finetuning.train.warmup_steps == 9 and derived["warm-up"] == "9 steps"  # of 93
+    given, _ = tuned(validation_share=0.1, warmup_steps=3)
+    assert (given.labelled.validation_share, given.finetuning.train.warmup_steps) == (0.1, 3)
