@@ -7,7 +7,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from amalgam.pipeline.console import say
-from amalgam.pipeline.reports.explanation.request import Request
+from amalgam.pipeline.reports.explanation.request import ExplainRequest
 from amalgam.tasks.clip.prompts import checked_names, templates_of
 from amalgam.tasks.data.catalogue import DataSpec, check
 
@@ -35,7 +35,9 @@ def explain(
     for name in domains.values():
         check(DataSpec(name=name), data_root)
     sentences = templates_of(template) if template else ()
-    request = Request(before=before, after=after, sae=sae, top_n=top, batch_size=batch_size, title=title, device=device)
+    request = ExplainRequest(
+        before=before, after=after, sae=sae, top_n=top, batch_size=batch_size, title=title, device=device
+    )
     from amalgam.pipeline.cli.from_files.explain_folders import (  # here, not above: it imports torch
         Words,
         explain_folders,

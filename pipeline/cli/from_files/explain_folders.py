@@ -8,7 +8,7 @@ import torch
 
 from amalgam.pipeline.engine.host import require_device
 from amalgam.pipeline.reports.explanation.build import Domain, Material, explain
-from amalgam.pipeline.reports.explanation.request import Request
+from amalgam.pipeline.reports.explanation.request import ExplainRequest
 from amalgam.pipeline.reports.explanation.sentences import headline, warnings
 from amalgam.pipeline.store.artifact import new_folder
 from amalgam.pipeline.store.clip_checkpoints import load_clip, read_about, weights_root
@@ -34,7 +34,7 @@ class Words:
 
 
 def explain_folders(
-    request: Request, domains: Mapping[str, str], words: Words, data_root: Path | None, out: Path
+    request: ExplainRequest, domains: Mapping[str, str], words: Words, data_root: Path | None, out: Path
 ) -> list[str]:
     """Write the page and its tables to `out`; what they say, in sentences.
 

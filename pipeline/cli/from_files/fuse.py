@@ -116,9 +116,9 @@ def fuse_command() -> Callable[..., None]:
         check(described, given["data_root"])
         as_given = ("model", "data_root", "out", "seed", "device", "calibration_role", "structured")
         # Here, not above: it imports torch.
-        from amalgam.pipeline.cli.from_files.fuse_checkpoints import Request, fuse_checkpoints
+        from amalgam.pipeline.cli.from_files.fuse_checkpoints import FuseRequest, fuse_checkpoints
 
-        request = Request(tuple(checkpoints), **settings, **{name: given[name] for name in as_given})
+        request = FuseRequest(tuple(checkpoints), **settings, **{name: given[name] for name in as_given})
         output().print(_table(fuse_checkpoints(request)))
         if not request.expected:
             say("accuracies are those of pictures prepared as above: --expect-accuracy stops where members score less")

@@ -38,7 +38,7 @@ from amalgam.tasks.fusion.rebuild.checks import CalibrationRole
 
 
 @dataclass(frozen=True)
-class Request:
+class FuseRequest:
     """What to fuse, how, on which data, and where to."""
 
     checkpoints: tuple[Path, ...]
@@ -81,7 +81,7 @@ class _Opened:
     calibration: list[Tensor] | None = field(repr=False)
 
 
-def fuse_checkpoints(request: Request) -> list[Row]:
+def fuse_checkpoints(request: FuseRequest) -> list[Row]:
     """Write the fused checkpoint to `request.out`; one row each for the members, their ensemble and the result.
 
     Raises ValueError, before anything lies there, for any bad input.
@@ -111,7 +111,7 @@ def fuse_checkpoints(request: Request) -> list[Row]:
     return rows
 
 
-def _opened(request: Request) -> _Opened:
+def _opened(request: FuseRequest) -> _Opened:
     data, sentence = prepared(request.data, request.preparation, _known(request))
     say(sentence)
     train, test = (load(data, part, request.data_root) for part in ("train", "test"))
@@ -131,7 +131,7 @@ def _opened(request: Request) -> _Opened:
     return _Opened(data, train, test, members, example, calibration)
 
 
-def _known(request: Request) -> list[tuple[str, Preparation]]:
+def _known(request: FuseRequest) -> list[tuple[str, Preparation]]:
     """Who says how pictures are prepared: records beside the checkpoints, else the architecture's configuration."""
     found, has_others = [], False
     for path in request.checkpoints:
@@ -154,7 +154,7 @@ def _check_classes(members: Sequence[Member], test: Images) -> None:
         )
 
 
-def _calibration(train: Images, request: Request) -> tuple[Tensor, list[Tensor] | None]:
+def _calibration(train: Images, request: FuseRequest) -> tuple[Tensor, list[Tensor] | None]:
     """One image, and the batches the result is calibrated on."""
     generator = torch.Generator().manual_seed(request.seed)
     if request.num_calibration > len(train):
@@ -166,7 +166,7 @@ def _calibration(train: Images, request: Request) -> tuple[Tensor, list[Tensor] 
     return found[0][:1], found if request.num_calibration else None
 
 
-def _fused(request: Request, opened: _Opened, weights: Sequence[float]) -> nn.Module:
+def _fused(request: FuseRequest, opened: _Opened, weights: Sequence[float]) -> nn.Module:
     """The fused network; it knows the names of its classes."""
     names = [member.class_names for member in opened.members if member.class_names is not None]
     return fuse(
@@ -183,7 +183,7 @@ def _fused(request: Request, opened: _Opened, weights: Sequence[float]) -> nn.Mo
 
 
 def _write_origin(
-    request: Request,
+    request: FuseRequest,
     opened: _Opened,
     weights: Sequence[float],
     rows: Sequence[Row],

@@ -34,7 +34,7 @@ from amalgam.tasks.clip.finetuning.regularisers import (
 from amalgam.tasks.training.config import DFR, JTT, GroupDRO
 from amalgam.tasks.user_names import load_name, unknown_name
 
-Kind = Literal["plain", "head", "head first", "contrastive", "soup"]
+Procedure = Literal["plain", "head", "head first", "contrastive", "soup"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Variant:
     base_strength: float = 1.0
     """Lambda at a factor of 1, or where the search for a wanted overlap begins; 1 where strengths are those of the
     paper's public code."""
-    kind: Kind = "plain"
+    kind: Procedure = "plain"
     """What is trained: everything, the head, the head and then everything, both towers on prompts, or nothing more:
     a soup of what the other methods of the sweep have trained."""
     anchor_on: Literal["labelled", "unlabelled", "both"] = "labelled"

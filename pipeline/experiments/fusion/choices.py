@@ -1,4 +1,4 @@
-"""The flags of fusion experiments in groups: pictures, networks, members, their training, how they are fused."""
+"""The flags of fusion experiments in groups: images, architectures, members, their training, how they are fused."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ FITTED_NAMES = tuple(n for n in COMBINER_NAMES if n not in ("mean-logits", "mean
 
 
 @dataclass(frozen=True)
-class Pictures:
+class LabelledImages:
     """Which labelled images."""
 
     data: Annotated[
@@ -47,7 +47,7 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class Network:
+class Architecture:
     """The architecture of all members."""
 
     model: Annotated[str, "Network: mlp, vgg11, resnet18, timm:NAME, torchvision:NAME or file.py:CLASS."] = "mlp"
@@ -57,11 +57,11 @@ class Network:
     bias: Annotated[bool | None, "Whether layers of mlp, vgg11 and resnet18 have biases."] = None
     batch_norm: Annotated[bool | None, "Whether vgg11 has batch norm."] = None
 
-    def spec(self, pictures: Pictures) -> ModelSpec:
-        """The network for those pictures. Raises ValueError if their classes are not known."""
+    def spec(self, images: LabelledImages) -> ModelSpec:
+        """The network for those images. Raises ValueError if their classes are not known."""
         chosen = vars(self) | {"widths": self.widths or None}
         options = {name: value for name, value in chosen.items() if name != "model" and value is not None}
-        return model_spec(self.model, pictures.spec, pictures.num_classes, pictures.channels, options)
+        return model_spec(self.model, images.spec, images.num_classes, images.channels, options)
 
 
 def model_spec(

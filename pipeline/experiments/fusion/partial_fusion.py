@@ -16,12 +16,12 @@ from amalgam.pipeline.experiments.flags import (
     flat,
 )
 from amalgam.pipeline.experiments.fusion.choices import (
+    Architecture,
     Finetuning,
+    LabelledImages,
     Matchings,
     Members,
     MemberTraining,
-    Network,
-    Pictures,
 )
 from amalgam.pipeline.experiments.fusion.graph import Recipe, fusion_graph
 from amalgam.tasks.training.config import TrainConfig
@@ -30,8 +30,8 @@ from amalgam.tasks.training.config import TrainConfig
 @flat
 def partial_fusion(
     *,
-    pictures: Pictures = Pictures(),
-    network: Network = Network(),
+    images: LabelledImages = LabelledImages(),
+    architecture: Architecture = Architecture(),
     members: Members = Members(),
     training: Optimisation = Optimisation(epochs=50, batch_size=64, learning_rate=1e-3, weight_decay=0.0),
     training_of_members: MemberTraining = MemberTraining(),
@@ -42,8 +42,8 @@ def partial_fusion(
     config = TrainConfig(**vars(training), **vars(training_of_members))
     return fusion_graph(
         Recipe(
-            data=pictures.spec,
-            model=network.spec(pictures),
+            data=images.spec,
+            model=architecture.spec(images),
             split=members.shares,
             training=config,
             finetuning=finetuning.after(config),

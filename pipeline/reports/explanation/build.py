@@ -11,7 +11,7 @@ from torch import Tensor
 
 from amalgam.pipeline.reports.explanation.flips import FlipsWriter
 from amalgam.pipeline.reports.explanation.page import Album, explanation_report
-from amalgam.pipeline.reports.explanation.request import Request
+from amalgam.pipeline.reports.explanation.request import ExplainRequest
 from amalgam.pipeline.reports.explanation.tables import NamedExplanation, write_tables
 from amalgam.pipeline.store.clip_checkpoints import (
     ClassifierInfo,
@@ -54,7 +54,7 @@ class Material:
     """Which words images are known to show."""
 
 
-def explain(request: Request, material: Material, folder: Path) -> NamedExplanation:
+def explain(request: ExplainRequest, material: Material, folder: Path) -> NamedExplanation:
     """Write the page, `explanation.json` and the Parquet tables into a folder, and return what they tell.
 
     Raises ValueError, before anything is encoded, if classifiers, autoencoder, images and words do not fit together.
@@ -79,7 +79,7 @@ def explain(request: Request, material: Material, folder: Path) -> NamedExplanat
     return explanation
 
 
-def _settings(request: Request, material: Material, about: ClassifierInfo) -> dict[str, Any]:
+def _settings(request: ExplainRequest, material: Material, about: ClassifierInfo) -> dict[str, Any]:
     """How the page was made, for its readers."""
     return {
         "before": str(request.before),
@@ -91,7 +91,7 @@ def _settings(request: Request, material: Material, about: ClassifierInfo) -> di
     }
 
 
-def _opened(request: Request) -> tuple[ClassifierInfo, tuple[Classifier, Classifier], Comparison]:
+def _opened(request: ExplainRequest) -> tuple[ClassifierInfo, tuple[Classifier, Classifier], Comparison]:
     """What the classifiers are, both of them, and what their features are read by, on the device."""
     old, new = read_about(request.before), read_about(request.after)
     for name in ("backbone", "class_names"):
@@ -123,7 +123,7 @@ def _check(material: Material, about: ClassifierInfo, network: Classifier) -> No
 
 @torch.no_grad()
 def _look(
-    request: Request, material: Material, networks: tuple[Classifier, Classifier], by: Comparison, folder: Path
+    request: ExplainRequest, material: Material, networks: tuple[Classifier, Classifier], by: Comparison, folder: Path
 ) -> Explanation:
     explainer = Explainer(by, len(material.domains), request.top_n)
     with FlipsWriter(folder) as writer:
@@ -136,7 +136,7 @@ def _look(
     return explainer.result()
 
 
-def _batches(request: Request, material: Material) -> Iterator[tuple[int, Batch]]:
+def _batches(request: ExplainRequest, material: Material) -> Iterator[tuple[int, Batch]]:
     for number, domain in enumerate(material.domains):
         everyone = torch.arange(len(domain.images))
         for batch in batches(domain.images, everyone, request.batch_size, device=request.device):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class ExplainRequest:
     """What to explain, and how the page is made."""
 
     before: Path

@@ -55,7 +55,7 @@ def explain(config: ExplainConfig, inputs: Mapping[str, Any], work: Workspace) -
     """
     from amalgam.pipeline.reports.explanation import build
     from amalgam.pipeline.reports.explanation.build import Domain, Material
-    from amalgam.pipeline.reports.explanation.request import Request
+    from amalgam.pipeline.reports.explanation.request import ExplainRequest
     from amalgam.pipeline.reports.explanation.tables import results_of
     from amalgam.pipeline.store.clip_checkpoints import load_clip, weights_root
     from amalgam.pipeline.store.measures import recorded
@@ -65,7 +65,7 @@ def explain(config: ExplainConfig, inputs: Mapping[str, Any], work: Workspace) -
         raise ValueError("words need the text tower: give the backbone as an input, or no concepts")
     clip = load_clip(inputs["backbone"], weights_root(work.data_root)) if config.concepts else None
     domains = tuple(Domain(name, open_source(source, work.data_root)) for name, source in config.sources)
-    request = Request(
+    request = ExplainRequest(
         before=inputs["before"],
         after=inputs["after"],
         sae=inputs["sae"],
