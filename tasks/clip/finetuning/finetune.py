@@ -51,9 +51,8 @@ def finetune(
 
     Frozen features come from `anchors`, or from a frozen copy of the encoder where None. `sae` and `basis` are for the
     regularisers that need them, `sae` also for a wanted overlap; `unlabelled` is for a config that penalises drift
-    on unlabelled images. `masks` are those of `train`, `objective` takes the place of the cross-entropy where nothing
-    is penalised. `measure` is given the encoder after every epoch. Raises ValueError if one of those is
-    missing, and for cached anchors of other views.
+    on unlabelled images. `masks` are those of `train`, `objective` replaces the cross-entropy of plain fine-tuning,
+    `measure` is given the encoder. Raises ValueError for what is missing, and for cached anchors of other views.
     """
     if config.penalised:
         _check(config, sae, anchors, unlabelled)

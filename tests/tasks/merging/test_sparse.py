@@ -8,7 +8,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import nn
 
+from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.pixels import in_memory
+from amalgam.tasks.merging.multitask.data import task_data
+from amalgam.tasks.merging.multitask.spec import TaskSpec
 from amalgam.tasks.merging.sparse.bayestune import BayesTune
 from amalgam.tasks.merging.sparse.chain import sparse_scores
 from amalgam.tasks.merging.sparse.gig import gig_mean, gig_mode, gig_sample
@@ -125,3 +128,16 @@ def test_a_chain_cut_short_and_resumed_is_the_same_chain(chain):
 def test_a_chain_that_averages_nothing_is_refused():
     with pytest.raises(ValueError, match="5, 10 and 10"):
         BayesTune(epochs=10)
+
+
+def test_no_source_is_on_both_sides_of_a_task(tmp_path):
+    draw = np.random.default_rng(0)
+    arrays = {}
+    for part, count in (("train", 90), ("test", 30)):
+        arrays |= {f"{part}_images": draw.integers(0, 255, (count, 6, 6), dtype=np.uint8)}
+        arrays |= {f"{part}_labels": np.arange(count) % 3, f"{part}_patient": draw.integers(0, 20, count)}
+    np.savez(tmp_path / "set.npz", **arrays)
+    task = TaskSpec(data=DataSpec(name="npz:set.npz", group_column="patient"), turns=1)
+    parts = task_data(task, (1, 6, 6), 0.3, 0, tmp_path)
+    patients = [set(arrays["train_patient"][places].tolist()) for places in (parts.pool, parts.validation)]
+    assert all(patients) and not patients[0] & patients[1]
