@@ -102,7 +102,7 @@ def compare(
     root: Root = Path("runs"),
 ) -> None:
     """Compare the metrics of two runs, and the code, data and packages they used."""
-    from amalgam.pipeline.cli.operating.night import compare_runs
+    from amalgam.pipeline.cli.operating.compare import compare_runs
 
     compare_runs(first, second, root)
 

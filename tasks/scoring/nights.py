@@ -67,7 +67,7 @@ class Finding:
     fall: float
     """How much worse than that, in the direction in which less is worse."""
     noise: float
-    """Standard deviation from night to night; 0 where too few nights are known."""
+    """Standard deviation of a night; 0 where it is unknown."""
     since: int | None = None
     """The night, counted from the oldest given, since which it is so."""
 
@@ -84,16 +84,22 @@ def is_better_when_lower(metric: str) -> bool:
 
 
 def judge(
-    metric: str, value: float, before: Sequence[float], baseline: float | None, tolerance: Tolerance | None
+    metric: str,
+    value: float,
+    before: Sequence[float],
+    baseline: float | None,
+    tolerance: Tolerance | None,
+    chance: float = 0.0,
 ) -> Finding:
     """What is to say of a value, of those of the nights before, oldest first, and of the baseline, if there is one.
 
     A fall counts if it is larger than the tolerance and than noise explains. A slow decline is a fall of the line
-    through the nights that is both.
+    through the nights that is both. Of fewer than three nights the noise is `chance`, the standard deviation of a night
+    as its seeds or test images show it; 0 if that is unknown.
     """
     sign = -1.0 if is_better_when_lower(metric) else 1.0
     nights = [sign * number for number in before]
-    noise = night_noise(nights)
+    noise = night_noise(nights) if len(nights) >= FEWEST else chance
     levels = [(sign * baseline, math.sqrt(2))] if baseline is not None else []
     if nights:
         levels.append((statistics.median(nights), math.sqrt(1 + math.pi / 2 / len(nights))))
@@ -131,7 +137,8 @@ def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 
 def _margin(level: tuple[float, float], noise: float, num_nights: int, tolerance: Tolerance | None) -> float:
     """The fall from a level that noise or the tolerance explains."""
-    sure = t_quantile(num_nights - 1, CONFIDENCE) if num_nights >= FEWEST else 0.0
+    few = num_nights < FEWEST  # the noise is then not taken from these nights: no degrees of freedom to count
+    sure = statistics.NormalDist().inv_cdf(CONFIDENCE) if few else t_quantile(num_nights - 1, CONFIDENCE)
     if tolerance is None and not noise:
         return math.inf  # nothing is known of what may be expected
     return max(sure * noise * level[1], tolerance.of(level[0]) if tolerance else 0.0)

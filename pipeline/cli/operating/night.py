@@ -9,8 +9,7 @@ import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, date, datetime
-from importlib.metadata import PackageNotFoundError, version
+from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,10 +18,10 @@ from typer import Option
 
 from amalgam.pipeline.cli.flags import Experiment, make_step
 from amalgam.pipeline.cli.launch import build_and_show
+from amalgam.pipeline.cli.operating.compare import made_of
 from amalgam.pipeline.cli.settings import Settings
 from amalgam.pipeline.cli.show import print_result
 from amalgam.pipeline.console import say
-from amalgam.pipeline.store.artifact import Record
 from amalgam.pipeline.store.storage import storage_of
 from amalgam.pipeline.tracking.nights.record import (
     Night,
@@ -34,14 +33,14 @@ from amalgam.pipeline.tracking.nights.record import (
     set_alias,
 )
 from amalgam.pipeline.tracking.run_log import logged
-from amalgam.pipeline.tracking.run_record import RunRecord
+from amalgam.pipeline.tracking.run_record import RunRecord, read_runs
 from amalgam.pipeline.tracking.store import store_of
 from amalgam.tasks.scoring.nights import Finding, Tolerance, changes, judge
 
 REGRESSION = 3
+CHOICES = ("alpha", "strength")  # first parts of names of what a run chose: neither better nor worse
 FIRST_DAY = date(2000, 1, 1)
 SEEDS_OF_A_DAY = 1000  # more than any night repeats
-PACKAGES = ("amalgam", "torch", "timm", "open_clip_torch", "ray", "mlflow", "numpy", "pyarrow", "POT")
 PANEL = "Nightly runs"
 
 
@@ -115,6 +114,8 @@ def _locked(
     settings: NightSettings,
     tolerances: Sequence[Tolerance],
 ) -> int:
+    from amalgam.pipeline.cli.operating.evidence import chance  # here, not above: it imports torch
+
     today, before = (settings.date or datetime.now()).date(), read_nights(settings.root, title)
     of_today = [night for night in before if night.day == today]
     if of_today and not settings.again and settings.seed is None:
@@ -122,9 +123,7 @@ def _locked(
         say(f"{title} had its night of {today}: {last.verdict} ({last.folder(settings.root)}); --again makes another")
         return REGRESSION if last.verdict == "regression" else 0
     number = max((night.number for night in of_today), default=-1) + 1  # also where an earlier one cannot be read
-    seed = settings.seed
-    if seed is None:
-        seed = ((today - FIRST_DAY).days * 10 + number) * SEEDS_OF_A_DAY
+    seed = ((today - FIRST_DAY).days * 10 + number) * SEEDS_OF_A_DAY if settings.seed is None else settings.seed
     pinned = find_run(settings.root, settings.baseline) if settings.baseline else None
     baseline = metrics_of(pinned, settings.root) if pinned else {}
     given = arguments | {"first_seed": seed}
@@ -135,7 +134,8 @@ def _locked(
     with logged(run, settings.root, store) as log:
         build_and_show(step, settings, log.hear)
         metrics = metrics_of(log.run, settings.root)
-        found = findings(metrics, before[-settings.last :], baseline, tolerances)
+        deviations = chance(log.run, pinned or _last_run(before, settings.root), settings.root)
+        found = findings(metrics, before[-settings.last :], baseline, tolerances, deviations)
         night = Night(
             name=title,
             day=today,
@@ -144,7 +144,7 @@ def _locked(
             baseline=pinned and pinned.key,
             first_seed=seed,
             metrics=metrics,
-            made_of=_made_of(records_of(log.run, settings.root)),
+            made_of=made_of(records_of(log.run, settings.root)),
             verdict="regression" if any(one.is_bad for one in found) else "ok",
             findings=tuple(asdict(one) for one in found),
         ).write(settings.root)
@@ -175,8 +175,12 @@ def findings(
     before: Sequence[Night],
     baseline: Mapping[str, float],
     tolerances: Sequence[Tolerance],
+    chance: Mapping[str, float],
 ) -> list[Finding]:
-    """What is to say of every metric. Raises ValueError for a tolerance that no metric has."""
+    """What is to say of every metric but choices; `chance` is of each what `judge` needs.
+
+    Raises ValueError for a tolerance that no metric has.
+    """
     for tolerance in tolerances:
         if not any(tolerance.covers(metric) for metric in metrics):
             raise ValueError(
@@ -189,9 +193,16 @@ def findings(
             [night.metrics[metric] for night in before if metric in night.metrics],
             baseline.get(metric),
             next((tolerance for tolerance in tolerances if tolerance.covers(metric)), None),
+            chance.get(metric, 0.0),
         )
         for metric, value in metrics.items()
+        if metric.partition("/")[0] not in CHOICES
     ]
+
+
+def _last_run(nights: Sequence[Night], root: Path) -> RunRecord | None:
+    """The run of the last night, if it is still there."""
+    return next((run for run in read_runs(root) if nights and run.key == nights[-1].run), None)
 
 
 def _concluded(night: Night, settings: NightSettings) -> int:
@@ -205,43 +216,3 @@ def _concluded(night: Night, settings: NightSettings) -> int:
         set_alias(settings.root, settings.promote_if_better, night.run)
         say(f"{settings.promote_if_better} now names {night.run}")
     return 0
-
-
-def _made_of(records: Sequence[Record]) -> dict[str, str]:
-    """What a night's numbers depend on other than its seeds."""
-    data = {
-        f"data of {record.name}": str(record.metrics["data_fingerprint"])
-        for record in records
-        if "data_fingerprint" in record.metrics
-    }
-    commit = next((record.git_commit for record in records if record.git_commit), None)
-    data |= {name: digest for record in records for name, digest in record.data.items()}
-    return data | ({"code": commit} if commit else {}) | {name: found for name in PACKAGES if (found := _version(name))}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def compare_runs(first: str, second: str, root: Path) -> None:
-    """Print what two runs measured, and how much better the second is."""
-    from rich.table import Table
-
-    from amalgam.pipeline.console import output
-
-    runs = [find_run(root, name) for name in (first, second)]
-    old, new = (metrics_of(run, root) for run in runs)
-    table = Table("metric", runs[0].key, runs[1].key, "change", box=None, pad_edge=False)
-    for name in dict.fromkeys([*old, *new]):
-        cells = [f"{numbers[name]:.4g}" if name in numbers else "" for numbers in (old, new)]
-        change = f"{new[name] - old[name]:+.4g}" if name in old and name in new else ""
-        table.add_row(name, *cells, change)
-    output().print(table)
-    made = [_made_of(records_of(run, root)) for run in runs]
-    for line in changes(*made):
-        say(line)
-    started = [datetime.fromtimestamp(run.started, UTC).astimezone() for run in runs]
-    say(f"{runs[0].key} began {started[0]:%Y-%m-%d %H:%M}, {runs[1].key} {started[1]:%Y-%m-%d %H:%M}")
