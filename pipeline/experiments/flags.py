@@ -53,7 +53,7 @@ class Sweep:
         float, "Largest drop in validation accuracy (fraction) accepted when choosing a larger regularisation strength."
     ] = 0.01
     compare: Annotated[
-        Texts, "Two of the methods to compare at matched validation accuracy, such as sae-mask,l2; default: none."
+        Texts, "Two of the methods to compare at equal in-distribution accuracy, such as sae-mask,l2; default: none."
     ] = ()
 
 

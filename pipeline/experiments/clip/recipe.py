@@ -72,7 +72,7 @@ class RobustRecipe:
     alphas: tuple[float, ...]
     tolerance: float
     compare: tuple[str, ...] = field(default=(), kw_only=True)
-    """Two of the methods that the report compares at matched validation accuracy; empty compares none."""
+    """Two of the methods that the report compares at equal in-distribution accuracy; empty compares none."""
     variants: Mapping[str, Variant] = field(default_factory=lambda: VARIANTS)
     """All fine-tuning methods that there are to choose from, by name."""
     sae_roles: tuple[Role, ...] = ()

@@ -23,7 +23,7 @@ class RobustnessReportConfig(Config):
     about: dict[str, str] = Field(default_factory=dict)
     """What each fine-tuning method is, in a few words."""
     compare: tuple[str, ...] = ()
-    """Two methods to compare at matched validation accuracy, the first as it was chosen; empty compares none."""
+    """Two methods to compare at equal in-distribution accuracy, the first as it was chosen; empty compares none."""
 
     @field_validator("compare")
     @classmethod

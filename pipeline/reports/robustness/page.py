@@ -195,11 +195,14 @@ def _values(
 
 
 def _scores(rows: Sequence[Row], columns: Sequence[Column]) -> dict[str, Any]:
-    """A table of the page: the best of each column of accuracies stands out."""
+    """A table of the page: the best of each column of accuracies stands out if there are several seeds."""
     columns = shown(columns, rows)
     accuracies = {column.measure for column in columns if column.text is percent}
-    best = {name: max(row[name] for row in rows if row.get(name) is not None) for name in accuracies}
-    values = [[(c.cell(row), row.get(c.measure) == best.get(c.measure, "")) for c in columns] for row in rows]
+    many = any(row["seeds"] > 1 for row in rows)  # one seed shows what chance made of training
+    best = {name: max(row[name] for row in rows if row.get(name) is not None) for name in accuracies if many}
+    values = [
+        [(c.cell(row), c.measure in best and row.get(c.measure) == best[c.measure]) for c in columns] for row in rows
+    ]
     return {
         "headings": [column.heading for column in columns],
         "rows": [

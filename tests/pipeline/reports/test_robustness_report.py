@@ -240,6 +240,14 @@ def test_a_suite_without_test_images_in_distribution_is_reported_on_held_out_one
     assert any(f"(in distribution {price})" in sentence for sentence in findings["headlines"])
 
 
+def test_nothing_of_a_single_seed_is_bold(tmp_path, report):
+    step = robustness(seeds=1, num_images=50, compare=PAIR)
+    run([step], tmp_path, Local())
+    bold = re.compile(r"<td><strong>")
+    assert not bold.search((step.path(tmp_path) / "robustness.html").read_text())
+    assert bold.search((report[0] / "robustness.html").read_text())
+
+
 def test_no_pair_is_compared_that_nobody_named(tmp_path):
     step = robustness(seeds=1, num_images=50)
     run([step], tmp_path, Local())
