@@ -1,4 +1,4 @@
-"""The machine that benchmarks run on; Linux, as `/proc` tells it."""
+"""The machine that benchmarks run on; Linux, read from `/proc`."""
 
 import os
 import platform

@@ -1,7 +1,7 @@
 """A step of fine-tuning with a penalty on feature drift, beside a plain one.
 
-The step is that of training: forward and backward pass of a vision transformer, clipping, AdamW. It is plain, or holds
-features by their squared distance (L2) or by latents (SAE-FT) of an autoencoder with four latents per dimension; frozen
+The step is that of training: forward and backward pass of a vision transformer, clipping, AdamW. It is plain, or has a
+penalty on the squared distance of features (L2) or on latents (SAE-FT, four latents per dimension); frozen
 features come from a frozen copy of the encoder (live) or from memory (cached). All take a step in turn on the same
 batch; ratios are medians over rounds of those within a round. On a CPU the transformer has width 384, 6 blocks and 37
 tokens, batch 16; on a GPU, where there is one, it is ViT-B/16 with batch 64 under bf16 autocast.
@@ -18,7 +18,7 @@ from amalgam.pipeline.engine.host import threads
 from amalgam.tasks.clip.finetuning.anchors import CachedAnchors, anchor
 from amalgam.tasks.clip.finetuning.config import FinetuneConfig
 from amalgam.tasks.clip.finetuning.drift import frozen
-from amalgam.tasks.clip.finetuning.objective import Given, Robust
+from amalgam.tasks.clip.finetuning.objective import PenalisedCrossEntropy, PenaltyInputs
 from amalgam.tasks.clip.finetuning.regularisers import L2, NoPenalty, SAEMask
 from amalgam.tasks.clip.zero_shot import Classifier, Head
 from amalgam.tasks.data.loading import Batch
@@ -68,11 +68,11 @@ def ratios(scale: Scale) -> list[Measure]:
     with torch.no_grad():
         cached = CachedAnchors(anchor(classifier, scale.device).encoder(batch.images).float()[None])
     sae = frozen(autoencoder(scale))
-    steppers = {"plain": stepper(scale, classifier, FinetuneConfig(regulariser=NoPenalty()), Given(classifier))}
+    steppers = {"plain": stepper(scale, classifier, FinetuneConfig(regulariser=NoPenalty()), PenaltyInputs(classifier))}
     for name, regulariser in METHODS.items():
         for place, anchors in (("cached", cached), ("live", None)):
-            given = Given(anchor(classifier, scale.device), sae, anchors=anchors)
-            steppers[f"{name}, {place}"] = stepper(scale, classifier, FinetuneConfig(regulariser=regulariser), given)
+            inputs = PenaltyInputs(anchor(classifier, scale.device), sae, anchors=anchors)
+            steppers[f"{name}, {place}"] = stepper(scale, classifier, FinetuneConfig(regulariser=regulariser), inputs)
     rounds = [{name: timed(scale, step, batch) for name, step in steppers.items()} for _ in range(scale.rounds + 2)][2:]
     where = f"{scale.device}: "
     found = [Measure(where + "plain step", 1000 * median(each["plain"] for each in rounds), "ms")]
@@ -82,11 +82,11 @@ def ratios(scale: Scale) -> list[Measure]:
     return found
 
 
-def stepper(scale: Scale, classifier: Classifier, config: FinetuneConfig, given: Given) -> Stepper:
+def stepper(scale: Scale, classifier: Classifier, config: FinetuneConfig, inputs: PenaltyInputs) -> Stepper:
     """What trains a copy of the classifier."""
     train = TRAIN.model_copy(update={"precision": scale.precision})
     own = Classifier(frozen(classifier.encoder), frozen(classifier.head)).requires_grad_(True).train()
-    objective = Robust(config, given) if config.penalised else Objective()
+    objective = PenalisedCrossEntropy(config, inputs) if config.penalised else Objective()
     return Stepper.of(own, {}, objective, train, ALONE, torch.device(scale.device))
 
 

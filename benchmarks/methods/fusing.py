@@ -11,7 +11,7 @@ from torch import nn
 
 from amalgam.pipeline.engine.host import threads
 from amalgam.tasks.fusion import PartialOT, Refit, merge, support
-from amalgam.tasks.fusion.fusing import refitted
+from amalgam.tasks.fusion.fusing import calibrated
 from amalgam.tasks.fusion.structured import structured
 from amalgam.tasks.models import build
 from amalgam.tasks.models.spec import ModelSpec
@@ -55,7 +55,7 @@ def refit_cost(num_images: int, width: float) -> list[Measure]:
     couplings, weights = PartialOT(alpha=0.0)(axes, states).couplings(), (0.5, 0.5)
     merged = merge(members, axes, couplings, weights)
     forward = min(seconds(lambda: [member(x) for member in members]) for _ in range(2))
-    fitted = seconds(lambda: refitted(merged, members, axes, couplings, weights, [x], Refit()))
+    fitted = seconds(lambda: calibrated(merged, members, axes, couplings, weights, [x], Refit()))
     return [
         Measure(f"forward passes of both members, {num_images} images", forward, "s"),
         Measure("refit of the fused network on them, solves included", fitted, "s"),

@@ -11,6 +11,7 @@ multiplications of its own, which on a CPU is most of the work.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import torch
@@ -99,7 +100,7 @@ def together(size: Size) -> list[Measure]:
     """Several in one pass beside one."""
     features = planted(size)
     times = [
-        tuple(seconds(lambda count=count: trained(features, size, count)) for count in (1, TOGETHER))
+        tuple(seconds(partial(trained, features, size, count)) for count in (1, TOGETHER))
         for _ in range(size.rounds + 1)
     ][1:]
     what = f"width {size.width}: {TOGETHER} in one pass, over the time of one"

@@ -40,7 +40,12 @@ def _share(root: Path, flags: tuple[str, ...]) -> list[Measure]:
     for record in records:  # as after being written: not yet on the disk
         for name in record.files:
             os.utime(root / record.key / name)
-    flushing = seconds(lambda: [flush(root / record.key) for record in records])
+
+    def flush_all() -> None:
+        for record in records:
+            flush(root / record.key)
+
+    flushing = seconds(flush_all)
     comparing = seconds(lambda: [damage_of(root / record.key) for record in records])
     work = sum(record.seconds for record in records)
     return [

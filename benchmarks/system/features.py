@@ -9,7 +9,6 @@ as float32 rows. Of several rounds the best counts.
 
 import resource
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,6 +22,7 @@ from amalgam.tasks.clip.finetuning.finetune import anchor
 from amalgam.tasks.clip.zero_shot import Classifier, Head
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.loading import batches
+from amalgam.tasks.data.pixels import Images
 from amalgam.tasks.data.sources import Stored
 from amalgam.tasks.models.clip import build_clip
 from amalgam.tasks.models.clip_spec import ClipSpec
@@ -44,7 +44,7 @@ def measure(num_batches: int = 4, rounds: int = 6, num_flat_batches: int = 200) 
 
 def overhead(path: Path, num_batches: int, rounds: int) -> list[Measure]:
     """What staging adds to the forward pass."""
-    classifier, images = tower(layers=4, width=192, patch=4), Pictures(num_batches * BATCH)
+    classifier, images = tower(layers=4, width=192, patch=4), pictures(num_batches * BATCH)
     ready = [batch.images for batch in batches(images, range(len(images)), BATCH)]
     kernels = anchor(classifier, "cpu").encoder
     ways = {
@@ -67,7 +67,7 @@ def memory(path: Path, num_batches: int) -> list[Measure]:
     """Peak memory, and its growth with four times the images."""
     classifier, peaks = tower(layers=1, width=64, patch=16), list[float]()
     for count in (num_batches, 4 * num_batches):
-        stage(path, classifier, Pictures(count * BATCH))
+        stage(path, classifier, pictures(count * BATCH))
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * PEAK_UNIT / MEBIBYTE)
     more = 3 * num_batches * BATCH * WIDTH * 4 / MEBIBYTE
     return [
@@ -93,34 +93,16 @@ def forward(encoder: nn.Module, inputs: list[Tensor]) -> None:
         encoder(images)
 
 
-def stage(path: Path, classifier: Classifier, images: "Pictures") -> None:
+def stage(path: Path, classifier: Classifier, images: Images) -> None:
     """One view of all images, encoded and written."""
     staged = Staged(backbone="random", data=images.fingerprint, augment="shift", views=(1,), part=0, num_parts=1)
     write_features(path, anchor(classifier, "cpu").encoder, images, CONFIG, staged, "cpu")
 
 
-@dataclass(frozen=True)
-class Pictures:
+def pictures(count: int) -> Images:
     """Images of which only a few differ, so that the set itself takes no memory."""
-
-    count: int
-    class_names: tuple[str, ...] = tuple("0123456789")
-    shape: tuple[int, int, int] = (3, SIDE, SIDE)
-    mean: float = 0.5
-    std: float = 0.5
-    fingerprint: str = "random"
-
-    def __len__(self) -> int:
-        return self.count
-
-    @property
-    def labels(self) -> Tensor:
-        """Classes, (n,)."""
-        return torch.arange(self.count) % 10
-
-    def batch(self, indices: Tensor) -> Tensor:
-        """The images at `indices`, uint8 (b, c, h, w)."""
-        return PIXELS[indices % DISTINCT]
+    labels, shape = torch.arange(count) % 10, (3, SIDE, SIDE)
+    return Images(lambda ids: PIXELS[ids % DISTINCT], labels, tuple("0123456789"), shape, lambda: "random")
 
 
 PIXELS = torch.randint(256, (DISTINCT, 3, SIDE, SIDE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

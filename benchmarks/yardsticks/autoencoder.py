@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from amalgam.tasks.sae.autoencoder import initial
-from amalgam.tasks.sae.config import FeatureInfo, SAESpec, SAETrainConfig
+from amalgam.tasks.sae.config import FeatureInfo, SAESpec, SAETrainConfig, num_active
 from amalgam.tasks.training.seeding import seeded
 
 
@@ -37,7 +37,7 @@ def naive_training(features: Tensor, about: FeatureInfo, spec: SAESpec, config: 
     mean = features.mean(0)
     variance = (features - mean).square().sum(1).mean().item()
     start = initial(spec.info(about), config, mean, spec.seed)
-    model = NaiveSAE(start.encoder.data, start.decoder.data, start.bias.data, int(spec.sparsity.k))
+    model = NaiveSAE(start.encoder.data, start.decoder.data, start.bias.data, int(num_active(spec.sparsity)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=config.weight_decay)
     dataset, curve, step = TensorDataset(features), list[float](), 0
     steps = config.num_steps(-(-len(features) // config.batch_size))
@@ -53,11 +53,12 @@ def naive_training(features: Tensor, about: FeatureInfo, spec: SAESpec, config: 
             loss.backward()
             with torch.no_grad():
                 gradient, atoms = model.decoder.grad, model.decoder
+                assert gradient is not None and config.clip_norm is not None
                 gradient -= (gradient * atoms).sum(1, keepdim=True) * atoms
             nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
             optimizer.step()
             with torch.no_grad():
-                model.decoder /= model.decoder.norm(dim=1, keepdim=True)
+                model.decoder.div_(model.decoder.norm(dim=1, keepdim=True))
             total += loss.item() * len(batch)
             step += 1
         curve.append(total / len(features))

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from amalgam.tasks.sae.config import SAESpec, SAETrainConfig
+from amalgam.tasks.sae.config import SAESpec, SAETrainConfig, num_active
 
 IS_INSTALLED = find_spec("sae_lens") is not None
 
@@ -24,7 +24,7 @@ def peer_training(features: Tensor, spec: SAESpec, num_latents: int, config: SAE
 
     sae = TopKTrainingSAE(
         TopKTrainingSAEConfig(
-            d_in=features.shape[1], d_sae=num_latents, k=int(spec.sparsity.k), aux_loss_coefficient=0.0
+            d_in=features.shape[1], d_sae=num_latents, k=int(num_active(spec.sparsity)), aux_loss_coefficient=0.0
         )
     )
     size = config.batch_size

@@ -65,7 +65,7 @@ class Kind:
     layout: str
     """What must lie at its path, for messages."""
     levels: int = 1
-    """Levels of folders below its path, the lowest of which hold pictures."""
+    """Levels of folders below its path, the lowest of which contain pictures."""
     needs: tuple[str, ...] = ()
     """Files and folders without which it is not there."""
     parts: tuple[str, ...] | None = None

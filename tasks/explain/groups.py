@@ -27,7 +27,7 @@ class Association:
     significant: Tensor
     """(num_latents,) of bool: at the false discovery rate `rate`."""
     entropy: float
-    """Of the categories, in nats: the most that can be said."""
+    """Of the categories, in nats: the upper bound of `information`."""
 
     @property
     def latents(self) -> tuple[int, ...]:
@@ -72,7 +72,7 @@ def shortcuts(active: Tensor, labels: Tensor, domains: Tensor, rate: float = 0.0
 
 
 def of_domains(active: Tensor, domains: Tensor, labels: Tensor, rate: float = 0.05) -> tuple[int, ...]:
-    """Latents that tell domains apart, and more of those than of labels: the task's own latents stay free."""
+    """Latents that distinguish domains, and these more than labels: the task's own latents stay free."""
     domain, label = association(active, domains, rate), association(active, labels, rate)
     return tuple(torch.nonzero(domain.significant & (domain.share > label.share)).flatten().tolist())
 

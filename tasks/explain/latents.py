@@ -1,4 +1,4 @@
-"""What each latent stands for in one model: how often and for what it fires, and its strongest images."""
+"""What each latent represents in one model: how often and for what it fires, and its strongest images."""
 
 from dataclasses import dataclass, field
 

@@ -29,7 +29,7 @@ def concepts_of(words: Iterable[str], templates: str | Sequence[str] = ("{}",)) 
 def concepts_in(captions: Sequence[str], words: Iterable[str]) -> tuple[Concept, ...]:
     """A concept for each word, its captions those that contain it.
 
-    For words that never stand alone, such as "four" where captions tell two digits. Raises ValueError for a word that
+    For words that never stand alone, such as "four" where captions name two digits. Raises ValueError for a word that
     no caption contains.
     """
     found = {word: tuple(caption for caption in captions if word in caption.split()) for word in words}

@@ -1,4 +1,4 @@
-"""One way to write down each network: scales of units that its function does not depend on are fixed.
+"""A canonical form of each network: scales of units that its function does not depend on are fixed.
 
 A ReLU unit computes the same when what makes it is multiplied by c > 0 and what reads it divided by c, and a
 convolution before batch norm may have any scale. Distances between weights see such scales, so matching and averaging
@@ -38,7 +38,7 @@ def balanced(
 
     `compared` gives, for heads of which members know different classes, those that all of them know, so that equal
     members get equal scales. A network whose blocks are not its own parameters (concatenations, computed weights) is
-    given back as it is.
+    returned as it is.
     """
     if set(axes.of) - set(member.state_dict()):
         return member

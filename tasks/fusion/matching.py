@@ -3,7 +3,7 @@
 Every group has a universe of slots (`cost.Universe`). With two members a step matches one member's units to the
 other's: the k cheapest pairs, exactly (Morelli & Eckstein 2026, partial optimal transport with uniform masses). With
 more, members take turns: each is matched to the slots of all others, where a slot costs the sum of all distances
-within it, so one objective falls whoever moves:
+within it, so every step lowers one objective:
 
     J = sum over groups, matched slots and pairs of members of the squared distances of `cost`
 

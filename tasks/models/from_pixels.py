@@ -1,4 +1,4 @@
-"""A classifier behind its preprocessing: whoever is given it need not know how the network was fed."""
+"""A classifier that includes its preprocessing, so that callers pass raw pixels."""
 
 import torch
 from torch import Tensor, nn

@@ -110,7 +110,7 @@ def _sums_by_index(indices_NK: Tensor, weights_NK: Tensor, examples_ND: Tensor, 
     examples = torch.arange(len(indices_NK), device=indices_NK.device)[:, None].expand_as(indices_NK)
     places = torch.stack([indices_NK.flatten(), examples.flatten()])
     shape = (num_rows, len(indices_NK))
-    matrix = torch.sparse_coo_tensor(places, weights_NK.flatten(), shape, check_invariants=False)  # they hold
+    matrix = torch.sparse_coo_tensor(places, weights_NK.flatten(), shape, check_invariants=False)  # all in range
     return torch.sparse.mm(matrix, examples_ND)
 
 

@@ -1,8 +1,8 @@
 """Did something fall? One number of tonight against a pinned baseline and against the nights before.
 
-Nights differ by their seeds alone, so a fall is told from noise by how much earlier nights differ from each other. The
-noise is measured by differences of successive nights, robustly: neither a slow decline nor one bad night enlarges it.
-Importable without torch.
+Nights differ by their seeds alone, so a fall is distinguished from noise by how much earlier nights differ from each
+other. The noise is measured by differences of successive nights, robustly: neither a slow decline nor one bad night
+enlarges it. Importable without torch.
 """
 
 import math

@@ -132,12 +132,14 @@ def results_frame(results: Iterable[Result]) -> "DataFrame":
 
 def settings_of(method: BaseModel) -> dict[str, Setting]:
     """The settings of a method that have no default or another value than it, what is not plain as text."""
-    given = {
+    chosen = {
         name: getattr(method, name)
         for name, field in type(method).model_fields.items()
         if field.is_required() or getattr(method, name) != field.get_default(call_default_factory=True)
     }
-    return {name: value if isinstance(value, bool | int | float | str) else str(value) for name, value in given.items()}
+    return {
+        name: value if isinstance(value, bool | int | float | str) else str(value) for name, value in chosen.items()
+    }
 
 
 def target_setting(target: str) -> dict[str, Setting]:

@@ -11,7 +11,7 @@ from statistics import fmean
 from amalgam.tasks.scoring.metrics import METRICS, Estimate, Predictions, estimates, mean_over_sets, value
 from amalgam.tasks.scoring.results import GAIN, Network, Result
 
-WITHOUT_INTERVAL = ("nll", "calibration_error")  # given of every set
+WITHOUT_INTERVAL = ("nll", "calibration_error")  # computed for every set
 
 
 @dataclass(frozen=True)

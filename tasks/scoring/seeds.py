@@ -1,4 +1,4 @@
-"""Means over seeds, with what so few of them can say of their own uncertainty. Importable without torch."""
+"""Means over seeds and their uncertainty, from few seeds. Importable without torch."""
 
 import math
 import statistics

@@ -33,6 +33,6 @@ class Distillation(Objective):
     def __call__(self, module: nn.Module, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
         """The logits of a batch, and their mean divergence from the ensemble's."""
         with torch.no_grad():
-            wanted = self.mean([teacher(batch.images) for teacher in self.teachers], self.weights).log_softmax(1)
+            target = self.mean([teacher(batch.images) for teacher in self.teachers], self.weights).log_softmax(1)
         logits = module(batch.images)
-        return logits, kl_div(logits.log_softmax(1), wanted, reduction="batchmean", log_target=True)
+        return logits, kl_div(logits.log_softmax(1), target, reduction="batchmean", log_target=True)

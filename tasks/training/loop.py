@@ -1,6 +1,6 @@
 """Train a classifier and keep its best epoch, resumably: a run cut short and resumed ends with the very same weights.
 
-On a GPU that holds up to the order in which some kernels add. Everything random in epoch e is drawn from (seed, e)
+On a GPU this is so up to the order in which some kernels add. Everything random in epoch e is drawn from (seed, e)
 alone, and the state saved after an epoch is all that the next one reads. The best epoch is chosen on held-out examples;
 test images are never seen here.
 """

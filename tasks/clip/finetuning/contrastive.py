@@ -2,7 +2,7 @@
 
 Goyal et al. (2023), "Finetune like you pretrain": no head is trained; the classifier is the zero-shot one of the tuned
 towers. Each image gets one of its class's prompts, drawn anew in every epoch. Images of one class share the target
-evenly, as in the label-aware form of the authors' code: in a batch of few classes nothing tells their prompts apart.
+evenly, as in the label-aware form of the authors' code: in a batch of few classes, prompts cannot be distinguished.
 """
 
 from collections.abc import Sequence

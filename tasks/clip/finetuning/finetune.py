@@ -50,7 +50,7 @@ def finetune(
     """Train a copy of `classifier`, whose encoder as it is now is the anchor; else as `tasks.training.loop.train`.
 
     Frozen features come from `anchors`, or from a frozen copy of the encoder where None. `sae` and `basis` are for the
-    regularisers that need them, `sae` also for a wanted overlap; `unlabelled` is for a config that penalises drift
+    regularisers that need them, `sae` also for a target overlap; `unlabelled` is for a config that penalises drift
     on unlabelled images. `masks` are those of `train`, `objective` replaces the cross-entropy of plain fine-tuning,
     `measure` is given the encoder. Raises ValueError for what is missing, and for cached anchors of other views.
     """
@@ -78,7 +78,7 @@ def finetune(
 
 
 def _check(config: FinetuneConfig, sae: Autoencoder | None, anchors: Anchors | None, others: Unlabelled | None) -> None:
-    """Raise ValueError for what is missing, and for what is given and would have no effect."""
+    """Raise ValueError for what is missing, and for what would have no effect."""
     on = config.anchor_on
     if (others is None) != (on == "labelled"):
         raise ValueError(f"anchor_on is {on!r}: {'give' if others is None else 'leave out'} unlabelled images")
@@ -101,8 +101,8 @@ def _start(classifier: Classifier, device: torch.device | str, compiler: str | N
     return start
 
 
-def _on(given: Autoencoder | Tensor | None, device: torch.device | str) -> Any:
+def _on(value: Autoencoder | Tensor | None, device: torch.device | str) -> Any:
     """A frozen copy of an autoencoder, or a tensor, on the device."""
-    if isinstance(given, Tensor):
-        return given.to(device)
-    return frozen(given).to(device) if isinstance(given, nn.Module) else given
+    if isinstance(value, Tensor):
+        return value.to(device)
+    return frozen(value).to(device) if isinstance(value, nn.Module) else value

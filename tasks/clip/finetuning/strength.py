@@ -1,6 +1,6 @@
-"""The regularisation strength (lambda): a number, or whatever keeps a wanted share of active latents.
+"""The regularisation strength (lambda): a number, or what keeps a target share of active latents.
 
-The overlap of an image is the Jaccard index of the latents active now and in the frozen encoder. A wanted overlap means
+The overlap of an image is the Jaccard index of the latents active now and in the frozen encoder. A target overlap means
 the same for other encoders and autoencoders, which a strength does not (method page, section 13.4).
 """
 
@@ -19,7 +19,7 @@ LARGEST_RATIO = 1e3
 
 
 class Strength:
-    """lambda: fixed, or raised by every step whose overlap is below the wanted one and lowered by the others."""
+    """lambda: fixed, or raised by every step whose overlap is below the target and lowered by the others."""
 
     def __init__(self, config: FinetuneConfig) -> None:
         self.config = config

@@ -76,7 +76,7 @@ class DriftMeter:
 
 @dataclass(frozen=True)
 class DriftWatch:
-    """How far the features of the same few images have moved, whenever asked; training does not notice."""
+    """How far the features of the same few images have moved, on demand and without effect on training."""
 
     images: Tensor
     """As the encoder reads them."""

@@ -1,6 +1,6 @@
 """Pre-train a small CLIP on a world's pictures and captions, resumably: a run cut short ends with the same weights.
 
-On a GPU that holds up to the order in which some kernels add. Everything random in epoch e is drawn from (seed, e)
+On a GPU this is so up to the order in which some kernels add. Everything random in epoch e is drawn from (seed, e)
 alone, and no picture is seen twice.
 """
 

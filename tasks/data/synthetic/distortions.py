@@ -1,7 +1,7 @@
 """The fifteen kinds of corruption of Hendrycks and Dietterich (2019), one function each; `corruptions` says how strong.
 
 A function takes pictures (n, c, h, w) in [0, 1], of one channel or three, their `RandomNumbers`, and the settings of
-one severity, in which lengths are pixels. Values outside [0, 1] are cut off by whoever calls.
+one severity, in which lengths are pixels. Values outside [0, 1] are clipped by the caller.
 """
 
 from io import BytesIO

@@ -66,7 +66,7 @@ def open_photos(source: StyledPhotos, root: Path | None) -> PhotoRenderer:
 
 
 def _class_names(source: StyledPhotos, images: Images) -> tuple[str, ...]:
-    """Those that are given, or come with the photos."""
+    """Those of the configuration or, without, of the photos."""
     names, found = source.class_names, len(images.class_names)
     if names and len(names) != found:
         raise ValueError(f"{source.data.name!r} has {found} classes, got {len(names)} class_names")

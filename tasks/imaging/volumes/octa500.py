@@ -4,7 +4,7 @@
     ROOT/OCTA/ID/1.bmp ...    those of the flow
     ROOT/GT_Layers/ID.mat     `Layer`, (surfaces, B-scans, width): depths of ILM, IPL, OPL, ISOS, RPE and BM
 
-A volume is (depth, B-scans, width), subsampled to the shape asked for; its layers are ILM to OPL and OPL to BM, as in
+A volume is (depth, B-scans, width), subsampled to the requested shape; its layers are ILM to OPL and OPL to BM, as in
 XOCT. Written from the data set's description, and tested on volumes made in that layout: the set itself is not public.
 """
 

@@ -71,4 +71,4 @@ def distance(network: nn.Module, received: Mapping[str, Tensor]) -> Tensor:
 
 
 def _key(name: str) -> str:
-    return name.replace(".", "/")  # names of parameters hold no dot
+    return name.replace(".", "/")  # names of parameters cannot contain a dot

@@ -1,4 +1,4 @@
-"""What a server sends back to its clients, and what holds them to it: rules of a federation as values."""
+"""What a server sends back to its clients, and the penalty on leaving it: rules of a federation as values."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class FedAvg(Rule):
 
 
 class FedProx(FedAvg):
-    """The same, clients held to what they received by the squared distance from it."""
+    """The same, with a penalty on the squared distance of clients from what they received."""
 
     paper: ClassVar[str] = "Federated optimization in heterogeneous networks, Li et al. 2020, arXiv 1812.06127"
 
