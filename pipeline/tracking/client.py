@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from sqlalchemy.orm import Session
 
 from amalgam.pipeline.store.artifact import Record
@@ -76,7 +77,9 @@ class RunsInStore:
         if found := self.client.get_experiment_by_name(name):
             return found.experiment_id
         try:
-            return self.client.create_experiment(name, self._store.artifacts, tags=view.EXPERIMENT_TAGS)
+            made = self.client.create_experiment(name, self._store.artifacts, tags=view.experiment_tags())
+            self.client.set_experiment_tag(made, MLFLOW_RUN_NOTE, view.experiment_note(made))
+            return str(made)
         except MlflowException:
             if found := self.client.get_experiment_by_name(name):
                 return found.experiment_id
@@ -92,7 +95,7 @@ class RunsInStore:
 
         A run starts when its step did, so that no page is read of other times.
         """
-        starts = {record.fingerprint: milliseconds(record.started) for record in records}
+        starts = {record.fingerprint: view.milliseconds(record.started) for record in records}
         experiments = [experiment.experiment_id for experiment in self.client.search_experiments()]
         between = f"attributes.start_time >= {min(starts.values())} AND attributes.start_time <= {max(starts.values())}"
         found, token = dict[str, Run](), None
@@ -112,12 +115,12 @@ class RunsInStore:
     def created(self, experiment_id: str, started: float, tags: Mapping[str, str], identity: str, name: str) -> Run:
         """A new run. `identity` names the tag that no other run has: if an answer is lost, it is looked for first."""
         try:
-            return self.client.create_run(experiment_id, milliseconds(started), dict(tags), run_name=name)
+            return self.client.create_run(experiment_id, view.milliseconds(started), dict(tags), run_name=name)
         except Exception:
             time.sleep(AGAIN)
             if made := self.oldest([experiment_id], identity, tags[identity]):
                 return made
-            return self.client.create_run(experiment_id, milliseconds(started), dict(tags), run_name=name)
+            return self.client.create_run(experiment_id, view.milliseconds(started), dict(tags), run_name=name)
 
     def log_batches(self, run_id: str, params: list[Param], metrics: list[Metric], tags: Mapping[str, str]) -> None:
         """Log all of these, in as many calls as MLflow's limits make it."""
@@ -127,11 +130,6 @@ class RunsInStore:
             room = BATCH - len(first) - len(marks)
             self.client.log_batch(run_id, metrics[:room], first, marks)
             metrics, marks = metrics[room:], []
-
-
-def milliseconds(seconds: float) -> int:
-    """Time as MLflow has it."""
-    return int(1000 * seconds)
 
 
 class _Shared(Session):

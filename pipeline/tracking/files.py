@@ -10,6 +10,7 @@ from urllib.request import url2pathname
 from mlflow.entities import Run
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+from amalgam.pipeline.store.artifact import content_kept
 from amalgam.pipeline.tracking.store import Store
 
 
@@ -35,6 +36,7 @@ def _link(file: Path, place: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     place.unlink(missing_ok=True)
     try:
-        os.link(file, place)
+        with content_kept(file):
+            os.link(file, place)
     except OSError:
         shutil.copyfile(file, place)

@@ -21,7 +21,7 @@ from amalgam.pipeline.store.artifact import CURVES, RECORD, Record, read_curves
 from amalgam.pipeline.store.record_text import parents, titles
 from amalgam.pipeline.store.storage import storage_of
 from amalgam.pipeline.tracking import view
-from amalgam.pipeline.tracking.client import RunsInStore, milliseconds
+from amalgam.pipeline.tracking.client import RunsInStore
 from amalgam.pipeline.tracking.database import tracking_lock
 from amalgam.pipeline.tracking.files import keep
 from amalgam.pipeline.tracking.run_record import NETWORKS, REGISTER, RunRecord, bury_dead, read_runs
@@ -181,7 +181,7 @@ class Tracker:
         files = [folder / file for file in [*record.files, RECORD]]
         keep(child, self.store, folder, [file for file in files if file not in in_place])
         self._keep_note(run_id, note)
-        self._client.set_terminated(run_id, "FINISHED", milliseconds(record.started + record.seconds))
+        self._client.set_terminated(run_id, "FINISHED", view.milliseconds(record.started + record.seconds))
         return child
 
     def _log_models(self, run: RunRecord, records: Mapping[str, Record]) -> None:
@@ -213,7 +213,7 @@ class Tracker:
             keep(parent, self.store, file.parent, [file])
         if len(cached) > view.MOST_LINKS:
             self._client.log_text(run_id, "\n".join(link.run_id for link in cached), view.LINKS_FILE)
-        self._client.set_terminated(run_id, run.status, milliseconds(run.started + (run.seconds or 0)))
+        self._client.set_terminated(run_id, run.status, view.milliseconds(run.started + (run.seconds or 0)))
 
     def _keep_note(self, run_id: str, note: str) -> None:
         """Add a note that no tag can hold as a file."""

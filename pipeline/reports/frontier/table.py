@@ -75,7 +75,8 @@ def best_scores(rows: Sequence[Row]) -> dict[str, float]:
     best = max(fused, key=lambda row: row["accuracy"], default={})
     scores = [name for score in ("accuracy", "nll", "calibration_error") for name in (score, score + DEVIATION)]
     found = {f"test/{name}": best.get(name) for name in scores}
-    found |= {f"cost/{name}": value for name, value in best.items() if name.startswith(RELATIVE)}
+    costs = (RELATIVE + "nonzero_flops", RELATIVE + "nonzero_parameters")
+    found |= {f"cost/{name}": best.get(name) for name in costs}
     return {name: float(value) for name, value in found.items() if isinstance(value, (int, float))}
 
 

@@ -1,5 +1,6 @@
 """Finished output on disk: records, writing that survives a power cut, and finding what is damaged."""
 
+from amalgam.pipeline.store.artifact.digests import content_kept, digest_of
 from amalgam.pipeline.store.artifact.integrity import (
     KEY,
     SET_ASIDE,
@@ -20,7 +21,6 @@ from amalgam.pipeline.store.artifact.record import (
     FileFacts,
     Point,
     Record,
-    digest_of,
     file_facts,
     parsed_record,
     read_curves,
@@ -42,6 +42,7 @@ __all__ = [
     "Record",
     "Survey",
     "check_writable",
+    "content_kept",
     "damage_of",
     "digest_of",
     "file_facts",

@@ -7,10 +7,12 @@ costs a look at each file. Whether their bytes are the same is checked when a st
 import os
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from amalgam.pipeline.store.artifact.record import RECORD, FileFacts, Record, digest_of, read_record
+from amalgam.pipeline.store.artifact.digests import digest_of, fresh_digest
+from amalgam.pipeline.store.artifact.record import RECORD, FileFacts, Record, read_record
 from amalgam.pipeline.store.artifact.writing import flush_names
 
 KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*-[0-9a-f]{16}")
@@ -53,15 +55,18 @@ def is_complete(path: Path) -> bool:
     return finished(path) is not None
 
 
-def damage_of(path: Path) -> Damage | None:
-    """What is wrong with the step in a folder, every byte of it compared; None if it is whole."""
+def damage_of(path: Path, digest: Callable[[Path], str] = digest_of) -> Damage | None:
+    """What is wrong with the step in a folder, every byte of it compared; None if it is whole.
+
+    By default a file that this machine has compared or written, and that has not changed since, is not read again.
+    """
     try:
         record = read_record(path)
     except ValueError as error:
         return Damage(path, f"its {RECORD} is damaged" if error.__cause__ else f"it has no {RECORD}")
     except OSError as error:
         return Damage(path, f"its {RECORD} cannot be read ({error.strerror or error})")
-    reason = _misplaced(path, record) or _wrong_size(path, record) or _wrong_bytes(path, record)
+    reason = _misplaced(path, record) or _wrong_size(path, record) or _wrong_bytes(path, record, digest)
     return Damage(path, reason) if reason else None
 
 
@@ -99,7 +104,7 @@ def read_records(root: Path, name: str | None = None) -> list[Record]:
 def verify(root: Path) -> tuple[int, list[Damage]]:
     """How many steps lie under `root`, and the damaged ones among them; every byte is read."""
     paths = [path for path in sorted(root.glob("*-*")) if KEY.fullmatch(path.name)]
-    return len(paths), [damage for path in paths if (damage := damage_of(path))]
+    return len(paths), [damage for path in paths if (damage := damage_of(path, fresh_digest))]
 
 
 def _misplaced(path: Path, record: Record) -> str | None:
@@ -117,12 +122,14 @@ def _wrong_size(path: Path, record: Record) -> str | None:
     return None
 
 
-def _wrong_bytes(path: Path, record: Record) -> str | None:
-    return next((why for name, facts in record.files.items() if (why := _differs(path / name, name, facts))), None)
+def _wrong_bytes(path: Path, record: Record, digest: Callable[[Path], str]) -> str | None:
+    return next(
+        (why for name, facts in record.files.items() if (why := _differs(path / name, name, facts, digest))), None
+    )
 
 
-def _differs(file: Path, name: str, facts: FileFacts) -> str | None:
+def _differs(file: Path, name: str, facts: FileFacts, digest: Callable[[Path], str]) -> str | None:
     try:
-        return None if digest_of(file) == facts.sha256 else f"{name} differs from what was written"
+        return None if digest(file) == facts.sha256 else f"{name} differs from what was written"
     except OSError as error:
         return f"{name} cannot be read ({error.strerror or error})"

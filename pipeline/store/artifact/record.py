@@ -5,20 +5,18 @@ A record carries a digest of itself under `seal`, so that a flipped bit in it is
 
 import hashlib
 import json
-import time
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from amalgam.pipeline.store.artifact.digests import digests_of_written
 
 RECORD = "step.json"
 CURVES = "metrics.json"
 SEAL = "seal"
 # JSON has no NaN; pydantic would write null, which no field takes back. Python, MLflow and jq read NaN and Infinity.
 WITH_NAN = ConfigDict(frozen=True, ser_json_inf_nan="constants")
-# Within one tick of a file system's clock a second write leaves size and times as they were.
-UNSETTLED = 2 * 10**9  # nanoseconds after a change in which the identity of a file is not trusted
 
 
 class FileFacts(BaseModel):
@@ -134,28 +132,9 @@ def read_curves(path: Path) -> list[Point]:
 
 
 def file_facts(folder: Path) -> dict[str, FileFacts]:
-    """Size and SHA-256 of every file under `folder`, by relative path."""
+    """Size and SHA-256 of every file under `folder`, just written, by relative path."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
-        path.relative_to(folder).as_posix(): FileFacts(bytes=path.stat().st_size, sha256=digest_of(path))
-        for path in paths
+        path.relative_to(folder).as_posix(): FileFacts(bytes=path.stat().st_size, sha256=digest)
+        for path, digest in zip(paths, digests_of_written(paths), strict=True)
     }
-
-
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file, taken once by a process as long as the file system says that it is the same file."""
-    facts = path.stat()
-    changed = max(facts.st_mtime_ns, facts.st_ctime_ns)
-    if 0 <= time.time_ns() - changed < UNSETTLED:
-        return _digest(str(path))
-    return _remembered(str(path), (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns))
-
-
-@lru_cache(maxsize=2**16)
-def _remembered(path: str, identity: tuple[int, ...]) -> str:
-    return _digest(path)
-
-
-def _digest(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

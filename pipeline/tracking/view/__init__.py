@@ -9,12 +9,14 @@ from amalgam.pipeline.tracking.view.datasets import (
     staged_rows,
 )
 from amalgam.pipeline.tracking.view.entries import (
-    EXPERIMENT_TAGS,
     FINGERPRINT,
     LINKS_FILE,
     MOST_LINKS,
     RUN_KEY,
+    experiment_note,
+    experiment_tags,
     is_read_by_people,
+    milliseconds,
     numbers,
     params,
     run_metrics,
@@ -26,7 +28,6 @@ from amalgam.pipeline.tracking.view.notes import NOTE_FILE, Link, run_note, step
 
 __all__ = [
     "DATA_FINGERPRINT",
-    "EXPERIMENT_TAGS",
     "FINGERPRINT",
     "LINKS_FILE",
     "MOST_LINKS",
@@ -35,7 +36,10 @@ __all__ = [
     "Link",
     "StagedRows",
     "dataset",
+    "experiment_note",
+    "experiment_tags",
     "is_read_by_people",
+    "milliseconds",
     "numbers",
     "params",
     "run_metrics",

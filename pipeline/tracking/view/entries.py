@@ -5,7 +5,9 @@ what the step called it (`test/accuracy`, `cost/flops`, ...); every step has `us
 it took of its machine stands where MLflow has its system metrics.
 """
 
+import json
 import re
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,21 +18,52 @@ from mlflow.utils import mlflow_tags as names
 from amalgam.pipeline.store.artifact import Point, Record
 from amalgam.pipeline.store.record_text import flat
 from amalgam.pipeline.tracking.run_record import RunRecord
+from amalgam.pipeline.tracking.store import TRAINING_VIEW
 from amalgam.pipeline.tracking.view.datasets import DATA_FINGERPRINT, staged_rows
 from amalgam.pipeline.tracking.view.notes import Link, within_limit
 
 FINGERPRINT, RUN_KEY, VERDICT = "fingerprint", "run", "verdict"
 READ_BY_PEOPLE = {".png", ".svg", ".html", ".csv", ".parquet", ".md", ".txt"}
-EXPERIMENT_TAGS = {
-    "mlflow.experimentKind": "custom_model_development",  # else the UI asks every visitor what kind this is
-    names.MLFLOW_EXPERIMENT_PRIMARY_METRIC_NAME: "test/accuracy",
-    names.MLFLOW_EXPERIMENT_PRIMARY_METRIC_GREATER_IS_BETTER: "True",
-}
+VIEW = "amalgam"
+"""Key of the view of an experiment's runs that has a column for each score and cost, and no steps."""
+COLUMNS = (
+    *("test/accuracy", "test/accuracy_std", "test/nll", "test/calibration_error"),
+    *("cost/relative_nonzero_flops", "cost/relative_nonzero_parameters", "usage/seconds"),
+)
 PARAM_LIMIT = 500  # nobody compares longer ones, and MLflow warns of those it cuts off itself
 MOST_LINKS = 200  # run ids in one tag; more are a file of the run
 LINKS_FILE = "cached_runs.txt"
 FRONTIER = "frontier/"
 """Start of the names of curves that show a measure by cost, in percent of one member."""
+
+
+def experiment_tags() -> dict[str, str]:
+    """What makes the pages of a new experiment show scores: its kind, its primary metric, and a view of its runs."""
+    runs = {
+        "searchFilter": "tags.step = 'experiment'",
+        "orderByKey": "attributes.start_time",
+        "orderByAsc": False,
+        "selectedColumns": [f"metrics.`{name}`" for name in COLUMNS],
+    }
+    now = milliseconds(time.time())
+    view = {"name": "Runs with scores and cost", "createdAt": now, "updatedAt": now, "state": json.dumps(runs)}
+    return {
+        "mlflow.experimentKind": "custom_model_development",  # else the UI asks every visitor what kind this is
+        names.MLFLOW_EXPERIMENT_PRIMARY_METRIC_NAME: "test/accuracy",
+        names.MLFLOW_EXPERIMENT_PRIMARY_METRIC_GREATER_IS_BETTER: "True",
+        f"mlflow.sharedViewState.{VIEW}": json.dumps(view),
+    }
+
+
+def experiment_note(experiment_id: str) -> str:
+    """The description of an experiment: a link to its view."""
+    address = f"#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW}&{TRAINING_VIEW}"
+    return f"[Runs with scores and cost]({address})"
+
+
+def milliseconds(seconds: float) -> int:
+    """Time as MLflow has it."""
+    return int(1000 * seconds)
 
 
 def params(config: Mapping[str, Any]) -> list[Param]:
@@ -119,7 +152,7 @@ def numbers(metrics: Mapping[str, float | int | str]) -> dict[str, float]:
 
 
 def _metric(name: str, value: float, seconds: float, step: int) -> Metric:
-    return Metric(_allowed(name), value, int(1000 * seconds), step)
+    return Metric(_allowed(name), value, milliseconds(seconds), step)
 
 
 def _tags(tags: Mapping[str, str]) -> dict[str, str]:
