@@ -5,6 +5,7 @@ The record is written when the run begins and after every step, so a driver that
 nor one that is away costs the run any time.
 """
 
+import os
 import signal
 import threading
 import time
@@ -20,7 +21,7 @@ from amalgam.pipeline.console import say
 from amalgam.pipeline.engine.execute import Event, StepsFailed
 from amalgam.pipeline.engine.host import ENDING
 from amalgam.pipeline.store.storage import storage_of
-from amalgam.pipeline.tracking.run_record import RunRecord, bury_dead, starting
+from amalgam.pipeline.tracking.run_record import BEAT, RunRecord, bury_dead, starting
 from amalgam.pipeline.tracking.store import Store
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def logged(run: RunRecord, root: Path, store: Store, every: float = EVERY) -> It
     with starting(root):
         run.write(root)
     try:
-        with ended_by_signals():
+        with ended_by_signals(), beating(run, root):
             yield log
     except StepsFailed:
         log.end()
@@ -51,6 +52,24 @@ def logged(run: RunRecord, root: Path, store: Store, every: float = EVERY) -> It
             log.end(error)
         raise
     log.end()
+
+
+@contextmanager
+def beating(run: RunRecord, root: Path) -> Iterator[None]:
+    """Touch the record of a run in a folder again and again, so that other machines see that its driver is alive."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(BEAT):
+            with suppress(OSError):
+                os.utime(run.path(root))
+
+    if storage_of(root).address is None:
+        threading.Thread(target=beat, daemon=True, name="heartbeat").start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 @contextmanager

@@ -3,7 +3,10 @@
 A step's record says how it was built; a run's record says which steps one command requested, built and found built.
 """
 
+import os
 import re
+import socket
+import tempfile
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -23,6 +26,8 @@ from amalgam.pipeline.store.storage import Process, storage_of
 from amalgam.tasks.user_names import file_of, is_in_file
 
 FOLDER = ".runs"
+BEAT = 30.0  # seconds between two touches of the record of a run that goes on
+SILENCE = 20 * BEAT  # after which a driver of another machine counts as dead; a network may be away for minutes
 REGISTER, ALIAS = "register", "alias"  # tags of a run: under what name its best network is registered
 NETWORKS = ("fused", "finetuned", "tuned")  # kinds of steps whose networks are shown as models
 
@@ -51,6 +56,8 @@ class RunRecord(BaseModel):
     """One sentence per failed step, and one if the run was broken off."""
     driver: Process | None = None
     """What runs it."""
+    beats: bool = False
+    """Whether its driver touches the record while it runs, as those of earlier versions did not."""
     nonce: str = ""
     """Random letters that tell it from a run that began in the same instant; none in records of earlier versions."""
     was_killed: bool = False
@@ -70,6 +77,7 @@ class RunRecord(BaseModel):
             started=time.time(),
             targets=requested,
             driver=Process.this(),
+            beats=True,
             nonce=uuid.uuid4().hex[:6],
             origin=origin(file_of(experiment).parent if is_in_file(experiment) else Path.cwd()),
         )
@@ -153,12 +161,24 @@ def damaged_runs(root: Path) -> list[Path]:
 
 
 def bury_dead(root: Path) -> list[RunRecord]:
-    """Mark the runs under `root` as killed whose driver died on this machine, as of its last sign of life."""
-    dead = [run for run in read_runs(root) if run.seconds is None and run.driver and run.driver.is_dead]
+    """Mark the runs under `root` as killed whose driver died, as of its last sign of life.
+
+    Of this machine that is known; of another one whose driver no longer touches its record it is assumed.
+    """
+    going = [run for run in read_runs(root) if run.seconds is None and run.driver]
+    dead = [run for run in going if run.driver and (run.driver.is_dead or _is_silent(run, run.driver, root))]
     buried = [run.killed(max(0.0, run.path(root).stat().st_mtime - run.started)) for run in dead]
     for run in buried:
         run.write(root)
     return buried
+
+
+def _is_silent(run: RunRecord, driver: Process, root: Path) -> bool:
+    """Whether the driver, on another machine, has not touched the record for long, by the clock of the file system."""
+    if not run.beats or driver.host == socket.gethostname() or storage_of(root).address is not None:
+        return False
+    with tempfile.NamedTemporaryFile(dir=root / FOLDER, prefix=".now-") as now:
+        return os.stat(now.name).st_mtime - run.path(root).stat().st_mtime > SILENCE
 
 
 def starting(root: Path) -> FileLock:
