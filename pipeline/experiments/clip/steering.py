@@ -26,7 +26,9 @@ class Steering:
     forbid_from: Annotated[
         str | None, "changes.parquet of an explanation: the latents that fine-tuning added there must not come."
     ] = None
-    latent_table: Annotated[str | None, "CSV file with columns latent, rule (forbid or keep)."] = None
+    latent_table: Annotated[
+        str | None, "CSV file with columns latent, rule (forbid or keep) and, if wanted, weight."
+    ] = None
     forbid_groups: Annotated[
         Texts,
         "Latents found: domains (of unlabelled images), shortcuts (predict labels here only), added (by ft).",
@@ -46,7 +48,7 @@ class Steering:
         for group in self.forbid_groups:
             if group not in get_args(Group):
                 raise unknown_name("group of latents", group, get_args(Group))
-        table, origin = _table(self.latent_table), None
+        table, weights, origin = *_table(self.latent_table), None
         if self.forbid_from:
             added, origin = added_latents(Path(self.forbid_from))
             table += tuple((latent, "forbid") for latent in added)
@@ -56,6 +58,7 @@ class Steering:
             concepts=concepts,
             task=task,
             table=table,
+            weights=weights,
             table_of=origin,
             groups=self.forbid_groups,
         )
@@ -95,12 +98,14 @@ def added_latents(path: Path) -> tuple[tuple[int, ...], tuple[str, str] | None]:
     return tuple(sorted(added)), origin
 
 
-def _table(path: str | None) -> tuple[tuple[int, Rule], ...]:
+def _table(path: str | None) -> tuple[tuple[tuple[int, Rule], ...], tuple[tuple[int, float], ...]]:
+    """Rules and weights of the latents in a file."""
     if path is None:
-        return ()
+        return (), ()
     try:
         rows = read_table(Path(path), ("latent", "rule"))
-        return tuple((int(row["latent"]), _rule(row["rule"])) for row in rows)
+        weighted = [(int(row["latent"]), float(row["weight"])) for row in rows if row.get("weight")]
+        return tuple((int(row["latent"]), _rule(row["rule"])) for row in rows), tuple(weighted)
     except (OSError, csv.Error, ValueError) as error:
         raise ValueError(f"{path} must be a table with the columns latent, rule: {error}") from error
 

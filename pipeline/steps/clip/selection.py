@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, model_validator
 
 from amalgam.pipeline.engine.kinds import Config, Kind
 from amalgam.pipeline.engine.step import Expect, Metrics
@@ -43,6 +43,8 @@ class Rules(Config):
     """Words of the task's own latents, which stay free: they cannot be forbidden, and groups leave them out."""
     table: tuple[tuple[NonNegativeInt, Rule], ...] = ()
     """Latents by number."""
+    weights: tuple[tuple[NonNegativeInt, NonNegativeFloat], ...] = ()
+    """Weights of latents of the table, where they are not 1."""
     table_of: tuple[str, str] | None = None
     """Backbone and key of the autoencoder whose latents the table numbers, where it says so."""
     groups: tuple[Group, ...] = ()
@@ -84,6 +86,7 @@ class Selected:
 
     forbid: tuple[int, ...] = ()
     keep: tuple[int, ...] = ()
+    weights: tuple[tuple[int, float], ...] = ()
 
 
 def select(config: SelectionConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
@@ -114,7 +117,7 @@ def select(config: SelectionConfig, inputs: Mapping[str, Any], work: Workspace) 
         raise ValueError("no latent fits the rules: forbid or keep something else")
     chosen = {rule: sorted(latents) for rule, latents in found.items()}
     words = {rule: [named.name(latent) for latent in latents] for rule, latents in chosen.items()}
-    (work.out / SELECTION).write_text(json.dumps(chosen | {"names": words}, indent=1) + "\n")
+    (work.out / SELECTION).write_text(json.dumps(chosen | {"names": words, "weights": rules.weights}, indent=1) + "\n")
     return {rule: float(len(latents)) for rule, latents in chosen.items()}
 
 
@@ -225,7 +228,8 @@ def read_selection(folder: Path | None) -> Selected | None:
     if folder is None:
         return None
     content = json.loads((folder / SELECTION).read_text())
-    return Selected(tuple(content["forbid"]), tuple(content["keep"]))
+    weights = tuple((latent, weight) for latent, weight in content["weights"])
+    return Selected(tuple(content["forbid"]), tuple(content["keep"]), weights)
 
 
 SELECTED = Kind("selected", select, SelectionConfig, expect=Expect(5, 10_000), read=read_selection)

@@ -6,7 +6,7 @@ the form "reference_mean".
 
 from typing import ClassVar
 
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, model_validator
 
 from amalgam.tasks.clip.finetuning.regulariser import Regulariser, Term
 
@@ -175,7 +175,9 @@ class OffSupportAddRemove(Regulariser):
 class Selective(_Single):
     """What may come, what must stay: increases of forbidden latents and decreases of kept ones; the rest is free."""
 
-    TERMS: ClassVar[tuple[Term, ...]] = (Term("selected_change", "weight", "one", "sae", ("forbid", "keep", "others")),)
+    TERMS: ClassVar[tuple[Term, ...]] = (
+        Term("selected_change", "weight", "one", "sae", ("forbid", "keep", "others", "weights")),
+    )
 
     forbid: tuple[NonNegativeInt, ...] = ()
     """Latents along whose atoms features must not grow."""
@@ -183,11 +185,15 @@ class Selective(_Single):
     """Latents along whose atoms features must not shrink."""
     others: float = Field(default=0.0, ge=0)
     """Weight of the change along all other atoms, in units of that of the selected ones."""
+    weights: tuple[tuple[NonNegativeInt, NonNegativeFloat], ...] = ()
+    """Weight of single latents that are forbidden or kept, where it is not 1."""
 
     @model_validator(mode="after")
     def _rules_agree(self) -> "Selective":
         if both := sorted(set(self.forbid) & set(self.keep)):
             raise ValueError(f"latent {both[0]} is both forbidden and kept: choose one")
+        if free := [latent for latent, _ in self.weights if latent not in (*self.forbid, *self.keep)]:
+            raise ValueError(f"latent {free[0]} has a weight, but is neither forbidden nor kept")
         return self
 
     @property

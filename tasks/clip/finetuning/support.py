@@ -71,14 +71,25 @@ def removed_latents(drift: Drift) -> Tensor:
     return (-split(drift).coefficients * sign).relu().square().sum(1).mean()
 
 
-def selected_change(drift: Drift, forbid: Sequence[int], keep: Sequence[int], others: float) -> Tensor:
-    """Squared increase along forbidden atoms, decrease along kept ones, and `others` times the change of the rest."""
+def selected_change(
+    drift: Drift,
+    forbid: Sequence[int],
+    keep: Sequence[int],
+    others: float,
+    weights: Sequence[tuple[int, float]] = (),
+) -> Tensor:
+    """Squared increase along forbidden atoms, decrease along kept ones, and `others` times the change of the rest.
+
+    Selected latents count as `weights` says, 1 where it does not.
+    """
     atoms = normalize(drift.atoms, dim=1)
     if unknown := [latent for latent in (*forbid, *keep) if latent >= len(atoms)]:
         raise ValueError(f"the autoencoder has {len(atoms)} latents, but latent {unknown[0]} is forbidden or kept")
     up, down = (atoms.new_full((len(atoms),), others) for _ in range(2))
-    for weights, other, latents in ((up, down, forbid), (down, up, keep)):
-        weights[list(latents)], other[list(latents)] = 1, 0
+    weight_of = dict(weights)
+    for towards, away, latents in ((up, down, forbid), (down, up, keep)):
+        towards[list(latents)] = towards.new_tensor([weight_of.get(latent, 1.0) for latent in latents])
+        away[list(latents)] = 0
     along = drift.change @ atoms.T
     return (up * along.relu().square() + down * (-along).relu().square()).sum(1).mean()
 

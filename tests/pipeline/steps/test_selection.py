@@ -36,8 +36,8 @@ def selected(root, rules):
 
 
 def test_a_table_is_taken_as_it_is(root):
-    found = selected(root, Rules(table=((3, "forbid"), (9, "keep"), (1, "forbid"))))
-    assert (found.forbid, found.keep) == ((1, 3), (9,))
+    found = selected(root, Rules(table=((3, "forbid"), (9, "keep"), (1, "forbid")), weights=((9, 2.0),)))
+    assert (found.forbid, found.keep, found.weights) == ((1, 3), (9,), ((9, 2.0),))
 
 
 def test_latents_of_domains_are_those_that_tell_styles_apart(root):
@@ -113,6 +113,8 @@ def test_added_latents_are_those_that_became_active_beyond_chance(tmp_path):
 def test_a_table_file_has_latents_and_rules(tmp_path):
     (tmp_path / "t.csv").write_text("latent,rule\n3,forbid\n8,keep\n")
     assert Steering(latent_table=str(tmp_path / "t.csv")).rules((), ()).table == ((3, "forbid"), (8, "keep"))
+    (tmp_path / "t.csv").write_text("latent,rule,weight\n3,forbid,2.5\n8,keep,\n")
+    assert Steering(latent_table=str(tmp_path / "t.csv")).rules((), ()).weights == ((3, 2.5),)
     (tmp_path / "t.csv").write_text("latent,rule\n3,forbit\n")
     with pytest.raises(ValueError, match="did you mean 'forbid'"):
         Steering(latent_table=str(tmp_path / "t.csv")).rules((), ())

@@ -152,3 +152,11 @@ def test_what_follows_a_forbidden_latent_is_its_slope():
 def test_following_is_not_asked_where_nothing_is_forbidden():
     assert Unfollowed().parts(drift()) == {} and Unfollowed().needs == frozenset()
     torch.testing.assert_close(Unfollowed(forbid=(5,), follow=0)(drift()), Selective(forbid=(5,))(drift()))
+
+
+def test_a_latent_counts_as_its_weight_says():
+    one, other = (Selective(forbid=(latent,))(drift()) for latent in (5, 9))
+    weighted = Selective(forbid=(5, 9), weights=((5, 3.0),))(drift())
+    torch.testing.assert_close(weighted, 3 * one + other)
+    with pytest.raises(ValidationError, match="latent 7 has a weight"):
+        Selective(forbid=(5,), weights=((7, 1.0),))
