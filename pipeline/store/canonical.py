@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -29,6 +30,17 @@ def canonical(value: Any, where: str = "config") -> Any:
     if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
         return [canonical(item, f"{where}[{i}]") for i, item in enumerate(value)]
     raise TypeError(f"{where} has no stable text form: {type(value).__name__} (use numbers, text, lists or models)")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises ValueError, naming the file, if it holds none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must contain a JSON object")
+    return content
 
 
 def canonical_json(value: Any, where: str = "") -> str:

@@ -3,12 +3,12 @@
 Nothing is assumed: what neither says is asked for.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from amalgam.pipeline.store.canonical import read_object
 from amalgam.tasks.data.catalogue import FOLDER_IMAGE_SIZE, KINDS, KNOWN, DataSpec
 
 FLAGS = {
@@ -72,7 +72,7 @@ def prepared(data: DataSpec, given: Preparation, known: Sequence[tuple[str, Prep
 def recorded_in(folder: Path) -> Preparation | None:
     """What the records of a folder of Amalgam's say; None if it has none."""
     for file in (folder / name for name in RECORDS if (folder / name).is_file()):
-        for spec in _specs(_json(file)):
+        for spec in _specs(read_object(file)):
             values = {f.name: _value(spec.get(f.name)) for f in fields(Preparation)}
             if _is_of_pictures(spec["name"]):
                 values["image_size"] = values["image_size"] or FOLDER_IMAGE_SIZE
@@ -162,13 +162,6 @@ def _specs(value: Any) -> Iterator[dict[str, Any]]:
     elif isinstance(value, list):
         for inner in value:
             yield from _specs(inner)
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(file.read_bytes()))
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
 
 
 def _value(value: Any) -> Any:

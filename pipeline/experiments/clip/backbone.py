@@ -1,7 +1,6 @@
 """The flags that say which CLIP is fine-tuned, and how its pictures are prepared: never by values that nobody gave."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +9,7 @@ from typing import Annotated, Any
 
 from amalgam.pipeline.experiments.flags import Floats, Texts
 from amalgam.pipeline.steps.clip.backbones import OpenedConfig
+from amalgam.pipeline.store.canonical import read_object
 from amalgam.tasks.clip.prompts import SLOT, checked_names, templates_of
 from amalgam.tasks.clip.testing.suite import Suite
 from amalgam.tasks.models.clip_spec import ClipSpec, Preprocessing
@@ -38,7 +38,7 @@ class Backbone:
         path = Path(self.architecture)
         if path.suffix != ".json":
             return self.architecture
-        content = _json(path)
+        content = read_object(path)
         found = content.get("model_cfg", content)
         if not isinstance(found, dict):
             raise ValueError(
@@ -60,7 +60,7 @@ class Backbone:
             return {}, f"OpenAI's values, which weights {self.pretrained!r} must have been trained with"
         folder = Path(self.checkpoint).parent
         for name in BESIDE:
-            if (folder / name).is_file() and (found := _preprocessing_in(_json(folder / name))):
+            if (folder / name).is_file() and (found := _preprocessing_in(read_object(folder / name))):
                 return found, str(folder / name)
         raise ValueError(
             f"nothing says how pictures were prepared for {self.checkpoint}: give --mean and --std (OpenAI's are "
@@ -130,16 +130,6 @@ class Wording:
                 )
             changes["class_names"] = checked_names(self.class_names)
         return suite.model_copy(update=changes)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must contain a JSON object")
-    return content
 
 
 def _preprocessing_in(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from amalgam.pipeline.store.artifact import written_whole
-from amalgam.pipeline.store.tables.parquet_stream import reading
+from amalgam.pipeline.store.tables.parquet_stream import read_marked
 
 LOGITS, METADATA = "logits.parquet", b"amalgam.logits"
 
@@ -52,7 +52,7 @@ def write_logits(folder: Path, member: str, family: str, splits: Mapping[str, Lo
 
 def read_logits(folder: Path, split: str) -> Logits:
     """The rows of one split. Raises ValueError if they are absent, damaged or of another kind."""
-    rows = _read(folder).filter(pa.compute.field("split") == split).combine_chunks()
+    rows = read_marked(folder / LOGITS, METADATA, "logits").filter(pa.compute.field("split") == split).combine_chunks()
     if not len(rows):
         raise ValueError(f"{folder / LOGITS} holds no split {split!r}")
     width = rows.schema.field("logits").type.list_size
@@ -82,15 +82,6 @@ def read_stacked(folders: Sequence[Path], split: str) -> tuple[Tensor, Tensor]:
 def _data(folder: Path) -> dict[str, str]:
     found: dict[str, str] = json.loads(pq.read_schema(folder / LOGITS).metadata[METADATA])["data"]
     return found
-
-
-def _read(folder: Path) -> pa.Table:
-    path = folder / LOGITS
-    with reading(path, "logits"):
-        table = pq.read_table(path, page_checksum_verification=True)
-    if METADATA not in (table.schema.metadata or {}):
-        raise ValueError(f"{path} holds no logits: its columns are {table.schema.names}")
-    return table
 
 
 def _table(member: str, family: str, split: str, one: Logits) -> pa.Table:

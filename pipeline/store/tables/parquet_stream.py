@@ -29,6 +29,15 @@ def reading(path: Path, what: str) -> Iterator[None]:
         raise ValueError(f"{path} is cut short or damaged: delete its folder to build it again") from error
 
 
+def read_marked(path: Path, mark: bytes, what: str) -> pa.Table:
+    """A whole table whose metadata has `mark`. Raises ValueError if it is absent, damaged or of another kind."""
+    with reading(path, what):
+        table = pq.read_table(path, page_checksum_verification=True)
+    if mark not in (table.schema.metadata or {}):
+        raise ValueError(f"{path} holds no {what}: its columns are {table.schema.names}")
+    return table
+
+
 def open_parquet(path: Path, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
     """The file, its pages to be checked as they are read; `metadata`, if known, spares parsing its footer."""
     return pq.ParquetFile(

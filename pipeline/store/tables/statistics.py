@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from amalgam.pipeline.store.artifact import written_whole
-from amalgam.pipeline.store.tables.parquet_stream import reading
+from amalgam.pipeline.store.tables.parquet_stream import read_marked
 from amalgam.tasks.merging.methods.method import Need
 from amalgam.tasks.merging.staged import Statistics
 from amalgam.tasks.scoring.sums import Sums
@@ -60,7 +60,7 @@ def write_sums(folder: Path, sums: Mapping[str, Sums]) -> None:
 
 def read_sums(folder: Path) -> dict[str, Sums]:
     """The sums of a shard by kind. Raises ValueError as `read_statistics` does."""
-    table = _read(folder / SUMS, COUNTS)
+    table = read_marked(folder / SUMS, COUNTS, "statistics")
     counts = json.loads(table.schema.metadata[COUNTS])
     return {kind: Sums(_members(table, kind)[0], count) for kind, count in counts.items()}
 
@@ -70,7 +70,7 @@ def read_statistics(folder: Path, data: str | None = None) -> Statistics:
 
     Raises ValueError if the file is absent, damaged, of another kind, or was computed on other data than `data`.
     """
-    table = _read(path := folder / STATISTICS, METADATA)
+    table = read_marked(path := folder / STATISTICS, METADATA, "statistics")
     facts = json.loads(table.schema.metadata[METADATA])
     if data is not None and facts["data"] != data:
         raise ValueError(f"{path} was computed on other data: {facts['data']}, not {data}; stage it again")
@@ -86,14 +86,6 @@ def _write(path: Path, schema: pa.Schema, rows: Iterator[dict[str, Any]]) -> Non
     ):
         while group := list(islice(rows, GROUP)):
             file.write_table(pa.Table.from_pylist(group, schema=schema))
-
-
-def _read(path: Path, mark: bytes) -> pa.Table:
-    with reading(path, "statistics"):
-        table = pq.read_table(path, page_checksum_verification=True)
-    if mark not in (table.schema.metadata or {}):
-        raise ValueError(f"{path} holds no statistics: its columns are {table.schema.names}")
-    return table
 
 
 def _rows(arrays: Iterable[tuple[str, int, Mapping[str, Tensor]]], dtype: torch.dtype) -> Iterator[dict[str, Any]]:
