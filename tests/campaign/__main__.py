@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 
+from amalgam.pipeline.tracking.run_log import ended_by_signals
 from tests.campaign.drivers import two_drivers
 from tests.campaign.kills import kills
 from tests.campaign.process import flips, soak
@@ -39,7 +40,8 @@ def main() -> int:
         part, times, few = PARTS[name]
         begun = time.monotonic()
         number = given.times or (few if given.tiny else times)
-        counts = part(number, seed=given.seed) if given.seed and part is kills else part(number)
+        with ended_by_signals():  # servers that it started end with it
+            counts = part(number, seed=given.seed) if given.seed and part is kills else part(number)
         bad += sum(count for what, count in counts.items() if what.startswith("bad"))
         print(f"{name}: " + ", ".join(f"{what} {count:g}" for what, count in counts.items()), end="")
         print(f" ({time.monotonic() - begun:.0f} s)", flush=True)

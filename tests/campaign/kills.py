@@ -131,6 +131,7 @@ def kills(times: int, seed: int = 0) -> Mapping[str, float]:
                     counts[_kill(rig, victim, kind, usual)] += 1
                     rig.serve()
                 counts.update(_trouble(rig, whole))
+            print(f"  {len(order)} kills left: {dict(counts)}", flush=True)
     return counts
 
 

@@ -36,6 +36,9 @@ def connected(address: str | None, steps: Sequence[Step]) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's coming default; unset, it warns.
     # Ray ends a worker that idles for a second, and its successor imports torch anew: half the time of a small run.
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
+    # A machine that is cut off says no farewell: without these a task that ran there is waited for many minutes.
+    os.environ.setdefault("RAY_grpc_client_keepalive_time_ms", "20000")
+    os.environ.setdefault("RAY_grpc_client_keepalive_timeout_ms", "20000")
     ours = not ray.is_initialized()  # A connection of the caller's is used, and stays open.
     try:
         if ours:
