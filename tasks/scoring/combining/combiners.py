@@ -6,13 +6,14 @@ reports their rows and the property tests their members.
 
 import math
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from amalgam.tasks.scoring.combining.mixture import (
+    MEAN_OF,
     Mixture,
     family_members,
     fitted_logit_shares,
@@ -43,18 +44,29 @@ class Combiner(BaseModel):
         raise NotImplementedError
 
 
-class MeanLogits(Combiner):
-    """The mean of logits."""
+class _Mean(Combiner):
+    """A mean that fits nothing."""
+
+    mean_of: ClassVar[MEAN_OF]
+    weights: tuple[float, ...] = ()
+    """One per member, of any provider of weights for merges; none: equal weights."""
 
     def _fit(self, logits: Tensor, labels: Tensor) -> Mixture:
-        return Mixture(_equal(logits), "logits")
+        if self.weights and len(self.weights) != len(logits):
+            raise ValueError(f"give one weight per member: {len(logits)} members, {len(self.weights)} weights")
+        return Mixture(self.weights or _equal(logits), self.mean_of)
 
 
-class MeanProbabilities(Combiner):
-    """The mean of probabilities."""
+class MeanLogits(_Mean):
+    """The (weighted) mean of logits."""
 
-    def _fit(self, logits: Tensor, labels: Tensor) -> Mixture:
-        return Mixture(_equal(logits))
+    mean_of: ClassVar[MEAN_OF] = "logits"
+
+
+class MeanProbabilities(_Mean):
+    """The (weighted) mean of probabilities."""
+
+    mean_of: ClassVar[MEAN_OF] = "probabilities"
 
 
 class TemperatureScaled(Combiner):

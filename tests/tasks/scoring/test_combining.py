@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
+from amalgam.tasks.merging.weights.providers import FisherTrace
 from amalgam.tasks.scoring.combining import (
     COMBINERS,
     AwareNet,
@@ -216,3 +217,13 @@ def test_families_of_other_members_are_refused():
     logits, labels = drawn()
     with pytest.raises(ValueError, match=r"families.*4 members"):
         AwareNet(families=("a", "b")).fit(logits, labels)
+
+
+def test_weights_of_providers_for_merges_weigh_logits_and_probabilities_too():
+    logits, labels = drawn()
+    shares = FisherTrace()([1.0, 2.0, 3.0, 4.0])
+    for kind, ensemble in ((MeanLogits, logit_ensemble), (MeanProbabilities, probability_ensemble)):
+        found = kind(weights=shares).fit(logits, labels)(logits)
+        torch.testing.assert_close(found, ensemble(list(logits), shares).log_softmax(1))
+    with pytest.raises(ValueError, match="4 members, 2 weights"):
+        MeanLogits(weights=(0.5, 0.5)).fit(logits, labels)
