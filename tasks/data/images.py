@@ -3,42 +3,27 @@
 Shapes: (b, c, h, w) = batch, channels, height, width.
 """
 
-import inspect
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from amalgam.tasks.data.catalogue import (
-    KNOWN,
-    NO_PICTURES,
     NPZ,
     DataSpec,
     check,
-    held_out_folder,
-    how_to_fetch,
     path_of,
 )
 from amalgam.tasks.data.layouts import (
-    PICTURES,
     array_numbers,
-    column_numbers,
-    file_size,
-    is_content,
     npz_array,
-    open_picture,
 )
-from amalgam.tasks.data.listings import READERS, read_listing
-from amalgam.tasks.data.pixels import Images, decoded, digest, enlarged, in_memory, resized
+from amalgam.tasks.data.pixels import CHANNELS, Images, PartName, from_arrays
+from amalgam.tasks.data.reading.listings import READERS, read_listing
+from amalgam.tasks.data.reading.torchvision_sets import image_folder, torchvision_set
 from amalgam.tasks.data.splits import hold_out, require_classes
-from amalgam.tasks.user_names import is_in_file, load_name, unknown_name
-
-PartName = Literal["train", "test"]
-CHANNELS = (1, 3)  # of pictures: grey and colour
+from amalgam.tasks.user_names import is_in_file, load_name
 
 
 def load(spec: DataSpec, split: PartName, root: Path | None = None) -> Images:
@@ -49,8 +34,8 @@ def load(spec: DataSpec, split: PartName, root: Path | None = None) -> Images:
     """
     check(spec, root)
     kind = spec.name.partition(":")[0]
-    readers = {"digits": _digits, "npz": _npz, "imagefolder": _image_folder} | dict.fromkeys(READERS, read_listing)
-    reader = _from_file if is_in_file(spec.name) else readers.get(kind, _torchvision)
+    readers = {"digits": _digits, "npz": _npz, "imagefolder": image_folder} | dict.fromkeys(READERS, read_listing)
+    reader = _from_file if is_in_file(spec.name) else readers.get(kind, torchvision_set)
     images: Images = reader(spec, split, root)
     _check_labels(images, f"the {split} split of {spec.name!r}")
     for name, value in (("mean", spec.mean), ("std", spec.std)):
@@ -79,7 +64,7 @@ def _digits(spec: DataSpec, split: PartName, root: Path | None) -> Images:
     train, test = hold_out(labels, 897 / 1797, seed=0)
     chosen = train if split == "train" else test
     pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    return _in_memory(spec, pixels[chosen], labels[chosen], tuple(map(str, range(10))))
+    return from_arrays(spec, pixels[chosen], labels[chosen], tuple(map(str, range(10))))
 
 
 def _from_file(spec: DataSpec, split: PartName, root: Path | None) -> Images:
@@ -117,7 +102,7 @@ def _checked(spec: DataSpec, what: str, pixels: np.ndarray, labels: np.ndarray, 
         )
     if len(labels) != len(pixels):
         raise ValueError(f"{what} must contain a label for each image, got {len(labels)} for {len(pixels)} images")
-    return _in_memory(spec, pixels, labels, names)
+    return from_arrays(spec, pixels, labels, names)
 
 
 def _whole_numbers(labels: np.ndarray) -> np.ndarray:
@@ -126,129 +111,3 @@ def _whole_numbers(labels: np.ndarray) -> np.ndarray:
     if flat.shape[1] != 1 or (flat != flat.astype(np.int64)).any():
         raise ValueError(f"labels must be one whole number for each image, got {labels.dtype} {labels.shape}")
     return flat[:, 0].astype(np.int64)
-
-
-def _image_folder(spec: DataSpec, split: PartName, root: Path | None) -> Images:
-    from torchvision.datasets import ImageFolder  # takes a second to import; tensors need it not
-
-    class Content(ImageFolder):
-        def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
-            names = [name for name in super().find_classes(directory)[0] if is_content(name)]
-            return names, {name: label for label, name in enumerate(names)}
-
-    folder = path_of(spec, root)
-    parts = {"train": folder / "train", "test": held_out_folder(folder)}
-    try:
-        pictures = Content(str(parts[split]), loader=open_picture, is_valid_file=_is_picture)
-    except FileNotFoundError as error:  # no class folder, or one without a picture
-        raise ValueError(f"{parts[split]} must contain a folder of pictures for each class: {error}") from error
-    expected = sorted(entry.name for entry in parts["train"].iterdir() if entry.is_dir() and is_content(entry.name))
-    if pictures.classes != expected:
-        raise ValueError(
-            f"{parts[split]} must contain the classes of {parts['train']}, {expected}, got {pictures.classes}"
-        )
-    return _decoded(spec, pictures, np.arange(len(pictures)))
-
-
-def _is_picture(path: str) -> bool:
-    file = Path(path)
-    return file.suffix.lower() in PICTURES and is_content(file.name)
-
-
-def _torchvision(spec: DataSpec, split: PartName, root: Path | None) -> Images:
-    """A set of torchvision's, in memory where torchvision keeps it so; of one without splits, a fixed half each."""
-    dataset = _open_torchvision(spec, split, root)
-    data = getattr(dataset, "data", None)
-    if isinstance(data, np.ndarray | Tensor) and data.ndim in (3, 4):
-        _require_pictures(spec)
-        return _in_memory(spec, np.asarray(data), np.asarray(_labels(dataset)), _class_names(dataset))
-    if _is_split(type(dataset)):
-        return _decoded(spec, dataset, np.arange(len(dataset)))
-    halves = hold_out(np.asarray(_labels(dataset)), 0.5, seed=0)
-    return _decoded(spec, dataset, halves[0] if split == "train" else halves[1])
-
-
-def _require_pictures(spec: DataSpec) -> None:
-    if spec.border or spec.skip_damaged or spec.crop < 1:
-        raise ValueError(f"data set {spec.name!r} {NO_PICTURES}")
-
-
-def _is_split(kind: Any) -> bool:
-    return not {"train", "split"}.isdisjoint(inspect.signature(kind).parameters)
-
-
-def _open_torchvision(spec: DataSpec, split: PartName, root: Path | None) -> Any:
-    from torchvision import datasets  # takes a second to import; tensors need it not
-
-    known = KNOWN.get(spec.name)
-    name = known.torchvision if known and known.torchvision else spec.name.partition(":")[2]
-    if name not in datasets.__all__:
-        raise unknown_name("torchvision data set", name, datasets.__all__)
-    make = getattr(datasets, name)
-    parameters = inspect.signature(make).parameters
-    attempts: list[dict[str, Any]] = [{"train": split == "train"} if "train" in parameters else {}]
-    if "split" in parameters:
-        attempts = [{"split": part} for part in (["train", "trainval"] if split == "train" else ["test", "val"])]
-    assert root is not None, "check() has refused this"
-    reason: Exception | None = None
-    for arguments in attempts:
-        try:
-            return make(str(root), **arguments)
-        # Absent, damaged, no such split, or a set that wants other arguments.
-        except (RuntimeError, OSError, ValueError, TypeError, AssertionError, EOFError) as error:
-            reason = error
-    raise ValueError(f"data set {spec.name!r} cannot be read under {root}: {how_to_fetch(name, root)} ({reason})")
-
-
-def _labels(dataset: Any) -> Sequence[int]:
-    """The labels of a torchvision data set, which keeps them under one of several names, else in its items."""
-    for name in ("targets", "labels", "_labels", "y"):
-        if hasattr(dataset, name):
-            labels: Sequence[int] = getattr(dataset, name)
-            return labels
-    if hasattr(dataset, "_samples"):
-        return [label for _, label in dataset._samples]
-    return [dataset[index][1] for index in range(len(dataset))]
-
-
-def _class_names(dataset: Any) -> tuple[str, ...]:
-    names = (
-        getattr(dataset, "classes", None)
-        or getattr(dataset, "categories", None)
-        or range(int(max(_labels(dataset))) + 1)
-    )
-    return tuple(name[0] if isinstance(name, tuple) else str(name) for name in names)
-
-
-def _in_memory(spec: DataSpec, pixels: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> Images:
-    """Pixels (n, h, w), (n, h, w, c) or (n, c, h, w), resized: at once if that makes them fewer."""
-    tensor = torch.from_numpy(np.ascontiguousarray(pixels))
-    if tensor.dim() == 3:
-        tensor = tensor.unsqueeze(1)
-    elif tensor.shape[1] not in CHANNELS:
-        tensor = tensor.movedim(-1, 1).contiguous()
-    size = spec.image_size
-    shrinks = size is not None and size * size <= tensor.shape[2] * tensor.shape[3]
-    if size is not None and shrinks and len(tensor):
-        tensor = resized(tensor, size, spec.interpolation)
-    images = in_memory(tensor, torch.from_numpy(labels.astype(np.int64)), class_names, spec.mean, spec.std)
-    return images if size is None or shrinks else enlarged(images, size, spec.interpolation)
-
-
-def _decoded(spec: DataSpec, dataset: Any, places: np.ndarray) -> Images:
-    """Pictures of torchvision's, at some places."""
-    labels, names = np.asarray(_labels(dataset), np.int64)[places], _class_names(dataset)
-    root, samples = Path(dataset.root), getattr(dataset, "samples", [])
-    files = [Path(samples[place][0]) for place in places] if samples else []
-    listing = [(path.relative_to(root).as_posix(), file_size(path, spec.skip_damaged)) for path in files]
-    content = digest(repr((names, listing)).encode(), labels.tobytes(), places.tobytes())
-    in_table = [path.relative_to(root.parent).as_posix() for path in files]
-    return decoded(
-        spec,
-        lambda index: dataset[places[index]][0],
-        labels.tolist(),
-        names,
-        content,
-        names=tuple(map(str, files)),
-        sources=column_numbers(root.parent, in_table, spec.group_column if files else None),
-    )

@@ -11,7 +11,8 @@ from torch.nn.functional import pad
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.images import load
 from amalgam.tasks.data.loading import batches, crop_flip, normalise, num_batches, shuffled_batches
-from amalgam.tasks.data.pixels import decoded, in_memory
+from amalgam.tasks.data.pixels import in_memory
+from amalgam.tasks.data.reading.pictures import decoded
 from amalgam.tasks.data.synthetic.corruptions import corrupted_images
 
 

@@ -17,7 +17,8 @@ from amalgam.tasks.data.layouts import (
     pictures,
     read_table,
 )
-from amalgam.tasks.data.pixels import Images, decoded, digest
+from amalgam.tasks.data.pixels import Images, digest
+from amalgam.tasks.data.reading.pictures import decoded
 
 FIRST_SHIFTED_YEARS = (2013, 2016)  # of FMoW: validation of the shift begins in the first, its test in the second
 OTHER = "Other"  # what WILDS calls the region of a country that its table does not have
