@@ -38,7 +38,7 @@ test: venv
 	$(BIN)/python -m pytest
 
 test-fast: venv
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not proof"
 
 test-peers: peers
 	$(BIN)/python -m pytest tests/tasks/sae/test_saelens_peer.py

@@ -56,6 +56,11 @@ class Sweep:
         Texts, "Two of the methods to compare at equal in-distribution accuracy, such as sae-mask,l2; default: none."
     ] = ()
 
+    @property
+    def choices(self) -> dict[str, Any]:
+        """The same as fields of a recipe."""
+        return {name: value for name, value in vars(self).items() if name != "strengths"} | {"factors": self.strengths}
+
 
 @dataclass(frozen=True)
 class Autoencoders:

@@ -6,7 +6,7 @@
 Weights are those that open_clip has put on this machine; a message says how to fetch what is missing.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -64,6 +64,11 @@ class LargeTraining:
         )
 
 
+RecipeFlag = Annotated[
+    Literal["ours", "paper"], "paper: raw features, the reference's SAE training and lambda 70 alone."
+]
+
+
 @flat
 def clip_finetune(
     *,
@@ -79,9 +84,7 @@ def clip_finetune(
     training: Optimisation = Optimisation(epochs=10, batch_size=32, learning_rate=1e-5),
     large: LargeTraining = LargeTraining(),
     autoencoders: Autoencoders = Autoencoders(k=16, sae_epochs=50),
-    recipe: Annotated[
-        Literal["ours", "paper"], "paper: raw features, the reference's SAE training and lambda 70 alone."
-    ] = "ours",
+    recipe: RecipeFlag = "ours",
     anchors: AnchorFlag = "views",
     steering: Steering = Steering(),
     parts: Annotated[int, "Shards of the images that are encoded in parallel."] = 1,
@@ -93,7 +96,7 @@ def clip_finetune(
     warmup = opened.warmup_steps(training) if large.warmup_steps is None else large.warmup_steps
     derived = backbone.derived | opened.derived | {"warm-up": f"{warmup} steps"}
     methods, variants = steered(methods, steering.named(opened.suite.class_names, opened.suite.templates))
-    sae = SAESpec(sparsity=TopK(k=autoencoders.k), expansion=autoencoders.expansion)
+    sweep, saes = _by_recipe(recipe, sweep, autoencoders)
     return robust_graph(
         RobustRecipe(
             title=f"Fine-tuning {backbone.architecture} on {tested.suite}",
@@ -107,20 +110,25 @@ def clip_finetune(
             methods=methods,
             compare_preparations=True,
             variants=variants,
-            factors=PAPER_STRENGTHS if recipe == "paper" else sweep.strengths,
-            alphas=sweep.alphas,
-            tolerance=sweep.tolerance,
-            compare=sweep.compare,
+            **sweep.choices,
             training=large.config(training, warmup),
             anchoring=anchors,
             num_parts=parts,
             compiled=large.compile,
-            saes=SAEsConfig(specs=(sae,), training=PAPER_SAES, normalised=False)
-            if recipe == "paper"
-            else SAEsConfig(specs=(sae,), training=SAETrainConfig(epochs=autoencoders.sae_epochs)),
+            saes=saes,
             prices=_prices(tested.suite, backbone, training.epochs, assumed_tflops),
         )
     )
+
+
+def _by_recipe(recipe: str, sweep: Sweep, autoencoders: Autoencoders) -> tuple[Sweep, SAEsConfig]:
+    """The strengths to try and the autoencoders to train."""
+    sae = SAESpec(sparsity=TopK(k=autoencoders.k), expansion=autoencoders.expansion)
+    if recipe == "paper":
+        return replace(sweep, strengths=PAPER_STRENGTHS), SAEsConfig(
+            specs=(sae,), training=PAPER_SAES, normalised=False
+        )
+    return sweep, SAEsConfig(specs=(sae,), training=SAETrainConfig(epochs=autoencoders.sae_epochs))
 
 
 def _prices(suite: str, backbone: Backbone, epochs: int, tflops: float) -> Prices:

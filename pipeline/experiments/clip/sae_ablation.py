@@ -69,12 +69,9 @@ def clip_sae_ablation(
             templates=chosen.captions.class_templates(),
             methods=tuple(variants),
             variants=variants,
-            factors=sweep.strengths,
+            **sweep.choices,
             training=finetuning(training, "none"),
             anchoring="views",
-            alphas=sweep.alphas,
-            tolerance=sweep.tolerance,
-            compare=sweep.compare,
             saes=made[BASE],
             sae_roles=STYLE_ROLES,
         )
