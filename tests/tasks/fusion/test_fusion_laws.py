@@ -274,6 +274,15 @@ def test_every_method_gives_back_the_member_that_has_all_the_weight(kind, count,
     torch.testing.assert_close(fuse(members, method, x, weights)(x), members[-1](x), **EXACT)
 
 
+def test_a_method_that_overrides_the_call_itself_still_works():
+    class Called(Method):
+        def __call__(self, axes, states, activations=None, start=None):
+            return identity(axes, states)
+
+    members, x = networks("cnn", 2), example("cnn")
+    torch.testing.assert_close(fuse(members, Called(), x, (0.0, 1.0))(x), members[1](x))
+
+
 def test_naive_averaging_is_the_mean_of_the_parameters():
     (a, b), x = networks("cnn", 2), example("cnn")
     fused = fuse([a, b], Identity(), x, (0.25, 0.75)).state_dict()
