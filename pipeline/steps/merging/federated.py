@@ -51,14 +51,14 @@ def federate(config: FederationConfig, inputs: Mapping[str, Any], work: Workspac
     from amalgam.pipeline.engine.ray.spread import spread
     from amalgam.pipeline.engine.resuming import resume_state, saver
     from amalgam.pipeline.store.tables.results import write_results
-    from amalgam.tasks.merging.clients.federation import Federation, Local
+    from amalgam.tasks.merging.clients.federation import Federation, LocalTraining
     from amalgam.tasks.scoring.results import Network, Result
     from amalgam.tasks.training.epochs import run_epochs
 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
         clients, network, probe = (_graph if config.kind == "graph" else _images)(config, work.data_root)
-    local = Local(config.rule, network, probe, config.epochs, config.learning_rate, config.seed)
+    local = LocalTraining(config.rule, network, probe, config.epochs, config.learning_rate, config.seed)
     federation = Federation(clients, local, config.rounds, spread)
     run_epochs(federation, log=work.log, resume=resume_state(work), save=saver(work))
     best = federation.best

@@ -4,6 +4,7 @@ A run goes on after any round to the very same numbers: all that is random in ro
 (seed, r, i), and the state holds every client's network, mask and optimiser.
 """
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +22,7 @@ State: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Local:
+class LocalTraining:
     """What a client does with what it receives."""
 
     rule: Rule
@@ -61,8 +62,6 @@ class Local:
         return after | {"received": self._weights(learner)}, embedding, hits
 
     def _learner(self) -> nn.Module:
-        import copy
-
         network = copy.deepcopy(self.network)
         return Masked(network) if self.rule.masked else network
 
@@ -95,7 +94,7 @@ class Federation:
     """A federation after `len(history)` rounds; a run of `tasks.training.epochs.run_epochs`."""
 
     clients: Sequence[Client]
-    local: Local
+    local: LocalTraining
     rounds: int
     spread: Callable[..., Iterable[Any]] = map
     """Calls a function on every client, such as by tasks of a cluster, and gives the results in their order."""

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from amalgam.tasks.merging.clients.data import Nodes, Pictures, graph_clients, skewed_clients
-from amalgam.tasks.merging.clients.federation import Federation, Local
+from amalgam.tasks.merging.clients.federation import Federation, LocalTraining
 from amalgam.tasks.merging.clients.graphs import (
     block_model,
     communities,
@@ -15,8 +15,7 @@ from amalgam.tasks.merging.clients.graphs import (
     read_graph,
 )
 from amalgam.tasks.merging.clients.networks import GCN, Masked, distance
-from amalgam.tasks.merging.clients.rules import FedAvg, FedProx, FedPub
-from amalgam.tasks.merging.clients.rules import Local as Alone
+from amalgam.tasks.merging.clients.rules import FedAvg, FedProx, FedPub, Local
 
 GRAPH = block_model((12, 10, 8), 0.5, 0.05, 5, seed=0)
 
@@ -112,7 +111,7 @@ def states(count=3):
 def test_servers_merge_as_their_rules_say():
     sent, sizes = states(), [1, 2, 5]
     embeddings = [torch.randn(4, dtype=torch.float64) for _ in sent]
-    assert Alone().merged(sent, sizes, embeddings) == sent
+    assert Local().merged(sent, sizes, embeddings) == sent
     mean = sum(size / 8 * state["first.weight"] for size, state in zip(sizes, sent, strict=True))
     for one in FedAvg().merged(sent, sizes, embeddings):
         torch.testing.assert_close(one["first.weight"], mean)
@@ -127,7 +126,7 @@ def federation(rule, rounds=3, seed=0, graph=None, clients=3, width=6, **setting
     torch.manual_seed(seed)
     network = GCN(graph.features.shape[1], width, 3)
     probe = block_model((20,) * 3, 0.2, 0.0, graph.features.shape[1], seed)
-    local = Local(rule, network, probe, epochs=1, learning_rate=0.01, seed=seed)
+    local = LocalTraining(rule, network, probe, epochs=1, learning_rate=0.01, seed=seed)
     return Federation(graph_clients(graph, communities(graph, clients, seed), seed), local, rounds, **settings)
 
 
@@ -138,7 +137,7 @@ def finished(run):
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("rule", [Alone(), FedAvg(), FedProx(), FedPub()])
+@pytest.mark.parametrize("rule", [Local(), FedAvg(), FedProx(), FedPub()])
 def test_a_federation_goes_on_after_a_round_to_the_same_numbers(rule, tmp_path):
     whole, cut = finished(federation(rule, 4)), federation(rule, 2)
     torch.save(finished(cut).state(), tmp_path / "state.pt")
@@ -184,6 +183,6 @@ def test_image_clients_have_few_classes_and_learn():
     shares = [torch.bincount(labels[torch.cat(c.parts)], minlength=5).double() for c in clients]
     assert all((share / share.sum()).max() > 0.3 for share in shares)
     torch.manual_seed(0)
-    local = Local(FedAvg(), nn.Linear(8, 5), images[:16], epochs=2, learning_rate=0.05, seed=0)
+    local = LocalTraining(FedAvg(), nn.Linear(8, 5), images[:16], epochs=2, learning_rate=0.05, seed=0)
     history = finished(Federation(clients, local, 8)).history
     assert history[-1]["test/accuracy"] > 0.7 and isinstance(clients[0], Pictures) and not isinstance(clients[0], Nodes)
