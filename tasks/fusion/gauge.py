@@ -9,8 +9,9 @@ Which scales are free is not read off the layers but tried out: they are changed
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -44,17 +45,24 @@ def balanced(
         return member
     inputs = example if isinstance(example, tuple) else (example,)
     network = copy.deepcopy(member).eval()
-    state = dict(network.state_dict())
-    pairs = [pair for pair in _candidates(network, axes) if _is_free(network, inputs, _unit_variance, (axes, pair))]
+    state, before = dict(network.state_dict()), _outputs(network, inputs)
+    pairs = [
+        pair
+        for pair in _candidates(network, axes)
+        if _is_free(network, inputs, before, _names_of(pair), partial(_unit_variance, network, pair))
+    ]
     for pair in pairs:
-        _unit_variance(network, axes, pair)
+        _unit_variance(network, pair)
     # Parts of tensors that several groups share are no tensors of the network: such groups keep their scales.
-    whole = [group for group in axes.groups if all(name in state for name, _ in axes.parameters_of(group))]
-    makers = {group: _makers(network, axes, group, [conv for conv, _ in pairs]) for group in whole}
-    free = [group for group in whole if _is_free(network, inputs, _random_scale, (axes, group, makers[group]))]
-    for _ in range(MAX_SWEEPS):
-        if max([_balance(state, axes, group, makers[group], compared or {}) for group in free], default=0.0) < SETTLED:
-            break
+    whole = {g: [name for name, _ in axes.parameters_of(g)] for g in axes.groups}
+    makers = {g: _makers(network, axes, g, [conv for conv, _ in pairs]) for g in whole if set(whole[g]) <= set(state)}
+    free = {
+        group: made
+        for group, made in makers.items()
+        if _is_free(network, inputs, before, whole[group], partial(_random_scale, state, axes, group, made))
+    }
+    for group, scale in _scales(state, axes, free, compared or {}).items():
+        _rescale(state, axes, group, free[group], scale)
     return network.train(member.training)
 
 
@@ -80,7 +88,12 @@ def _makes(axes: Axes, name: str, group: str) -> bool:
     return first is not None and first.group == group and not first.reads
 
 
-def _unit_variance(network: nn.Module, axes: Axes, pair: Pair) -> None:
+def _names_of(pair: Pair) -> list[str]:
+    layer, norm = pair
+    return [f"{layer}.weight", f"{layer}.bias", f"{norm}.running_mean", f"{norm}.running_var"]
+
+
+def _unit_variance(network: nn.Module, pair: Pair) -> None:
     """Scale the layer so that the norm behind it divides by 1."""
     layer, norm = (network.get_submodule(path) for path in pair)
     weight, bias, mean, variance = layer.weight, layer.bias, norm.running_mean, norm.running_var
@@ -106,36 +119,73 @@ def _makers(network: nn.Module, axes: Axes, group: str, normed: Sequence[str]) -
     ]
 
 
-def _random_scale(network: nn.Module, axes: Axes, group: str, makers: Sequence[str]) -> None:
-    state = network.state_dict()
+def _random_scale(state: Mapping[str, Tensor], axes: Axes, group: str, makers: Sequence[str]) -> None:
     size = axes.sizes(state)[group]
     _rescale(state, axes, group, makers, 0.5 + 1.5 * torch.rand(size, generator=torch.Generator().manual_seed(0)))
 
 
-def _balance(
-    state: Mapping[str, Tensor], axes: Axes, group: str, makers: Sequence[str], compared: Mapping[str, Tensor]
-) -> float:
-    """Give each unit of a group its balanced scale; the largest logarithm of a scale."""
-    made = read = torch.zeros((), dtype=torch.float64)
-    for name, index in axes.parameters_of(group):
+@dataclass(frozen=True)
+class _Squares:
+    """Sums of the squared entries of one parameter over everything but the units of groups whose scales are free."""
+
+    table: Tensor
+    """One axis for each of those groups, in double precision."""
+    groups: tuple[str, ...]
+    powers: tuple[int, ...]
+    """How the parameter scales with a unit of each: 1 if it makes the unit, -1 if it reads it, 0 if neither."""
+
+    def along(self, place: int, scales: Mapping[str, Tensor]) -> Tensor:
+        """(units,): the squared norms of the units of one axis, at the scales of all."""
+        total = self.table
+        for axis in reversed([axis for axis in range(len(self.groups)) if axis != place]):
+            total = torch.tensordot(total, scales[self.groups[axis]].pow(2 * self.powers[axis]), ([axis], [0]))
+        return total * scales[self.groups[place]].pow(2 * self.powers[place])
+
+
+def _scales(
+    state: Mapping[str, Tensor], axes: Axes, makers: Mapping[str, Sequence[str]], compared: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The balanced scale of each unit of the groups that `makers` names, found unit by unit until none changes."""
+    names = {name for group in makers for name, _ in axes.parameters_of(group)}
+    tables = [_squares(name, state[name], axes, makers, compared) for name in sorted(names)]
+    places = {g: [(t, i) for t in tables for i, one in enumerate(t.groups) if one == g and t.powers[i]] for g in makers}
+    sizes = axes.sizes(state)
+    scales = {group: torch.ones(sizes[group], dtype=torch.float64) for group in makers}
+    for _ in range(MAX_SWEEPS):
+        largest = 0.0
+        for group, found in places.items():
+            made, read = (
+                sum((t.along(i, scales) for t, i in found if t.powers[i] == power), torch.zeros_like(scales[group]))
+                for power in (1, -1)
+            )
+            usable = (made > 0) & (read > 0)
+            # At scale s the squared norms sum to s^2 made + read / s^2, which is least at s^4 = read / made.
+            scale = torch.where(usable, (read / made.clamp_min(1e-300)).pow(0.25), 1.0)
+            scales[group] = scales[group] * scale
+            largest = max(largest, float(scale.log().abs().max()))
+        if largest < SETTLED:
+            break
+    return scales
+
+
+def _squares(
+    name: str, tensor: Tensor, axes: Axes, makers: Mapping[str, Sequence[str]], compared: Mapping[str, Tensor]
+) -> _Squares:
+    groups, powers = [], []
+    squares = tensor.detach().cpu().double().square()
+    for index in reversed(range(tensor.ndim)):
         axis = axes.of[name][index]
-        assert axis is not None
-        tensor = state[name]
-        for other, head in enumerate(axes.of[name]):
-            if head and head.group in compared:
-                entries = tensor.unflatten(other, (-1, head.repeat)).index_select(other, compared[head.group])
-                tensor = entries.flatten(other, other + 1)
-        rows = tensor.movedim(index, 0).reshape(tensor.shape[index] // axis.repeat, -1)
-        square = rows.double().square().sum(1)
-        if axis.reads:
-            read = read + square
-        elif name in makers:
-            made = made + square
-    usable = (made > 0) & (read > 0)
-    # At scale s the squared norms sum to s^2 made + read / s^2, which is least at s^4 = read / made.
-    scale = torch.where(usable, (read / made.clamp_min(1e-300)).pow(0.25), 1.0)
-    _rescale(state, axes, group, makers, scale)
-    return float(scale.log().abs().max())
+        if axis and axis.group in compared:
+            squares = (
+                squares.unflatten(index, (-1, axis.repeat)).index_select(index, compared[axis.group]).sum(index + 1)
+            )
+        if axis and axis.group in makers:
+            squares = squares.unflatten(index, (-1, axis.repeat)).sum(index + 1)
+            groups.append(axis.group)
+            powers.append(-1 if axis.reads else int(name in makers[axis.group]))
+        else:
+            squares = squares.sum(index)
+    return _Squares(squares, tuple(reversed(groups)), tuple(reversed(powers)))
 
 
 def _rescale(state: Mapping[str, Tensor], axes: Axes, group: str, makers: Sequence[str], scale: Tensor) -> None:
@@ -149,14 +199,21 @@ def _rescale(state: Mapping[str, Tensor], axes: Axes, group: str, makers: Sequen
 
 
 def _is_free(
-    network: nn.Module, inputs: tuple[Tensor, ...], change: Callable[..., None], arguments: tuple[Any, ...]
+    network: nn.Module,
+    inputs: tuple[Tensor, ...],
+    before: Sequence[Tensor],
+    names: Iterable[str],
+    change: Callable[[], None],
 ) -> bool:
-    """Whether a change leaves the outputs as they are; the network itself is not changed."""
-    tried = copy.deepcopy(network)
-    change(tried, *arguments)
-    for before, after in zip(_outputs(network, inputs), _outputs(tried, inputs), strict=True):
-        limit = TOLERANCE.get(before.dtype, 1e-2) * float(before.abs().max())
-        if not (after - before).abs().max() <= limit:
+    """Whether a change of the named tensors leaves the outputs as they were `before`; it is taken back."""
+    state = network.state_dict()
+    kept = {name: state[name].clone() for name in names if name in state}
+    change()
+    after = _outputs(network, inputs)
+    for name, tensor in kept.items():
+        state[name].copy_(tensor)
+    for old, new in zip(before, after, strict=True):
+        if not (new - old).abs().max() <= TOLERANCE.get(old.dtype, 1e-2) * float(old.abs().max()):
             return False
     return True
 
