@@ -62,6 +62,12 @@ class Coupling:
         """Units of the fused network in this group."""
         return self.plan[0].shape[1] if self.plan is not None else int(torch.cat(self.fused_unit).max()) + 1
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether every unit is part of exactly one fused unit, which consumers read as it is."""
+        is_divided = self.plan is not None or self.scale is not None
+        return not is_divided and not any(bool((fused == DELETED).any()) for fused in self.fused_unit)
+
     def shares(self) -> list[Tensor]:
         """Per member, (units, fused units) float64: which part of each unit goes to which fused unit."""
         if self.plan is not None:
@@ -77,4 +83,9 @@ class Coupling:
 
     def contains(self) -> Tensor:
         """(members, fused units) bool: whether the fused unit contains a unit of the member."""
-        return torch.stack([(share > 0).any(0) for share in self.shares()])
+        if self.plan is not None:
+            return torch.stack([(share > 0).any(0) for share in self.plan])
+        found = torch.zeros(len(self.fused_unit), self.width, dtype=torch.bool)
+        for row, fused in zip(found, self.fused_unit, strict=True):
+            row[fused[fused != DELETED]] = True
+        return found

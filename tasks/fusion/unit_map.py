@@ -12,6 +12,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from amalgam.tasks.fusion.coupling import Coupling
 from amalgam.tasks.tracing.axes import OUTPUT, Axes
@@ -19,23 +20,50 @@ from amalgam.tasks.tracing.axes import OUTPUT, Axes
 
 @dataclass(frozen=True)
 class UnitMap:
-    """One member's share of one group of the fused network."""
+    """One member's share of one group of the fused network, as matrices."""
 
     merge: Tensor
     """(fused units, units): weight of each unit in each fused unit; over all members the rows sum to 1."""
     unmerge: Tensor
     """(units, fused units): what each consumer of a unit reads instead."""
 
+    @property
+    def width(self) -> int:
+        """Fused units."""
+        return self.merge.shape[0]
+
+    def merged(self, rows: Tensor) -> Tensor:
+        """(rows, fused units): this member's part of what fused units are, from (rows, units) of its own."""
+        return rows @ self.merge.to(rows).T
+
+
+class IndexedMap(UnitMap):
+    """A map in which every unit is part of one fused unit, and read as that: two vectors, whatever the widths.
+
+    Its matrices are made when they are asked for.
+    """
+
+    def __init__(self, fused_unit: Tensor, weight: Tensor, width: int) -> None:
+        """`fused_unit` (units,) is long, `weight` (units,) that of each unit in it."""
+        vars(self).update(fused_unit=fused_unit, weight=weight, _width=width)
+        self.fused_unit: Tensor
+        self.weight: Tensor
+
+    @property
+    def width(self) -> int:
+        return int(vars(self)["_width"])
+
     @cached_property
-    def indexed(self) -> tuple[Tensor, Tensor] | None:
-        """(fused unit, weight in it) of each unit, if every unit is part of exactly one fused unit; None otherwise."""
-        if not torch.equal(self.unmerge.count_nonzero(1), torch.ones(len(self.unmerge), dtype=torch.long)):
-            return None
-        index = self.unmerge.argmax(1)
-        weight = self.merge[index, torch.arange(len(index))]
-        is_whole = bool((self.unmerge[torch.arange(len(index)), index] == 1).all())
-        alone = int(self.merge.count_nonzero()) == int(weight.count_nonzero())
-        return (index, weight) if is_whole and alone else None
+    def merge(self) -> Tensor:
+        return self.unmerge.T * self.weight
+
+    @cached_property
+    def unmerge(self) -> Tensor:
+        return one_hot(self.fused_unit, self.width).double()
+
+    def merged(self, rows: Tensor) -> Tensor:
+        parts = rows * self.weight.to(rows)
+        return parts.new_zeros(len(rows), self.width).index_add_(1, self.fused_unit.to(rows.device), parts)
 
 
 UnitMaps = Mapping[str, Sequence[UnitMap]]
@@ -59,8 +87,8 @@ def unit_maps(
     sizes = {OUTPUT: outputs} if isinstance(outputs, int) else outputs
     added = {}
     for group, size in sizes.items():
-        eye = torch.eye(size, dtype=torch.float64)
-        added[group] = [UnitMap(weight * eye, eye) for weight in weights]
+        each = torch.ones(size, dtype=torch.float64)
+        added[group] = [IndexedMap(torch.arange(size), weight * each, size) for weight in weights]
     return added | {group: _maps(coupling, weights) for group, coupling in couplings.items()}
 
 
@@ -79,7 +107,9 @@ def maps_of(
     return unit_maps({**couplings, **apart}, weights, shared)
 
 
-def _maps(coupling: Coupling, weights: Sequence[float]) -> list[UnitMap]:
+def _maps(coupling: Coupling, weights: Sequence[float]) -> Sequence[UnitMap]:
+    if coupling.is_whole:
+        return _indexed(coupling, weights)
     # merge_k = w_k P_k^T / sum_l w_l P_l^T: over all members its rows sum to 1. Units of members that all have weight 0
     # count equally.
     plans, unmerges = coupling.shares(), coupling.readings()
@@ -94,3 +124,16 @@ def _maps(coupling: Coupling, weights: Sequence[float]) -> list[UnitMap]:
         )
         for share, plan, unmerge in zip(shares, plans, unmerges, strict=True)
     ]
+
+
+def _indexed(coupling: Coupling, weights: Sequence[float]) -> list[IndexedMap]:
+    """The same where every unit is part of one fused unit."""
+    totals, counts = torch.zeros(2, coupling.width, dtype=torch.float64)
+    for weight, fused in zip(weights, coupling.fused_unit, strict=True):
+        ones = torch.ones(len(fused), dtype=torch.float64)
+        totals.index_add_(0, fused, weight * ones)
+        counts.index_add_(0, fused, ones)
+    shares = [
+        torch.where(totals > 0, w / totals.clamp_min(torch.finfo(torch.float64).tiny), 1 / counts) for w in weights
+    ]
+    return [IndexedMap(f, s[f], coupling.width) for f, s in zip(coupling.fused_unit, shares, strict=True)]

@@ -82,7 +82,7 @@ def _target(layer: Layer, others: Sequence[Walk], maps: Sequence[UnitMap], how: 
 
 
 def _combined(outputs: Sequence[Tensor], maps: Sequence[UnitMap]) -> Tensor:
-    return torch.stack([y @ m.merge.to(y).T for m, y in zip(maps, outputs, strict=True)]).sum(0)
+    return torch.stack([m.merged(y) for m, y in zip(maps, outputs, strict=True)]).sum(0)
 
 
 def _equations(layer: Layer, walk: Walk, target: Tensor, how: Refit) -> NormalEquations:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from amalgam.tasks.fusion.coupling import Coupling
 from amalgam.tasks.fusion.rebuild.tensors import along
-from amalgam.tasks.fusion.unit_map import CLASSES, UnitMap
+from amalgam.tasks.fusion.unit_map import CLASSES, IndexedMap
 from amalgam.tasks.tracing.axes import Axes, Blocks
 
 ClassNames = Sequence[Sequence[str]]
@@ -60,16 +60,16 @@ def aligned(axes: Axes, states: Sequence[Blocks], couplings: Mapping[str, Coupli
 
     So that costs compare what two heads say of the same class.
     """
-    placed = {group: coupling.shares() for group, coupling in couplings.items()}
 
-    def whole(name: str, tensor: Tensor, member: int) -> Tensor:
+    def placed(name: str, tensor: Tensor, member: int) -> Tensor:
         for index, axis in enumerate(axes.of[name]):
-            if axis and axis.group in placed:
-                share = placed[axis.group][member]
-                tensor = along(tensor, index, axis, UnitMap(share.T, share))
+            if axis and axis.group in couplings:
+                places = couplings[axis.group].fused_unit[member]
+                whole = IndexedMap(places, torch.ones(len(places)), couplings[axis.group].width)
+                tensor = along(tensor, index, axis, whole)
         return tensor
 
-    return [Blocks({n: whole(n, t, member) for n, t in state.items()}) for member, state in enumerate(states)]
+    return [Blocks({n: placed(n, t, member) for n, t in state.items()}) for member, state in enumerate(states)]
 
 
 def compared(couplings: Mapping[str, Coupling], member: int) -> dict[str, Tensor]:

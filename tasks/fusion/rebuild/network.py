@@ -37,7 +37,7 @@ class Writer:
     @property
     def widths(self) -> dict[str, int]:
         """Units of each group in the new network."""
-        return {group: maps[0].merge.shape[0] for group, maps in self.maps.items()}
+        return {group: maps[0].width for group, maps in self.maps.items()}
 
     def layouts(self, node: Node) -> dict[int, Layout]:
         """Axis -> layout of a value that can be expressed."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from amalgam.tasks.fusion.unit_map import UnitMap, UnitMaps
+from amalgam.tasks.fusion.unit_map import IndexedMap, UnitMap, UnitMaps
 from amalgam.tasks.tracing.axes import Axes, Axis, Blocks
 
 
@@ -59,11 +59,11 @@ def _placed(tensor: Tensor, entries: Sequence[Axis | None], maps: UnitMaps, memb
 def along(tensor: Tensor, index: int, axis: Axis, unit_map: UnitMap) -> Tensor:
     """One axis after merging: units that make (weighted means) or that are read (sums), `repeat` entries each."""
     blocks = tensor.unflatten(index, (-1, axis.repeat))
-    width = unit_map.merge.shape[0]
-    if unit_map.indexed is None:
+    width = unit_map.width
+    if not isinstance(unit_map, IndexedMap):
         matrix = (unit_map.unmerge.T if axis.reads else unit_map.merge).to(tensor)
         return torch.tensordot(matrix, blocks, ([1], [index])).movedim(0, index).flatten(index, index + 1)
-    fused_unit, weight = (part.to(tensor.device) for part in unit_map.indexed)
+    fused_unit, weight = unit_map.fused_unit.to(tensor.device), unit_map.weight.to(tensor.device)
     if not axis.reads:
         shape = [-1 if i == index else 1 for i in range(blocks.ndim)]
         blocks = blocks * weight.to(tensor.dtype).reshape(shape)
