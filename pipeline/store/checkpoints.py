@@ -191,7 +191,11 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], source: str, *, resizab
 
     Raises ValueError, naming `source` and the tensors, if any are missing, extra or of another shape.
     """
-    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    own = module.state_dict()
+    # Versions of torch before 1.0 did not count the batches of a batch norm; the count is not used.
+    uncounted = {name: own[name] for name in own.keys() - state.keys() if name.endswith("num_batches_tracked")}
+    state = {**state, **uncounted}
+    shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if missing := sorted(shapes.keys() - found.keys()):
         raise ValueError(f"{source} lacks {some(missing)} of the model; is it a checkpoint of another model?")

@@ -97,3 +97,10 @@ def test_a_state_that_does_not_fit_is_refused(change, message):
     state = change(dict(nn.Linear(3, 2).state_dict()))
     with pytest.raises(ValueError, match=message):
         fill(nn.Linear(3, 2), state, "a.pt")
+
+
+def test_a_state_from_before_batch_norm_counted_batches_is_read():
+    net = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    old = {name: tensor for name, tensor in net.state_dict().items() if "num_batches_tracked" not in name}
+    filled = fill(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)), old, "old.pt")
+    assert all(torch.equal(filled.state_dict()[name], tensor) for name, tensor in net.state_dict().items())

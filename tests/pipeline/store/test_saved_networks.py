@@ -42,7 +42,7 @@ def test_networks_of_recorded_operations_are_read_back_as_they_were(name, tmp_pa
     assert {p.requires_grad for p in again.parameters()} == {True}
 
 
-@pytest.mark.parametrize("name", ["unet", "gru", "weight_norm_mlp"])
+@pytest.mark.parametrize("name", ["unet", "gru", "weight_norm_mlp", "transformer_encoder"])
 @torch.no_grad()
 def test_what_was_read_back_can_be_fused_again(name, tmp_path):
     x, members = example_of(name), [member_of(name, seed) for seed in range(2)]
