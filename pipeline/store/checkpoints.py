@@ -79,7 +79,7 @@ def write_state(module: nn.Module, path: Path, about: dict[str, str] | None = No
 def load_model(folder: Path | str, *, dense: bool = False) -> nn.Module:
     """The network of a folder that `save_model` or `amalgam fuse` wrote, in eval mode.
 
-    Its layers of blocks are made `dense` if asked for. If its classes are known, their names are its attribute
+    Its layers of blocks are made `dense` if requested. If its classes are known, their names are its attribute
     `class_names`. Raises ValueError if the folder is no checkpoint or damaged.
     """
     folder = Path(folder)

@@ -141,12 +141,12 @@ def _name_of(dtype: torch.dtype) -> str:
 def _safetensors(path: Path) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as file:
-            said = file.metadata() or {}
+            metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
     except SafetensorError as error:
         raise ValueError(f"{path} is cut short or not a safetensors file ({error})") from error
     try:
-        names = json.loads(said.get("class_names", "null"))
+        names = json.loads(metadata.get("class_names", "null"))
     except json.JSONDecodeError:
         names = None
     return Checkpoint(str(path), state, _class_names({"class_names": names}))
@@ -198,12 +198,12 @@ def _unwrapped(path: Path, contents: _Contents) -> Checkpoint:
     return Checkpoint(str(path), tensors, names, tuple(notes))
 
 
-def _class_names(said: Mapping[Any, Any]) -> tuple[str, ...] | None:
+def _class_names(metadata: Mapping[Any, Any]) -> tuple[str, ...] | None:
     """Names of classes, in the order of the outputs, where a checkpoint holds them."""
-    numbered = said.get("class_to_idx")
+    numbered = metadata.get("class_to_idx")
     if isinstance(numbered, Mapping):
         return tuple(map(str, sorted(numbered, key=lambda name: numbered[name])))
     for key in ("class_names", "classes"):
-        if isinstance(said.get(key), (list, tuple)) and all(isinstance(name, str) for name in said[key]):
-            return tuple(said[key])
+        if isinstance(metadata.get(key), (list, tuple)) and all(isinstance(name, str) for name in metadata[key]):
+            return tuple(metadata[key])
     return None

@@ -66,8 +66,8 @@ def _in_words(record: Record, settings: Mapping[str, str]) -> str:
     values = flat(record.config)
     named = {path: name for path, name in settings.items() if path in values}
     words = [_word("" if name == record.name else name, values[path]) for path, name in named.items()]
-    said = {word.partition("=")[2] for word in words if not word[-1:].isdigit()}
-    return " ".join(dict.fromkeys([record.name, *(word for word in words if word and word not in said)]))
+    shown = {word.partition("=")[2] for word in words if not word[-1:].isdigit()}
+    return " ".join(dict.fromkeys([record.name, *(word for word in words if word and word not in shown)]))
 
 
 def _word(name: str, value: str) -> str:

@@ -76,7 +76,7 @@ FLAGS: dict[str, tuple[Any, Any]] = {
     "mean": (Annotated[str | None, Option(help="Subtracted from pixels in [0, 1]: a number, or one a channel.")], None),
     "std": (Annotated[str | None, Option(help="What the difference is divided by.")], None),
     "image_size": (Annotated[int | None, Option(help="Side of the images, in pixels.")], None),
-    "interpolation": (Annotated[Interpolation | None, Option(help="How pictures are resized.")], None),
+    "interpolation": (Annotated[Interpolation | None, Option(help="How images are resized.")], None),
     "crop": (Annotated[float | None, Option(help="Share of the short side that the centre crop keeps.")], None),
     "calibration": (Annotated[int, Option(min=0, help="Unlabelled training images to fit layers on; 0: none.")], 512),
     "calibration_role": (
@@ -121,7 +121,7 @@ def fuse_command() -> Callable[..., None]:
         request = FuseRequest(tuple(checkpoints), **settings, **{name: given[name] for name in as_given})
         output().print(_table(fuse_checkpoints(request)))
         if not request.expected:
-            say("accuracies are those of pictures prepared as above: --expect-accuracy stops where members score less")
+            say("accuracies are those of images prepared as above: --expect-accuracy stops where members score less")
         say(f"fused network: {request.out}; load it with amalgam.load_model({str(request.out)!r})")
 
     keyword = inspect.Parameter.KEYWORD_ONLY

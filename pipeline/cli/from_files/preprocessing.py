@@ -1,6 +1,6 @@
-"""How pictures are prepared for networks in files: said by flags, by a library's configuration or by Amalgam's records.
+"""How images are prepared for networks in files: by flags, a library's configuration or Amalgam's records.
 
-Nothing is assumed: what neither says is asked for.
+Nothing is assumed: what none of them gives must be given by flags.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ Scale = float | tuple[float, ...]
 
 @dataclass(frozen=True)
 class Preparation:
-    """How pictures are prepared; None where that is not said."""
+    """How pictures are prepared; None where that is unknown."""
 
     image_size: int | None = None
     mean: Scale | None = None
@@ -39,8 +39,8 @@ class Preparation:
         return replace(other, **{name: value for name, value in asdict(self).items() if value is not None})
 
     def __str__(self) -> str:
-        said = [f"{FLAGS[name]} {_text(value)}" for name, value in asdict(self).items() if value is not None]
-        return " ".join(said)
+        values = [f"{FLAGS[name]} {_text(value)}" for name, value in asdict(self).items() if value is not None]
+        return " ".join(values)
 
 
 def prepared(data: DataSpec, given: Preparation, known: Sequence[tuple[str, Preparation]]) -> tuple[DataSpec, str]:
@@ -62,11 +62,11 @@ def prepared(data: DataSpec, given: Preparation, known: Sequence[tuple[str, Prep
         whole = whole.over(preparation)
     if missing := [FLAGS[name] for name in _needed(data, whole) if getattr(whole, name) is None]:
         raise ValueError(
-            f"give {', '.join(missing)}: how pictures were prepared for these networks is not recorded anywhere (such "
+            f"give {', '.join(missing)}: how images were prepared for these networks is not recorded anywhere (such "
             "as --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225; 0.5 and 0.5 for networks that Amalgam trained)"
         )
-    said = {name: value for name, value in asdict(whole).items() if value is not None}
-    return DataSpec(**{**data.model_dump(), **said}), f"pictures: {whole} ({', '.join(dict.fromkeys(sources))})"
+    values = {name: value for name, value in asdict(whole).items() if value is not None}
+    return DataSpec(**{**data.model_dump(), **values}), f"images: {whole} ({', '.join(dict.fromkeys(sources))})"
 
 
 def recorded_in(folder: Path) -> Preparation | None:

@@ -30,7 +30,7 @@ def check_accuracies(members: Sequence[Member], rows: Sequence[Row], expected: S
         if row.get("accuracy") is None or abs(row["accuracy"] - wanted) > TOLERANCE:
             found = f"{row['accuracy']:.4f}" if row.get("accuracy") is not None else "no accuracy"
             raise ValueError(
-                f"{member.source} scores {found} on the test images, {wanted:g} is expected: check how pictures are "
+                f"{member.source} scores {found} on the test images, {wanted:g} is expected: check how images are "
                 "prepared (--mean, --std, --image-size, --crop), the order of the classes, and the weights"
             )
 

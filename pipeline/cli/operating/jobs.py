@@ -96,7 +96,7 @@ def stop(job: Annotated[str, Argument(help="Id of the job.")], address: Address)
         say(f"{job}: {one.status} already")
         return
     cluster.stop(job)
-    say(f"{job}: asked to end; finished steps stay, and a job with the same flags goes on from there")
+    say(f"{job}: stopping; finished steps stay, and a job with the same flags goes on from there")
 
 
 def _cluster(address: str) -> "Cluster":

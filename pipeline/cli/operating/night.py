@@ -1,6 +1,6 @@
 """`amalgam night`: run an experiment with fresh seeds, compare it with a baseline and with earlier nights, and judge.
 
-Exit status: 0 as good as before, 3 a regression, 1 the run failed, 2 what was asked for makes no sense. One command
+Exit status: 0 as good as before, 3 a regression, 1 the run failed, 2 the request is invalid. One command
 for cron, systemd, Kubernetes or Airflow.
 """
 

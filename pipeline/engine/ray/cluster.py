@@ -21,7 +21,7 @@ STARTS = 3  # attempts to start Ray on this machine
 PATIENCE = 5  # seconds a cluster may take to answer
 GB = 1e9  # bytes
 UNITS = {"CPU": ("CPUs", "--num-cpus", 1), "GPU": ("GPUs", "--num-gpus", 1), "memory": ("GB of memory", "--memory", GB)}
-"""How Ray's resources are asked for: in words, by which flag, in which unit."""
+"""How Ray's resources are requested: in words, by which flag, in which unit."""
 EPS = 1e-9  # what a quotient may lack to a whole number by rounding
 
 

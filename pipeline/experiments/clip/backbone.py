@@ -47,7 +47,7 @@ class Backbone:
         return found
 
     @cached_property
-    def _told(self) -> tuple[Mapping[str, Any], str]:
+    def _preparation(self) -> tuple[Mapping[str, Any], str]:
         """What is known of the preprocessing, and from where."""
         if bool(self.mean) != bool(self.std):
             raise ValueError("--mean and --std belong together: give both")
@@ -63,14 +63,14 @@ class Backbone:
             if (folder / name).is_file() and (found := _preprocessing_in(read_object(folder / name))):
                 return found, str(folder / name)
         raise ValueError(
-            f"nothing says how pictures were prepared for {self.checkpoint}: give --mean and --std (OpenAI's are "
+            f"nothing says how images were prepared for {self.checkpoint}: give --mean and --std (OpenAI's are "
             f"{_listed(_default('mean'))} and {_listed(_default('std'))}), or put {BESIDE[0]} beside it"
         )
 
     @property
     def preprocessing(self) -> Preprocessing:
         """How it reads pictures. Raises ValueError if nobody says so."""
-        known, _ = self._told
+        known, _ = self._preparation
         configured = self.configuration
         vision = configured.get("vision_cfg", {}) if isinstance(configured, dict) else {}
         size = self.image_size or known.get("size") or vision.get("image_size") or OF_TAGS
@@ -102,7 +102,7 @@ class Backbone:
         read = self.preprocessing
         return {
             "pictures": f"{read.size[0]} pixels, mean {_listed(read.mean)}, deviation {_listed(read.std)}",
-            "pictures prepared as": self._told[1],
+            "images prepared as": self._preparation[1],
         }
 
 

@@ -44,7 +44,7 @@ def spurious_styles(
     setting = SAESetting(autoencoders.k, autoencoders.expansion)
     return robust_graph(
         RobustRecipe(
-            title=f"Fine-tuning where {100 * bound:g} % of the pictures show the style of their class",
+            title=f"Fine-tuning where {100 * bound:g} % of the images show the style of their class",
             settings=settings,
             seeds=data.seeds,
             first_seed=data.first_seed,

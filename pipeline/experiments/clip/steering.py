@@ -37,12 +37,12 @@ class Steering:
     words: Annotated[Texts, "Other words that latents may be named by, so that names are compared."] = ()
 
     def named(self, classes: tuple[str, ...], templates: str | tuple[str, ...]) -> Rules | None:
-        """What was asked for, in a vocabulary of the classes and the words given; without those, of the names."""
+        """The requested rules, in a vocabulary of the classes and the words given; without those, of the names."""
         words = dict.fromkeys((*classes, *(self.words or (*self.forbid, *self.keep))))
         return self.rules(concepts_of(words, templates) if self.forbid or self.keep else (), classes)
 
     def rules(self, concepts: tuple[Concept, ...], task: tuple[str, ...]) -> Rules | None:
-        """What was asked for; None if nothing was. Raises ValueError for unknown names, with near ones."""
+        """The requested rules; None if there are none. Raises ValueError for unknown names, with near ones."""
         if not (self.forbid or self.keep or self.forbid_from or self.latent_table or self.forbid_groups):
             return None
         for group in self.forbid_groups:

@@ -70,7 +70,7 @@ class Opened:
     @property
     def derived(self) -> dict[str, str]:
         """What was derived from the pictures, in words."""
-        count = "" if self.num_images is None else f" of {self.num_images} pictures"
+        count = "" if self.num_images is None else f" of {self.num_images} images"
         return {
             "classes": ", ".join(self.suite.class_names[:20]),
             "templates": str(self.suite.templates),

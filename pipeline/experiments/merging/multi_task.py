@@ -37,7 +37,7 @@ class Base:
 
     base: Annotated[str, "Data set that the common start is trained on."] = "digits"
     num_classes: Annotated[int | None, "Number of classes of a user-supplied base data set."] = None
-    image_size: Annotated[int | None, "Side of all pictures, in pixels; default: the base's own."] = None
+    image_size: Annotated[int | None, "Side of all images, in pixels; default: the base's own."] = None
     channels: Annotated[int, "Channels of a user-supplied base data set."] = 3
     model: Annotated[str, "Network: mlp, vgg11, resnet18, timm:NAME or torchvision:NAME."] = "mlp"
     width: Annotated[float | None, "Multiplier of the channels of vgg11 and resnet18."] = None

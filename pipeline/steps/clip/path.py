@@ -109,7 +109,7 @@ def _compared(session: Session, work: Workspace) -> Metrics:
     best = max(found, key=lambda name: found[name])
     if found[best] > found[GIVEN] + CLEARLY_AHEAD:
         work.note(
-            f"warning: zero-shot is right on {100 * found[GIVEN]:.1f} % of labelled pictures as they are prepared, "
+            f"warning: zero-shot is right on {100 * found[GIVEN]:.1f} % of labelled images as they are prepared, "
             f"but on {100 * found[best]:.1f} % with the mean and deviation of {best}: check --mean and --std"
         )
     return {f"prepared/{name}": accuracy for name, accuracy in found.items()}

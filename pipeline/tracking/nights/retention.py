@@ -45,7 +45,7 @@ class Expired:
 
 
 def expired(root: Path, keep_nights: int, keep_best: bool, also_kept: Iterable[str] = (), now: float = 0) -> Expired:
-    """What nobody needs if each series keeps its last nights and, if asked for, its best.
+    """What nobody needs if each series keeps its last nights and, if requested, its best.
 
     `also_kept` are fingerprints of steps that something outside the root needs. `now` is Unix time, in seconds, taken
     from the clock without it. Raises ValueError if the record of a run cannot be read: nobody knows what it links to.

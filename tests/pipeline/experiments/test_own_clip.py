@@ -42,7 +42,7 @@ def test_the_folder_of_a_checkpoint_says_how_pictures_are_prepared(weights, file
     found = Backbone(checkpoint=str(weights)).preprocessing
     assert (found.mean, found.std, found.size) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), (32, 32))
     assert found.interpolation == ("bilinear" if file == "clip.json" else "bicubic")
-    assert file in Backbone(checkpoint=str(weights)).derived["pictures prepared as"]
+    assert file in Backbone(checkpoint=str(weights)).derived["images prepared as"]
 
 
 def test_flags_come_before_what_lies_beside_a_checkpoint(weights):
@@ -132,7 +132,7 @@ def test_holdout_and_warm_up_fit_the_number_of_pictures(tmp_path):
         return step.config, report.config.derived
 
     config, derived = tuned(epochs=10, batch_size=32)
-    assert config.labelled.validation_share == 0.25 and derived["held out"] == "25 % of 400 pictures"
+    assert config.labelled.validation_share == 0.25 and derived["held out"] == "25 % of 400 images"
     assert config.finetuning.train.warmup_steps == 9 and derived["warm-up"] == "9 steps"  # of 93
     given, _ = tuned(validation_share=0.1, warmup_steps=3)
     assert (given.labelled.validation_share, given.finetuning.train.warmup_steps) == (0.1, 3)
