@@ -96,10 +96,9 @@ def remove(root: Path, keep_nights: int, keep_best: bool, also_kept: Iterable[st
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    if not path.is_dir():
-        return path.stat().st_size
-    return sum(os.lstat(Path(place, name)).st_size for place, _, names in os.walk(path) for name in names)
+    """Bytes of a file, or of all files in a folder; one with several names, as in MLflow's folder, counts in shares."""
+    files = [Path(place, name) for place, _, names in os.walk(path) for name in names] if path.is_dir() else [path]
+    return sum(facts.st_size // facts.st_nlink for facts in map(os.lstat, files))
 
 
 def _nights(root: Path) -> list[list[Night]]:

@@ -10,6 +10,7 @@ import pytest
 from mlflow import MlflowClient
 
 from amalgam.pipeline.__main__ import main
+from amalgam.pipeline.cli.flags import find_experiment, make_step
 from amalgam.pipeline.engine.step import ancestors
 from amalgam.pipeline.store.artifact import read_records
 from amalgam.pipeline.tracking.database import prepared
@@ -17,7 +18,6 @@ from amalgam.pipeline.tracking.nights.record import read_nights, set_alias
 from amalgam.pipeline.tracking.nights.retention import size_of
 from amalgam.pipeline.tracking.run_record import RunRecord, read_runs
 from amalgam.pipeline.tracking.store import DATABASE, store_of
-from tests.pipeline.example import walks
 
 pytestmark = pytest.mark.slow
 WALKS = f"{Path(__file__).parents[1] / 'example.py'}:walks"
@@ -118,7 +118,8 @@ def test_aliases_baselines_and_running_drivers_keep_what_they_link_to(root, caps
     set_alias(root, "champion", alias)
     for day in (2, 3):
         night(root, day, "--baseline", baseline)
-    going = RunRecord.begun("later", {}, [walks()])
+    target = make_step(find_experiment(WALKS), {})
+    going = RunRecord.begun("later", {}, [target])
     assert ended("run", WALKS, "--local", "--root", root) == 0
     begun = [run for run in read_runs(root) if run.experiment == "walks"]
     begun[0].path(root).unlink()
@@ -126,7 +127,7 @@ def test_aliases_baselines_and_running_drivers_keep_what_they_link_to(root, caps
     collect(root, "--keep-nights", 1)
     assert days(root) == [0, 1, 3]
     there = {record.fingerprint for record in read_records(root)}
-    assert {step.fingerprint for step in ancestors([walks()])} <= there, "a driver that runs will read them"
+    assert {step.fingerprint for step in ancestors([target])} <= there, "a driver that runs will read them"
 
 
 def test_steps_that_no_run_ever_linked_to_stay_a_day(root):

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from amalgam.pipeline.cli.flags import find_experiment, make_step
 from amalgam.pipeline.engine.execute import Local, Ray, run
 from amalgam.pipeline.engine.ray.jobs import Cluster, require_small
 from amalgam.pipeline.store.artifact import read_records
@@ -105,7 +106,8 @@ def test_a_submitted_job_gives_what_a_local_run_gives_and_its_id_is_taken_once(h
     assert "walks-1: SUCCEEDED" in done.stdout and "MLflow run walks-" in done.stdout
     assert [line for line in done.stdout.splitlines() if line.startswith("3/3 built")], "labels and a count"
     assert not re.search(r"built +\S+-[0-9a-f]{16}", done.stdout), "no hashes"
-    local = run([walks()], tmp_path / "local", Local())
+    target = make_step(find_experiment(f"{REPOSITORY}/tests/pipeline/example.py:walks"), {})
+    local = run([target], tmp_path / "local", Local())
     assert {r.key: r.metrics for r in read_records(tmp_path / "job")} == {
         record.key: record.metrics for record in local.records.values()
     }
