@@ -23,7 +23,7 @@ from amalgam.pipeline.store.artifact import Record, read_curves
 from amalgam.pipeline.store.checkpoints import load_model, read_pictures, read_spec
 from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_about
 from amalgam.pipeline.tracking.run_record import ALIAS, REGISTER, RunRecord
-from amalgam.pipeline.tracking.view import Link, numbers
+from amalgam.pipeline.tracking.view import Link, numbers, step_metrics
 from amalgam.tasks.models.clip import build_clip
 from amalgam.tasks.models.from_pixels import FromPixels
 
@@ -104,7 +104,9 @@ def log_models(client: MlflowClient, networks: Iterable[StepNetwork]) -> None:
             continue
         facts = {"step": one.record.name, "fingerprint": one.record.fingerprint}
         try:
-            log_model(client, one.link, exportable(one.folder), facts, numbers(one.record.metrics))
+            every = step_metrics(one.record, read_curves(one.folder))
+            points = [point for point in every if point.key in one.record.metrics]
+            log_model(client, one.link, exportable(one.folder), facts, points)
         except MlflowException:
             raise
         except Exception as error:  # torch.export raises whatever the traced code and its own guards raise
@@ -112,9 +114,9 @@ def log_models(client: MlflowClient, networks: Iterable[StepNetwork]) -> None:
 
 
 def log_model(
-    client: MlflowClient, link: Link, one: Exportable, metadata: Mapping[str, Any], metrics: Mapping[str, float]
+    client: MlflowClient, link: Link, one: Exportable, metadata: Mapping[str, Any], points: Iterable[Metric]
 ) -> str:
-    """Add the network to a run as its model, with these metrics; the model's id."""
+    """Add the network to a run as its model, with these points, which the run has already; the model's id."""
     with tempfile.TemporaryDirectory() as place:
         folder, about = Path(place, NAME), Model(run_id=link.run_id)
         save_model(one, folder, metadata, about)
@@ -125,9 +127,9 @@ def log_model(
         client.log_model_artifacts(logged.model_id, str(folder))
     client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
     client.log_outputs(link.run_id, [LoggedModelOutput(logged.model_id, step=0)])
-    time = logged.creation_timestamp
-    points = [Metric(name, value, time, 0, model_id=logged.model_id) for name, value in metrics.items()]
-    client.log_batch(link.run_id, points)
+    # At the time and step that they have in the run: the store keeps equal points once.
+    shared = [Metric(p.key, p.value, p.timestamp, p.step, model_id=logged.model_id) for p in points]
+    client.log_batch(link.run_id, shared)
     return str(logged.model_id)
 
 

@@ -123,6 +123,15 @@ def test_the_best_network_is_registered_once_and_has_the_alias(root, client):
     assert client.get_model_version_by_alias("digits", "champion").version == version.version
 
 
+def test_a_metric_of_a_model_is_in_the_history_of_its_run_once(root, client):
+    with_models = [one for one in runs_of(client) if one.outputs and one.outputs.model_outputs]
+    assert with_models
+    for one in with_models:
+        assert len(client.get_metric_history(one.info.run_id, "test/accuracy")) == 1
+        model = client.get_logged_model(one.outputs.model_outputs[0].model_id)
+        assert one.data.metrics["test/accuracy"] in [m.value for m in model.metrics if m.key == "test/accuracy"]
+
+
 def test_a_checkpoint_is_one_file_with_two_names(root, client):
     step = fused(1, 0.9)
     found = next(one for one in runs_of(client) if one.data.tags.get("fingerprint") == step.fingerprint)
