@@ -14,6 +14,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from amalgam.pipeline.__main__ import main
+from amalgam.pipeline.cli.flags import find_experiment, make_step
 from amalgam.pipeline.engine.execute import Event, Local, run
 from amalgam.pipeline.engine.step import Resources, Step
 from amalgam.pipeline.store.artifact import RECORD
@@ -132,7 +133,12 @@ def test_the_commands_read_it(bucket, monkeypatch, tmp_path, capsys):
     another_machine(monkeypatch, tmp_path)
     outputs += [amalgam("run", WALKS, "--local")]
     assert "all 3 steps were built already" in outputs[-1][1]
-    outputs += [amalgam("show"), amalgam("show", "total-"), amalgam("verify"), amalgam("sync")]
+    outputs += [
+        amalgam("show"),
+        amalgam("show", make_step(find_experiment(WALKS), {}).key),
+        amalgam("verify"),
+        amalgam("sync"),
+    ]
     assert "walk-" in outputs[3][1] and '"total"' in outputs[4][1] and "4 steps, 0 of them damaged" in outputs[5][1]
     first, second, _ = read_runs(root_path(bucket))
     outputs += [amalgam("compare", first.key, second.key)]
