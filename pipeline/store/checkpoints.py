@@ -151,9 +151,9 @@ def read_nonzeros(folder: Path) -> dict[str, Tensor]:
     return load_file(folder / NONZEROS) if (folder / NONZEROS).is_file() else {}
 
 
-def save_pictures(images: Images, folder: Path) -> None:
-    """Write, beside a network, how it is fed pictures such as these."""
-    about = Pictures(class_names=images.class_names, mean=images.mean, std=images.std)
+def save_pictures(images: Images, folder: Path, class_names: tuple[str, ...] | None = None) -> None:
+    """Write, beside a network, how it is fed pictures such as these; its classes may have other names than theirs."""
+    about = Pictures(class_names=class_names or images.class_names, mean=images.mean, std=images.std)
     (folder / PICTURES).write_text(about.model_dump_json(indent=2) + "\n")
 
 

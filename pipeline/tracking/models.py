@@ -4,6 +4,7 @@ A model takes uint8 pixels; its preprocessing is part of it, and its metadata na
 """
 
 import tempfile
+import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,8 +23,11 @@ from mlflow.types import Schema, TensorSpec
 from amalgam.pipeline.store.artifact import Record, read_curves
 from amalgam.pipeline.store.checkpoints import load_model, read_pictures, read_spec
 from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_about
+from amalgam.pipeline.tracking.client import RunsInStore
 from amalgam.pipeline.tracking.run_record import ALIAS, REGISTER, RunRecord
-from amalgam.pipeline.tracking.view import Link, numbers, step_metrics
+from amalgam.pipeline.tracking.store import Store
+from amalgam.pipeline.tracking.view import Link, milliseconds, numbers, step_metrics
+from amalgam.pipeline.tracking.view import params as as_params
 from amalgam.tasks.models.clip import build_clip
 from amalgam.tasks.models.from_pixels import FromPixels
 
@@ -47,11 +51,11 @@ def exportable(folder: Path) -> Exportable:
     if (folder / "classifier.json").is_file():
         about = read_about(folder)
         how = build_clip(about.clip, filled=False).preprocessing
-        network = FromPixels(load_classifier(folder), how.mean, how.std)
-        return Exportable(network.eval(), (len(how.mean), *how.size), about.class_names)
-    pictures = read_pictures(folder)
-    network = FromPixels(load_model(folder), pictures.mean, pictures.std)
-    return Exportable(network.eval(), read_spec(folder).in_shape, pictures.class_names)
+        served = FromPixels(load_classifier(folder), how.mean, how.std)
+        return Exportable(served.eval(), (len(how.mean), *how.size), about.class_names)
+    pictures, network = read_pictures(folder), load_model(folder)
+    names = getattr(network, "class_names", pictures.class_names)
+    return Exportable(FromPixels(network, pictures.mean, pictures.std).eval(), read_spec(folder).in_shape, names)
 
 
 def save_model(one: Exportable, folder: Path, metadata: Mapping[str, Any], model: Model | None = None) -> None:
@@ -131,6 +135,32 @@ def log_model(
     shared = [Metric(p.key, p.value, p.timestamp, p.step, model_id=logged.model_id) for p in points]
     client.log_batch(link.run_id, shared)
     return str(logged.model_id)
+
+
+def register_folder(
+    store: Store,
+    experiment: str,
+    folder: Path,
+    params: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    name: str,
+    alias: str | None,
+) -> str:
+    """Show the network of a folder as a finished run of an experiment, and register its model; the version."""
+    runs, started = RunsInStore(store), time.time()
+    title = folder.absolute().name
+    tags = {"folder": str(folder.absolute())}
+    run = runs.created(runs.experiment(experiment), started, tags, "folder", title)
+    link = Link(title, title, run.info.experiment_id, run.info.run_id)
+    points = [Metric(f"test/{key}", value, milliseconds(started), 0) for key, value in _finite(metrics).items()]
+    runs.log_batches(link.run_id, as_params(params), points, {})
+    log_model(runs.client, link, exportable(folder), {"step": experiment}, points)
+    runs.client.set_terminated(link.run_id)
+    return register(runs.client, link, name, alias)
+
+
+def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {key: float(value) for key, value in metrics.items() if isinstance(value, (int, float))}
 
 
 def model_of(client: MlflowClient, run_id: str) -> str | None:

@@ -11,6 +11,8 @@ from typer import Argument, Option
 
 from amalgam.pipeline.cli.errors import require_flags
 from amalgam.pipeline.cli.from_files.preprocessing import Preparation
+from amalgam.pipeline.cli.from_files.registering import FLAGS as REGISTRATION
+from amalgam.pipeline.cli.from_files.registering import Registration
 from amalgam.pipeline.cli.plan import size_text
 from amalgam.pipeline.console import output, say
 from amalgam.pipeline.experiments.fusion.matching_methods import NAMES, method_class, times
@@ -100,6 +102,7 @@ def fuse_command() -> Callable[..., None]:
     """The function behind `amalgam fuse`."""
 
     def fuse(checkpoints: list[Path], **given: Any) -> None:
+        register = Registration.taken(given)
         preparation = _preparation({name: given.pop(name) for name in PREPARATION})
         described = DataSpec(name=given["data"], image_size=preparation.image_size)
         settings = {
@@ -119,17 +122,22 @@ def fuse_command() -> Callable[..., None]:
         from amalgam.pipeline.cli.from_files.fuse_checkpoints import FuseRequest, fuse_checkpoints
 
         request = FuseRequest(tuple(checkpoints), **settings, **{name: given[name] for name in as_given})
-        output().print(_table(fuse_checkpoints(request)))
+        rows = fuse_checkpoints(request)
+        output().print(_table(rows))
         if not request.expected:
             say("accuracies are those of images prepared as above: --expect-accuracy stops where members score less")
         say(f"fused network: {request.out}; load it with amalgam.load_model({str(request.out)!r})")
+        register("fuse", request.out, given, rows[-1])
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     members = Annotated[list[Path], Argument(help=CHECKPOINTS)]
     fuse.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
             inspect.Parameter("checkpoints", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=members),
-            *(inspect.Parameter(name, keyword, annotation=a, default=d) for name, (a, d) in FLAGS.items()),
+            *(
+                inspect.Parameter(name, keyword, annotation=a, default=d)
+                for name, (a, d) in (FLAGS | REGISTRATION).items()
+            ),
         ]
     )
     fuse.__doc__ = f"Fuse trained networks of one architecture into one network.\n\n{LOADING}"

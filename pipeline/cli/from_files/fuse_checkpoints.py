@@ -27,7 +27,7 @@ from amalgam.pipeline.console import say
 from amalgam.pipeline.engine.host import require_device
 from amalgam.pipeline.store.artifact import new_folder
 from amalgam.pipeline.store.canonical import canonical
-from amalgam.pipeline.store.checkpoints import load_model, save_model
+from amalgam.pipeline.store.checkpoints import load_model, save_model, save_pictures
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.images import Images, load
 from amalgam.tasks.data.loading import batches
@@ -106,6 +106,7 @@ def fuse_checkpoints(request: FuseRequest) -> list[Row]:
         rows.append(row_of("fused", found, union, opened.test, cost_on(fused, opened.example), target))
         spec = members[0].spec.model_copy(update={"num_classes": found.shape[1]})
         save_model(fused, spec, folder)
+        save_pictures(opened.test, folder, union)
         _write_origin(request, opened, weights, rows, folder)
     load_model(request.out)  # What was written can be read.
     return rows

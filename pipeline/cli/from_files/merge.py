@@ -9,6 +9,8 @@ from pydantic.fields import FieldInfo
 from typer import Argument, Option
 
 from amalgam.pipeline.cli.errors import require_flags
+from amalgam.pipeline.cli.from_files.registering import FLAGS as REGISTRATION
+from amalgam.pipeline.cli.from_files.registering import Registration
 from amalgam.pipeline.console import say
 from amalgam.tasks.merging import MERGE_METHODS, MergeMethod, find_merge_method
 from amalgam.tasks.merging.weights.providers import MWA
@@ -48,7 +50,6 @@ HISTORY_FLAGS: dict[str, tuple[Any, Any]] = {
         ],
         None,
     ),
-    "tracking_uri": (Annotated[str | None, Option(envvar="MLFLOW_TRACKING_URI", help="MLflow server.")], None),
 }
 
 
@@ -57,23 +58,34 @@ def merge_command() -> Callable[..., None]:
     fields = settings_of_all()
 
     def merge(checkpoints: list[Path], **values: Any) -> None:
+        given, register = dict(values), Registration.taken(values)
         settings = {name: value for name in fields if (value := values.pop(name)) is not None}
         method = method_with(values.pop("method"), settings)
         weighting = {name: values.pop(name) for name in HISTORY_FLAGS}
         if weighting["history"] is not None:
+            weighting |= {"tracking_uri": register.tracking_uri}
             method = weighted(method, len(checkpoints) - values["base"], **weighting)
         from amalgam.pipeline.cli.from_files.merge_files import (  # here, not above: it imports torch
             MergeRequest,
             merge_files,
+            require_loadable,
         )
 
         request = MergeRequest(tuple(checkpoints), method, has_base=values.pop("base"), **values)
+        if register.name:
+            require_loadable(request)
         for line in merge_files(request):
             say(line)
         say(f"merged network: {request.out}")
+        register("merge", request.out, given, {})
 
     keyword = inspect.Parameter.KEYWORD_ONLY
-    flags = OWN_FLAGS | HISTORY_FLAGS | {name: (_kind(field, kinds), None) for name, (field, kinds) in fields.items()}
+    flags = (
+        OWN_FLAGS
+        | HISTORY_FLAGS
+        | REGISTRATION
+        | {name: (_kind(field, kinds), None) for name, (field, kinds) in fields.items()}
+    )
     merge.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
             inspect.Parameter("checkpoints", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Checkpoints),

@@ -13,6 +13,7 @@ from torch import Tensor
 from amalgam.pipeline.reports.builder import write_rows
 from amalgam.pipeline.store.artifact import new_folder
 from amalgam.pipeline.store.canonical import canonical
+from amalgam.pipeline.store.checkpoints import PICTURES, read_spec
 from amalgam.pipeline.store.state_files import ADAPTER, INDEX, SINGLE, StateFile, open_state, write_safetensors
 from amalgam.pipeline.store.tables.statistics import read_statistics
 from amalgam.tasks.merging import MergeMethod, merged_tensors
@@ -23,7 +24,7 @@ from amalgam.tasks.merging.statistics.conflict import conflicts
 
 ORIGIN, ADAPTER_CONFIG, CONFLICTS = "merge.json", "adapter_config.json", "conflicts"
 MOST_NAMED = 5  # tensors that are printed; the table holds all
-COPIED = ("config.json", "generation_config.json", "classifier.json")
+COPIED = ("config.json", "generation_config.json", "classifier.json", PICTURES)
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,12 @@ class MergeRequest:
     def members(self) -> tuple[Path, ...]:
         """Where the members' weights lie."""
         return self.checkpoints[self.has_base :]
+
+
+def require_loadable(request: MergeRequest) -> None:
+    """Raise ValueError unless the members are folders that say how their network is built, as the result then does."""
+    if not (request.members[0] / "classifier.json").is_file():
+        read_spec(request.members[0])
 
 
 def merge_files(request: MergeRequest) -> list[str]:

@@ -178,6 +178,7 @@ def test_fuse_writes_one_network_that_loads(checkpoints, tmp_path, capsys):
     assert fused(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
     assert {path.name for path in (tmp_path / "fused").iterdir()} == {
         "config.json",
+        "pictures.json",
         "fusion.json",
         "model.safetensors",
     }

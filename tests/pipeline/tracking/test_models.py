@@ -36,6 +36,7 @@ from amalgam.tasks.models.spec import ModelSpec
 from tests.pipeline.tracking.test_tracking import free_port
 
 DATA = DataSpec(name="digits", mean=0.3, std=0.4)
+FUSED = ("--interpolation", "bilinear", "--alpha", "0.4")
 HERE = Path(__file__).parents[3]
 
 
@@ -161,6 +162,29 @@ def test_registered_models_are_found_after_the_root_was_moved(root, tmp_path, mo
     assert {one.artifact_location.partition("/mlartifacts")[0] for one in models} == {there.as_uri()}
     assert version.source.startswith(there.as_uri())
     mlflow.pytorch.load_model("models:/digits@champion")(pixels)
+
+
+def test_what_fuse_and_merge_write_is_registered(root, client, tmp_path, pixels, capsys, monkeypatch):
+    import mlflow.pytorch
+
+    members = [str(fused(seed, accuracy).path(root)) for seed, accuracy in ((0, 0.6), (1, 0.9))]
+    where = ["--root", str(root), "--alias", "champion"]
+    with pytest.raises(SystemExit) as ended:
+        monkeypatch.delenv("MLFLOW_TRACKING_URI")
+        data = ["--data", "digits", "--mean", "0.3", "--std", "0.4", "--image-size", "8", *FUSED]
+        main(["fuse", *members, *data, "--out", str(tmp_path / "fused"), "--register", "fused-digits", *where])
+    assert ended.value.code == 0 and "models:/fused-digits/1" in capsys.readouterr().out
+    version = client.get_model_version_by_alias("fused-digits", "champion")
+    assert "test/accuracy" in client.get_run(version.run_id).data.metrics
+    with pytest.raises(SystemExit) as ended:
+        how = ["--no-base", "--method", "Average", "--out", str(tmp_path / "merged")]
+        main(["merge", *members, *how, "--register", "merged-digits", *where])
+    assert ended.value.code == 0
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store_of(root).uri)
+    for name in ("fused", "merged"):
+        with torch.no_grad():
+            found = mlflow.pytorch.load_model(f"models:/{name}-digits@champion")(pixels)
+            torch.testing.assert_close(found, load_model(tmp_path / name)(normalise(pixels, 0.3, 0.4)))
 
 
 @pytest.mark.parametrize(
