@@ -94,6 +94,23 @@ def test_activations_are_taken_on_the_axis_of_units_or_refused_by_name():
         fuse(seeded(Plain), PartialOT(alpha=0.5, cost="activations"), numbers(8, 5), calibration=[numbers(8, 5)])
 
 
+class Converted(nn.Module):
+    """A table that is converted and resized before it is added, as positions of vision transformers are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.table, self.last = nn.Linear(5, 6), nn.Parameter(torch.randn(1, 4, 6)), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        table = F.interpolate(self.table[:, 1:].to(torch.float32).mT, size=7, mode="linear").mT
+        return self.last(torch.relu(self.first(x) + table)).mean(1)
+
+
+def test_parameters_that_are_converted_to_a_type_are_fused():
+    (a, b), x = [net.float() for net in seeded(Converted)], numbers(8, 7, 5).float()
+    torch.testing.assert_close(fuse([a, b], ENSEMBLE, x)(x), (a(x) + b(x)) / 2, rtol=0, atol=1e-5)
+
+
 class Two(nn.Module):
     def __init__(self) -> None:
         super().__init__()
