@@ -65,12 +65,6 @@ def association(active: Tensor, categories: Tensor, rate: float = 0.05) -> Assoc
     return Association(information, torch.from_numpy(false_discovery_control(chances) <= rate), entropy)
 
 
-def shortcuts(active: Tensor, labels: Tensor, domains: Tensor, rate: float = 0.05) -> tuple[int, ...]:
-    """Latents that say something of the label inside exactly one domain: what may go with it there by accident."""
-    found = [association(active[domains == one], labels[domains == one], rate).significant for one in domains.unique()]
-    return tuple(torch.nonzero(torch.stack(found).sum(0) == 1).flatten().tolist())
-
-
 def of_domains(active: Tensor, domains: Tensor, labels: Tensor, rate: float = 0.05) -> tuple[int, ...]:
     """Latents that distinguish domains, and these more than labels: the task's own latents stay free."""
     domain, label = association(active, domains, rate), association(active, labels, rate)

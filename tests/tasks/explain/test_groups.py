@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.metrics import mutual_info_score
 
-from amalgam.tasks.explain.groups import association, directions, named_latents, of_domains, of_one_set, shortcuts
+from amalgam.tasks.explain.groups import association, directions, named_latents, of_domains, of_one_set
 from amalgam.tasks.explain.names import name_latents
 
 EXAMPLES, LATENTS = 900, 200
@@ -34,14 +34,6 @@ def test_false_discoveries_stay_below_their_rate():
     # Without any association a discovery is a false one: a share of at most `rate` of the repetitions has any.
     with_any = sum(bool(association(*drawn(seed)[:2], rate=0.1).latents) for seed in range(100))
     assert with_any <= 20  # 10 expected; more than 20 has a chance below 0.001
-
-
-def test_shortcuts_go_with_the_label_in_one_domain_alone():
-    active, domains, generator = drawn()
-    labels = torch.randint(2, (EXAMPLES,), generator=generator)
-    active[:, 4] = labels == 1
-    active[domains == 0, 5] = (labels == 1)[domains == 0]
-    assert 5 in shortcuts(active, labels, domains) and 4 not in shortcuts(active, labels, domains)
 
 
 @pytest.mark.parametrize("names", ["one domain", "never active"])
