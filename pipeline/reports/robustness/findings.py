@@ -112,17 +112,17 @@ def _over_seeds(num_ahead: int, seeds: OverSeeds) -> str:
 
 def grid_ends(rows: Sequence[Row]) -> list[str]:
     """Warnings of choices at the end of what was tried, where another might be better."""
-    found = list[str]()
-    for row in (row for row in formed_rows(rows) if row["form"] == "" and row["strength"]):
+    found, shown = list[str](), formed_rows(rows)
+    for row in (row for row in shown if row["form"] == "" and row["strength"]):
         tried = sorted(one["strength"] for one in line_of(rows, row["method"]) if one["strength"])
-        beyond = {tried[-1]: tried[-1] * GRID_FACTOR, tried[0]: tried[0] / GRID_FACTOR}.get(row["strength"])
-        if beyond is not None:
-            found.append(
-                f"strength {row['strength']:g} of {row['method']} is at the end of its grid (try --strengths with "
-                f"{beyond:.3g} too)"
-            )
-    for row in (row for row in formed_rows(rows) if row["form"] == "WiSE" and row["alpha"] in (0, 1)):
-        found.append(f"the alpha of {row['method']} + WiSE, {row['alpha']:g}, is an end of its path")
+        end = {tried[-1]: "largest", tried[0]: "smallest"}.get(row["strength"])
+        if end is not None:
+            found.append(f"strength {row['strength']:g} of {row['method']} is the {end} tried")
+    if found:
+        found[-1] += f" (extend --strengths by a factor of {GRID_FACTOR:.3g})"
+    for alpha in (0, 1):
+        methods = [row["method"] for row in shown if row["form"] == "WiSE" and row["alpha"] == alpha]
+        found += [f"alpha {alpha} was chosen for WiSE on {', '.join(methods)}"] * bool(methods)
     return found
 
 
