@@ -11,8 +11,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from amalgam.tasks.scoring.seeds import LEVEL
+
 DRAWS = 1000  # resamples of a bootstrap: the ends of a 95 % interval are then each drawn 25 times over
-LEVEL = 0.95
 CALIBRATION_BINS = 15  # as in Guo et al. (2017)
 IGNORED_GROUP = "Other"  # as WILDS has it, the worst region is not sought among images of no known region
 NO_GROUP = -1

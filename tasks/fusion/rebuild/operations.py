@@ -11,7 +11,7 @@ from torch.fx import Node
 from amalgam.tasks.fusion.rebuild.moves import write_concatenation, write_item, write_move
 from amalgam.tasks.fusion.rebuild.network import Writer, length_along, path_of
 from amalgam.tasks.fusion.rebuild.per_member import distributed, write_norm, write_reduction
-from amalgam.tasks.tracing.layout import Layout
+from amalgam.tasks.tracing.layout import Layout, Segment
 from amalgam.tasks.tracing.nodes import (
     arguments_of,
     is_symbolic,
@@ -23,6 +23,7 @@ from amalgam.tasks.tracing.nodes import (
     tensors_of,
 )  # fmt: skip
 from amalgam.tasks.tracing.rules import table
+from amalgam.tasks.tracing.rules.movement import ZEROS
 
 aten = torch.ops.aten
 
@@ -159,7 +160,7 @@ def write_expand(writer: Writer, node: Node) -> Any:
 
 def write_factory(writer: Writer, node: Node) -> Any:
     """Zeros made on the spot, as long as the state that they start."""
-    if not is_tensor(node) or operation_of(node) not in ("zeros", "new_zeros"):
+    if not is_tensor(node) or operation_of(node) not in ZEROS:
         return writer.again(node)
     made, place = writer.again(node), 1 if operation_of(node) == "new_zeros" else 0
     sizes = [
@@ -199,8 +200,6 @@ def _same(one: Layout | None, two: Layout) -> bool:
 
 
 def _shared(length: int) -> Layout:
-    from amalgam.tasks.tracing.layout import Segment
-
     return Layout((Segment(None, np.arange(length)[None]),))
 
 

@@ -107,12 +107,12 @@ def item(flow: Flow, node: Node) -> Carriers:
 
 def factory(flow: Flow, node: Node) -> Carriers:
     """Zeros or ones made on the spot: they may become part of a state over units, so their axes are free."""
-    if operation_of(node) in FACTORIES and isinstance(node.meta.get("val"), Tensor):
+    if operation_of(node) in ZEROS and isinstance(node.meta.get("val"), Tensor):
         return [c for a, c in enumerate(flow.own(node)) if isinstance(node.meta["val"].shape[a], int) and a > 0]
     return []
 
 
-FACTORIES = ("zeros", "new_zeros")
+ZEROS = ("zeros", "new_zeros")
 
 
 def run_on(node: Node, numbers: np.ndarray) -> list[np.ndarray]:
