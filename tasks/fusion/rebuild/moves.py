@@ -17,7 +17,7 @@ from amalgam.tasks.tracing.nodes import (
     refusal,
     shape_of,
     tensors_of,
-)  # fmt: skip
+)
 from amalgam.tasks.tracing.rules.movement import run_on
 
 aten = torch.ops.aten

@@ -21,7 +21,7 @@ from amalgam.tasks.tracing.nodes import (
     refusal,
     shape_of,
     tensors_of,
-)  # fmt: skip
+)
 from amalgam.tasks.tracing.rules import table
 from amalgam.tasks.tracing.rules.movement import ZEROS
 
@@ -92,9 +92,7 @@ def write_batch_norm(writer: Writer, node: Node) -> Node:
         return writer.again(node)
     mean = writer.tensors[f"{path}.running_mean"]
     kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}[rank_of(node)]
-    norm = kind(
-        len(mean), arguments["eps"], arguments["momentum"], affine=weight is not None, device="meta"
-    )  # fmt: skip
+    norm = kind(len(mean), arguments["eps"], arguments["momentum"], affine=weight is not None, device="meta")
     return writer.module(path, _filled(writer, path, norm), writer.new[arguments["input"]])
 
 

@@ -31,9 +31,14 @@ def write_norm(writer: Writer, node: Node) -> Node:
     except ValueError as error:
         raise refusal(node, str(error)) from error
     norm = BlockNorm(
-        blocks, vectors[0], vectors[1], arguments["eps"] or torch.finfo(node.meta["val"].dtype).eps,
-        axis - rank_of(x), over, is_centred=name != "rms_norm",
-    )  # fmt: skip
+        blocks,
+        vectors[0],
+        vectors[1],
+        arguments["eps"] or torch.finfo(node.meta["val"].dtype).eps,
+        axis - rank_of(x),
+        over,
+        is_centred=name != "rms_norm",
+    )
     own = arguments.get("weight")
     path = (path_of(writer, own, arguments.get("bias")) if own is not None else None) or f"{node.name}_blocks"
     return writer.module(path, norm, writer.new[x])

@@ -19,7 +19,7 @@ from amalgam.tasks.tracing.nodes import (
     shape_of,
     sizes_of,
     tensors_of,
-)  # fmt: skip
+)
 from amalgam.tasks.tracing.rules.pointwise import joined
 from amalgam.tasks.tracing.units import FIXED, ZERO, Carrier
 
