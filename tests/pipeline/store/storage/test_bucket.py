@@ -122,6 +122,7 @@ def test_an_upload_that_was_broken_off_is_no_step_and_is_written_over(bucket):
     assert storage_of(root_path(bucket)).verify() == (1, [])
 
 
+@pytest.mark.slow
 def test_the_commands_read_it(bucket, monkeypatch, tmp_path, capsys):
     def amalgam(*arguments: str) -> tuple[int, str]:
         with pytest.raises(SystemExit) as ended:
@@ -178,23 +179,27 @@ class Memory(dict):
         self.pop(name, None)
 
 
-def test_a_lease_lets_one_in_at_a_time():
-    objects, inside, most = Memory(), [], []
+def test_a_lease_lets_nobody_in_before_its_owner_leaves():
+    objects, inside, leave, entered = Memory(), threading.Event(), threading.Event(), threading.Event()
 
-    def work() -> None:
-        with leased(objects, "step", 1.0):
-            inside.append(1)
-            most.append(len(inside))
-            time.sleep(0.05)
-            inside.pop()
+    def first() -> None:
+        with leased(objects, "step", 60.0):
+            inside.set()
+            leave.wait()
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-        time.sleep(0.02)
+    def second() -> None:
+        with leased(objects, "step", 60.0):
+            entered.set()
+
+    threads = [threading.Thread(target=first), threading.Thread(target=second)]
+    threads[0].start()
+    assert inside.wait(60)
+    threads[1].start()
+    assert not entered.wait(0.5)
+    leave.set()
     for thread in threads:
         thread.join()
-    assert most == [1, 1, 1, 1] and not objects
+    assert entered.is_set() and not objects
 
 
 def test_a_lease_of_a_silent_machine_expires_and_one_of_a_dead_process_at_once():
@@ -223,8 +228,8 @@ def test_a_lease_that_is_renewed_is_waited_for():
     objects["step"] = Lease(owner=other, id="other").model_dump_json().encode()
     thread = threading.Thread(target=renew)
     thread.start()
-    threading.Timer(1.5, ended.set).start()
-    with leased(objects, "step", 1.0):
+    threading.Timer(4.0, ended.set).start()
+    with leased(objects, "step", 3.0):
         assert ended.is_set()
     thread.join()
 
@@ -257,7 +262,7 @@ def test_two_drivers_at_once_share(bucket, tmp_path, monkeypatch):
         return subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     drivers = [driver("one"), driver("two")]
-    outputs = [driver.communicate(timeout=120)[0] for driver in drivers]
+    outputs = [driver.communicate(timeout=280)[0] for driver in drivers]
     assert [driver.returncode for driver in drivers] == [0, 0], outputs
     storage = storage_of(root_path(bucket))
     assert storage.verify() == (5, []) and len(read_runs(root_path(bucket))) == 2
