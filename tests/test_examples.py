@@ -40,7 +40,8 @@ def test_a_folder_of_images_is_fine_tuned_on(pictures, monkeypatch):  # noqa: F8
     monkeypatch.chdir(pictures)
     weights = ("--checkpoint", str(pictures / "weights.safetensors"), "--architecture", "Tiny-16", "--image-size", "16")
     main = example("sae_ft_of_an_image_folder").main
-    table = main(["pictures", *weights, "--epochs", "1", "--strengths", "70"])
+    scale = ("--mean", "0.5", "0.5", "0.5", "--std", "0.25", "0.25", "0.25")
+    table = main(["pictures", *weights, *scale, "--epochs", "1", "--strengths", "70"])
     assert set(table["method"]) == {"zero-shot", "ft", "sae-mask"}
     assert table["id/accuracy"].between(0, 1).all()
 
