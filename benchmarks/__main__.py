@@ -28,6 +28,7 @@ BENCHMARKS = {
     "parallel": "system",
     "cached": "system",
     "durability": "system",
+    "tracking": "system",
 }
 """The folder of each, in the order of the results."""
 
