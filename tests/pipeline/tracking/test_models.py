@@ -24,16 +24,19 @@ from amalgam.pipeline.engine.execute import Event, Local, run
 from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.store.checkpoints import load_model, save_model, save_pictures
+from amalgam.pipeline.store.clip_checkpoints import ClassifierInfo, key_of, save_classifier
 from amalgam.pipeline.tracking.database import prepared
 from amalgam.pipeline.tracking.run_record import RunRecord, read_runs
 from amalgam.pipeline.tracking.store import SETTINGS, Store, store_of
 from amalgam.pipeline.tracking.sync import Tracker
+from amalgam.tasks.clip.zero_shot import Classifier, zero_shot_head
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.images import load
 from amalgam.tasks.data.loading import normalise
 from amalgam.tasks.models import build
 from amalgam.tasks.models.spec import ModelSpec
 from tests.pipeline.tracking.test_tracking import free_port
+from tests.tasks.clip.worlds import CLASSES, spec, tiny_clip
 
 DATA = DataSpec(name="digits", mean=0.3, std=0.4)
 FUSED = ("--interpolation", "bilinear", "--alpha", "0.4")
@@ -131,6 +134,26 @@ def test_a_metric_of_a_model_is_in_the_history_of_its_run_once(root, client):
         assert len(client.get_metric_history(one.info.run_id, "test/accuracy")) == 1
         model = client.get_logged_model(one.outputs.model_outputs[0].model_id)
         assert one.data.metrics["test/accuracy"] in [m.value for m in model.metrics if m.key == "test/accuracy"]
+
+
+def test_a_classifier_of_clip_is_a_model_of_its_classes(tmp_path, monkeypatch):
+    import mlflow.pytorch
+
+    from amalgam.pipeline.tracking.models import exportable
+    from amalgam.pipeline.tracking.models import save_model as save_mlflow_model
+
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    clip, templates = tiny_clip(), ("a photo of the digit {}",)
+    classifier = Classifier(clip.image_tower, zero_shot_head(clip, CLASSES, templates)).eval()
+    about = ClassifierInfo(clip=spec(), class_names=CLASSES, templates=templates, backbone=key_of(clip))
+    save_classifier(classifier, about, tmp_path)
+    save_mlflow_model(exportable(tmp_path), tmp_path / "model", {})
+    how = clip.preprocessing
+    for count in (1, 3):
+        pixels = torch.randint(0, 256, (count, len(how.mean), *how.size), dtype=torch.uint8)
+        with torch.no_grad():
+            found = mlflow.pytorch.load_model(str(tmp_path / "model"))(pixels)
+            torch.testing.assert_close(found, classifier(normalise(pixels, how.mean, how.std)))
 
 
 def test_a_checkpoint_is_one_file_with_two_names(root, client):
