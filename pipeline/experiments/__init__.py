@@ -14,6 +14,7 @@ from amalgam.pipeline.experiments.combining import combine
 from amalgam.pipeline.experiments.fusion.partial_fusion import PRESETS, partial_fusion
 from amalgam.pipeline.experiments.imaging import few_shot, layered_volumes
 from amalgam.pipeline.experiments.merging.checkpoints import checkpoint_merging
+from amalgam.pipeline.experiments.merging.clip_tasks import clip_multi_task_merging
 from amalgam.pipeline.experiments.merging.federated import federated
 from amalgam.pipeline.experiments.merging.multi_task import multi_task_merging
 from amalgam.pipeline.experiments.merging.sparse import sparse_finetuning
@@ -40,6 +41,7 @@ EXPERIMENTS: dict[str, Callable[..., Step]] = {
     "partial_fusion": partial_fusion,
     "combine": combine,
     "multi_task_merging": multi_task_merging,
+    "clip_multi_task_merging": clip_multi_task_merging,
     "checkpoint_merging": checkpoint_merging,
     "sparse_finetuning": sparse_finetuning,
     "federated": federated,

@@ -51,3 +51,45 @@ acorn
 """
 TINY_IMAGENET_NAMES = tuple(" ".join(name.split()) for name in _TINY_IMAGENET.split(","))
 """The first WordNet synonym of each class of Tiny ImageNet, in the order of their identifiers (wnids)."""
+DIGITS = tuple(map(str, range(10)))
+_LIMITS = tuple(f"red and white circle {speed} kph speed limit" for speed in (20, 30, 50, 60, 70, 80))
+GTSRB_NAMES = (
+    *_LIMITS,
+    "end / de-restriction of 80 kph speed limit",
+    *(f"red and white circle {speed} kph speed limit" for speed in (100, 120)),
+    "red and white circle red car and black car no passing",
+    "red and white circle red truck and black car no passing",
+    "red and white triangle road intersection warning",
+    "white and yellow diamond priority road",
+    "red and white upside down triangle yield right-of-way",
+    "stop",
+    "empty red and white circle",
+    "red and white circle no truck entry",
+    "red circle with white horizonal stripe no entry",
+    "red and white triangle with exclamation mark warning",
+    "red and white triangle with black left curve approaching warning",
+    "red and white triangle with black right curve approaching warning",
+    "red and white triangle with black double curve approaching warning",
+    "red and white triangle rough / bumpy road warning",
+    "red and white triangle car skidding / slipping warning",
+    "red and white triangle with merging / narrow lanes warning",
+    "red and white triangle with person digging / construction / road work warning",
+    "red and white triangle with traffic light approaching warning",
+    "red and white triangle with person walking warning",
+    "red and white triangle with child and person walking warning",
+    "red and white triangle with bicyle warning",
+    "red and white triangle with snowflake / ice warning",
+    "red and white triangle with deer warning",
+    "white circle with gray strike bar no speed limit",
+    "blue circle with white right turn arrow mandatory",
+    "blue circle with white left turn arrow mandatory",
+    "blue circle with white forward arrow mandatory",
+    "blue circle with white forward or right turn arrow mandatory",
+    "blue circle with white forward or left turn arrow mandatory",
+    "blue circle with white keep right arrow mandatory",
+    "blue circle with white keep left arrow mandatory",
+    "blue circle with white arrows indicating a traffic circle",
+    "white circle with gray strike bar indicating no passing for cars has ended",
+    "white circle with gray strike bar indicating no passing for trucks has ended",
+)
+"""What prompts call the 43 traffic signs of GTSRB (Radford et al. 2021, spelling included), in the order of labels."""

@@ -5,8 +5,10 @@ from pathlib import Path
 
 from amalgam.tasks.data.catalogue import KNOWN, DataSpec
 from amalgam.tasks.data.images import Images, PartName, load
+from amalgam.tasks.data.pixels import with_channels
 from amalgam.tasks.data.sources import (
     AnySource,
+    Coloured,
     Corrupted,
     LabelledConfig,
     MixedStyles,
@@ -27,6 +29,9 @@ def open_source(source: AnySource, root: Path | None = None) -> Images:
         return corrupted_images(open_source(source.source, root), source.corruption, source.severity, source.seed)
     if isinstance(source, Stored):
         return load(source.data, source.split, root)
+    if isinstance(source, Coloured):
+        plain = source.data.model_copy(update={"mean": 0.5, "std": 0.5})  # one number, whatever the channels
+        return with_channels(load(plain, source.split, root), 3, source.data.mean, source.data.std)
     if isinstance(source, MixedStyles):
         return draw_mixed(open_renderer(source.pictures, root), source)
     return draw(open_renderer(source, root), source)

@@ -125,6 +125,18 @@ def enlarged(images: Images, size: int, interpolation: Interpolation = "bilinear
     return changed(images, lambda pixels, _: resized(pixels, size, interpolation), (size, interpolation), size)
 
 
+def with_channels(images: Images, channels: int, mean: Scale = 0.5, std: Scale = 0.5) -> Images:
+    """Grey pictures in colour or the mean of colours, where channels differ; scaled by `mean` and `std`."""
+
+    def change(pixels: Tensor, _: Tensor) -> Tensor:
+        if pixels.shape[1] == 1:
+            return pixels.expand(-1, channels, -1, -1)
+        return pixels.float().mean(1, keepdim=True).round().to(torch.uint8)
+
+    other = images if images.shape[0] == channels else changed(images, change, (channels,))
+    return replace(other, shape=(channels, *images.shape[1:]), mean=mean, std=std)
+
+
 def resized(pixels: Tensor, size: int, interpolation: Interpolation) -> Tensor:
     """Images uint8 (b, c, h, w) as squares of a side in pixels, with antialiasing."""
     return interpolate(pixels, (size, size), mode=interpolation, antialias=True)

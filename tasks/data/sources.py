@@ -47,6 +47,16 @@ class Stored(Value):
     """Which part of it."""
 
 
+class Coloured(Value):
+    """The same in three channels, grey pictures as they look, for networks that read colours."""
+
+    kind: Literal["coloured"] = "coloured"
+    data: DataSpec
+    """Which set; its mean and deviation are those of the three channels."""
+    split: Literal["train", "test"] = "test"
+    """Which part of it."""
+
+
 class Styled(Value):
     """Pictures in a style, drawn when read: what they show follows from (seed, number of the image) alone."""
 
@@ -175,7 +185,7 @@ class Corrupted(Value):
         return corruption
 
 
-AnySource = Stored | StyledPairs | StyledPhotos | MixedStyles | Corrupted
+AnySource = Stored | Coloured | StyledPairs | StyledPhotos | MixedStyles | Corrupted
 Source = Annotated[AnySource, Field(discriminator="kind")]
 
 

@@ -129,32 +129,40 @@ def _of_seed(recipe: MergingRecipe, seed: int) -> Iterator[Step]:
 
 def rows(recipe: MergingRecipe) -> Iterator[tuple[str, tuple[MergeMethod, ...], str | None]]:
     """The rows of the table: a label, the grid that is chosen from, and whose statistics it reads."""
-    density, rank, first = recipe.density, recipe.rank, recipe.estimators[0]
-
-    def scaled(kind: type[TaskVectorMethod], **settings: object) -> tuple[MergeMethod, ...]:
-        return tuple(kind.model_validate({**settings, "scale": scale}) for scale in recipe.scales)
-
-    yield "Average", (Average(),), None
-    yield "TaskArithmetic", scaled(TaskArithmetic), None
-    yield "Ties", scaled(Ties, density=density), None
-    yield "Dare", scaled(Dare, density=density), None
-    yield "Breadcrumbs", scaled(Breadcrumbs), None
-    yield "KnOTS", scaled(KnOTS, density=density), None
-    yield "TSVM", scaled(TSVM, rank=rank), None
-    yield "IsoC", scaled(IsoC), None
-    yield "IsoCTS", scaled(IsoCTS), None
-    yield "Wudi", scaled(Wudi), None
-    yield "ModelStock", (ModelStock(),), None
-    yield "Karcher", (Karcher(),), None
-    yield "GreedySoup", (GreedySoup(),), None
+    scales, rank, first = recipe.scales, recipe.rank, recipe.estimators[0]
+    for label, grid in rows_without_statistics(scales, rank, recipe.density):
+        yield label, grid, None
     for estimator in recipe.estimators:
         yield f"Fisher {estimator}", (Fisher(), Fisher(norm="l2"), Fisher(norm="mean")), estimator
     yield "RegMean", tuple(RegMean(off_diagonal=share) for share in OFF_DIAGONALS), first
     yield "RegMeanPlusPlus", tuple(RegMeanPlusPlus(off_diagonal=share) for share in OFF_DIAGONALS), None
-    yield "EpiMer", scaled(EpiMer, rank=rank), first
-    yield "EpiMer raw", scaled(EpiMer, rank=rank, normalize="none"), first
-    yield "EpiMer projected", scaled(EpiMer, rank=rank, curvature="projected"), "projected"
-    yield "EpiMer factored", scaled(EpiMer, rank=rank, curvature="factored"), first
+    yield "EpiMer", _scaled(EpiMer, scales, rank=rank), first
+    yield "EpiMer raw", _scaled(EpiMer, scales, rank=rank, normalize="none"), first
+    yield "EpiMer projected", _scaled(EpiMer, scales, rank=rank, curvature="projected"), "projected"
+    yield "EpiMer factored", _scaled(EpiMer, scales, rank=rank, curvature="factored"), first
+
+
+def rows_without_statistics(
+    scales: tuple[float, ...], rank: int | None, density: float
+) -> Iterator[tuple[str, tuple[MergeMethod, ...]]]:
+    """The rows of methods that read weights and validation scores alone: a label, and the grid that is chosen from."""
+    yield "Average", (Average(),)
+    yield "TaskArithmetic", _scaled(TaskArithmetic, scales)
+    yield "Ties", _scaled(Ties, scales, density=density)
+    yield "Dare", _scaled(Dare, scales, density=density)
+    yield "Breadcrumbs", _scaled(Breadcrumbs, scales)
+    yield "KnOTS", _scaled(KnOTS, scales, density=density)
+    yield "TSVM", _scaled(TSVM, scales, rank=rank)
+    yield "IsoC", _scaled(IsoC, scales)
+    yield "IsoCTS", _scaled(IsoCTS, scales)
+    yield "Wudi", _scaled(Wudi, scales)
+    yield "ModelStock", (ModelStock(),)
+    yield "Karcher", (Karcher(),)
+    yield "GreedySoup", (GreedySoup(),)
+
+
+def _scaled(kind: type[TaskVectorMethod], scales: tuple[float, ...], **settings: object) -> tuple[MergeMethod, ...]:
+    return tuple(kind.model_validate({**settings, "scale": scale}) for scale in scales)
 
 
 def _statistics(recipe: MergingRecipe, estimator: Estimator, members: tuple[Step, ...], seed: int) -> Step:

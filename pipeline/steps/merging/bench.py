@@ -9,7 +9,11 @@ from torch import Tensor, nn
 
 from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.store.checkpoints import load_model, read_spec
+from amalgam.pipeline.store.clip_checkpoints import load_classifier
 from amalgam.pipeline.store.tables.statistics import read_statistics
+from amalgam.tasks.clip.testing.eight_tasks import ClipTask
+from amalgam.tasks.data.opening import open_labelled, open_source
+from amalgam.tasks.data.sources import LabelledConfig
 from amalgam.tasks.fusion import recalibrate
 from amalgam.tasks.fusion.fitting.norms import batch_norms
 from amalgam.tasks.merging.methods.method import MergeMethod
@@ -19,6 +23,7 @@ from amalgam.tasks.merging.staged import State
 from amalgam.tasks.merging.statistics.grams import MergedBelow
 
 if TYPE_CHECKING:
+    from amalgam.pipeline.steps.merging.clip_tasks import ClipMergedConfig
     from amalgam.pipeline.steps.merging.merged import MergedConfig
     from amalgam.pipeline.steps.merging.personal import PersonalConfig
 
@@ -42,10 +47,18 @@ class Bench:
         """Read everything that the step's inputs name."""
         shape = read_spec(inputs["base"]).in_shape
         modules = [load_model(folder) for folder in inputs["members"]]
-        encoders = [{name: t.clone() for name, t in encoder_state(module).items()} for module in modules]
         parts = [task_data(t, shape, config.validation_share, config.seed, work.data_root) for t in config.tasks]
         base = encoder_state(load_model(inputs["base"]))
-        return cls(base, modules, encoders, parts, config.num_rows, work.device, inputs.get("statistics"))
+        staged = inputs.get("statistics")
+        return cls(base, modules, _encoders(modules), parts, config.num_rows, work.device, staged)
+
+    @classmethod
+    def of_classifiers(cls, config: "ClipMergedConfig", inputs: Mapping[str, Any], work: Workspace) -> "Bench":
+        """The same of image towers of a CLIP with zero-shot heads."""
+        modules = [load_classifier(folder) for folder in inputs["members"]]
+        parts = [_clip_parts(task, config, work) for task in config.tasks]
+        base = encoder_state(load_classifier(inputs["base"]))
+        return cls(base, modules, _encoders(modules), parts, config.num_rows, work.device, None)
 
     def statistics(self, method: MergeMethod) -> Any:
         """What the method needs, if anything."""
@@ -83,3 +96,12 @@ class Bench:
         images = chain.from_iterable(parts.batches(self.num_rows) for parts in self.parts)
         module = with_encoder(self.modules[0].cpu(), encoder)
         return encoder_state(recalibrate(module, (batch for batch, _ in images)))
+
+
+def _encoders(modules: Sequence[nn.Module]) -> list[dict[str, Tensor]]:
+    return [{name: t.clone() for name, t in encoder_state(module).items()} for module in modules]
+
+
+def _clip_parts(task: ClipTask, config: "ClipMergedConfig", work: Workspace) -> TaskData:
+    labelled = LabelledConfig(source=task.train, validation_share=config.validation_share, seed=config.seed)
+    return TaskData(*open_labelled(labelled, work.data_root), open_source(task.test, work.data_root))

@@ -1,7 +1,7 @@
 """Merge the encoders of several tasks: settings are chosen on validation images, the choice is tested on every task."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, SerializeAsAny
 
@@ -11,11 +11,14 @@ from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.tasks.merging.methods.method import MergeMethod
 from amalgam.tasks.merging.multitask.spec import TaskSpec
 
+if TYPE_CHECKING:
+    from amalgam.pipeline.steps.merging.bench import Bench
+
 MERGED = "merged.safetensors"
 Reference = Literal["base", "fine-tuned"]
 
 
-class MergedConfig(Config):
+class RowConfig(Config):
     """One row of the table: a grid of settings of one method, or a reference."""
 
     label: str
@@ -24,22 +27,32 @@ class MergedConfig(Config):
     """What is chosen from; empty for a reference."""
     reference: Reference | None = None
     """The base behind each task's head, or every task's own network."""
-    tasks: tuple[TaskSpec, ...] = Field(min_length=1)
     validation_share: float
     seed: int
     num_rows: int = Field(default=256, ge=1)
     """Images of each task that batch norms are measured anew on, and that RegMean++ runs."""
 
 
+class MergedConfig(RowConfig):
+    """A row over tasks whose heads were fitted."""
+
+    tasks: tuple[TaskSpec, ...] = Field(min_length=1)
+
+
 def merge_tasks(config: MergedConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
     """Write the merged encoder and `results.parquet`: test accuracy on every task, their mean and the worst."""
     from amalgam.pipeline.steps.merging.bench import Bench
+
+    return merged_row(config, Bench.opened(config, inputs, work), [task.name for task in config.tasks], work)
+
+
+def merged_row(config: RowConfig, bench: "Bench", tasks: Sequence[str], work: Workspace) -> Metrics:
+    """Choose and test one row, and write what `merge_tasks` does; `tasks` are names."""
     from amalgam.pipeline.store.state_files import write_safetensors
     from amalgam.pipeline.store.tables.results import write_results
     from amalgam.tasks.merging.multitask.choosing import choose
     from amalgam.tasks.scoring.results import Network, flat
 
-    bench = Bench.opened(config, inputs, work)
     network = Network(kind="fused", method=config.label, seed=config.seed)
     found: dict[str, float] = {}
     if config.reference == "fine-tuned":
@@ -51,18 +64,16 @@ def merge_tasks(config: MergedConfig, inputs: Mapping[str, Any], work: Workspace
             merged, found = chosen.merged, facts_of(chosen)
         accuracies = bench.test(merged)
         write_safetensors(work.out / MERGED, merged, merged.items())
-    results = results_of(network, config.tasks, accuracies, found)
+    results = results_of(network, tasks, accuracies, found)
     write_results(results, work.out)
     return flat(results)
 
 
-def results_of(
-    network: Any, tasks: Sequence[TaskSpec], accuracies: Sequence[float], found: Mapping[str, float]
-) -> list:
-    """A row for every task, for their mean and the worst, and for what was found in choosing."""
+def results_of(network: Any, tasks: Sequence[str], accuracies: Sequence[float], found: Mapping[str, float]) -> list:
+    """A row for every task, by name, for their mean and the worst, and for what was found in choosing."""
     from amalgam.tasks.scoring.results import Result
 
-    rows = [Result(network, "test", task.name, "accuracy", a) for task, a in zip(tasks, accuracies, strict=True)]
+    rows = [Result(network, "test", task, "accuracy", a) for task, a in zip(tasks, accuracies, strict=True)]
     rows.append(Result(network, "test", None, "accuracy", sum(accuracies) / len(accuracies)))
     rows.append(Result(network, "test", None, "worst_accuracy", min(accuracies)))
     return rows + [Result(network, "chosen", None, name, value) for name, value in found.items()]

@@ -79,7 +79,7 @@ def merge_personally(config: PersonalConfig, inputs: Mapping[str, Any], work: Wo
     accuracies = [bench.test(state)[place] for place, state in enumerate(merges)]
     found = {"validation_accuracy": best, "scale": chosen}
     network = Network(kind="fused", method=config.label, seed=config.seed)
-    results = results_of(network, config.tasks, accuracies, found)
+    results = results_of(network, [task.name for task in config.tasks], accuracies, found)
     write_results(results, work.out)
     return flat(results)
 

@@ -36,8 +36,9 @@ class FinetuneConfig(BaseModel):
 
     train: TrainConfig = RECIPE
     """Everything about the optimisation."""
-    trained: Literal["everything", "head"] = "everything"
-    """What learns: encoder and head, or the head alone (a linear probe; LP-FT is a probe, then everything)."""
+    trained: Literal["everything", "head", "encoder"] = "everything"
+    """What learns: encoder and head, the head alone (a linear probe; LP-FT is a probe, then everything), or the encoder
+    alone, behind a fixed head."""
     regulariser: SerializeAsAny[Regulariser] = NoPenalty()
     """The penalty on the drift of features from those of the frozen encoder."""
     strength: float = Field(default=1.0, ge=0)

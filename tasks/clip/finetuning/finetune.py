@@ -59,7 +59,7 @@ def finetune(
         start = _start(classifier, device, compiler)
         inputs = PenaltyInputs(start, _on(sae, device), _on(basis, device), anchors, unlabelled, len(images), seed)
         objective = PenalisedCrossEntropy(config, inputs)
-    network = Classifier(frozen(classifier.encoder), classifier.head) if config.trained == "head" else classifier
+    network = _learning(classifier, config.trained)
     examples = images, indices, validation_indices
     run: Any = {"resume": resume, "save": save, "device": device, "processes": processes, "compiler": compiler}
     trained = train(
@@ -75,6 +75,15 @@ def finetune(
     )
     trained.module.requires_grad_(True)  # the encoder of a probe learns in the next run
     return trained
+
+
+def _learning(classifier: Classifier, trained: str) -> Classifier:
+    """The classifier, the part of it that does not learn fixed."""
+    if trained == "head":
+        return Classifier(frozen(classifier.encoder), classifier.head)
+    if trained == "encoder":
+        return Classifier(classifier.encoder, frozen(classifier.head))
+    return classifier
 
 
 def _check(config: FinetuneConfig, sae: Autoencoder | None, anchors: Anchors | None, others: Unlabelled | None) -> None:

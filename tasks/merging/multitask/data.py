@@ -1,7 +1,7 @@
 """What a task is trained, chosen and tested on, in the shape of its base, and the accuracy of a network there."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from amalgam.tasks.data.images import Images, load
 from amalgam.tasks.data.loading import Indices, batches
 from amalgam.tasks.data.opening import held_out
-from amalgam.tasks.data.pixels import changed, enlarged
+from amalgam.tasks.data.pixels import changed, enlarged, with_channels
 from amalgam.tasks.merging.multitask.heads import encoder_state, fit_head, with_encoder
 from amalgam.tasks.merging.multitask.spec import TaskSpec
 from amalgam.tasks.scoring.logits import predict
@@ -65,18 +65,8 @@ def open_task(task: TaskSpec, part: Literal["train", "test"], shape: Shape, root
     if images.shape[1:] != (height, width):
         images = enlarged(images, height)
     if images.shape[0] != channels:
-        other = replace(
-            changed(images, lambda pixels, _: _with_channels(pixels, channels), (channels,)), mean=0.5, std=0.5
-        )
-        images = replace(other, shape=shape)
+        images = with_channels(images, channels)
     return changed(images, lambda pixels, _: _moved(pixels, task), (task.name,))
-
-
-def _with_channels(pixels: Tensor, channels: int) -> Tensor:
-    """Grey pictures in colour, or the mean of colours."""
-    if pixels.shape[1] == 1:
-        return pixels.expand(-1, channels, -1, -1)
-    return pixels.float().mean(1, keepdim=True).round().to(torch.uint8)
 
 
 def _moved(pixels: Tensor, task: TaskSpec) -> Tensor:
