@@ -34,9 +34,7 @@ from amalgam.tasks.data.sources import LabelledConfig
 from amalgam.tasks.training.config import TrainConfig
 
 TOWER_BYTES = {"ViT-B-32": 352_000_000, "ViT-B-16": 345_000_000, "ViT-L-14": 1_217_000_000}  # four a parameter
-MERGE_SECONDS = (
-    9.0  # of one merge on one core, for each task: the mean over methods on a matrix of 768 x 3072, times 37
-)
+MERGE_SECONDS = 9.0  # one merge, each task, on one core: mean over methods of a 768 x 3072 matrix, times 37
 OTHER_TOWER = "ViT-B-16"  # whose price any other architecture is given
 
 
@@ -45,11 +43,11 @@ class TaskTuning:
     """How the image tower is fine-tuned on every task."""
 
     seeds: Annotated[int, "Repetitions, each with its own order and held-out images."] = 3
-    epochs: Annotated[int | None, "Passes over each task's images; default: the literature's, 2,000 steps of 128."] = (
-        None
-    )
-    batch_size: Annotated[int, "Images per step."] = 128
-    learning_rate: Annotated[float, "Peak learning rate (AdamW, cosine)."] = 1e-5
+    task_epochs: Annotated[
+        int | None, "Passes over each task's images; default: the literature's, 2,000 steps of 128."
+    ] = None
+    batch_size: Annotated[int, "Images per step, over all processes."] = 128
+    learning_rate: Annotated[float, "Peak learning rate."] = 1e-5
     weight_decay: Annotated[float, "Weight decay, as in torch.optim."] = 0.1
     warmup_steps: Annotated[int, "Steps in which the learning rate rises."] = 200
     precision: Precision = "bf16"
@@ -57,7 +55,7 @@ class TaskTuning:
 
     def epochs_of(self, task: str) -> int:
         """Passes over the images of a task."""
-        return EIGHT_TASKS.get(task, OTHER).epochs if self.epochs is None else self.epochs
+        return EIGHT_TASKS.get(task, OTHER).epochs if self.task_epochs is None else self.task_epochs
 
     def config(self, task: str) -> FinetuneConfig:
         """The training on a task: everything but the head learns."""

@@ -63,7 +63,7 @@ def built(data, one_thread):
         checkpoint=str(data / "weights.safetensors"),
         **SCALE,
         seeds=1,
-        epochs=3,
+        task_epochs=3,
         batch_size=32,
         learning_rate=3e-3,
         warmup_steps=1,
@@ -158,7 +158,7 @@ def test_plan_imports_no_torch(tmp_path):
         ({"tasks": ("mnist", "svnh")}, "svhn"),
         ({"seeds": 0}, "seeds"),
         ({"scales": ()}, "scales"),
-        ({"epochs": 0}, "epochs"),
+        ({"task_epochs": 0}, "epochs"),
     ],
 )
 def test_bad_flags_are_refused_before_anything_runs(flags, match):
