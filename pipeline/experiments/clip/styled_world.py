@@ -35,7 +35,7 @@ class SmallWorld:
     world: Annotated[str, f"Generated images and the CLIP trained on them: {', '.join(WORLDS)}."] = "digits"
     seeds: Annotated[int, "Repetitions, each with its own CLIP, images and order."] = 3
     first_seed: FirstSeed = 0
-    images: Annotated[int, "Labelled fine-tuning images, all in one style."] = 8000
+    images: Annotated[int, "Labelled fine-tuning images."] = 8000
     validation_share: Annotated[float, "Fraction of those held out to choose epoch, strength and alpha."] = 0.25
     test_images: Annotated[int, "Test images of each group: plain, seen styles, unseen styles, ..."] = 4000
     pretrain_images: Annotated[int | None, "Pre-training images; default: set by --world."] = None
