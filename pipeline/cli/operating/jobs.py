@@ -89,14 +89,15 @@ def status(
 
 
 def stop(job: Annotated[str, Argument(help="Id of the job.")], address: Address) -> None:
-    """Ask a job to end; a later `submit` with the same flags goes on where it stopped."""
+    """End a job; a later `submit` with the same flags resumes where it stopped."""
     cluster = _cluster(address)
     one = _find(cluster, job)
     if one.exit_status is not None:
         say(f"{job}: {one.status} already")
         return
-    cluster.stop(job)
-    say(f"{job}: stopping; finished steps stay, and a job with the same flags goes on from there")
+    left = cluster.stop(job)
+    status = "still stopping" if left and left.exit_status is None else "stopped"
+    say(f"{job}: {status}; finished steps stay, and a job with the same flags resumes there")
 
 
 def _cluster(address: str) -> "Cluster":

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ STAYS_HERE = (
 """Names that never travel to a cluster, those with / only at the top; what git ignores does not travel either."""
 MOST_BYTES = 200 * 10**6  # of files that travel; Ray takes half a gigabyte, and every worker unpacks them
 ENDED = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED)
+STOPS_WITHIN = 60.0  # seconds; Ray kills what ignores SIGTERM after a few
 STOPPED = 130  # exit status for a job that somebody stopped
 
 
@@ -99,10 +101,14 @@ class Cluster:
         assert job, "a job that was followed is known"
         return job
 
-    def stop(self, submission_id: str) -> None:
-        """Ask a job to end."""
+    def stop(self, submission_id: str) -> Job | None:
+        """Ask a job to end, and return it once it has, or as it is when `STOPS_WITHIN` is over."""
         with self._spoken_to():
             self._client.stop_job(submission_id)
+        ends = time.monotonic() + STOPS_WITHIN
+        while (job := self.job(submission_id)) and job.exit_status is None and time.monotonic() < ends:
+            time.sleep(0.2)
+        return job
 
     def forget(self, submission_id: str) -> None:
         """Remove a job that has ended, so that its id can be used again."""

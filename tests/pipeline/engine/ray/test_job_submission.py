@@ -157,6 +157,7 @@ def test_a_job_that_is_stopped_is_killed_and_goes_on_when_it_is_submitted_again(
         assert time.monotonic() < ends
         time.sleep(0.2)
     assert amalgam(head, "stop", "slow-1").returncode == 0
+    assert amalgam(head, "status", "slow-1").returncode == 130  # it has ended when the command returns
     while [r.status for r in read_runs(tmp_path / "runs")] != ["KILLED"]:
         assert time.monotonic() < ends
         time.sleep(0.2)
