@@ -236,7 +236,9 @@ def test_a_server_of_the_registered_model_answers_a_picture(root, client, pixels
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/digits@champion"]
     command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
     quiet = subprocess.DEVNULL
-    server = subprocess.Popen(command, env=os.environ | SETTINGS, stdout=quiet, stderr=quiet, process_group=0)
+    activated = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}  # mlflow looks for uvicorn
+    environment = os.environ | SETTINGS | activated
+    server = subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet, process_group=0)
     try:
         ends = time.monotonic() + 240
         while Store(address).problem():
