@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -205,8 +206,6 @@ def test_services_of_the_compose_file_wait_for_services_and_name_stages_that_the
 @pytest.mark.slow
 def test_mlflow_has_the_flags_that_its_service_gives():
     command = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["mlflow"]["command"]
-    known = subprocess.run(
-        [Path(shutil.which("mlflow") or "mlflow"), "server", "--help"], capture_output=True, text=True
-    ).stdout
+    known = subprocess.run([sys.executable, "-m", "mlflow", "server", "--help"], capture_output=True, text=True).stdout
     assert "--backend-store-uri" in known
     assert not [flag for flag in re.findall(r" (--[\w-]+)", command) if flag not in known]

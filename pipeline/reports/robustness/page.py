@@ -150,7 +150,7 @@ def terminal_table(folder: Path) -> Group:
     """
     rows = main_rows(read_rows(folder, STEM))
     choice = json.loads((folder / f"{STEM}.json").read_text())["recommendation"]
-    caption = "\n".join(filter(None, (f"{seeds_text(rows)}. Without WiSE alpha is 1.", choice and f"Choose {choice}")))
+    caption = "\n".join(filter(None, (f"{_seeds_text(rows)}. Without WiSE alpha is 1.", choice and f"Choose {choice}")))
     main = console_table("", rows, shown(IN_CONSOLE, rows), lambda row: row["method"], caption)
     has_saes = (folder / f"{SAES_STEM}.parquet").is_file()
     return Group(main, *([console_qualities(folder)] if has_saes else []))
@@ -161,7 +161,7 @@ def _markdown(rows: Sequence[Row], qualities: Sequence[Row], findings: Findings,
     table = markdown_table("", main, shown((*SETTINGS, *SCORES), main))
     choice = f"**Choose** {findings.recommendation}\n\n" if findings.recommendation else ""
     sentences = "".join(f"* {sentence}\n" for sentence in findings.headlines)
-    legend = f"Accuracy in %. {seeds_text(rows)}. {_legend(rows, config)}"
+    legend = f"Accuracy in %. {_seeds_text(rows)}. {_legend(rows, config)}"
     saes = f"\n{markdown_qualities(qualities)}" if qualities else ""
     return f"**{config.title}**\n\n{table}\n\n{choice}{sentences}\n{legend}\n{saes}"
 
@@ -177,7 +177,7 @@ def _values(
     moved = [Column(text, name, "{:.3f}".format, deviation=True) for name, text in drift_measures(frame).items()]
     roles = [role for role in ROLE_NAMES if any(role in one.by_role for one in findings.comparisons)]
     return {
-        "subtitle": seeds_text(rows),
+        "subtitle": _seeds_text(rows),
         "legend": _legend(rows, config),
         "findings": findings,
         "main": _scores(main, (*SETTINGS, *SCORES)),
@@ -225,6 +225,11 @@ def _changes(row: Row, zero_shot: Row, sets: Sequence[str]) -> list[tuple[str, f
         shade = 0.0 if value is None or before is None else max(-1.0, min(1.0, 5 * (value - before)))
         found.append(("" if value is None else percent(value), round(shade, 3)))
     return found
+
+
+def _seeds_text(rows: Sequence[Row]) -> str:
+    """Over how many seeds the rows are means, and that their deviations are paired."""
+    return seeds_text(rows) + (", without what a seed adds to all rows" if rows[0]["seeds"] > 1 else "")
 
 
 def _legend(rows: Sequence[Row], config: RobustnessReportConfig) -> str:
