@@ -158,11 +158,11 @@ def _write_curves(source: Path, destination: Path) -> None:
 
 def _logged(curves: Path) -> Iterator[dict[str, Any]]:
     """What `Workspace.log` wrote, without the lines that a dying machine left torn."""
-    for line in curves.read_bytes().splitlines():
+    for number, line in enumerate(curves.read_bytes().splitlines(), 1):
         try:
             yield json.loads(line)
         except (json.JSONDecodeError, UnicodeDecodeError):
-            continue
+            LOG.warning("line %d of %s is torn: the points it had are logged again or lost", number, curves)
 
 
 def _end_line(curves: Path) -> None:

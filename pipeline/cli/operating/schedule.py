@@ -130,7 +130,7 @@ def serve(root: FolderRoot = Path("runs")) -> None:
                 scheduler.look(datetime.now(UTC))
                 time.sleep(POLL)
         except KeyboardInterrupt:
-            pass
+            say("interrupted: commands that run are ended, and run again by the next scheduler")
         finally:
             scheduler.end()
 

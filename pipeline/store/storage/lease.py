@@ -5,6 +5,7 @@ Of two that take a free lease at one moment both may get it, as such stores have
 not there. That costs work, never a result: both write the same files, and the record written last decides.
 """
 
+import logging
 import threading
 import time
 import uuid
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from amalgam.pipeline.store.storage.process import Process
 
+LOG = logging.getLogger(__name__)
 SETTLE = 0.1  # seconds in which another's write, begun before ours, should have come
 BEATS = 5  # how often a lease is rewritten in the time after which it has expired
 
@@ -87,8 +89,8 @@ def _beat(objects: Objects, name: str, mine: Lease, every: float, ended: threadi
             if not _is(objects, name, mine):
                 return  # It expired, as this machine slept, and another has it: what both build is the same.
             objects.write(name, mine.model_copy(update={"beat": beat}).model_dump_json().encode())
-        except OSError:
-            continue  # The store is away for a moment; for longer, the step's own writes fail.
+        except OSError as error:  # The store is away for a moment; for longer, the step's own writes fail.
+            LOG.warning("the lease %s is not renewed: %s", name, error)
 
 
 def _read(objects: Objects, name: str) -> Lease | None:

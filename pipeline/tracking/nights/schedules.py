@@ -15,7 +15,7 @@ from filelock import FileLock
 from pydantic import AwareDatetime, BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, field_validator
 
 from amalgam.pipeline.console import say
-from amalgam.pipeline.store.artifact import sealed, unsealed, written_whole
+from amalgam.pipeline.store.artifact import sealed, set_aside, unsealed, written_whole
 from amalgam.pipeline.store.storage import Process
 from amalgam.pipeline.tracking.nights.crontab import Trigger, trigger
 from amalgam.tasks.user_names import unknown_name
@@ -193,13 +193,13 @@ def firing_id(schedule: Schedule, due: datetime) -> str:
 
 
 def firings(root: Path, schedule: Schedule) -> list[Firing]:
-    """The firings of a schedule that are known, oldest first; one that cannot be read counts as not run."""
+    """The firings of a schedule that are known, oldest first; a damaged record is set aside and counts as not run."""
     found = []
     for path in schedule_path(root, schedule.name).with_suffix("").glob("*.json"):
         try:
             found.append(Firing.model_validate(unsealed(path.read_bytes())))
-        except (ValueError, OSError):
-            continue
+        except ValueError:
+            say(f"{path.stem}: its record is damaged, so it counts as not run; set aside in {set_aside(path)}")
     return sorted(found, key=lambda firing: firing.due)
 
 

@@ -92,6 +92,18 @@ def test_one_that_was_killed_is_run_again_under_its_id_and_one_that_failed_is_no
     assert outcomes(root) == [(made.id, "done", 2)]
 
 
+def test_a_damaged_record_of_a_firing_is_set_aside_and_named(root, capsys):
+    look(Scheduler(root), NIGHT + HOUR)
+    [path] = (root / ".schedules" / "nightly").glob("*.json")
+    damaged = path.read_bytes()[:-20]
+    path.write_bytes(damaged)
+    capsys.readouterr()
+    assert outcomes(root) == [] and path.stem in capsys.readouterr().out
+    assert [kept.read_bytes() for kept in (path.parent / ".damaged").iterdir()] == [damaged]
+    look(Scheduler(root), NIGHT + 2 * HOUR)
+    assert outcomes(root) == [(path.stem, "done", 1)]
+
+
 def test_a_late_firing_is_run_with_a_word_and_one_that_is_too_late_is_missed_with_a_sentence(root, capsys):
     scheduler = Scheduler(root)
     look(scheduler, NIGHT + 5 * HOUR)

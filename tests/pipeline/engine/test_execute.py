@@ -190,7 +190,7 @@ def test_a_file_that_a_step_left_open_on_nfs_stays_behind_and_costs_nothing(tmp_
         OPEN.pop().close()
 
 
-def test_a_line_that_a_dying_machine_left_torn_costs_no_training(tmp_path):
+def test_a_line_that_a_dying_machine_left_torn_costs_no_training(tmp_path, caplog):
     step = walk_step(Walk(seed=5))
     work = Place(tmp_path).building(step)
     (work / "scratch").mkdir(parents=True)
@@ -201,6 +201,7 @@ def test_a_line_that_a_dying_machine_left_torn_costs_no_training(tmp_path):
     assert [point.step for point in read_curves(step.path(tmp_path))] == [0, 1, 2, 3]
     assert json.loads((step.path(tmp_path) / "walk.json").read_text())[:2] == [0.5, 0.25]
     assert set(record.files) == {"walk.json", "metrics.json"}
+    assert [note.args[0] for note in caplog.records if note.name.endswith("engine.build")] == [2, 4]
 
 
 def save_and_return_no_number(config: object, inputs: object, work: Workspace) -> dict[str, list[int]]:

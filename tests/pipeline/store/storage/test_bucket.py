@@ -214,6 +214,34 @@ def test_a_lease_of_a_silent_machine_expires_and_one_of_a_dead_process_at_once()
         assert not objects
 
 
+class Away(Memory):
+    """A store that takes no second version of an object until it is back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refused, self.back = threading.Event(), threading.Event()
+
+    def write(self, name: str, data: bytes) -> None:
+        if name in self and not self.back.is_set():
+            self.refused.set()
+            raise OSError("away")
+        self[name] = data
+
+
+def test_a_lease_outlives_a_store_that_is_away_for_a_moment_which_is_logged(caplog):
+    objects = Away()
+    with leased(objects, "step", 0.5):
+        assert objects.refused.wait(60)
+        first = objects["step"]
+        objects.back.set()
+        ends = time.monotonic() + 60
+        while objects["step"] == first:
+            assert time.monotonic() < ends
+            time.sleep(0.05)
+    assert not objects
+    assert {note.args[0] for note in caplog.records if note.name.endswith("storage.lease")} == {"step"}
+
+
 def test_a_lease_that_is_renewed_is_waited_for():
     objects, ended = Memory(), threading.Event()
     other = Process(host="elsewhere", pid=1, started=0.0)
