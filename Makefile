@@ -1,5 +1,5 @@
 # make demo: install, then run the whole pipeline on scikit-learn's digits.  make test, make check: what .ci/run calls.
-# make test-fast: all tests but the slow ones, in less than half of the time.
+# make test-fast: all tests but the slow ones.
 
 VENV ?= .venv
 BIN := $(VENV)/bin

@@ -7,25 +7,13 @@ from amalgam.tasks.clip.finetuning.config import FinetuneConfig
 from amalgam.tasks.clip.finetuning.finetune import finetune
 from amalgam.tasks.clip.finetuning.regularisers import AddRemove, NoPenalty
 from amalgam.tasks.clip.testing.similarity import DriftWatch
-from amalgam.tasks.clip.zero_shot import Classifier, zero_shot_head
 from amalgam.tasks.sae.autoencoder import initial
 from amalgam.tasks.sae.config import SAEInfo, SAETrainConfig, TopK
 from amalgam.tasks.training.config import TrainConfig
-from tests.tasks.clip.worlds import CLASSES, SmallTopK, four_digits, tiny_clip
+from tests.tasks.clip.worlds import SmallTopK
 
 TRAIN = TrainConfig(epochs=2, batch_size=24, optimizer="adamw", learning_rate=1e-3)
 HELD_OUT = range(64, 128)
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return four_digits()
-
-
-@pytest.fixture
-def classifier():
-    clip = tiny_clip()
-    return Classifier(clip.image_tower, zero_shot_head(clip, CLASSES, ["a photo of the digit {}"]))
 
 
 def run(classifier, digits, regulariser, sae=None, measure=None):

@@ -20,7 +20,7 @@ from amalgam.tasks.clip.finetuning.regularisers import (
     SparseKL,
     SparseWasserstein,
 )
-from amalgam.tasks.clip.zero_shot import Classifier, zero_shot_head
+from amalgam.tasks.clip.zero_shot import Classifier
 from amalgam.tasks.data.loading import normalise, view_batches
 from amalgam.tasks.data.views import View
 from amalgam.tasks.sae.autoencoder import initial
@@ -28,21 +28,10 @@ from amalgam.tasks.sae.config import SAEInfo, SAETrainConfig, TopK
 from amalgam.tasks.training.config import TrainConfig
 from amalgam.tasks.training.epochs import Diverged
 from amalgam.tasks.training.loop import train
-from tests.tasks.clip.worlds import CLASSES, SmallTopK, four_digits, images, tiny_clip
+from tests.tasks.clip.worlds import SmallTopK, images
 
 TRAIN = TrainConfig(epochs=2, batch_size=16, optimizer="adamw", learning_rate=1e-3, weight_decay=0.1, clip_norm=1.0)
 ONE_STEP = TRAIN.model_copy(update={"epochs": 1, "batch_size": 64})
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return four_digits()
-
-
-@pytest.fixture
-def classifier():
-    clip = tiny_clip()
-    return Classifier(clip.image_tower, zero_shot_head(clip, CLASSES, ["a photo of the digit {}"]))
 
 
 def run(classifier, digits, train_config=TRAIN, seed=0, **settings):

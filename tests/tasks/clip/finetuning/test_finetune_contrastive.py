@@ -11,15 +11,10 @@ from amalgam.tasks.clip.zero_shot import zero_shot_head
 from amalgam.tasks.data.loading import normalise
 from amalgam.tasks.scoring.logits import predict
 from amalgam.tasks.training.config import TrainConfig
-from tests.tasks.clip.worlds import CLASSES, four_digits, tiny_clip
+from tests.tasks.clip.worlds import CLASSES, tiny_clip
 
 TEMPLATES = ("a photo of the digit {}", "a bold {}", "the thin digit {}")
 CONFIG = TrainConfig(epochs=2, batch_size=16, optimizer="adamw", learning_rate=1e-3, weight_decay=0.1, clip_norm=1.0)
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return four_digits()
 
 
 def run(digits, config=CONFIG, indices=range(64), templates=TEMPLATES, clip=None, **settings):

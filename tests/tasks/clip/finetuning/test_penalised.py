@@ -27,15 +27,10 @@ from amalgam.tasks.sae.autoencoder import unit_norm
 from amalgam.tasks.sae.config import FeatureInfo, SAESpec, SAETrainConfig, TopK
 from amalgam.tasks.sae.train import train as train_saes
 from amalgam.tasks.training.config import TrainConfig
-from tests.tasks.clip.worlds import CLASSES, SmallTopK, four_digits, tiny_clip
+from tests.tasks.clip.worlds import CLASSES, SmallTopK, tiny_clip
 
 TRAIN = TrainConfig(epochs=2, batch_size=16, optimizer="adamw", learning_rate=1e-3, weight_decay=0.1, clip_norm=1.0)
 ONE_STEP = TRAIN.model_copy(update={"epochs": 1, "batch_size": 64})
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return four_digits()
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +38,6 @@ def negatives(digits):
     """The pictures of another domain, in another order."""
     order = torch.randperm(len(digits), generator=torch.Generator().manual_seed(0))[:100]
     return in_memory(255 - digits.pixels[order], digits.labels[order], CLASSES)
-
-
-@pytest.fixture
-def classifier():
-    clip = tiny_clip()
-    return Classifier(clip.image_tower, zero_shot_head(clip, CLASSES, ["a photo of the digit {}"]))
 
 
 def run(classifier, digits, train=TRAIN, log=lambda m, e: None, **settings):
