@@ -121,7 +121,8 @@ def _timm(name: str) -> tuple[Preparation, bool] | None:
     config = known.to_dict()
     how = config["interpolation"] if config["interpolation"] in ("bilinear", "bicubic") else None
     size = config["input_size"][1]
-    preparation = Preparation(size, tuple(config["mean"]), tuple(config["std"]), how, config["crop_pct"])
+    crop = config["crop_pct"] if config.get("crop_mode") == "center" else None  # what is not cropped is asked for
+    preparation = Preparation(size, tuple(config["mean"]), tuple(config["std"]), how, crop)
     return preparation, bool(config.get("fixed_input_size"))
 
 
@@ -140,16 +141,17 @@ def _open_clip(name: str) -> tuple[Preparation, bool]:
     size = open_clip.get_model_config(name)["vision_cfg"]["image_size"]
     tags = open_clip.list_pretrained_tags_by_model(name)
     found = {_clip_values(open_clip.pretrained.get_pretrained_cfg(name, tag)) for tag in tags}
-    mean, std, how = found.pop() if len(found) == 1 else (None, None, None)
-    return Preparation(size if isinstance(size, int) else size[0], mean, std, how, 1.0), True
+    mean, std, how, crop = found.pop() if len(found) == 1 else (None, None, None, None)
+    return Preparation(size if isinstance(size, int) else size[0], mean, std, how, crop), True
 
 
-def _clip_values(tag: dict[str, Any]) -> tuple[Any, Any, Any]:
+def _clip_values(tag: dict[str, Any]) -> tuple[Any, Any, Any, float | None]:
     from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
     mean, std = tag.get("mean") or OPENAI_DATASET_MEAN, tag.get("std") or OPENAI_DATASET_STD
     how = tag.get("interpolation") or "bicubic"
-    return tuple(mean), tuple(std), how if how in ("bilinear", "bicubic") else None
+    crop = 1.0 if tag.get("resize_mode", "shortest") == "shortest" else None  # squashed images are not cropped
+    return tuple(mean), tuple(std), how if how in ("bilinear", "bicubic") else None, crop
 
 
 def _specs(value: Any) -> Iterator[dict[str, Any]]:

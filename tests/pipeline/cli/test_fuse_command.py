@@ -250,7 +250,8 @@ def test_preparation_is_that_of_the_librarys_configuration(tmp_path, capsys):
         ("torchvision:resnet18", 224, 0.485, "bilinear", 0.875),
         ("torchvision:vgg11", 224, 0.485, "bilinear", 0.875),
         ("timm:resnet18", 224, 0.485, "bicubic", 0.95),
-        ("open_clip:ViT-B-16-SigLIP", 224, 0.5, "bicubic", 1.0),
+        ("open_clip:ViT-B-16-SigLIP", 224, 0.5, "bicubic", None),  # squashed, not cropped: --crop is asked for
+        ("timm:eva02_large_patch14_448", 448, 0.48145466, "bicubic", None),
         ("open_clip:RN50x4", 288, 0.48145466, "bicubic", 1.0),
     ],
 )
