@@ -14,6 +14,7 @@ from rich.table import Table
 from amalgam.pipeline.reports.builder import Report, read_rows
 from amalgam.pipeline.reports.measure import Measure
 from amalgam.pipeline.reports.tables import (
+    DEVIATION,
     HIGH,
     INTERVALS,
     LOW,
@@ -165,4 +166,6 @@ def _second(more: More) -> dict[str, Any]:
 
 
 def _columns(measures: Sequence[Measure]) -> list[Column]:
-    return [Column(one.heading, one.key, TEXTS[one.unit], deviation=one.deviation) for one in measures]
+    return [
+        Column(one.heading, one.key, TEXTS[one.unit], deviation=DEVIATION if one.deviation else "") for one in measures
+    ]

@@ -10,6 +10,7 @@ from rich.table import Table
 from amalgam.tasks.scoring.seeds import over_seeds
 
 DEVIATION, LOW, HIGH = "_std", "_low", "_high"
+PAIRED = "_std_paired"  # deviation over seeds once each seed's mean over all rows is subtracted
 MINUS = "\N{MINUS SIGN}"
 INTERVALS = "Intervals are 95 % by Student's t over the seeds."
 Row = dict[str, Any]
@@ -22,15 +23,15 @@ class Column:
     heading: str
     measure: str
     text: Callable[[Any], str]
-    deviation: bool = False
-    """Whether the deviation over seeds is written too."""
+    deviation: str = ""
+    """End of the name of the deviation over seeds that is written too, `DEVIATION` or `PAIRED`; empty writes none."""
     interval: bool = False
     """Whether it shows the ends of the interval of the mean over seeds instead of the mean."""
 
     def cell(self, row: Row) -> str:
         """What stands in a row; nothing where it was not measured."""
         value = row.get(self.measure)
-        low, high, deviation = (row.get(self.measure + end) for end in (LOW, HIGH, DEVIATION))
+        low, high, deviation = (row.get(self.measure + end) for end in (LOW, HIGH, self.deviation))
         if self.interval:
             return "" if low is None or high is None else f"{self.text(low)} to {self.text(high)}"
         if value is None:

@@ -13,6 +13,7 @@ from amalgam.pipeline.reports.builder import Report, read_rows
 from amalgam.pipeline.reports.frontier.figure import frontier_figure
 from amalgam.pipeline.reports.frontier.table import RELATIVE, class_measures, frontier_table
 from amalgam.pipeline.reports.tables import (
+    DEVIATION,
     INTERVALS,
     Column,
     Row,
@@ -31,7 +32,7 @@ def _times(value: float) -> str:
 
 
 COLUMNS = (
-    Column("accuracy %", "accuracy", percent, deviation=True),
+    Column("accuracy %", "accuracy", percent, deviation=DEVIATION),
     Column("NLL", "nll", "{:.3f}".format),
     Column("ECE %", "calibration_error", percent),
     Column("params", RELATIVE + "nonzero_parameters", _times),

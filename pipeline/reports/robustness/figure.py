@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from amalgam.pipeline.reports.frontier.figure import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
 from amalgam.pipeline.reports.robustness.config import PLAIN, ZERO_SHOT
 from amalgam.pipeline.reports.robustness.table import VALIDATION, home_measure, is_averaged, roles_of
-from amalgam.pipeline.reports.tables import DEVIATION, Row, plain
+from amalgam.pipeline.reports.tables import PAIRED, Row, plain
 from amalgam.tasks.scoring.comparing import SHIFTS
 
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, "#777777")
@@ -37,9 +37,9 @@ Look = dict[str, Any]
 
 
 def robustness_figure(rows: Sequence[Row], title: str) -> Figure:
-    """The picture, 12 inches wide, of a report's rows; error bars are one standard deviation over seeds."""
+    """The picture, 12 inches wide, of a report's rows; error bars are one paired deviation over seeds."""
     shifts, home = [role for role in SHIFTS if role in roles_of(rows)], home_measure(rows)
-    rows = [row | {HOME: row[home], HOME + DEVIATION: row[home + DEVIATION]} for row in rows]
+    rows = [row | {HOME: row[home], HOME + PAIRED: row[home + PAIRED]} for row in rows]
     drawings = (_draw_strengths, _draw_paths)[: 2 if is_averaged(rows) else 1]
     figure = Figure(figsize=(12, 1.2 + 5.1 * len(drawings)), layout="constrained")
     panels = figure.subplots(len(drawings), max(1, len(shifts)), sharex=True, sharey="col", squeeze=False)
@@ -98,7 +98,7 @@ def _line(axes: Axes, rows: Sequence[Row], measure: str, **look: Any) -> None:
 def _chosen(axes: Axes, rows: Sequence[Row], measure: str, method: str, look: Look) -> None:
     """The points that validation chose, large, with their deviations."""
     x, y = _places(rows, measure)
-    x_bars, y_bars = ([100 * (row[name + DEVIATION] or 0) for row in rows] for name in (HOME, measure))
+    x_bars, y_bars = ([100 * (row[name + PAIRED] or 0) for row in rows] for name in (HOME, measure))
     axes.errorbar(
         x,
         y,
@@ -150,10 +150,10 @@ def _from_middle(alpha: float) -> float:
 
 
 def _name(axes: Axes, text: str, row: Row, measure: str, offset: tuple[float, float], side: str) -> None:
-    index = (100 * row[HOME], 100 * row[measure])
+    point = (100 * row[HOME], 100 * row[measure])
     axes.annotate(
         text,
-        index,
+        point,
         offset,
         textcoords="offset points",
         ha=side,
@@ -178,7 +178,7 @@ def _finish(axes: Axes) -> None:
 
 def _caption(figure: Figure, rows: Sequence[Row], title: str) -> None:
     seeds = max(row["seeds"] for row in rows)
-    bars = f"; bars: standard deviation of differences over {seeds} seeds" if seeds > 1 else "; one seed"
+    bars = f"; bars: paired standard deviation over {seeds} seeds" if seeds > 1 else "; one seed"
     figure.suptitle(f"{plain(title)}\n\n", fontsize=14, x=0.01, ha="left", weight="bold")
     text = (
         f"Up and to the right is better; thin lines: zero-shot. Large marks: chosen on in-distribution validation{bars}"

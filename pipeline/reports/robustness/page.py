@@ -46,6 +46,7 @@ from amalgam.pipeline.reports.robustness.table import (
 )
 from amalgam.pipeline.reports.tables import (
     INTERVALS,
+    PAIRED,
     Column,
     Row,
     console_table,
@@ -59,16 +60,16 @@ from amalgam.pipeline.store.artifact import Record
 STEM = "robustness"
 SETTINGS = (Column("strength", "strength", "{:g}".format), Column("alpha", "alpha", "{:g}".format))
 SCORES = tuple(
-    Column(name + words, f"{role}/{metric}", percent, deviation=True)
+    Column(name + words, f"{role}/{metric}", percent, deviation=PAIRED)
     for role, name in ROLE_NAMES.items()
     for metric, words in (("accuracy", ""), ("worst_group", ", worst group"))
 )
-CHOICE = Column("validation", VALIDATION, percent, deviation=True)
+CHOICE = Column("validation", VALIDATION, percent, deviation=PAIRED)
 IN_CONSOLE = (
     Column("str.", "strength", "{:g}".format),
     Column("alpha", "alpha", "{:g}".format),
     *(
-        Column(name, f"{role}/accuracy", percent, deviation=True)
+        Column(name, f"{role}/accuracy", percent, deviation=PAIRED)
         for role, name in (
             ("id", "in dist. %"),
             ("seen", "seen %"),
@@ -87,7 +88,7 @@ WISE_LEGEND = (
     "fine-tuned ones: at 0.5, or at the smallest alpha that loses at most {tolerance} of validation accuracy to "
     "the best of its path."
 )
-CENTRED_LEGEND = "Deviations are without what a seed adds to all rows: they are of differences between rows."
+PAIRED_TEXT = ", paired (each seed's mean over all networks is subtracted first)"
 OVERALL_LEGEND = "Overall: the mean of in-distribution accuracy and of the mean over kinds of shift."
 
 
@@ -174,11 +175,12 @@ def _values(
     config: RobustnessReportConfig,
 ) -> dict[str, Any]:
     main, tuned, sets = main_rows(rows), [row for row in rows if row["alpha"] == 1], set_measures(frame)
-    moved = [Column(text, name, "{:.3f}".format, deviation=True) for name, text in drift_measures(frame).items()]
+    moved = [Column(text, name, "{:.3f}".format, deviation=PAIRED) for name, text in drift_measures(frame).items()]
     roles = [role for role in ROLE_NAMES if any(role in one.by_role for one in findings.comparisons)]
     return {
         "subtitle": _seeds_text(rows),
         "legend": _legend(rows, config),
+        "paired": " Deviations are paired." * (rows[0]["seeds"] > 1),
         "findings": findings,
         "main": _scores(main, (*SETTINGS, *SCORES)),
         "intervals": _scores(main, INTERVAL_COLUMNS),
@@ -229,11 +231,10 @@ def _changes(row: Row, zero_shot: Row, sets: Sequence[str]) -> list[tuple[str, f
 
 def _seeds_text(rows: Sequence[Row]) -> str:
     """Over how many seeds the rows are means, and that their deviations are paired."""
-    return seeds_text(rows) + (", without what a seed adds to all rows" if rows[0]["seeds"] > 1 else "")
+    return seeds_text(rows) + PAIRED_TEXT * (rows[0]["seeds"] > 1)
 
 
 def _legend(rows: Sequence[Row], config: RobustnessReportConfig) -> str:
     allowed = 100 * config.tolerance
     words = [STRENGTH_LEGEND, *[WISE_LEGEND] * is_averaged(rows), OVERALL_LEGEND]
-    words += [CENTRED_LEGEND] * (rows[0]["seeds"] > 1)
     return " ".join(words).format(tolerance=f"{allowed:g} point" + "s" * (allowed != 1))

@@ -26,12 +26,12 @@ STABILITY = "atoms/stability"
 ROLES = {"id": "in distribution", "seen": "seen shifts", "unseen": "unseen shifts"}
 AFTER, BEFORE = "reconstruction_accuracy", "accuracy"  # of the zero-shot head
 COLUMNS = (
-    *(Column(f"FVU {name}", f"{role}/fvu", "{:.3f}".format, deviation=True) for role, name in ROLES.items()),
+    *(Column(f"FVU {name}", f"{role}/fvu", "{:.3f}".format, deviation=DEVIATION) for role, name in ROLES.items()),
     Column("L0", "id/l0", "{:.1f}".format),
-    Column("dead %", "id/dead_share", percent, deviation=True),
-    *(Column(f"accuracy {name}", f"{role}/{AFTER}", percent, deviation=True) for role, name in ROLES.items()),
+    Column("dead %", "id/dead_share", percent, deviation=DEVIATION),
+    *(Column(f"accuracy {name}", f"{role}/{AFTER}", percent, deviation=DEVIATION) for role, name in ROLES.items()),
     *(Column(f"monosem. {name}", f"{role}/monosemanticity", "{:.2f}".format) for role, name in ROLES.items()),
-    Column("stability", STABILITY, "{:.2f}".format, deviation=True),
+    Column("stability", STABILITY, "{:.2f}".format, deviation=DEVIATION),
 )
 IN_CONSOLE = (
     *(
@@ -50,7 +50,8 @@ LEGEND = (
     "image in distribution activates. Accuracy in %: of the zero-shot head on reconstructions. Monosem.: how alike the "
     "features of images that activate a latent are, weighted by activation, mean over latents; in the first row of any "
     "two images, which is what chance gives. Stability: mean cosine of matched atoms of two seeds. FVU, accuracy and "
-    "monosem. are means over styles, and all are means over autoencoders that differ in their seed."
+    "monosem. are means over styles, and all are means over autoencoders that differ in their seed; deviations are not "
+    "paired."
 )
 UNTOUCHED = "no autoencoder"
 """The row of the features themselves: their accuracy, and how alike they are."""

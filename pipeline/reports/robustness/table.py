@@ -10,10 +10,11 @@ from typing import Any, get_args
 import pandas as pd
 
 from amalgam.pipeline.reports.robustness.config import DRIFT, PLAIN, ZERO_SHOT
-from amalgam.pipeline.reports.tables import DEVIATION, Row, spread
+from amalgam.pipeline.reports.tables import PAIRED, Row, spread
 from amalgam.tasks.clip.testing.test_sets import ROLES, MetricName
 from amalgam.tasks.scoring.comparing import HOME, OVERALL, SHIFTS, overall_weights
 from amalgam.tasks.scoring.results import ALPHA, GAIN, STRENGTH, Result, measure_name, results_frame
+from amalgam.tasks.scoring.seeds import over_seeds
 from amalgam.tasks.scoring.selection import chosen_alpha, mean_over_seeds, penalised_strength
 
 VALIDATION = "validation/accuracy"
@@ -46,8 +47,8 @@ def path_frame(results: Mapping[Path, Sequence[Result]]) -> pd.DataFrame:
 def robustness_table(frame: pd.DataFrame, tolerance: float) -> list[Row]:
     """One row per method, strength and alpha of what was tested, the methods in order, marked where it was chosen.
 
-    Deviations are of what is left when the mean of all networks is taken from every seed (Cousineau 2005), since rows
-    share their seeds; intervals are of the accuracies themselves.
+    Rows share their seeds, so each measure also has a paired deviation, of what is left when each seed's mean over all
+    networks is subtracted (Cousineau 2005); the other deviations and the intervals are of the accuracies themselves.
     """
     rows, frame = list[Row](), frame.assign(centred=_centred(frame))
     for method, of_method in frame.groupby("method", sort=False):
@@ -190,8 +191,8 @@ def _path_rows(of_setting: pd.DataFrame, marks: Row, tolerance: float) -> Iterat
         label = f"{marks['method']}{strength} alpha {alpha:g}"
         row: dict[str, Any] = {"label": label, **marks, "alpha": alpha, "chosen_alpha": alpha == best, "seeds": seeds}
         for measure, of_measure in rows.groupby("measure", sort=False):
-            deviation = spread(measure, of_measure["centred"].tolist())[measure + DEVIATION]
-            row |= spread(measure, of_measure["value"].tolist()) | {measure + DEVIATION: deviation}
+            row |= spread(measure, of_measure["value"].tolist())
+            row[measure + PAIRED] = over_seeds(of_measure["centred"].tolist()).std
         yield row
 
 

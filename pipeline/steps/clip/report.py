@@ -28,4 +28,4 @@ def write_report(config: RobustnessReportConfig, inputs: Mapping[str, Any], work
     return {**headline}
 
 
-ROBUSTNESS = Kind("robustness", write_report, RobustnessReportConfig, version=2, expect=Expect(5, 1_000_000))
+ROBUSTNESS = Kind("robustness", write_report, RobustnessReportConfig, version=3, expect=Expect(5, 1_000_000))

@@ -78,24 +78,25 @@ def test_rows_are_means_and_deviations_over_seeds(report, rows):
         for measure in ("id/accuracy", "unseen/accuracy", "set/negative/accuracy", "validation/nll"):
             values = [result.value for result in of_row if result.measure == measure]
             assert row[measure] == pytest.approx(np.mean(values))
+            assert row[measure + "_std"] == pytest.approx(np.std(values, ddof=1))
             assert row[measure + "_low"] <= row[measure] <= row[measure + "_high"]
 
 
-def test_deviations_do_not_see_what_a_seed_adds_to_all_rows(frame, rows):
+def test_paired_deviations_do_not_see_what_a_seed_adds_to_all_rows(frame, rows):
     shifted = robustness_table(frame.assign(value=frame["value"] + 0.1 * frame["seed"]), TOLERANCE)
     for row, same in zip(rows, shifted, strict=True):
-        assert same["id/accuracy_std"] == pytest.approx(row["id/accuracy_std"], abs=1e-9)
+        assert same["id/accuracy_std_paired"] == pytest.approx(row["id/accuracy_std_paired"], abs=1e-9)
         assert same["id/accuracy"] == pytest.approx(row["id/accuracy"] + 0.05)
 
 
-def test_deviations_of_two_networks_are_that_of_their_difference(frame):
+def test_paired_deviations_of_two_networks_are_that_of_their_difference(frame):
     """With two networks and two seeds, each deviation is that of the difference over the root of 2 (Morey 2008)."""
     two = frame[frame["method"].isin(["zero-shot", "lp"]) & frame["alpha"].isin([0.0, 1.0])]
     two = two[(two["method"] == "zero-shot") | (two["alpha"] == 1)]
     rows = robustness_table(two, TOLERANCE)
     values = two[two["measure"] == "id/accuracy"].pivot_table("value", "seed", "method")
     expected = (values["lp"] - values["zero-shot"]).std() / 2**0.5
-    assert [row["id/accuracy_std"] for row in rows] == pytest.approx([expected] * 2)
+    assert [row["id/accuracy_std_paired"] for row in rows] == pytest.approx([expected] * 2)
 
 
 def test_strength_zero_is_plain_finetuning_and_alpha_zero_is_zero_shot(rows):
