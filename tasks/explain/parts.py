@@ -1,6 +1,6 @@
-"""Partition of an image, and which of them a latent reads: the one without which it loses most of its activation.
+"""Parts of an image, and which of them a latent reads: the one without which it loses most of its activation.
 
-Partition are cells around dispersed seeds among the patches of a grid:
+Parts are the cells around dispersed seeds among the patches of a grid:
 
     c_1 random;  c_(j+1) = argmax_x min_(i<=j) |x - c_i|^2;  cell(x) = argmin_j |x - c_j|^2
 
