@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from amalgam.tasks.clip.zero_shot import Classifier
+    from amalgam.tasks.explain.names import Names
 
 SELECTION = "selection.json"
 Rule = Literal["forbid", "keep"]
@@ -182,9 +183,10 @@ def _added(config: SelectionConfig, inputs: Mapping[str, Any], seen: Sequence[_S
     assert config.labelled is not None, "the experiment gives it with the rule"
     images, encoder = open_source(config.labelled, work.data_root), load_classifier(inputs["after"]).encoder
     sae = SAES.read(inputs["saes"], config.sae, seen[0].features.shape[1], read_about(inputs["classifier"]).backbone)
+    encoder, sae, everyone = encoder.to(work.device), sae.to(work.device), range(len(images))
     with torch.no_grad():
-        parts = [encoder(batch.images) for batch in batches(images, range(len(images)), 512, device="cpu")]
-        codes = [sae.sparse(sae.pre_activations(as_wanted(part, sae.info))).dense() != 0 for part in parts]
+        parts = (encoder(batch.images) for batch in batches(images, everyone, 512, device=work.device))
+        codes = [(sae.sparse(sae.pre_activations(as_wanted(part, sae.info))).dense() != 0).cpu() for part in parts]
     return set(added(seen[0].activations != 0, torch.cat(codes), config.rules.rate))
 
 
@@ -192,7 +194,7 @@ def _added(config: SelectionConfig, inputs: Mapping[str, Any], seen: Sequence[_S
 class _Named:
     """Latents by their names."""
 
-    names: Any = None
+    names: Names | None = None
 
     def of(self, words: Sequence[str], all_known: bool = True) -> tuple[int, ...]:
         """Those called by some words; of unknown ones none, or ValueError."""

@@ -126,7 +126,7 @@ def _tune(
     roles = ("features", "anchors", "unlabelled_anchors")
     staged = {role: FEATURES.read(inputs.get(role, ()), about.backbone) for role in roles}
     is_first = processes.rank == 0  # the others compute the same, and one record is enough
-    indices, objective = _for_groups(config, inputs, images, kept)
+    indices, objective = _for_groups(config, inputs, images, kept, device)
     trained = finetune(
         classifier,
         images,
@@ -153,7 +153,7 @@ def _tune(
 
 
 def _for_groups(
-    config: TunedConfig, inputs: Mapping[str, Any], images: Images, kept: Indices
+    config: TunedConfig, inputs: Mapping[str, Any], images: Images, kept: Indices, device: str
 ) -> tuple[Indices, Objective | None]:
     """What is trained on and by which objective, if the worst group counts. Raises ValueError without groups."""
     from amalgam.pipeline.store.clip_checkpoints import load_classifier
@@ -161,7 +161,8 @@ def _for_groups(
     from amalgam.tasks.training.group_robust import GroupWeighted, balanced, repeated
 
     if isinstance(config.robust, JTT):
-        wrong = predict(load_classifier(inputs["first"]), images, kept).argmax(1) != images.labels[kept]
+        first = load_classifier(inputs["first"]).to(device)
+        wrong = predict(first, images, kept, device=device).argmax(1) != images.labels[kept]
         return repeated(kept, wrong.numpy(), config.robust.times), None
     if config.robust is None:
         return kept, None
@@ -188,9 +189,11 @@ def _watch(
     from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_about
     from amalgam.tasks.clip.testing.similarity import DriftWatch
 
+    if config.read_by is None:
+        return None
     start, backbone = load_classifier(inputs["classifier"]), read_about(inputs["classifier"]).backbone
-    sae = SAES.read(inputs.get("read_by"), config.read_by, start.head.in_features, backbone)
-    return None if sae is None else DriftWatch.start(start.encoder, images, held_out, sae, device)
+    sae = SAES.read(inputs["read_by"], config.read_by, start.head.in_features, backbone)
+    return DriftWatch.start(start.encoder, images, held_out, sae, device)
 
 
 def _unlabelled(config: TunedConfig, staged: StagedFeatures, data_root: Path | None) -> Unlabelled | None:

@@ -28,9 +28,10 @@ def of_rules(rules):
     return OfSeed(sweep(methods=methods, variants=variants), 0)
 
 
-def selected(root, rules):
+def selected(root, rules, tuned=None):
     steps = of_rules(rules)
-    step = steps.selected(steps.recipe.variant("selective"), rules)
+    plain = tuned and (steps.zero_shot if tuned == "zero-shot" else steps.tuned(VARIANTS[tuned]))
+    step = steps.selected(steps.recipe.variant("selective"), rules, plain)
     run([step], root, Local())
     return SELECTED.read(step.path(root))
 
@@ -43,6 +44,14 @@ def test_a_table_is_taken_as_it_is(root):
 def test_latents_of_domains_are_those_that_tell_styles_apart(root):
     found = selected(root, Rules(groups=("domains",), rate=0.2))
     assert found.keep == () and len(found.forbid) > 0
+
+
+def test_added_latents_are_those_of_plain_fine_tuning(root):
+    rules = Rules(groups=("added",), rate=0.99)
+    assert len(selected(root, rules, "ft").forbid) > 0
+    with pytest.raises(StepsFailed) as failed:  # a network that was not tuned adds none
+        selected(root, rules, "zero-shot")
+    assert "no latent fits" in str(failed.value.exceptions[0])
 
 
 def test_fine_tuning_forbids_what_was_selected(root):
