@@ -18,7 +18,9 @@ from amalgam.tasks.training.objective import Objective
 
 
 class GroupWeighted(Objective):
-    """The objective of `GroupDRO`."""
+    """The objective of `GroupDRO`: a batch moves the weights of groups once, by the group means of all its images."""
+
+    is_mean_over_images = False
 
     def __init__(self, method: GroupDRO, groups: Tensor, label_smoothing: float = 0.0) -> None:
         super().__init__(label_smoothing)

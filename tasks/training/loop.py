@@ -69,8 +69,8 @@ def train(
 
     Of several processes each calls this with the same arguments and its own `processes` and device; all are given the
     network, the first one logs and saves. `compiler` is a backend of torch.compile, such as "inductor", which pays in
-    long runs. Raises ValueError for an empty or single-class split, a batch that the processes cannot share, and as
-    soon as a loss is not finite: what was saved before is sound.
+    long runs. Raises ValueError for an empty or single-class split, a batch that cannot be divided as configured, and
+    as soon as a loss is not finite: what was saved before is sound.
     """
     task = _Task(
         images,
@@ -83,6 +83,11 @@ def train(
     )
     task.check()
     how = objective or Objective(config.label_smoothing)
+    if not how.is_mean_over_images and (config.accumulate > 1 or processes.size > 1):
+        raise ValueError(
+            f"this loss needs all images of a batch at once: accumulate must be 1 and the number of processes 1, "
+            f"got {config.accumulate} and {processes.size}"
+        )
     run = _Run.start(copy.deepcopy(module), task, support or {}, masks, how)
     run.measure = measure
     if compiler is not None:

@@ -2,7 +2,7 @@
 
 The gradient of a mean over images is the sum of the gradients of its parts, each with its share of the images. So the
 optimiser takes the same steps but for rounding (with dropout, steps of the same distribution). It is not so for batch
-norm, which would see smaller batches, and for losses that compare the images of a batch.
+norm, which would see smaller batches, and for losses that need all images of a batch at once.
 """
 
 import logging
@@ -52,7 +52,7 @@ class Division:
 
 def _why_whole(module: nn.Module, objective: Objective) -> str | None:
     if not objective.is_mean_over_images:
-        return "its loss compares all images of a batch"
+        return "its loss needs all images of a batch at once"
     if any(isinstance(part, _BatchNorm) and part.training for part in module.modules()):
         return "batch norm needs all images of a batch at once"
     return None

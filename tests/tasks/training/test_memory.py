@@ -12,8 +12,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from amalgam.tasks.data.images import Images
-from amalgam.tasks.training.config import TrainConfig
+from amalgam.tasks.training.config import GroupDRO, TrainConfig
+from amalgam.tasks.training.distributed import ProcessGroup
 from amalgam.tasks.training.epochs import silent
+from amalgam.tasks.training.group_robust import GroupWeighted
 from amalgam.tasks.training.loop import train
 from amalgam.tasks.training.objective import Objective
 
@@ -99,11 +101,23 @@ class Compared(Objective):
 
 @pytest.mark.parametrize(
     ("network", "objective", "reason"),
-    [(with_batch_norm, None, "batch norm"), (pointwise, Compared(), "compares all images")],
+    [
+        (with_batch_norm, None, "batch norm"),
+        (pointwise, Compared(), "its loss needs all images"),
+        (pointwise, GroupWeighted(GroupDRO(), torch.arange(100) % 2), "its loss needs all images"),
+    ],
 )
 def test_steps_that_parts_would_change_are_refused(network, objective, reason, images):
     with Allocator(13 * WIDEST * 4), pytest.raises(ValueError, match=f"24 images at once .*{reason}.*lower batch_size"):
         weights(network(), images, objective=objective)
+
+
+@pytest.mark.parametrize(("accumulate", "processes"), [(2, 1), (1, 2)])
+def test_parts_of_a_loss_that_needs_whole_batches_are_refused(accumulate, processes, images):
+    config = CONFIG.model_copy(update={"accumulate": accumulate})
+    group = ProcessGroup(0, processes)
+    with pytest.raises(ValueError, match=f"got {accumulate} and {processes}"):
+        train(pointwise(), images, range(60), range(63), config, 0, log=silent, objective=Compared(), processes=group)
 
 
 def test_two_images_that_do_not_fit_are_refused(images):
