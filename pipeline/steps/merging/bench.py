@@ -70,18 +70,16 @@ class Bench:
         data = " ".join(parts.train.fingerprint for parts in self.parts)
         return None if method.need is None else read_statistics(self.staged, data)
 
-    def validate(self, encoder: State) -> list[float]:
-        """Accuracy on every task's validation images."""
-        return [
-            accuracy(with_encoder(module, fresh), parts.train, parts.validation, self.device)
-            for fresh in [self._refreshed(encoder)]
-            for module, parts in zip(self.modules, self.parts, strict=True)
-        ]
-
-    def test(self, encoder: State) -> list[float]:
-        """Accuracy on every task's test images."""
+    def validate(self, encoder: State, tasks: slice = slice(None)) -> list[float]:
+        """Accuracy on the validation images of every task, or of some."""
         fresh = self._refreshed(encoder)
-        pairs = zip(self.modules, self.parts, strict=True)
+        pairs = zip(self.modules[tasks], self.parts[tasks], strict=True)
+        return [accuracy(with_encoder(m, fresh), parts.train, parts.validation, self.device) for m, parts in pairs]
+
+    def test(self, encoder: State, tasks: slice = slice(None)) -> list[float]:
+        """Accuracy on the test images of every task, or of some."""
+        fresh = self._refreshed(encoder)
+        pairs = zip(self.modules[tasks], self.parts[tasks], strict=True)
         return [accuracy(with_encoder(module, fresh), parts.test, device=self.device) for module, parts in pairs]
 
     def own_accuracies(self) -> list[float]:

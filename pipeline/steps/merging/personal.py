@@ -53,7 +53,9 @@ def stage_embeddings(config: EmbeddingsConfig, inputs: Mapping[str, Any], work: 
             module(probe)
         embeddings.append({NOISE: seen[0].double().mean(0).flatten()})
     models = tuple(digest(encoder_state(module)) for module in modules)
-    write_statistics(work.out, Statistics(embeddings=tuple(embeddings), models=models), _probe(config))
+    write_statistics(
+        work.out, Statistics(embeddings=tuple(embeddings), models=models), f"{NOISE} {config.num_rows} {config.seed}"
+    )
     return {"rows": config.num_rows}
 
 
@@ -73,19 +75,16 @@ def merge_personally(config: PersonalConfig, inputs: Mapping[str, Any], work: Wo
     for temperature in config.temperatures:
         rows = FunctionalSimilarity(temperature=temperature)(embeddings)
         states = [merge(None, bench.members, Average(weights=row)) for row in rows]
-        reached = sum(bench.validate(state)[place] for place, state in enumerate(states)) / len(states)
+        accuracies = [bench.validate(state, slice(t, t + 1))[0] for t, state in enumerate(states)]
+        reached = sum(accuracies) / len(accuracies)
         if reached > best:
             best, chosen, merges = reached, temperature, states
-    accuracies = [bench.test(state)[place] for place, state in enumerate(merges)]
+    accuracies = [bench.test(state, slice(t, t + 1))[0] for t, state in enumerate(merges)]
     found = {"validation_accuracy": best, "scale": chosen}
     network = Network(kind="fused", method=config.label, seed=config.seed)
     results = results_of(network, [task.name for task in config.tasks], accuracies, found)
     write_results(results, work.out)
     return flat(results)
-
-
-def _probe(config: EmbeddingsConfig) -> str:
-    return f"{NOISE} {config.num_rows} {config.seed}"
 
 
 EMBEDDINGS = Kind("probe_embeddings", stage_embeddings, EmbeddingsConfig, expect=Expect(2, 50_000))
