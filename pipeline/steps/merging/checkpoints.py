@@ -9,7 +9,7 @@ from pydantic import Field
 from amalgam.pipeline.engine.kinds import Config, Kind
 from amalgam.pipeline.engine.step import Expect, Metrics
 from amalgam.pipeline.engine.workspace import Workspace
-from amalgam.pipeline.steps.merging.task import TaskConfig
+from amalgam.pipeline.steps.merging.task import TaskConfig, headed_base
 
 HISTORY = "history.parquet"
 
@@ -37,19 +37,14 @@ class CheckpointsConfig(Config):
 
 def train_history(config: HistoryConfig, inputs: Mapping[str, Path], work: Workspace) -> Metrics:
     """Write one `epoch-NNN.safetensors` an epoch and `history.parquet`; a retry begins anew: none is missing."""
-    from amalgam.pipeline.store.checkpoints import load_model, read_spec, save_model
+    from amalgam.pipeline.store.checkpoints import save_model
     from amalgam.pipeline.store.state_files import write_safetensors
     from amalgam.pipeline.tracking.history import write_history
-    from amalgam.tasks.merging.multitask.data import headed, task_data
     from amalgam.tasks.merging.multitask.heads import encoder_state
     from amalgam.tasks.merging.multitask.lora import adapter_state, with_lora
-    from amalgam.tasks.models import build
     from amalgam.tasks.training.loop import train
 
-    base = read_spec(inputs["base"])
-    parts = task_data(config.task, base.in_shape, config.validation_share, config.seed, work.data_root)
-    spec = base.model_copy(update={"num_classes": len(parts.train.class_names)})
-    start = headed(load_model(inputs["base"]), build(spec, seed=0), parts)
+    start, spec, parts = headed_base(config, inputs["base"], work)
     save_model(start, spec, work.out)
     kept = set(encoder_state(start))
     if config.lora_rank is not None:

@@ -9,7 +9,7 @@ from pydantic import Field
 from amalgam.pipeline.engine.kinds import Kind
 from amalgam.pipeline.engine.step import Expect, Metrics
 from amalgam.pipeline.engine.workspace import Workspace
-from amalgam.pipeline.steps.merging.task import TaskConfig
+from amalgam.pipeline.steps.merging.task import TaskConfig, headed_base
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.merging.sparse.bayestune import BayesTune
 
@@ -54,7 +54,7 @@ def score_entries(config: ScoresConfig, inputs: Mapping[str, Path], work: Worksp
     from amalgam.tasks.merging.statistics.fisher import fisher_sums
     from amalgam.tasks.training.loop import train
 
-    module, parts = _start(config, inputs["base"], work)
+    module, _, parts = headed_base(config, inputs["base"], work)
     start = {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
     run: dict[str, Any] = {"log": work.log, "resume": resume_state(work), "save": saver(work), "device": work.device}
     if isinstance(config.by, BayesTune):
@@ -73,7 +73,7 @@ def score_entries(config: ScoresConfig, inputs: Mapping[str, Path], work: Worksp
 
 def train_sparsely(config: SparseConfig, inputs: Mapping[str, Path], work: Workspace) -> Metrics:
     """Write the mask, the network and `results.parquet`: accuracy on the task, and what is left of the base's own."""
-    from amalgam.pipeline.store.checkpoints import load_model, read_spec, save_model, save_nonzeros
+    from amalgam.pipeline.store.checkpoints import load_model, save_model, save_nonzeros
     from amalgam.pipeline.store.state_files import open_state
     from amalgam.pipeline.store.tables.results import write_results
     from amalgam.tasks.data.images import load
@@ -82,14 +82,13 @@ def train_sparsely(config: SparseConfig, inputs: Mapping[str, Path], work: Works
     from amalgam.tasks.merging.sparse.masks import density, select
     from amalgam.tasks.scoring.results import Network, Result, flat
 
-    module, parts = _start(config, inputs["base"], work)
+    module, spec, parts = headed_base(config, inputs["base"], work)
     masks = None
     if config.share < 1:
         masks = select(dict(open_state(inputs["scores"] / SCORES)), config.share, config.budget)
         save_nonzeros(masks, work.out)
     validation, rate, best = _best(config, module, parts, masks, work)
-    spec = read_spec(inputs["base"])
-    save_model(best, spec.model_copy(update={"num_classes": len(parts.train.class_names)}), work.out)
+    save_model(best, spec, work.out)
     base = load_model(inputs["base"])
     own = load(config.base_data, "test", work.data_root)
     kept = accuracy(with_encoder(base, encoder_state(best.cpu())), own, device=work.device)
@@ -104,18 +103,6 @@ def train_sparsely(config: SparseConfig, inputs: Mapping[str, Path], work: Works
     results = [Result(network, role, None, metric, value) for (role, metric), value in found.items()]
     write_results(results, work.out)
     return {**flat(results), "data_fingerprint": parts.train.fingerprint}
-
-
-def _start(config: TaskConfig, base: Path, work: Workspace) -> "tuple[nn.Module, TaskData]":
-    """The base behind the task's head, fixed, and the task's images."""
-    from amalgam.pipeline.store.checkpoints import load_model, read_spec
-    from amalgam.tasks.merging.multitask.data import headed, task_data
-    from amalgam.tasks.models import build
-
-    spec = read_spec(base)
-    parts = task_data(config.task, spec.in_shape, config.validation_share, config.seed, work.data_root)
-    start = build(spec.model_copy(update={"num_classes": len(parts.train.class_names)}), seed=0)
-    return headed(load_model(base), start, parts), parts
 
 
 def _best(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -10,6 +11,12 @@ from amalgam.pipeline.engine.step import Expect, Metrics
 from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.tasks.merging.multitask.spec import TaskSpec
 from amalgam.tasks.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from amalgam.tasks.merging.multitask.data import TaskData
+    from amalgam.tasks.models.spec import ModelSpec
 
 
 class TaskConfig(Config):
@@ -23,18 +30,26 @@ class TaskConfig(Config):
     """Draws the share held out, the order of images and the augmentation."""
 
 
+def headed_base(config: TaskConfig, base: Path, work: Workspace) -> "tuple[nn.Module, ModelSpec, TaskData]":
+    """The base behind the task's head, fixed, how that network is built, and the task's images."""
+    from amalgam.pipeline.store.checkpoints import load_model, read_spec
+    from amalgam.tasks.merging.multitask.data import headed, task_data
+    from amalgam.tasks.models import build
+
+    spec = read_spec(base)
+    parts = task_data(config.task, spec.in_shape, config.validation_share, config.seed, work.data_root)
+    spec = spec.model_copy(update={"num_classes": len(parts.train.class_names)})
+    return headed(load_model(base), build(spec, seed=0), parts), spec, parts
+
+
 def finetune_task(config: TaskConfig, inputs: Mapping[str, Path], work: Workspace) -> Metrics:
     """Save the network with the task's head; the summary compares it with the base behind the same head."""
     from amalgam.pipeline.engine.resuming import resume_state, saver
-    from amalgam.pipeline.store.checkpoints import load_model, read_spec, save_model
-    from amalgam.tasks.merging.multitask.data import accuracy, headed, task_data
-    from amalgam.tasks.models import build
+    from amalgam.pipeline.store.checkpoints import save_model
+    from amalgam.tasks.merging.multitask.data import accuracy
     from amalgam.tasks.training.loop import train
 
-    base = read_spec(inputs["base"])
-    parts = task_data(config.task, base.in_shape, config.validation_share, config.seed, work.data_root)
-    spec = base.model_copy(update={"num_classes": len(parts.train.class_names)})
-    start = headed(load_model(inputs["base"]), build(spec, seed=0), parts)
+    start, spec, parts = headed_base(config, inputs["base"], work)
     before = accuracy(start, parts.test, device=work.device)
     trained = train(
         start,
