@@ -58,11 +58,6 @@ class Masked(nn.Module):
         sizes = torch.stack([mask.abs().sum() for mask in self.masks.values()]).sum()
         return sparsity * sizes + proximity * distance(self.network, received)
 
-    def pruned(self, threshold: float) -> float:
-        """The share of masks that `effective` takes as 0."""
-        masks = torch.cat([mask.detach().flatten() for mask in self.masks.values()])
-        return float((masks.abs() < threshold).double().mean())
-
 
 def distance(network: nn.Module, received: Mapping[str, Tensor]) -> Tensor:
     """The Euclidean distance of all weights from some others; its gradient is 0 where they are equal."""

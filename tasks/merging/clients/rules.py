@@ -21,8 +21,6 @@ class Rule(BaseModel):
     paper: ClassVar[str] = ""
     masked: ClassVar[bool] = False
     """Whether clients learn a mask of their own, which never leaves them."""
-    shares: ClassVar[bool] = False
-    """Whether all clients receive the same network."""
 
     def merged(self, states: Sequence[State], sizes: Sequence[int], embeddings: Sequence[Tensor]) -> list[State]:
         """The network that each client receives, of those that all sent."""
@@ -37,7 +35,6 @@ class FedAvg(Rule):
     """The mean of the clients' networks, weighted by their training examples."""
 
     paper: ClassVar[str] = "Communication-efficient learning of deep networks, McMahan et al. 2017, arXiv 1602.05629"
-    shares: ClassVar[bool] = True
 
     def merged(self, states: Sequence[State], sizes: Sequence[int], embeddings: Sequence[Tensor]) -> list[State]:
         from amalgam.tasks.merging.merging import merge

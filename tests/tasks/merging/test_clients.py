@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from amalgam.tasks.merging.clients.data import Nodes, Pictures, graph_clients, skewed_clients
+from amalgam.tasks.merging.clients.data import graph_clients, skewed_clients
 from amalgam.tasks.merging.clients.federation import Federation, LocalTraining
 from amalgam.tasks.merging.clients.graphs import (
     block_model,
@@ -101,7 +101,6 @@ def test_masks_multiply_weights_and_are_pruned_below_the_threshold():
     effective = learner.effective(1e-3)["weight"]
     torch.testing.assert_close(effective[0], 0.5 * learner.network.weight[0])
     assert not effective[1].any() and effective[2].equal(learner.network.weight[2])
-    assert learner.pruned(1e-3) == pytest.approx(4 / 15)
 
 
 def states(count=3):
@@ -185,4 +184,4 @@ def test_image_clients_have_few_classes_and_learn():
     torch.manual_seed(0)
     local = LocalTraining(FedAvg(), nn.Linear(8, 5), images[:16], epochs=2, learning_rate=0.05, seed=0)
     history = finished(Federation(clients, local, 8)).history
-    assert history[-1]["test/accuracy"] > 0.7 and isinstance(clients[0], Pictures) and not isinstance(clients[0], Nodes)
+    assert history[-1]["test/accuracy"] > 0.7
