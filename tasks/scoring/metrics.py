@@ -174,22 +174,6 @@ def mean_over_sets(test_sets: Sequence[Estimate]) -> Estimate:
     return Estimate(sum(values) / len(values), torch.stack(draws).mean(0))
 
 
-def estimate(metric: Metric, test_sets: Sequence[Predictions], draws: int = DRAWS, seed: int = 0) -> Estimate:
-    """The unweighted mean of a metric over test sets of one network; the same examples are drawn for every network."""
-    return mean_over_sets([estimates(metric, [predictions], draws, seed)[0] for predictions in test_sets])
-
-
-def paired_difference(
-    metric: Metric, ours: Sequence[Predictions], theirs: Sequence[Predictions], draws: int = DRAWS, seed: int = 0
-) -> Estimate:
-    """How far one network is ahead of another: both are scored on the same resamples of the same examples.
-
-    Raises ValueError unless both were tested on the same examples.
-    """
-    pairs = [estimates(metric, pair, draws, seed) for pair in zip(ours, theirs, strict=True)]
-    return mean_over_sets([one - other for one, other in pairs])
-
-
 def resamples(count: int, draws: int, seed: int) -> Iterator[Tensor]:
     """How often each of `count` examples is drawn, float64, (some draws, count), until there are `draws`."""
     for part in _resampled(count, draws, seed).split(max(1, WEIGHTS_AT_ONCE // count)):

@@ -26,13 +26,13 @@ class OverSeeds:
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
-def over_seeds(values: Sequence[float], level: float = LEVEL) -> OverSeeds:
+def over_seeds(values: Sequence[float]) -> OverSeeds:
     """Mean, deviation and interval of one number per seed, of which there is at least one."""
     mean = statistics.fmean(values)
     if len(values) < 2:
         return OverSeeds(mean, None, None, None, len(values))
     std = statistics.stdev(values)
-    half = t_quantile(len(values) - 1, (1 + level) / 2) * std / math.sqrt(len(values))
+    half = t_quantile(len(values) - 1, (1 + LEVEL) / 2) * std / math.sqrt(len(values))
     return OverSeeds(mean, std, mean - half, mean + half, len(values))
 
 

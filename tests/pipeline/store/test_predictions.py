@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from amalgam.pipeline.store.tables.predictions import Answers, read_predictions, write_predictions
-from amalgam.tasks.scoring.metrics import METRICS, Predictions, estimate, value
+from amalgam.tasks.scoring.metrics import METRICS, Predictions, estimates, value
 
 
 def predictions(seed: int, grouped: bool) -> Predictions:
@@ -41,7 +41,7 @@ def test_every_metric_is_the_same_from_the_file(answers, tmp_path):
         for name, metric in METRICS.items():
             if name != "worst_group" or written.predictions.group_names:
                 assert value(metric, read.predictions) == value(metric, written.predictions)
-                once, again = (estimate(metric, [a.predictions], draws=20) for a in (read, written))
+                once, again = estimates(metric, [read.predictions, written.predictions], draws=20)
                 assert torch.equal(once.draws, again.draws)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from amalgam.tasks.scoring.metrics import Predictions, accuracy, estimate, paired_difference
+from amalgam.tasks.scoring.metrics import Predictions, accuracy, estimates, mean_over_sets
 from amalgam.tasks.scoring.pooled import Hits, pooled_accuracies, weighted_sum
 
 
@@ -25,20 +25,21 @@ def two_networks():
 
 def test_one_seed_is_estimated_as_by_its_predictions(two_networks):
     found, *_ = pooled_accuracies([[hits(said)] for said in two_networks[0]], draws=50, seed=3)
-    by_hand = estimate(accuracy, two_networks[0], draws=50, seed=3)
+    by_hand = mean_over_sets([estimates(accuracy, [said], draws=50, seed=3)[0] for said in two_networks[0]])
     assert found.value == pytest.approx(by_hand.value)
     torch.testing.assert_close(found.draws, by_hand.draws)
 
 
 def test_a_pooled_difference_is_the_paired_difference(two_networks):
     ours, theirs = pooled_accuracies([[hits(*pair)] for pair in zip(*two_networks, strict=True)], draws=50)
-    by_hand = paired_difference(accuracy, *two_networks, draws=50)
+    pairs = [estimates(accuracy, pair, draws=50) for pair in zip(*two_networks, strict=True)]
+    by_hand = mean_over_sets([one - other for one, other in pairs])
     assert (ours - theirs).value == pytest.approx(by_hand.value)
     torch.testing.assert_close((ours - theirs).draws, by_hand.draws)
 
 
 def test_a_weighted_sum_is_that_of_values_and_of_draws(two_networks):
-    ours, theirs = (estimate(accuracy, network, draws=20) for network in two_networks)
+    ours, theirs = estimates(accuracy, [network[0] for network in two_networks], draws=20)
     mixed = weighted_sum([ours, theirs], [0.25, 0.75])
     assert mixed.value == pytest.approx(0.25 * ours.value + 0.75 * theirs.value)
     torch.testing.assert_close(mixed.draws, 0.25 * ours.draws + 0.75 * theirs.draws)

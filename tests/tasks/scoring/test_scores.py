@@ -8,13 +8,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from amalgam.tasks.scoring.metrics import (
-    METRICS,
-    Predictions,
-    estimate,
-    paired_difference,
-    value,
-)
+from amalgam.tasks.scoring.metrics import METRICS, Predictions, estimates, value
 
 REGIONS = ("Asia", "Europe", "Other", "Oceania")
 
@@ -80,7 +74,7 @@ def test_a_weight_is_how_often_an_example_occurs(name):
 
 def test_the_bootstrap_interval_of_accuracy_is_the_normal_one():
     said = predictions(count=2000)
-    found = estimate(METRICS["accuracy"], [said])
+    found = estimates(METRICS["accuracy"], [said])[0]
     low, high = found.interval()
     error = (found.value * (1 - found.value) / 2000) ** 0.5
     # The width of a percentile interval of 1000 resamples varies by a few per cent.
@@ -88,9 +82,9 @@ def test_the_bootstrap_interval_of_accuracy_is_the_normal_one():
 
 
 def test_a_network_is_not_ahead_of_itself():
-    said = [predictions(seed) for seed in (1, 2)]
     for metric in METRICS.values():
-        difference = paired_difference(metric, said, said)
+        ours, same = estimates(metric, [predictions(1), predictions(1)])
+        difference = ours - same
         assert (difference.value, difference.interval()) == (0.0, (0.0, 0.0))
 
 
@@ -99,22 +93,22 @@ def test_pairs_are_surer_than_networks_on_their_own():
     better = Predictions(
         **said.columns | {"classes": said.labels.where(said.ids % 10 == 0, said.classes)}, group_names=REGIONS
     )
-    difference = paired_difference(METRICS["accuracy"], [better], [said])
-    low, high = difference.interval()
-    alone = [np.subtract(*estimate(METRICS["accuracy"], [each]).interval()) for each in (better, said)]
+    both = estimates(METRICS["accuracy"], [better, said])
+    low, high = (both[0] - both[1]).interval()
+    alone = [np.subtract(*each.interval()) for each in both]
     assert low > 0 and high - low < -min(alone)
 
 
 def test_resamples_follow_their_seed_alone():
     said = predictions()
-    first, again, other = (estimate(METRICS["nll"], [said], draws=20, seed=seed).draws for seed in (0, 0, 1))
+    first, again, other = (estimates(METRICS["nll"], [said], draws=20, seed=seed)[0].draws for seed in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
 def test_what_cannot_be_scored_is_refused():
     said = predictions()
     with pytest.raises(ValueError, match="examples"):
-        paired_difference(METRICS["accuracy"], [said], [chosen(said, torch.arange(10))])
+        estimates(METRICS["accuracy"], [said, chosen(said, torch.arange(10))])
     with pytest.raises(ValueError, match="lengths"):
         chosen(said, torch.arange(0))
     ungrouped = Predictions(**said.columns | {"groups": torch.full((200,), -1)})
