@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amalgam import Average, merge
+from amalgam.tasks.merging.statistics.staging import traces
 from amalgam.tasks.merging.weights.providers import (
     MWA,
     FisherTrace,
@@ -56,6 +57,12 @@ def test_fisher_traces_are_shared_out():
     for bad in ([0, 0], [-1, 2], [float("nan"), 1]):
         with pytest.raises(ValueError):
             FisherTrace()(bad)
+
+
+def test_traces_weigh_members_by_all_their_fisher_information():
+    first = {"a": torch.ones(2, 3), "b": torch.full((2,), 2.0)}
+    assert traces([first]) == [10.0]
+    assert FisherTrace()(traces([first, {name: 3 * one for name, one in first.items()}])) == pytest.approx((0.25, 0.75))
 
 
 def planted():
