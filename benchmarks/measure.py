@@ -39,6 +39,6 @@ def seconds(work: Callable[[], object]) -> float:
 def report(about: str, measure: Callable[..., Sequence[Measure]], tiny: Mapping[str, Any]) -> None:
     """Measure and print the outcome as JSON; with --tiny at the sizes `tiny`, only to see that everything runs."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tiny", action="store_true", help="small sizes, to see that it runs; no bound need hold")
+    parser.add_argument("--tiny", action="store_true", help="small sizes, to see that it runs; bounds are not enforced")
     sizes = tiny if parser.parse_args().tiny else {}
     print(json.dumps({"about": about, "measures": [asdict(found) for found in measure(**sizes)]}, indent=2))

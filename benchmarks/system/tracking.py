@@ -1,8 +1,8 @@
 """What a step costs beside its work: in MLflow against MLflow's own calls, on Ray against plain tasks, and when opened.
 
 Steps that compute nothing are logged in a database on disk, then the same runs by MLflow's client alone, a call for
-each part of a run. The same number of such steps is built by two Ray workers, and as
-many plain Ray tasks return a number. A file is written with its digest by one process and opened by another.
+each part of a run. As many such steps are built on a local Ray cluster, and as many plain Ray tasks return a number.
+A file is written with its digest by one process and opened by another.
 """
 
 import os
@@ -99,11 +99,8 @@ def _opened(folder: Path) -> list[Measure]:
     file = folder / "weights"
     reading = min(seconds(file.read_bytes) for _ in range(3))
     opening = seconds(lambda: digest_of(file))
-    return [
-        Measure(
-            "digest of a file that another process here wrote, share of reading it", 100 * opening / reading, "%", 3
-        )
-    ]
+    what = "digest of a file that another process here wrote, share of reading it"
+    return [Measure(what, 100 * opening / reading, "%", at_most=3)]
 
 
 def _write(folder: Path) -> None:
