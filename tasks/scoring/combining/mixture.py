@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import nll_loss
 
+from amalgam.tasks.scoring.logits import logit_ensemble, probability_ensemble
+
 MEAN_OF = Literal["probabilities", "logits"]
 TOLERANCE = 1e-10  # by how much less than this, in nats, an EM step may still improve
 
@@ -42,11 +44,10 @@ class Mixture:
             raise ValueError(
                 f"logits must be ({len(self.weights)}, examples, classes): members first, got {tuple(logits.shape)}"
             )
-        weights = torch.tensor(self.weights, dtype=torch.float64)
-        scaled = logits.double() / torch.tensor(self.temperatures or (1.0,), dtype=torch.float64)[:, None, None]
+        scaled = list(logits.double() / torch.tensor(self.temperatures or (1.0,), dtype=torch.float64)[:, None, None])
         if self.mean_of == "logits":
-            return torch.einsum("k,knc->nc", weights, scaled).log_softmax(1)
-        return torch.logsumexp(scaled.log_softmax(2) + weights.log()[:, None, None], 0)
+            return logit_ensemble(scaled, self.weights).log_softmax(1)
+        return probability_ensemble(scaled, self.weights)
 
 
 def nll(log_probabilities: Tensor, labels: Tensor) -> float:
