@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from amalgam.tasks.tracing.running import hooked
+
 MOST_NUMBERS = 2**24  # of gradients of single examples of one layer held at once: 64 MB in single precision
 Gradients = Callable[[Any, Tensor, Tensor], dict[str, Tensor]]
 """Of a layer, its input and the slope of its output, both (examples, ...): (examples, *shape) by parameter."""
@@ -45,11 +47,8 @@ class ByLayer:
             return out.clone()  # an activation in place would change what the slope is of
 
         hooks = [layer.register_forward_hook(note) for layer in layers.values()]
-        try:
+        with hooked(hooks):
             logits = module(images)
-        finally:
-            for hook in hooks:
-                hook.remove()
         if not all(len(found) == 1 and len(found[0][0]) == len(images) for found in seen.values()):
             return None
         pairs = [found[0] for found in seen.values()]
@@ -86,13 +85,9 @@ class ByLayer:
 
 
 def _is_known(layer: nn.Module) -> bool:
-    return type(layer) in GRADIENTS and (
-        not isinstance(layer, nn.Conv2d) or (layer.groups == 1 and layer.padding_mode == "zeros" and _numbers(layer))
-    )
-
-
-def _numbers(layer: nn.Conv2d) -> bool:
-    return not isinstance(layer.padding, str)
+    if isinstance(layer, nn.Conv2d) and (layer.groups > 1 or layer.padding_mode != "zeros"):
+        return False
+    return type(layer) in GRADIENTS and not isinstance(getattr(layer, "padding", 0), str)
 
 
 def _sees_rows(layer: nn.Module, x: Tensor) -> bool:
