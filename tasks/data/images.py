@@ -9,16 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from amalgam.tasks.data.catalogue import (
-    NPZ,
-    DataSpec,
-    check,
-    path_of,
-)
-from amalgam.tasks.data.layouts import (
-    array_numbers,
-    npz_array,
-)
+from amalgam.tasks.data.catalogue import NPZ, DataSpec, check, path_of
+from amalgam.tasks.data.layouts import array_numbers, npz_array
 from amalgam.tasks.data.pixels import CHANNELS, Images, PartName, from_arrays
 from amalgam.tasks.data.reading.listings import READERS, read_listing
 from amalgam.tasks.data.reading.torchvision_sets import image_folder, torchvision_set

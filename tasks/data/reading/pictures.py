@@ -23,20 +23,16 @@ def in_colour(picture: Any) -> Any:
 
     Raises ValueError for numbers whose range is not known: grey beyond 16 bits, and floating point.
     """
+    from PIL import Image  # tensors need it not
+
     if picture.mode.startswith("I"):
         grey = np.asarray(picture).astype(np.int64)
         if grey.size and not 0 <= grey.min() <= grey.max() < 2**16:
             raise ValueError(f"its grey levels are {grey.min()} to {grey.max()}: save it with 8 or 16 bits")
-        picture = _grey(grey)
+        picture = Image.fromarray((grey >> 8).astype(np.uint8))
     elif picture.mode == "F":
         raise ValueError("its pixels are floating-point numbers of unknown range: save it with 8 or 16 bits")
     return picture.convert("RGB")
-
-
-def _grey(levels: np.ndarray) -> Any:
-    from PIL import Image  # tensors need it not
-
-    return Image.fromarray((levels >> 8).astype(np.uint8))
 
 
 @dataclass(frozen=True)

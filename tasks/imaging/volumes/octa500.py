@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from scipy.io import loadmat
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from amalgam.tasks.data.layouts import open_picture
 from amalgam.tasks.imaging.volumes.projection import one_hot_layers
 from amalgam.tasks.imaging.volumes.synthetic import NUM_LAYERS, Volumes
 
@@ -75,7 +75,7 @@ def _scans(folder: Path) -> Tensor:
     files = sorted(folder.glob("*.bmp"), key=lambda file: int(file.stem))
     if not files:
         raise ValueError(f"there is no B-scan in {folder}: it needs pictures 1.bmp, 2.bmp and so on")
-    return torch.stack([torch.from_numpy(np.array(Image.open(file).convert("L"), np.float32)) for file in files], 1)
+    return torch.stack([torch.from_numpy(np.array(open_picture(file).convert("L"), np.float32)) for file in files], 1)
 
 
 def _resized(volumes: Tensor, shape: tuple[int, int, int], mode: str) -> Tensor:
