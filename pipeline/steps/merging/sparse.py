@@ -65,7 +65,7 @@ def score_entries(config: ScoresConfig, inputs: Mapping[str, Path], work: Worksp
         scores = dict(fisher_sums(module, parts.batches(config.num_rows), "exact"))
     else:
         tuned = train(module, parts.train, parts.pool, parts.validation, config.training, config.seed, **run).module
-        scores = movement(start, tuned.cpu().state_dict(), start)
+        scores = movement(start, tuned.cpu().state_dict())
     scores = {name: score.float().contiguous() for name, score in scores.items()}
     write_safetensors(work.out / SCORES, scores, scores.items())
     return {"entries": sum(score.numel() for score in scores.values()), "data_fingerprint": parts.train.fingerprint}

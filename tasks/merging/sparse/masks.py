@@ -33,9 +33,9 @@ def density(masks: Mapping[str, Tensor]) -> float:
     return sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
 
 
-def movement(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], names: Scores) -> dict[str, Tensor]:
-    """How far each entry of the named parameters moved in full fine-tuning: the magnitude baseline."""
-    return {name: (tuned[name] - base[name]).abs() for name in names}
+def movement(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """How far each entry of the base's parameters moved in full fine-tuning: the magnitude baseline."""
+    return {name: (tuned[name] - start).abs() for name, start in base.items()}
 
 
 def random_scores(shapes: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
