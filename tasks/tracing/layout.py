@@ -40,6 +40,11 @@ class Layout:
 
     segments: tuple[Segment, ...]
 
+    @classmethod
+    def shared(cls, length: int) -> "Layout":
+        """An axis that all members share."""
+        return cls((Segment(None, np.arange(length)[None]),))
+
     @cached_property
     def order(self) -> np.ndarray:
         """Position along the members' axis of each entry, segment after segment."""

@@ -60,34 +60,27 @@ def write_concatenation(writer: Writer, node: Node) -> Any:
         return made
     parts, start = [], 0
     for tensor in tensors:
-        own = writer.layouts(tensor).get(axis) or Layout((Segment(None, np.arange(shape_of(tensor)[axis])[None]),))
+        own = writer.layouts(tensor).get(axis) or Layout.shared(shape_of(tensor)[axis])
         parts += [Segment(s.group, s.entries + start) for s in own.segments]
         start += len(own.order)
     side_by_side = Layout(tuple(parts))
     if np.array_equal(side_by_side.order, layout.order):
         return made
-    return writer.picked(made, axis, _gathered(node, layout, side_by_side, np.arange(start), writer))
+    return writer.gathered(node, made, axis, layout, side_by_side, np.arange(start))
 
 
 def _write_reshape(writer: Writer, node: Node, after: dict[int, Layout]) -> Node:
     """A view whose lengths along units are the new ones."""
     x = tensors_of(node)[0]
-    if not after and not writer.layouts(x):
+    if operation_of(node) == "flatten" or not (after or writer.layouts(x)):
         return writer.again(node)
-    if operation_of(node) == "flatten":
-        return writer.again(node)
-    sizes = list(shape_of(node))
     sizes_before = arguments_of(node).get("size") or arguments_of(node).get("shape")
     result: list[Any] = [
-        after[a].width(writer.widths)
-        if a in after and not is_symbolic(node, a)
-        else -1
-        if is_symbolic(node, a)
-        else size
-        for a, size in enumerate(sizes)
+        -1 if is_symbolic(node, a) else after[a].width(writer.widths) if a in after else size
+        for a, size in enumerate(shape_of(node))
     ]
     if sum(size == -1 for size in result) > 1:
-        if sizes_before is None or len(sizes_before) != len(sizes):
+        if sizes_before is None or len(sizes_before) != len(result):
             raise refusal(node, "several lengths of its result depend on the batch")
         result = [
             writer.mapped(sizes_before[a]) if size == -1 and a not in after else size for a, size in enumerate(result)
@@ -114,7 +107,7 @@ def _write_selection(writer: Writer, node: Node, after: dict[int, Layout]) -> No
     for step in reversed(chain):
         moved = _step(step, moved)
     positions = np.moveaxis(moved, new, 0).reshape(moved.shape[new], -1)[:, 0]
-    value = writer.picked(writer.new[source], old, _gathered(node, layout, source_layout, positions, writer))
+    value = writer.gathered(node, writer.new[source], old, layout, source_layout, positions)
     return value if old == new else writer.call(aten.movedim.int, value, old, new)
 
 
@@ -131,13 +124,6 @@ def _step(node: Node, numbers: np.ndarray) -> np.ndarray:
         assert isinstance(first, Node)
         return run_on(first, numbers)[node.args[1]]  # type: ignore[index]
     return run_on(node, numbers)[0]
-
-
-def _gathered(node: Node, layout: Layout, source: Layout, positions: np.ndarray, writer: Writer) -> np.ndarray:
-    try:
-        return layout.gather(source, positions, writer.widths)
-    except ValueError as error:
-        raise refusal(node, str(error)) from error
 
 
 def _moves_units(node: Node, before: dict[int, Layout]) -> bool:

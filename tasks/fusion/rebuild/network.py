@@ -110,6 +110,15 @@ class Writer:
             aten.index_select.default, value, axis, self.constant("entries", torch.from_numpy(index.copy()))
         )
 
+    def gathered(
+        self, node: Node, value: Node, axis: int, layout: Layout, source: Layout, positions: np.ndarray
+    ) -> Node:
+        """A new value laid out as `source` along an axis, brought to `layout` for `node` (see `Layout.gather`)."""
+        try:
+            return self.picked(value, axis, layout.gather(source, positions, self.widths))
+        except ValueError as error:
+            raise refusal(node, str(error)) from error
+
 
 def path_of(writer: Writer, weight: Any, bias: Any) -> str | None:
     """The module path that parameters share, if they are called as a layer's are."""

@@ -11,7 +11,7 @@ from torch.fx import Node
 from amalgam.tasks.fusion.rebuild.moves import write_concatenation, write_item, write_move
 from amalgam.tasks.fusion.rebuild.network import Writer, length_along, path_of
 from amalgam.tasks.fusion.rebuild.per_member import distributed, write_norm, write_reduction
-from amalgam.tasks.tracing.layout import Layout, Segment
+from amalgam.tasks.tracing.layout import Layout
 from amalgam.tasks.tracing.nodes import (
     arguments_of,
     is_symbolic,
@@ -128,15 +128,11 @@ def _matched(writer: Writer, node: Node, tensor: Node, value: Any, axis: int, la
         return value
     length, result = shape_of(tensor)[axis], len(layout.order)
     positions = np.arange(result) if length == result else np.zeros(result, dtype=int)
-    source = own or _shared(length)
-    zeros = np.array([s.group is not None for s in layout.segments for _ in s.entries.ravel()])
-    order = layout.order
+    source = own or Layout.shared(length)
     shared = {int(e) for s in source.segments if s.group is None for e in s.entries.ravel()}
-    positions[[p for p, unit in zip(order, zeros, strict=True) if unit and int(positions[p]) in shared]] = -1
-    try:
-        return writer.picked(value, axis, layout.gather(source, positions, writer.widths))
-    except ValueError as error:
-        raise refusal(node, str(error)) from error
+    units = (e for s in layout.segments if s.group is not None for e in s.entries.ravel())
+    positions[[e for e in units if int(positions[e]) in shared]] = -1
+    return writer.gathered(node, value, axis, layout, source, positions)
 
 
 def write_expand(writer: Writer, node: Node) -> Any:
@@ -195,10 +191,6 @@ def _same(one: Layout | None, two: Layout) -> bool:
         and [s.group for s in one.segments] == [s.group for s in two.segments]
         and all(np.array_equal(a.entries, b.entries) for a, b in zip(one.segments, two.segments, strict=True))
     )
-
-
-def _shared(length: int) -> Layout:
-    return Layout((Segment(None, np.arange(length)[None]),))
 
 
 WRITERS: dict[str, Callable[[Writer, Node], Any]] = {
