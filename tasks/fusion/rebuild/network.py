@@ -59,7 +59,6 @@ class Writer:
 
     def constant(self, name: str, tensor: Tensor) -> Node:
         """A buffer of the new network, as a value."""
-        name = name.replace(".", "_")
         while hasattr(self.root, name):
             name += "_"
         self.root.register_buffer(name, tensor)
@@ -68,7 +67,7 @@ class Writer:
     def parameter(self, name: str) -> Node:
         """A fused parameter, as a value; it keeps its name."""
         path, _, leaf = name.rpartition(".")
-        owner = self.owner(path)
+        owner = module_at(self.root, path)
         if leaf not in owner._parameters and leaf not in owner._buffers:
             tensor = self.tensors[name]
             is_buffer = name in self.traced.program.buffers or not tensor.is_floating_point()
@@ -81,7 +80,7 @@ class Writer:
     def module(self, path: str, module: nn.Module, *args: Any) -> Node:
         """A call of a module, which the new network gets at a path."""
         above, _, leaf = path.rpartition(".")
-        owner = self.owner(above)
+        owner = module_at(self.root, above)
         existing = owner._modules.get(leaf)
         if type(existing) in (nn.Module, type(None)):
             for name, tensor in existing._parameters.items() if existing else ():
@@ -89,14 +88,6 @@ class Writer:
                     module.register_parameter(name, tensor)
             owner.add_module(leaf, module)
         return self.graph.call_module(path, args)
-
-    def owner(self, path: str) -> nn.Module:
-        module = self.root
-        for part in filter(None, path.split(".")):
-            if part not in module._modules:
-                module.add_module(part, nn.Module())
-            module = module._modules[part]  # type: ignore[assignment]
-        return module
 
     def picked(self, value: Node, axis: int, index: np.ndarray) -> Node:
         """Entries of a new value along an axis; -1 picks zero."""
@@ -118,6 +109,15 @@ class Writer:
             return self.picked(value, axis, layout.gather(source, positions, self.widths))
         except ValueError as error:
             raise refusal(node, str(error)) from error
+
+
+def module_at(root: nn.Module, path: str) -> nn.Module:
+    """The module of a path, made where it is not there."""
+    for part in filter(None, path.split(".")):
+        if part not in root._modules:
+            root.add_module(part, nn.Module())
+        root = root._modules[part]  # type: ignore[assignment]
+    return root
 
 
 def path_of(writer: Writer, weight: Any, bias: Any) -> str | None:

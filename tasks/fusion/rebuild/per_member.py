@@ -1,12 +1,15 @@
 """What each member computes over its own units (norms, means), at other widths."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.fx import Node
 
 from amalgam.tasks.fusion.rebuild.block_norm import BlockNorm, blocks_of
 from amalgam.tasks.fusion.rebuild.network import Writer, path_of
+from amalgam.tasks.fusion.unit_map import UnitMap
 from amalgam.tasks.tracing.layout import Layout
 from amalgam.tasks.tracing.nodes import arguments_of, operation_of, rank_of, refusal
 
@@ -49,16 +52,11 @@ def distributed(writer: Writer, node: Node, tensor: Node, value: Any, axis: int,
     # A divisor is mixed as its reciprocal: x sum_k share_k / d_k, exact where one member has the unit.
     is_divisor = operation_of(node) == "div"
     value = writer.call(aten.reciprocal.default, value) if is_divisor else value
-    shares = torch.cat([_unit_shares(writer, s.group, s.repeat) for s in layout.segments], 1)
+    shares = _by_member(writer, layout, lambda m: m.merge.sum(1))
     table = writer.constant("member_shares", shares.T.contiguous().to(tensor.meta["val"].dtype))
     last = writer.call(aten.movedim.int, value, axis, -1)
     made = writer.call(aten.movedim.int, writer.call(aten.linear.default, last, table), -1, axis)
     return writer.call(aten.reciprocal.default, made) if is_divisor else made
-
-
-def _unit_shares(writer: Writer, group: str | None, repeat: int) -> torch.Tensor:
-    assert group is not None
-    return torch.stack([m.merge.sum(1) for m in writer.maps[group]]).repeat_interleave(repeat, 1)
 
 
 def write_reduction(writer: Writer, node: Node) -> Node:
@@ -74,7 +72,7 @@ def write_reduction(writer: Writer, node: Node) -> Node:
     (axis,), name = reduced, operation_of(node)
     positions = [d for d in over if d % rank_of(x) != axis]
     value = writer.new[x]
-    counts = torch.cat([_unit_counts(writer, s.group, s.repeat) for s in layouts[axis].segments], 1)
+    counts = _by_member(writer, layouts[axis], lambda m: m.unmerge.sum(0))
     if name == "mean":
         counts = counts / counts.sum(1, keepdim=True)
     if name == "linalg_vector_norm":
@@ -89,10 +87,15 @@ def write_reduction(writer: Writer, node: Node) -> Node:
     return writer.call(aten.sqrt.default, made) if name == "linalg_vector_norm" else made
 
 
-def _unit_counts(writer: Writer, group: str | None, repeat: int) -> torch.Tensor:
-    assert group is not None
-    return torch.stack([m.unmerge.sum(0) for m in writer.maps[group]]).repeat_interleave(repeat, 1)
+def _by_member(writer: Writer, layout: Layout, of_units: Callable[[UnitMap], Tensor]) -> Tensor:
+    """(members, entries): what is a number of each fused unit, at its entries along an axis."""
+    parts = []
+    for segment in layout.segments:
+        assert segment.group is not None
+        each = torch.stack([of_units(unit_map) for unit_map in writer.maps[segment.group]])
+        parts.append(each.repeat_interleave(segment.repeat, 1))
+    return torch.cat(parts, 1)
 
 
-def _vector(writer: Writer, node: Any, axis: int) -> torch.Tensor | None:
+def _vector(writer: Writer, node: Any, axis: int) -> Tensor | None:
     return None if node is None else writer.tensors[writer.traced.flow.tensors[node]].movedim(axis, -1)

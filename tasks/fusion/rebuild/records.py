@@ -13,6 +13,7 @@ from torch.fx import Node
 
 from amalgam.tasks.fusion.rebuild.block_layers import BlockConvolution, BlockLayer, BlockLinear, Segments
 from amalgam.tasks.fusion.rebuild.block_norm import BlockNorm, NormBlocks
+from amalgam.tasks.fusion.rebuild.network import module_at
 
 Record = dict[str, Any]
 
@@ -55,10 +56,12 @@ def replayed(record: Record) -> fx.GraphModule:
     """
     root, graph, nodes = nn.Module(), fx.Graph(), dict[str, Node]()
     for path, layer in record["layers"].items():
-        _owner(root, path).add_module(path.rpartition(".")[2], layer_of(layer))
+        above, _, leaf = path.rpartition(".")
+        module_at(root, above).add_module(leaf, layer_of(layer))
     for name, (shape, dtype, is_learned) in record["tensors"].items():
         tensor = torch.empty(shape, dtype=_constant("dtype", dtype), device="meta")
-        leaf, owner = name.rpartition(".")[2], _owner(root, name)
+        path, _, leaf = name.rpartition(".")
+        owner = module_at(root, path)
         if is_learned:
             owner.register_parameter(leaf, nn.Parameter(tensor, requires_grad=tensor.is_floating_point()))
         else:
@@ -177,12 +180,3 @@ def _constant(kind: str, name: str) -> Any:
     if kind not in CONSTANTS or not isinstance(value, CONSTANTS[kind]):
         raise ValueError(f"torch has no {kind} {name!r}")
     return value
-
-
-def _owner(root: nn.Module, name: str) -> nn.Module:
-    """The module that a dotted name lies in, made where it is not there."""
-    for part in name.split(".")[:-1]:
-        if part not in root._modules:
-            root.add_module(part, nn.Module())
-        root = root._modules[part]  # type: ignore[assignment]
-    return root
