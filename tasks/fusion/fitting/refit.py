@@ -25,6 +25,7 @@ from amalgam.tasks.fusion.fitting.walk import Layer, Walk
 from amalgam.tasks.fusion.unit_map import UnitMap, UnitMaps
 from amalgam.tasks.tracing.axes import Axes
 from amalgam.tasks.tracing.capture import inputs_of
+from amalgam.tasks.tracing.nodes import arguments_of
 
 CHUNK = 16_000_000  # numbers of unfolded images in memory at a time
 
@@ -118,7 +119,7 @@ def _write(layer: Layer, state: Mapping[str, Tensor], change: Tensor, found: Nor
             bias.add_(change[:, -1].to(bias))
         return
     gain, shift, mean, variance = (state[name] for name in layer.norm_names)
-    eps = float(layer.norm.args[7])  # type: ignore[arg-type]
+    eps = float(arguments_of(layer.norm)["eps"])
     # Layer and norm are one affine map, scale (W h + b - mean) + shift, which is fitted and then divided among them.
     scale = (gain / (variance + eps).sqrt()).double()
     constant = shift.double() - mean.double() * scale + (bias.double() * scale if bias is not None else 0.0)

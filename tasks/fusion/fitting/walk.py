@@ -5,7 +5,6 @@ quadratic in depth; a `Walk` stops before every layer, keeps what is still neede
 finds.
 """
 
-import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +15,10 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.fx.node import map_arg
 
+from amalgam.tasks.tracing.nodes import arguments_of, operation_of, rank_of, shape_of
+
 LAYERS = ("linear", "conv1d", "conv2d")
-CONVOLUTION_DEFAULTS = (None, None, None, 1, 0, 1, 1)  # input, weight, bias, stride, padding, dilation, groups
-AFFINE_NORM_ARGUMENTS = 4  # weight, bias, running mean, running variance
+NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,17 @@ class Layer:
         """(rows, features) of an input: what a unit reads at each position, in the order of its flattened weight."""
         if self._is_linear:
             return x.flatten(0, -2)
-        weight, stride, padding, dilation = (_convolution(self.node)[i] for i in (1, 3, 4, 5))
-        shape = weight.meta["val"].shape[2:]
-        geometry = [_pair(value, len(shape)) for value in (list(shape), dilation, padding, stride)]
+        arguments = arguments_of(self.node)
+        shape = shape_of(arguments["weight"])[2:]
+        settings = (arguments[name] for name in ("dilation", "padding", "stride"))
+        geometry = [_pair(value, len(shape)) for value in (shape, *settings)]
         if len(shape) == 1:  # a signal is an image of one row
             x, geometry = x.unsqueeze(2), [(first, *rest) for first, rest in zip((1, 1, 0, 1), geometry, strict=True)]
         return F.unfold(x, *geometry).movedim(1, 2).flatten(0, 1)
 
     @property
     def _is_linear(self) -> bool:
-        return _operation(self.node) == "linear"
+        return operation_of(self.node) == "linear"
 
 
 class Walk:
@@ -80,10 +81,8 @@ class Walk:
     def layers(self) -> Iterator[Layer]:
         """Every layer that can be fitted, in the order of computation."""
         for node in self.nodes:
-            if node.op == "call_function" and _operation(node) in LAYERS:
-                layer = self._layer(node)
-                if layer:
-                    yield layer
+            if node.op == "call_function" and operation_of(node) in LAYERS and (layer := self._layer(node)):
+                yield layer
 
     def before(self, weight: str) -> Layer:
         """Go on to the layer that reads the parameter `weight`, and stop before it.
@@ -92,7 +91,7 @@ class Walk:
         """
         while self._position < len(self.nodes):
             node = self.nodes[self._position]
-            if node.op == "call_function" and _operation(node) in LAYERS:
+            if node.op == "call_function" and operation_of(node) in LAYERS:
                 layer = self._layer(node)
                 if layer and layer.weight == weight:
                     return layer
@@ -112,25 +111,25 @@ class Walk:
         return y
 
     def _layer(self, node: Node) -> Layer | None:
-        _, weight, bias, _, padding, _, groups = _convolution(node)
-        if groups != 1 or isinstance(padding, str):
+        arguments = arguments_of(node)
+        if arguments.get("groups", 1) != 1 or isinstance(arguments.get("padding"), str):
             return None
-        own = [argument for argument in (weight, bias) if argument is not None]
+        own = [argument for argument in (arguments["weight"], arguments["bias"]) if argument is not None]
         if not all(isinstance(a, Node) and a.name in self.names and len(a.users) == 1 for a in own):
             return None
-        names = [self.names[argument.name] for argument in own]
-        norm, norm_names = self._norm_after(node)
-        return Layer(node, names[0], names[1] if bias is not None else None, norm, norm_names)
+        weight, *bias = (self.names[argument.name] for argument in own)
+        return Layer(node, weight, bias[0] if bias else None, *self._norm_after(node))
 
     def _norm_after(self, node: Node) -> tuple[Node | None, tuple[str, ...]]:
         users = list(node.users)
-        if len(users) != 1 or _operation(users[0]) != "batch_norm" or users[0].args[5]:
+        if len(users) != 1 or operation_of(users[0]) != "batch_norm":
             return None, ()
-        if _operation(node) == "linear" and node.meta["val"].ndim > 2:
-            return None, ()  # it normalises over the second axis, and the units are the last
-        found = users[0].args[1 : 1 + AFFINE_NORM_ARGUMENTS]
+        arguments = arguments_of(users[0])
+        if arguments["training"] or (operation_of(node) == "linear" and rank_of(node) > 2):
+            return None, ()  # of such an output it normalises the second axis, and the units are the last
+        found = [arguments[name] for name in NORM_TENSORS]
         names = [self.names[a.name] for a in found if isinstance(a, Node) and a.name in self.names]
-        return (users[0], tuple(names)) if len(names) == AFFINE_NORM_ARGUMENTS else (None, ())
+        return (users[0], tuple(names)) if len(names) == len(found) else (None, ())
 
     def _step(self, node: Node) -> None:
         if node.op == "placeholder":
@@ -154,17 +153,7 @@ class Walk:
         return node.target(*args, **kwargs)
 
 
-def _convolution(node: Node) -> tuple[Any, ...]:
-    """The arguments of a convolution, defaults filled in; a linear layer has the first three."""
-    return (*node.args, *CONVOLUTION_DEFAULTS[len(node.args) :])
-
-
 def _pair(value: Any, count: int) -> tuple[int, ...]:
     """One number per axis, from one number or a list."""
     values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
     return values * count if len(values) == 1 else values
-
-
-def _operation(node: Node) -> str:
-    name = "getitem" if node.target is operator.getitem else str(getattr(node.target, "_opname", node.target))
-    return name.rstrip("_")
