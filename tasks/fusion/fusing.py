@@ -26,7 +26,7 @@ from amalgam.tasks.fusion.rebuild.checks import (
 from amalgam.tasks.fusion.structured import structured as with_blocks
 from amalgam.tasks.fusion.unit_map import maps_of
 from amalgam.tasks.tracing.axes import Axes
-from amalgam.tasks.tracing.capture import as_rows, captured, sites
+from amalgam.tasks.tracing.capture import as_rows, capture, inputs_of, sites
 from amalgam.tasks.tracing.trace import trace
 
 __all__ = ["activation_cost", "calibrated", "check_members", "checked_weights", "fuse"]
@@ -138,5 +138,6 @@ def activation_cost(
     cost = ActivationCost(len(members), within)
     where = [sites(member, axes) for member in members]
     for batch in batches:
-        cost.update([as_rows(next(captured(m, w, [batch]))) for m, w in zip(members, where, strict=True)])
+        x = inputs_of(batch)
+        cost.update([as_rows(capture(m, w, x)) for m, w in zip(members, where, strict=True)])
     return cost

@@ -1,6 +1,6 @@
 """Activations of a network's unit groups, taken where the next layer reads them, and their summaries per unit."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,14 +74,6 @@ def capture(module: nn.Module, where: Sequence[Site], x: Tensor, *, grid: int = 
     with hooked(handles), evaluating(module):
         module(x)
     return taken
-
-
-def captured(
-    module: nn.Module, where: Sequence[Site], batches: Iterable[Any], *, grid: int = 2
-) -> Iterator[dict[str, Tensor]]:
-    """`capture` over a stream of batches, each an input or a tuple that starts with one."""
-    for batch in batches:
-        yield capture(module, where, inputs_of(batch), grid=grid)
 
 
 def inputs_of(batch: Any) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch.fx import Node
 
-from amalgam.tasks.tracing.nodes import place_of, rank_of, shape_of
+from amalgam.tasks.tracing.nodes import rank_of, shape_of
 from amalgam.tasks.tracing.program import Program
 from amalgam.tasks.tracing.units import FIXED, Carrier, Ids, Units
 
@@ -77,9 +77,6 @@ class Flow:
 
     def is_static(self, node: Any) -> bool:
         return node in self.program.static
-
-    def place(self, node: Node) -> str:
-        return place_of(node)
 
 
 def axis_carrier(ids: Ids, axis: int, rank: int) -> Carrier:

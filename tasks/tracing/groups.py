@@ -1,6 +1,6 @@
 """From tied numbers to groups: units that appear in the same places are exchangeable."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,20 +34,17 @@ class Grouping:
         groups = self.group_of[roots]
         if (groups < 0).all():
             return None
-        named = arrange(groups, self.unit_of[roots], self.sizes)
-        return Layout(
-            tuple(replace(s, group=None if s.group is None else self.names[int(s.group)]) for s in named.segments)
-        )
+        return arrange(groups, self.unit_of[roots], self.sizes, self.names)
 
     @property
     def outputs(self) -> frozenset[str]:
         """Names of the groups of outputs."""
         return frozenset(name for name in self.names if name == OUTPUT or name.startswith(f"{OUTPUT}["))
 
-    def is_output(self, number: int) -> bool:
-        """Whether a number stands for one of the network's outputs."""
-        group = self.group_of[self.roots[number]]
-        return bool(group >= 0) and self.names[group] in self.outputs
+    def has_outputs(self, ids: np.ndarray) -> bool:
+        """Whether any of the numbers stands for one of the network's outputs."""
+        groups = np.unique(self.group_of[self.roots[ids]])
+        return any(self.names[group] in self.outputs for group in groups[groups >= 0])
 
     def axes_of(self, carrier: Carrier) -> tuple[int, ...]:
         """Axes along which units lie, now that everything is tied."""
@@ -106,7 +103,8 @@ def grouping(flow: Flow, outputs: list[Node]) -> Grouping:
     members = [list(dict.fromkeys(roots)) for roots in order.values()]
     for number, roots in enumerate(members):
         group_of[roots], unit_of[roots] = number, np.arange(len(roots))
-    isolated = {names[key] for key, roots in zip(order, members, strict=True) if roots[0] in _per_member(flow)}
+    per_member = flow.units.find(np.array(sorted(flow.per_member), dtype=int))
+    isolated = {names[key] for key, roots in zip(order, members, strict=True) if roots[0] in per_member}
     return Grouping(
         tuple(names[key] for key in order), np.array([len(r) for r in members]), group_of, unit_of, everything,
         frozenset(isolated),
@@ -133,10 +131,6 @@ def _members(flow: Flow) -> list[tuple[Node, np.ndarray, str]]:
             if carrier.ids.size == 1 and int(carrier.ids.ravel()[0]) in flow.per_member:
                 found.append((node, carrier.ids.ravel(), ""))
     return found
-
-
-def _per_member(flow: Flow) -> set[int]:
-    return {int(n) for n in flow.units.find(np.array(sorted(flow.per_member), dtype=int))} if flow.per_member else set()
 
 
 def _output_roots(flow: Flow, outputs: list[Node], everything: np.ndarray) -> set[int]:

@@ -6,7 +6,7 @@ network interleaves groups (channel shuffle), a segment gathers what belongs tog
 gathered order.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -114,16 +114,16 @@ def _moved_column(
     return starts[number[0]] + np.arange(widths[segment.group]) * first.repeat + place[0]
 
 
-def arrange(groups: np.ndarray, units: np.ndarray, sizes: np.ndarray) -> Layout:
+def arrange(groups: np.ndarray, units: np.ndarray, sizes: np.ndarray, names: Sequence[str]) -> Layout:
     """The layout of an axis whose entry i is unit `units[i]` of group number `groups[i]` (-1: shared by all).
 
-    `sizes` is the number of units of each group. Group names are left as numbers; `Layout` is renamed by the caller.
+    `sizes` and `names` are the number of units and the name of each group.
     """
-    found = _natural(groups, units, sizes)
-    return Layout(tuple(found if found is not None else _gathered(groups, units)))
+    found = _natural(groups, units, sizes, names)
+    return Layout(tuple(found if found is not None else _gathered(groups, units, names)))
 
 
-def _natural(groups: np.ndarray, units: np.ndarray, sizes: np.ndarray) -> list[Segment] | None:
+def _natural(groups: np.ndarray, units: np.ndarray, sizes: np.ndarray, names: Sequence[str]) -> list[Segment] | None:
     """Segments one after the other, if every group's units come whole and in order."""
     segments, start, end = [], 0, len(groups)
     while start < end:
@@ -141,12 +141,12 @@ def _natural(groups: np.ndarray, units: np.ndarray, sizes: np.ndarray) -> list[S
         whole = np.repeat(np.arange(sizes[group]), repeat)
         if not span or span > length or not np.array_equal(units[start : start + span], whole):
             return None
-        segments.append(Segment(str(group), np.arange(start, start + span).reshape(-1, repeat)))
+        segments.append(Segment(names[group], np.arange(start, start + span).reshape(-1, repeat)))
         start += span
     return segments
 
 
-def _gathered(groups: np.ndarray, units: np.ndarray) -> list[Segment]:
+def _gathered(groups: np.ndarray, units: np.ndarray, names: Sequence[str]) -> list[Segment]:
     """One segment per group, in the order of first appearance."""
     segments = []
     for group in dict.fromkeys(groups.tolist()):
@@ -155,5 +155,5 @@ def _gathered(groups: np.ndarray, units: np.ndarray) -> list[Segment]:
             segments.append(Segment(None, positions[None]))
         else:
             ordered = positions[np.argsort(units[positions], kind="stable")]
-            segments.append(Segment(str(group), ordered.reshape(len(np.unique(units[positions])), -1)))
+            segments.append(Segment(names[group], ordered.reshape(len(np.unique(units[positions])), -1)))
     return segments

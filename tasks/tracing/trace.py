@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import product
 
-import numpy as np
 from torch import Tensor, nn
 from torch.fx import Node
 
@@ -60,7 +59,7 @@ def walked(program: Program) -> Traced:
     outputs = output_nodes(program)
     groups = grouping(flow, outputs)
     _check_outputs(flow, groups, outputs)
-    if any(groups.is_output(number) for ids, _ in flow.nonlinear for number in np.unique(ids)):
+    if any(groups.has_outputs(ids) for ids, _ in flow.nonlinear):
         # Each member's outputs are computed apart, and their weighted mean is taken at the very end.
         groups = replace(groups, isolated=groups.isolated | groups.outputs)
     return Traced(flow, groups, outputs)
@@ -73,13 +72,13 @@ def output_nodes(program: Program) -> list[Node]:
 
 def _check_outputs(flow: Flow, groups: Grouping, outputs: list[Node]) -> None:
     for ids, node in flow.nonlinear:
-        if operation_of(node) in PROBABILITIES and any(groups.is_output(number) for number in np.unique(ids)):
+        if operation_of(node) in PROBABILITIES and groups.has_outputs(ids):
             raise refusal(node, "it changes the logits, whose weighted mean is the ensemble; return plain logits")
     for node in outputs:
-        if not any(groups.axes_of(c) or groups.is_output(int(c.ids.ravel()[0])) for c in flow.of(node)):
+        if not any(groups.axes_of(c) or groups.has_outputs(c.ids) for c in flow.of(node)):
             raise ValueError("the network's output must be logits written by a linear or convolution layer")
     for node, axis in flow.reads:
-        if any(groups.is_output(number) for number in np.unique(flow.line(node, axis))):
+        if groups.has_outputs(flow.line(node, axis)):
             name = flow.tensors.get(node, node.name)
             raise ValueError(f"parameter {name} reads the network's outputs, which members share and cannot widen")
     for _, ids, place in flow.writes:

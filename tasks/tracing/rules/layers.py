@@ -6,8 +6,8 @@ import numpy as np
 from torch.fx import Node
 
 from amalgam.tasks.tracing.flow import Carriers, Flow, axis_carrier
-from amalgam.tasks.tracing.nodes import arguments_of, operation_of, rank_of, refusal, shape_of
-from amalgam.tasks.tracing.units import FIXED, Carrier
+from amalgam.tasks.tracing.nodes import arguments_of, operation_of, place_of, rank_of, refusal, shape_of
+from amalgam.tasks.tracing.units import Carrier
 
 
 def linear(flow: Flow, node: Node) -> Carriers:
@@ -99,7 +99,7 @@ def embedding(flow: Flow, node: Node) -> Carriers:
     _parameter(flow, node, weight)
     flow.fix(weight, 0)
     line = flow.line(weight, 1)
-    flow.writes.append((weight, line, flow.place(node)))
+    flow.writes.append((weight, line, place_of(node)))
     return [axis_carrier(line, -1, rank_of(node))]
 
 
@@ -143,7 +143,7 @@ def _cell(flow: Flow, node: Node, read: np.ndarray, weights: list[Node]) -> np.n
     flow.units.tie(flow.line(from_input, 1), read)
     for vector in (from_input, from_hidden, *biases):
         flow.units.tie(flow.line(vector, 0).reshape(GATES[operation_of(node)], -1), units)
-    flow.writes.append((from_input, units, flow.place(node)))
+    flow.writes.append((from_input, units, place_of(node)))
     return units
 
 
@@ -157,10 +157,10 @@ def _dense(flow: Flow, node: Node, x: Node, weight: Node, bias: Any, channel: in
 def _made(flow: Flow, node: Node, x: Node, weight: Node, bias: Any, made: np.ndarray, channel: int) -> Carriers:
     if bias is not None:
         flow.units.tie(made, flow.line(bias, 0))
-    flow.writes.append((weight, made, flow.place(node)))
+    flow.writes.append((weight, made, place_of(node)))
     if any(flow.is_free(x, axis) for axis in range(rank_of(x)) if axis != channel):
         raise refusal(node, "units lie along an axis that it treats as positions")
-    return [axis_carrier(np.where(made == FIXED, FIXED, made), channel, rank_of(node))]
+    return [axis_carrier(made, channel, rank_of(node))]
 
 
 def _parameter(flow: Flow, node: Node, weight: Any) -> None:

@@ -47,7 +47,7 @@ def concatenation(flow: Flow, node: Node) -> Carriers:
     arguments = arguments_of(node)
     tensors, axis = arguments["tensors"], arguments["dim"] % rank_of(node)
     if any(not flow.is_static(t) and not flow.is_free(t, axis) for t in tensors):
-        for tensor in filter(flow.is_static, _sources(tensors)):
+        for tensor in filter(flow.is_static, map(_source, tensors)):
             flow.fix(tensor, axis)
     if not any(flow.is_free(tensor, axis) for tensor in tensors):
         return joined(flow, node, [t for t in tensors if shape_of(t) != (0,)])
@@ -61,12 +61,8 @@ def concatenation(flow: Flow, node: Node) -> Carriers:
     return [*result, Carrier((axis,), np.concatenate(lines).reshape(shape))]
 
 
-def _sources(tensors: list[Node]) -> list[Node]:
-    """The values themselves, or those that they merely repeat or convert (a class token for every image)."""
-    return [_source(tensor) for tensor in tensors]
-
-
 def _source(tensor: Node) -> Node:
+    """The value itself, or the one that it merely repeats or converts (a class token for every image)."""
     while operation_of(tensor) in ("expand", "to", "alias", "contiguous") and isinstance(tensor.args[0], Node):
         tensor = tensor.args[0]
     return tensor

@@ -9,7 +9,7 @@ from torch.fx import Node
 from amalgam.tasks.tracing.flow import Carriers, Flow, aligned, connected, moved
 from amalgam.tasks.tracing.nodes import arguments_of, operation_of, rank_of, refusal, shape_of, tensors_of
 from amalgam.tasks.tracing.rules.layers import matrix_product
-from amalgam.tasks.tracing.units import FIXED, Carrier
+from amalgam.tasks.tracing.units import FIXED, ZERO, Carrier
 
 LINEAR = ("add", "sub", "neg", "clone", "to", "contiguous", "dropout", "alias", "detach")
 BROADCASTING = ("add", "sub", "mul", "div")
@@ -27,10 +27,10 @@ def pointwise(flow: Flow, node: Node) -> Carriers:
     return result
 
 
-def joined(flow: Flow, node: Node, operands: Sequence[Node], rank: int | None = None) -> Carriers:
+def joined(flow: Flow, node: Node, operands: Sequence[Node]) -> Carriers:
     """Tie the carriers of operands that are broadcast against each other; the result has them all."""
-    rank = rank_of(node) if rank is None else rank
-    each = [_broadcast(flow, node, tensor, rank) for tensor in operands]
+    rank = rank_of(node)
+    each = [_broadcast(flow, node, tensor) for tensor in operands]
     result = []
     for together in connected([c for carriers in each for c in carriers]):
         axes = tuple(sorted({axis for carrier in together for axis in carrier.axes}))
@@ -50,10 +50,10 @@ def joined(flow: Flow, node: Node, operands: Sequence[Node], rank: int | None = 
     return result
 
 
-def _broadcast(flow: Flow, node: Node, tensor: Node, rank: int) -> Carriers:
+def _broadcast(flow: Flow, node: Node, tensor: Node) -> Carriers:
     """An operand's carriers at the result's rank; what a parameter repeats along an axis is no unit there."""
-    found = [aligned(c, rank) for c in flow.of(tensor)]
-    repeated = {a for a in range(rank) if rank == rank_of(node) and shape_of(node)[a] > 1}
+    found = [aligned(c, rank_of(node)) for c in flow.of(tensor)]
+    repeated = {axis for axis, length in enumerate(shape_of(node)) if length > 1}
     return [c for c in found if not (flow.is_static(tensor) and c.ids.size == 1 and set(c.axes) & repeated)]
 
 
@@ -154,11 +154,9 @@ def product(flow: Flow, node: Node) -> Carriers:
     rank = rank_of(node)
     # Entries along the axis that is summed (the width of a head) become parts of one unit.
     rows, columns = collapsed(flow, one, -1), collapsed(flow, two, -2)
-    batch = {a: a for a in range(rank - 2)}
     if any(set(c.axes) & {rank - 2, rank - 1} and flow.units.is_free(c.ids) for c in _outer(rows, columns, rank)):
         return _heads(flow, node, rows, columns, rank)
-    tied = _tie_batch(flow, rows + columns, rank)
-    return [c for c in tied if set(c.axes) <= set(batch)]
+    return [c for c in _tie_batch(flow, rows + columns, rank) if set(c.axes) <= set(range(rank - 2))]
 
 
 def attention(flow: Flow, node: Node) -> Carriers:
@@ -229,7 +227,7 @@ def _tied(flow: Flow, carriers: Carriers) -> np.ndarray:
     # Where some are zero, the others say whose the entry is.
     largest = np.broadcast_to(first.ids, shape)
     for other in others:
-        largest = np.where(largest == 1, np.broadcast_to(other.ids, shape), largest)
+        largest = np.where(largest == ZERO, np.broadcast_to(other.ids, shape), largest)
     return largest
 
 
