@@ -20,7 +20,7 @@ from amalgam.tasks.tracing.nodes import (
     sizes_of,
     tensors_of,
 )
-from amalgam.tasks.tracing.rules.pointwise import joined
+from amalgam.tasks.tracing.rules.pointwise import joined, tied
 from amalgam.tasks.tracing.units import FIXED, ZERO, Carrier
 
 
@@ -52,10 +52,7 @@ def concatenation(flow: Flow, node: Node) -> Carriers:
     if not any(flow.is_free(tensor, axis) for tensor in tensors):
         return joined(flow, node, [t for t in tensors if shape_of(t) != (0,)])
     others = [c for t in tensors for c in flow.of(t) if axis not in c.axes]
-    result = [
-        Carrier(tuple(sorted({a for c in together for a in c.axes})), _agree(flow, together))
-        for together in connected(others)
-    ]
+    result = [tied(flow, together) for together in connected(others)]
     lines = [flow.line(tensor, axis) for tensor in tensors]
     shape = [-1 if a == axis else 1 for a in range(rank_of(node))]
     return [*result, Carrier((axis,), np.concatenate(lines).reshape(shape))]
@@ -146,10 +143,3 @@ def _lonely(ids: np.ndarray, carrier: Carrier) -> tuple[int, ...]:
     """The axis of a single unit, which its entries do not show."""
     shift = min(carrier.axes[0], ids.ndim - 1) if carrier.axes else ids.ndim - 1
     return (max(shift, 0),) if ids.ndim else ()
-
-
-def _agree(flow: Flow, carriers: Carriers) -> np.ndarray:
-    first, *others = carriers
-    for other in others:
-        flow.units.tie(first.ids, other.ids)
-    return np.broadcast_to(first.ids, np.broadcast_shapes(*(c.ids.shape for c in carriers)))

@@ -39,7 +39,7 @@ def joined(flow: Flow, node: Node, operands: Sequence[Node]) -> Carriers:
             if operation_of(node) not in BROADCASTING:
                 raise refusal(node, "it mixes the units of a group")
             together = plain
-        ids = _tied(flow, together)
+        ids = tied(flow, together).ids
         for tensor, carriers in zip(operands, each, strict=True):
             lengths = [(shape_of(tensor)[a - rank], ids.shape[a]) for a in axes if rank_of(tensor) + a >= rank]
             # A parameter of length 1 beside one shared position says nothing about units.
@@ -211,15 +211,13 @@ def _tie_batch(flow: Flow, carriers: Carriers, rank: int) -> Carriers:
     single = [c for c in free if set(c.axes) <= {rank - 1, rank - 2}]
     several = [c for c in free if c not in single]
     if single and not several:
-        ids = _tied(flow, [Carrier((rank - 1,), c.ids) for c in single])
+        ids = tied(flow, single).ids
         return [Carrier((rank - 1,), ids.reshape((1,) * rank))] if ids.size == 1 else single[:1]
-    return [
-        Carrier(tuple(sorted({a for c in together for a in c.axes})), _tied(flow, together))
-        for together in connected(several + single)
-    ]
+    return [tied(flow, together) for together in connected(several + single)]
 
 
-def _tied(flow: Flow, carriers: Carriers) -> np.ndarray:
+def tied(flow: Flow, carriers: Carriers) -> Carrier:
+    """One carrier along the axes of all, whose entries are of one unit wherever they meet."""
     first, *others = carriers
     for other in others:
         flow.units.tie(first.ids, other.ids)
@@ -228,7 +226,7 @@ def _tied(flow: Flow, carriers: Carriers) -> np.ndarray:
     largest = np.broadcast_to(first.ids, shape)
     for other in others:
         largest = np.where(largest == ZERO, np.broadcast_to(other.ids, shape), largest)
-    return largest
+    return Carrier(tuple(sorted({axis for carrier in carriers for axis in carrier.axes})), largest)
 
 
 def _is_per_member(flow: Flow, carrier: Carrier) -> bool:
