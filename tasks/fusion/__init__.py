@@ -45,7 +45,7 @@ HOMES = {
     "fuse": "fusing",
     "class_union": "methods.classes",
     "merge": "merging",
-    "resize": "merging",
+    "resize": "rebuild.resizing",
     "support": "merging",
     "recalibrate": "fitting.norms",
 }

@@ -7,12 +7,9 @@ from torch import Tensor, nn
 
 from amalgam.tasks.fusion.coupling import Coupling
 from amalgam.tasks.fusion.rebuild.rebuilding import rebuilt
-from amalgam.tasks.fusion.rebuild.resizing import resize
 from amalgam.tasks.fusion.rebuild.tensors import merged_tensors, state_of
 from amalgam.tasks.fusion.unit_map import maps_of
 from amalgam.tasks.tracing.axes import Axes, Axis
-
-__all__ = ["merge", "merged_tensors", "resize", "state_of", "support"]
 
 
 def merge(

@@ -18,8 +18,6 @@ from amalgam.tasks.fusion.rebuild.block_layers import (
 from amalgam.tasks.tracing.axes import Axes
 from amalgam.tasks.tracing.running import hooked
 
-__all__ = ["BlockConvolution", "BlockLayer", "BlockLinear", "Segments", "structured"]
-
 WORTHWHILE = 0.75  # nonzeros over entries below which blocks are used when nothing is measured
 RUNS = 5
 

@@ -1,5 +1,6 @@
 """What a fused network costs, given how many slots of each group are matched, and which slot to split next."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -40,9 +41,7 @@ class Prices:
             if not price:
                 continue
             hidden = tuple(axis.group for axis in entries if axis and axis.group in sizes)
-            units = 1
-            for group in hidden:
-                units *= sizes[group][0]
+            units = math.prod(sizes[group][0] for group in hidden)
             parameters.append(Priced(hidden, price * states[0][name].numel() / units))
         return cls(tuple(parameters), sizes)
 
@@ -62,10 +61,7 @@ class Prices:
 
     def _of(self, priced: Priced, matched: Mapping[str, int]) -> float:
         if len(priced.groups) != 2:
-            units = 1
-            for group in priced.groups:
-                units *= matched[group] + sum(self._alone(group, matched))
-            return priced.price * units
+            return priced.price * math.prod(matched[g] + sum(self._alone(g, matched)) for g in priced.groups)
         # Shared units read and are read by all; a member's isolated units meet only that member's, so that of
         # (m1 + sum a)(m2 + sum b) entries, m1 m2 + m1 sum b + m2 sum a + sum_k a_k b_k are no structural zeros.
         one, two = priced.groups

@@ -12,7 +12,8 @@ from torch.fx import GraphModule
 from amalgam.pipeline.store.checkpoints import load_model, save_model
 from amalgam.pipeline.store.programs import read_program, write_program
 from amalgam.tasks.fusion import PartialOT, merge
-from amalgam.tasks.fusion.structured import BlockLayer, structured
+from amalgam.tasks.fusion.rebuild.block_layers import BlockLayer
+from amalgam.tasks.fusion.structured import structured
 from amalgam.tasks.models import build
 from amalgam.tasks.models.spec import ModelSpec
 from amalgam.tasks.tracing.trace import trace

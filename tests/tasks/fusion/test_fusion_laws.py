@@ -20,7 +20,8 @@ from amalgam.tasks.fusion.cost import ActivationCost
 from amalgam.tasks.fusion.coupling import Coupling
 from amalgam.tasks.fusion.gauge import balanced
 from amalgam.tasks.fusion.matching import costs_of, identity, objective
-from amalgam.tasks.fusion.merging import merge, resize, support
+from amalgam.tasks.fusion.merging import merge, support
+from amalgam.tasks.fusion.rebuild.resizing import resize
 from amalgam.tasks.fusion.unit_map import unit_maps
 from amalgam.tasks.tracing.capture import as_rows, capture, sites
 from amalgam.tasks.tracing.trace import trace

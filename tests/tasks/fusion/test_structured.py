@@ -6,7 +6,8 @@ from safetensors.torch import load, save
 from torch import nn
 
 from amalgam.tasks.fusion import PartialOT, merge, support
-from amalgam.tasks.fusion.structured import BlockConvolution, BlockLayer, BlockLinear, Segments, structured
+from amalgam.tasks.fusion.rebuild.block_layers import BlockConvolution, BlockLayer, BlockLinear, Segments
+from amalgam.tasks.fusion.structured import structured
 from amalgam.tasks.tracing.cost import cost_of
 from amalgam.tasks.tracing.trace import trace
 from tests.tasks.fusion.networks import NETWORKS, example, mlp, networks
