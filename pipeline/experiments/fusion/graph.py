@@ -30,8 +30,6 @@ from amalgam.tasks.user_names import source_digest
 TREATMENTS: tuple[dict[str, bool], ...] = ({}, {"recalibrated": True}, {"refitted": True})
 """What is done to a merged network: nothing, its statistics measured anew, its layers fitted to the ensemble."""
 ENSEMBLES: tuple[EvaluationKind, ...] = ("logit ensemble", "probability ensemble")
-
-
 MOST_NETWORKS = 10_000
 
 

@@ -11,10 +11,7 @@ every alpha with and without recalibration, and evaluate everything on the same 
 from typing import Any
 
 from amalgam.pipeline.engine.step import Step
-from amalgam.pipeline.experiments.flags import (
-    Optimisation,
-    flat,
-)
+from amalgam.pipeline.experiments.flags import Optimisation, flat
 from amalgam.pipeline.experiments.fusion.choices import (
     Architecture,
     Finetuning,

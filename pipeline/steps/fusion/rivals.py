@@ -17,8 +17,6 @@ from amalgam.tasks.training.config import TrainConfig
 if TYPE_CHECKING:
     from torch import nn
 
-    from amalgam.tasks.data.splits import Indices
-
 RivalName = Literal["distilled", "distilled from fused", "from scratch"]
 RIVALS: tuple[RivalName, ...] = get_args(RivalName)
 
@@ -62,8 +60,9 @@ def train_rival(config: RivalConfig, inputs: Mapping[str, Any], work: Workspace)
     start: nn.Module = build(config.model, config.seed)
     if config.rival == "distilled from fused":
         start = load_model(inputs["fused"]).to(work.device)
-    objective, indices = None, _indices(config, pool)
+    objective, indices = None, pool
     if config.rival != "from scratch":
+        indices = config.probe.indices(pool)
         objective = Distillation(
             [load_model(f).to(work.device) for f in inputs["members"]], config.weights, config.target
         )
@@ -82,10 +81,6 @@ def train_rival(config: RivalConfig, inputs: Mapping[str, Any], work: Workspace)
     ).module
     save_model(trained, config.model, work.out)
     return evaluated(config.identity, trained, config.probe.sample.data, {}, work)
-
-
-def _indices(config: RivalConfig, pool: Indices) -> Indices:
-    return pool if config.rival == "from scratch" else config.probe.indices(pool)
 
 
 RIVAL = Kind("rival", train_rival, RivalConfig, version=1, expect=Expect(10, 1_000_000))
