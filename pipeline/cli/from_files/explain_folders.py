@@ -14,11 +14,9 @@ from amalgam.pipeline.store.artifact import new_folder
 from amalgam.pipeline.store.clip_checkpoints import load_clip, read_about, weights_root
 from amalgam.tasks.clip.prompts import spoken
 from amalgam.tasks.clip.testing.suite import PictureSettings
-from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.images import Images, load
 from amalgam.tasks.explain.vocabulary import concepts_of
 from amalgam.tasks.models.clip import build_clip
-from amalgam.tasks.models.clip_spec import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -44,20 +42,16 @@ def explain_folders(
     require_device(request.device)
     with new_folder(out) as folder:
         about = read_about(request.before)
-        prepared = build_clip(about.clip, weights_root(data_root), filled=False).preprocessing
+        clip_before = build_clip(about.clip, weights_root(data_root), filled=False)
+        prepared = PictureSettings.of(clip_before.preprocessing)
         opened = tuple(
-            Domain(domain, in_order(load(as_prepared(name, prepared), "test", data_root), about.class_names))
+            Domain(domain, in_order(load(prepared.stored(name).data, "test", data_root), about.class_names))
             for domain, name in domains.items()
         )
         clip = load_clip(words.backbone, weights_root(data_root)) if words.backbone else None
         concepts = concepts_of(words.words or about.class_names, words.templates or about.templates) if clip else ()
         found = explain(request, Material(opened, clip, concepts), folder)
     return [*warnings(found), *headline(found)]
-
-
-def as_prepared(name: str, prepared: Preprocessing) -> DataSpec:
-    """A data set whose pictures are made as an encoder wants them."""
-    return PictureSettings.of(prepared).stored(name).data
 
 
 def in_order(images: Images, class_names: tuple[str, ...]) -> Images:

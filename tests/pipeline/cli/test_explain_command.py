@@ -8,12 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from amalgam.pipeline.cli.from_files.explain_folders import as_prepared, in_order
+from amalgam.pipeline.cli.from_files.explain_folders import in_order
 from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_about, save_classifier
-from amalgam.tasks.clip.testing.suite import PictureSettings
 from amalgam.tasks.clip.zero_shot import Classifier, zero_shot_head
 from amalgam.tasks.data.pixels import enlarged, in_memory
-from amalgam.tasks.models.clip_spec import Preprocessing
 from tests.pipeline.cli.test_command_line import amalgam
 from tests.pipeline.steps.explained import write_folders
 from tests.tasks.clip.worlds import CLASSES, images, spec, tiny_clip
@@ -114,11 +112,6 @@ def test_classes_of_the_same_names_are_put_in_the_classifiers_order():
     assert in_order(pictures, ("x", "y", "z")) is pictures
     written = in_memory(pictures.pixels, pictures.labels, ("b_b", "c", "a"))
     assert in_order(written, ("a", "b b", "c")).labels.tolist() == [1, 2, 0]
-
-
-def test_pictures_are_prepared_as_they_were_for_fine_tuning():
-    prepared = Preprocessing(size=(224, 224))
-    assert as_prepared("imagefolder:photos", prepared) == PictureSettings.of(prepared).stored("imagefolder:photos").data
 
 
 @pytest.mark.parametrize("method", ["average", "ties"])
