@@ -27,4 +27,9 @@ def require_flags(kind: type[BaseModel], values: Mapping[str, Any]) -> None:
     """Raise ValueError, naming the flag, if a field without a default is not given."""
     for name, field in kind.model_fields.items():
         if field.is_required() and name not in values:
-            raise ValueError(f"{kind.__name__} needs a value for {name}: give --{name.replace('_', '-')}")
+            raise ValueError(f"{kind.__name__} needs a value for {name}: give {flag(name)}")
+
+
+def flag(name: str) -> str:
+    """A parameter as it is written on the command line."""
+    return "--" + name.replace("_", "-")

@@ -1,6 +1,5 @@
 """The flags of `amalgam fuse`: everything that can be refused without torch is refused first."""
 
-import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +9,9 @@ from rich.table import Table
 from typer import Argument, Option
 
 from amalgam.pipeline.cli.errors import require_flags
+from amalgam.pipeline.cli.from_files.preprocessing import FLAGS as PREPARATION
 from amalgam.pipeline.cli.from_files.preprocessing import Preparation
-from amalgam.pipeline.cli.from_files.registering import FLAGS as REGISTRATION
-from amalgam.pipeline.cli.from_files.registering import Registration
+from amalgam.pipeline.cli.from_files.registering import Registration, with_flags
 from amalgam.pipeline.cli.plan import size_text
 from amalgam.pipeline.console import output, say
 from amalgam.pipeline.experiments.fusion.matching_methods import NAMES, method_class, times
@@ -95,7 +94,6 @@ FLAGS: dict[str, tuple[Any, Any]] = {
     "seed": (Annotated[int, Option(help="Seed of the choice of calibration images.")], 0),
     "device": (Annotated[str, Option(help="cpu or cuda.")], "cpu"),
 }
-PREPARATION = ("image_size", "mean", "std", "interpolation", "crop")
 
 
 def fuse_command() -> Callable[..., None]:
@@ -129,19 +127,8 @@ def fuse_command() -> Callable[..., None]:
         say(f"fused network: {request.out}; load it with amalgam.load_model({str(request.out)!r})")
         register("fuse", request.out, given, rows[-1])
 
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    members = Annotated[list[Path], Argument(help=CHECKPOINTS)]
-    fuse.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [
-            inspect.Parameter("checkpoints", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=members),
-            *(
-                inspect.Parameter(name, keyword, annotation=a, default=d)
-                for name, (a, d) in (FLAGS | REGISTRATION).items()
-            ),
-        ]
-    )
     fuse.__doc__ = f"Fuse trained networks of one architecture into one network.\n\n{LOADING}"
-    return fuse
+    return with_flags(fuse, Annotated[list[Path], Argument(help=CHECKPOINTS)], FLAGS)
 
 
 def _method(given: dict[str, Any]) -> Method:

@@ -1,6 +1,5 @@
 """`amalgam fuse`: checkpoints in, one network out, with the accuracy and cost of each; no store and no Ray."""
 
-import hashlib
 import json
 import operator
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from amalgam.pipeline.cli.from_files.scored import (
 )
 from amalgam.pipeline.console import say
 from amalgam.pipeline.engine.host import require_device
-from amalgam.pipeline.store.artifact import new_folder
+from amalgam.pipeline.store.artifact import digest_of, new_folder
 from amalgam.pipeline.store.canonical import canonical
 from amalgam.pipeline.store.checkpoints import load_model, save_model, save_pictures
 from amalgam.tasks.data.catalogue import DataSpec
@@ -193,7 +192,7 @@ def _write_origin(
     """Write next to the weights what they were made from, and what the next one to use them must know."""
     files = {path: path / "model.safetensors" if path.is_dir() else path for path in request.checkpoints}
     origin = {
-        "members": {str(path): hashlib.sha256(file.read_bytes()).hexdigest() for path, file in files.items()},
+        "members": {str(path): digest_of(file) for path, file in files.items()},
         "weights": list(weights),
         "method": canonical(request.method),
         "data": canonical(opened.data),

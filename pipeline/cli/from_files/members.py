@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from amalgam.pipeline.store.checkpoints import PICTURES, load_model, read_pictures, read_spec
 from amalgam.pipeline.store.foreign import fitted, read_checkpoint
 from amalgam.pipeline.store.programs import read_program
 from amalgam.tasks.models import build
 from amalgam.tasks.models.spec import PROGRAM, ModelSpec
+from amalgam.tasks.tracing.running import tensors_in
 
 Names = tuple[str, ...]
 
@@ -105,7 +105,7 @@ class FirstOutput(nn.Module):
         self.train(network.training)
 
     def forward(self, x: Tensor) -> Tensor:
-        first = next(leaf for leaf in pytree.tree_leaves(self.network(x)) if isinstance(leaf, Tensor))
+        first = tensors_in(self.network(x))[0]
         return first[:, None] if first.ndim == 1 else first
 
 

@@ -8,9 +8,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 from typer import Argument, Option
 
-from amalgam.pipeline.cli.errors import require_flags
-from amalgam.pipeline.cli.from_files.registering import FLAGS as REGISTRATION
-from amalgam.pipeline.cli.from_files.registering import Registration
+from amalgam.pipeline.cli.errors import flag, require_flags
+from amalgam.pipeline.cli.from_files.registering import Registration, with_flags
 from amalgam.pipeline.console import say
 from amalgam.tasks.merging import MERGE_METHODS, MergeMethod, find_merge_method
 from amalgam.tasks.merging.weights.providers import MWA
@@ -79,23 +78,11 @@ def merge_command() -> Callable[..., None]:
         say(f"merged network: {request.out}")
         register("merge", request.out, given, {})
 
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    flags = (
-        OWN_FLAGS
-        | HISTORY_FLAGS
-        | REGISTRATION
-        | {name: (_kind(field, kinds), None) for name, (field, kinds) in fields.items()}
-    )
-    merge.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [
-            inspect.Parameter("checkpoints", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Checkpoints),
-            *(inspect.Parameter(n, keyword, annotation=a, default=d) for n, (a, d) in flags.items()),
-        ]
-    )
     merge.__doc__ = "Merge networks fine-tuned from one base into one network.\n\nMethods: " + ", ".join(
         kind.__name__ for kind in MERGE_METHODS
     )
-    return merge
+    of_methods = {name: (_kind(field, kinds), None) for name, (field, kinds) in fields.items()}
+    return with_flags(merge, Checkpoints, OWN_FLAGS | HISTORY_FLAGS | of_methods)
 
 
 def settings_of_all() -> dict[str, tuple[FieldInfo, list[str]]]:
@@ -111,8 +98,8 @@ def method_with(name: str, settings: dict[str, Any]) -> MergeMethod:
     """The method of that name with these settings. Raises ValueError for one that it does not have."""
     kind = find_merge_method(name)
     if odd := sorted(settings.keys() - kind.model_fields.keys()):
-        flags = ", ".join("--" + known.replace("_", "-") for known in kind.model_fields) or "none"
-        raise ValueError(f"{kind.__name__} has no setting --{odd[0].replace('_', '-')}: it takes {flags}")
+        flags = ", ".join(map(flag, kind.model_fields)) or "none"
+        raise ValueError(f"{kind.__name__} has no setting {flag(odd[0])}: it takes {flags}")
     require_flags(kind, settings)
     return kind(**{key: _parsed(kind.model_fields[key], value) for key, value in settings.items()})
 

@@ -8,16 +8,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from amalgam.pipeline.cli.errors import flag
 from amalgam.pipeline.store.canonical import read_object
 from amalgam.tasks.data.catalogue import FOLDER_IMAGE_SIZE, KINDS, KNOWN, DataSpec
 
-FLAGS = {
-    "image_size": "--image-size",
-    "mean": "--mean",
-    "std": "--std",
-    "interpolation": "--interpolation",
-    "crop": "--crop",
-}
 RECORDS = ("fusion.json", "step.json")
 """Where Amalgam's folders say what data a network was made with."""
 
@@ -41,6 +35,9 @@ class Preparation:
     def __str__(self) -> str:
         values = [f"{FLAGS[name]} {_text(value)}" for name, value in asdict(self).items() if value is not None]
         return " ".join(values)
+
+
+FLAGS = {field.name: flag(field.name) for field in fields(Preparation)}
 
 
 def prepared(data: DataSpec, given: Preparation, known: Sequence[tuple[str, Preparation]]) -> tuple[DataSpec, str]:
@@ -73,7 +70,7 @@ def recorded_in(folder: Path) -> Preparation | None:
     """What the records of a folder of Amalgam's say; None if it has none."""
     for file in (folder / name for name in RECORDS if (folder / name).is_file()):
         for spec in _specs(read_object(file)):
-            values = {f.name: _value(spec.get(f.name)) for f in fields(Preparation)}
+            values = {name: _value(spec.get(name)) for name in FLAGS}
             if _is_of_pictures(spec["name"]):
                 values["image_size"] = values["image_size"] or FOLDER_IMAGE_SIZE
             return Preparation(**values)

@@ -1,6 +1,7 @@
 """The flags by which a network that was made of files is shown in MLflow and registered there."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +29,19 @@ FLAGS: dict[str, tuple[Any, Any]] = {
     "root": (Registry, Path("runs")),
     "tracking_uri": (TrackingUri, None),
 }
+
+
+def with_flags(
+    command: Callable[..., None], checkpoints: Any, flags: Mapping[str, tuple[Any, Any]]
+) -> Callable[..., None]:
+    """A command of checkpoints with these flags (name -> type and default) and those of registration."""
+    takes = inspect.Parameter("checkpoints", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=checkpoints)
+    keywords = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
+        for name, (kind, default) in {**flags, **FLAGS}.items()
+    ]
+    command.__signature__ = inspect.Signature([takes, *keywords])  # type: ignore[attr-defined]
+    return command
 
 
 @dataclass(frozen=True)
@@ -59,6 +73,6 @@ class Registration:
         from amalgam.pipeline.tracking.models import register_folder
 
         store = store_of(self.root, self.tracking_uri)
-        said = {name: str(value) for name, value in params.items() if value is not None}
-        version = register_folder(store, command, folder, said, metrics, self.name, self.alias)
+        shown = {name: str(value) for name, value in params.items() if value is not None}
+        version = register_folder(store, command, folder, shown, metrics, self.name, self.alias)
         say(f"registered in MLflow: models:/{self.name}/{version}" + (f" ({self.alias})" if self.alias else ""))
