@@ -48,10 +48,10 @@ def merge_tasks(config: MergedConfig, inputs: Mapping[str, Any], work: Workspace
 
 def merged_row(config: RowConfig, bench: "Bench", tasks: Sequence[str], work: Workspace) -> Metrics:
     """Choose and test one row, and write what `merge_tasks` does; `tasks` are names."""
+    from amalgam.pipeline.store.measures import recorded
     from amalgam.pipeline.store.state_files import write_safetensors
-    from amalgam.pipeline.store.tables.results import write_results
     from amalgam.tasks.merging.multitask.choosing import choose
-    from amalgam.tasks.scoring.results import Network, flat
+    from amalgam.tasks.scoring.results import Network
 
     network = Network(kind="fused", method=config.label, seed=config.seed)
     found: dict[str, float] = {}
@@ -64,9 +64,7 @@ def merged_row(config: RowConfig, bench: "Bench", tasks: Sequence[str], work: Wo
             merged, found = chosen.merged, facts_of(chosen)
         accuracies = bench.test(merged)
         write_safetensors(work.out / MERGED, merged, merged.items())
-    results = results_of(network, tasks, accuracies, found)
-    write_results(results, work.out)
-    return flat(results)
+    return recorded(results_of(network, tasks, accuracies, found), work.out)
 
 
 def results_of(network: Any, tasks: Sequence[str], accuracies: Sequence[float], found: Mapping[str, float]) -> list:

@@ -74,13 +74,13 @@ def score_entries(config: ScoresConfig, inputs: Mapping[str, Path], work: Worksp
 def train_sparsely(config: SparseConfig, inputs: Mapping[str, Path], work: Workspace) -> Metrics:
     """Write the mask, the network and `results.parquet`: accuracy on the task, and what is left of the base's own."""
     from amalgam.pipeline.store.checkpoints import load_model, save_model, save_nonzeros
+    from amalgam.pipeline.store.measures import recorded
     from amalgam.pipeline.store.state_files import open_state
-    from amalgam.pipeline.store.tables.results import write_results
     from amalgam.tasks.data.images import load
     from amalgam.tasks.merging.multitask.data import accuracy
     from amalgam.tasks.merging.multitask.heads import encoder_state, with_encoder
     from amalgam.tasks.merging.sparse.masks import density, select
-    from amalgam.tasks.scoring.results import Network, Result, flat
+    from amalgam.tasks.scoring.results import Network, Result
 
     module, spec, parts = headed_base(config, inputs["base"], work)
     masks = None
@@ -101,8 +101,7 @@ def train_sparsely(config: SparseConfig, inputs: Mapping[str, Path], work: Works
         ("chosen", "density"): 1.0 if masks is None else density(masks),
     }
     results = [Result(network, role, None, metric, value) for (role, metric), value in found.items()]
-    write_results(results, work.out)
-    return {**flat(results), "data_fingerprint": parts.train.fingerprint}
+    return {**recorded(results, work.out), "data_fingerprint": parts.train.fingerprint}
 
 
 def _best(
