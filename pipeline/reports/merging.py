@@ -36,6 +36,7 @@ MEASURES = (
         Measure(name=name, heading=heading, deviation=False)
         for name, heading in (
             ("scale", "scale"),
+            ("temperature", "temperature"),
             ("penalty", "penalty"),
             ("decay", "decay"),
             ("at_edge", "edge"),

@@ -62,12 +62,12 @@ def stage_embeddings(config: EmbeddingsConfig, inputs: Mapping[str, Any], work: 
 def merge_personally(config: PersonalConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
     """Write `results.parquet`: test accuracy of every task's own merge, their mean and the worst."""
     from amalgam.pipeline.steps.merging.bench import Bench
-    from amalgam.pipeline.store.tables.results import write_results
+    from amalgam.pipeline.store.measures import recorded
     from amalgam.pipeline.store.tables.statistics import read_statistics
     from amalgam.tasks.merging.merging import merge
     from amalgam.tasks.merging.methods.registry import Average
     from amalgam.tasks.merging.weights.providers import FunctionalSimilarity
-    from amalgam.tasks.scoring.results import Network, flat
+    from amalgam.tasks.scoring.results import Network
 
     bench = Bench.opened(config, inputs, work)
     embeddings = [each[NOISE] for each in read_statistics(bench.staged).checked("embeddings", bench.members).embeddings]
@@ -80,11 +80,9 @@ def merge_personally(config: PersonalConfig, inputs: Mapping[str, Any], work: Wo
         if reached > best:
             best, chosen, merges = reached, temperature, states
     accuracies = [bench.test(state, slice(t, t + 1))[0] for t, state in enumerate(merges)]
-    found = {"validation_accuracy": best, "scale": chosen}
+    found = {"validation_accuracy": best, "temperature": chosen}
     network = Network(kind="fused", method=config.label, seed=config.seed)
-    results = results_of(network, [task.name for task in config.tasks], accuracies, found)
-    write_results(results, work.out)
-    return flat(results)
+    return recorded(results_of(network, [task.name for task in config.tasks], accuracies, found), work.out)
 
 
 EMBEDDINGS = Kind("probe_embeddings", stage_embeddings, EmbeddingsConfig, expect=Expect(2, 50_000))

@@ -158,7 +158,7 @@ def test_each_task_has_a_merge_of_its_own_by_functional_similarity(built):
     found = {r.metric: r.value for r in read_results(step.path(root)) if r.test_set is None}
     staged = read_statistics(step.inputs["statistics"].path(root))
     base, members = states(built)
-    rows = FunctionalSimilarity(temperature=found["scale"])([one["noise"] for one in staged.embeddings])
+    rows = FunctionalSimilarity(temperature=found["temperature"])([one["noise"] for one in staged.embeddings])
     merged = merge(None, members, Average(weights=rows[1]))
     module = load_model(steps["task"][1].path(root))
     images = open_task(TaskSpec.parse(TASKS[1]), "test", (1, 8, 8))
