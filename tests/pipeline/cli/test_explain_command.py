@@ -3,10 +3,8 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from amalgam.pipeline.cli.from_files.explain_folders import in_order
 from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_about, save_classifier
@@ -14,7 +12,7 @@ from amalgam.tasks.clip.zero_shot import Classifier, zero_shot_head
 from amalgam.tasks.data.pixels import enlarged, in_memory
 from tests.pipeline.cli.test_command_line import amalgam
 from tests.pipeline.steps.explained import write_folders
-from tests.tasks.clip.worlds import CLASSES, images, spec, tiny_clip
+from tests.tasks.clip.worlds import CLASSES, images, spec, tiny_clip, write_pictures
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -26,14 +24,7 @@ def place(tmp_path_factory):
     """Folders of networks, and pictures whose classes are in another order on disk than in the classifier."""
     place = tmp_path_factory.mktemp("explain")
     write_folders(place, spec(), CLASSES, TEMPLATES, images(32))
-    draw = np.random.default_rng(0)
-    for part in ("train", "test"):
-        for name in CLASSES:
-            folder = place / "photos" / part / name
-            folder.mkdir(parents=True)
-            for number in range(6):
-                pixels = draw.integers(0, 255, (20, 20, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / f"{number}.png")
+    write_pictures(place / "photos", CLASSES, count=6)
     return place
 
 

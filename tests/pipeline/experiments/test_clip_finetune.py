@@ -4,17 +4,15 @@ import json
 import re
 import shutil
 
-import numpy as np
 import open_clip
 import pytest
-from PIL import Image
 from safetensors.torch import save_file
 
-from amalgam.pipeline.__main__ import main
 from amalgam.pipeline.store.artifact import read_records
 from amalgam.tasks.models.clip import build_clip
 from amalgam.tasks.models.clip_spec import ClipSpec
-from tests.tasks.clip.worlds import ARCHITECTURE
+from tests.pipeline.cli.test_command_line import amalgam
+from tests.tasks.clip.worlds import ARCHITECTURE, write_pictures
 
 TINY = {**ARCHITECTURE, "text_cfg": {"context_length": 16, "width": 32, "heads": 2, "layers": 1}}
 FLAGS = (
@@ -53,28 +51,14 @@ FLAGS = (
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-    """Red and blue pictures, and a small architecture with its weights in a file."""
-    generator = np.random.default_rng(0)
-    for part in ("train", "test"):
-        for channel, name in enumerate(("red_thing", "green_thing")):
-            folder = tmp_path / "pictures" / part / name
-            folder.mkdir(parents=True)
-            for number in range(16):
-                pixels = generator.integers(0, 100, (20, 24, 3), dtype=np.uint8)
-                pixels[:, :, channel] += 150
-                Image.fromarray(pixels).save(folder / f"{number}.png")
+    """Red and green pictures, and a small architecture with its weights in a file."""
+    write_pictures(tmp_path / "pictures", ("red_thing", "green_thing"), count=16)
     monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIG_PATHS", list(open_clip.factory._MODEL_CONFIG_PATHS))
     monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", dict(open_clip.factory._MODEL_CONFIGS))
     (tmp_path / "Tiny-16.json").write_text(json.dumps(TINY))
     open_clip.add_model_config(tmp_path / "Tiny-16.json")
     save_file(build_clip(ClipSpec(architecture="Tiny-16")).model.state_dict(), tmp_path / "weights.safetensors")
     return tmp_path
-
-
-def amalgam(*arguments) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main([str(argument) for argument in arguments])
-    return int(ended.value.code or 0)
 
 
 @pytest.mark.slow

@@ -4,10 +4,8 @@ import json
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from amalgam import Average, merge
@@ -27,7 +25,7 @@ from amalgam.tasks.data.sources import Coloured
 from amalgam.tasks.merging.multitask.heads import encoder_state
 from amalgam.tasks.models.clip import build_clip
 from amalgam.tasks.models.clip_spec import ClipSpec
-from tests.tasks.clip.worlds import ARCHITECTURE
+from tests.tasks.clip.worlds import ARCHITECTURE, write_pictures
 
 TINY = {**ARCHITECTURE, "text_cfg": {"context_length": 40, "width": 32, "heads": 2, "layers": 1}}
 TASKS = ("digits", "imagefolder:pictures")
@@ -39,15 +37,7 @@ PICTURES = PictureSettings({"image_size": 16, **SCALE, "interpolation": "bicubic
 def data(tmp_path_factory):
     """Reddish and greenish pictures, and a small architecture with its weights in a file."""
     root = tmp_path_factory.mktemp("data")
-    generator = np.random.default_rng(0)
-    for part in ("train", "test"):
-        for channel, name in enumerate(("red_thing", "green_thing")):
-            folder = root / "pictures" / part / name
-            folder.mkdir(parents=True)
-            for number in range(20):
-                pixels = generator.integers(0, 100, (16, 16, 3), dtype=np.uint8)
-                pixels[:, :, channel] += 150
-                Image.fromarray(pixels).save(folder / f"{number}.png")
+    write_pictures(root / "pictures", ("red_thing", "green_thing"), count=20)
     (root / "tiny.json").write_text(json.dumps(TINY))
     model = build_clip(ClipSpec(architecture=TINY)).model
     save_file(model.state_dict(), root / "weights.safetensors")

@@ -201,6 +201,18 @@ def test_the_page_holds_everything_and_fetches_nothing(report, rows):
     assert all(text in page for text in said)
 
 
+def test_deviations_are_called_paired_wherever_they_are_shown(report, rows):
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(terminal_table(report[0]))
+    figure = " ".join(text.get_text() for text in robustness_figure(rows, "").texts)
+    files = [(report[0] / f"robustness.{suffix}").read_text() for suffix in ("html", "md")]
+    assert all("paired" in " ".join(text.split()) for text in (capture.get(), figure, *files))
+    row = main_rows(rows)[0]
+    shown = f"{100 * row['id/accuracy']:.1f} ± {100 * row['id/accuracy_std_paired']:.1f}"
+    assert all(shown in text for text in (capture.get(), *files))
+
+
 def test_the_picture_is_a_picture(report):
     from matplotlib.image import imread
 

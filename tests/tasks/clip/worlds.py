@@ -1,8 +1,12 @@
 """A CLIP of width 32 and a small autoencoder: real objects that take no time."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from amalgam.tasks.data.catalogue import DataSpec
@@ -39,6 +43,18 @@ def four_digits() -> Images:
     keep = small.labels < len(CLASSES)
     pixels = small.batch(keep.nonzero()[:, 0]).repeat_interleave(2, 2).repeat_interleave(2, 3).repeat(1, 3, 1, 1)
     return in_memory(pixels, small.labels[keep], CLASSES)
+
+
+def write_pictures(folder: Path, classes: Sequence[str], count: int) -> None:
+    """Folders train/CLASS and test/CLASS of `count` pictures of noise, each class brighter in one channel."""
+    generator = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for label, name in enumerate(classes):
+            (folder / part / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.integers(0, 100, (20, 24, 3), dtype=np.uint8)
+                pixels[:, :, label % 3] += 150
+                Image.fromarray(pixels).save(folder / part / name / f"{number}.png")
 
 
 class SmallTopK(torch.nn.Module):
