@@ -19,6 +19,11 @@ def say(text: str, console: Console | None = None) -> None:
     (console or output()).print(text, soft_wrap=True, highlight=False, markup=False)
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what an error says; its kind if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def program() -> str:
     """How the user calls this program from where they are, for lines that they may copy."""
     called = Path(sys.argv[0])

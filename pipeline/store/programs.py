@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from amalgam.pipeline.console import first_line
 from amalgam.pipeline.store.artifact import check_writable
 from amalgam.pipeline.store.checkpoints import load_model, read_spec
 from amalgam.tasks.tracing.running import unfused_attention
@@ -45,7 +46,7 @@ def read_program(path: Path) -> nn.Module:
                 _check(path, name, archive)
         program = torch.export.load(path)
     except (zipfile.BadZipFile, KeyError, RuntimeError, json.JSONDecodeError, AssertionError) as error:
-        raise ValueError(f"{path} is cut short or not a file of torch.export.save ({_first(error)})") from error
+        raise ValueError(f"{path} is cut short or not a file of torch.export.save ({first_line(error)})") from error
     unguarded = {"check_guards": False} if "check_guards" in inspect.signature(program.module).parameters else {}
     network: nn.Module = program.module(**unguarded)
     for name in ("train", "eval"):  # torch puts functions there that refuse; the operations are those of eval mode
@@ -86,10 +87,6 @@ def _fields(value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, list):
         for inner in value:
             yield from _fields(inner)
-
-
-def _first(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def write_program(folder: Path, target: Path, form: Format) -> None:

@@ -20,6 +20,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
+from amalgam.pipeline.console import first_line
 from amalgam.pipeline.store.artifact import Record, read_curves
 from amalgam.pipeline.store.checkpoints import load_model, read_pictures, read_spec
 from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_about
@@ -114,7 +115,7 @@ def log_models(client: MlflowClient, networks: Iterable[StepNetwork]) -> None:
         except MlflowException:
             raise
         except Exception as error:  # torch.export raises whatever the traced code and its own guards raise
-            client.set_tag(one.link.run_id, "model", f"cannot be exported: {_first_line(error)}"[:500])
+            client.set_tag(one.link.run_id, "model", f"cannot be exported: {first_line(error)}"[:500])
 
 
 def log_model(
@@ -201,10 +202,6 @@ def register(client: MlflowClient, link: Link, name: str, alias: str | None) -> 
 
 def _validation(folder: Path) -> float | None:
     return max((point.value for point in read_curves(folder) if point.metric == "validation/accuracy"), default=None)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _pytorch() -> ModuleType:

@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from amalgam.pipeline.console import first_line
 from amalgam.pipeline.store.artifact import CURVES, RECORD, Record, read_curves
 from amalgam.pipeline.store.record_text import parents, titles
 from amalgam.pipeline.store.storage import storage_of
@@ -105,8 +106,7 @@ class Tracker:
         except Timeout:
             return Tracked(run, self.store, problem="another driver is logging to it")
         except Exception as error:  # of MLflow, SQLAlchemy, requests, a database's module, the file system ...
-            sentence = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-            return Tracked(run, self.store, problem=self.store.without_secrets(sentence))
+            return Tracked(run, self.store, problem=self.store.without_secrets(first_line(error)[:200]))
         url = self.store.url(parent.info.experiment_id, parent.info.run_id)
         return Tracked(run, self.store, parent.info.run_id, url)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from amalgam.pipeline.console import say
+from amalgam.pipeline.console import first_line, say
 from amalgam.pipeline.engine.ray.growth import declared_growth
 from amalgam.pipeline.engine.ray.user_files import runtime_environment
 from amalgam.pipeline.engine.step import Resources, Step
@@ -75,7 +75,7 @@ def _start(**settings: Any) -> None:
             return
         except Exception as error:  # which is all that Ray says of the kind of this one
             ray.shutdown()
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
+            reason = first_line(error).partition(". ")[0]
             if not attempts_left:
                 remedy = "end what keeps this machine busy, or give --local to run without Ray"
                 raise ValueError(f"Ray did not start in {STARTS} attempts ({reason}): {remedy}") from error

@@ -15,6 +15,8 @@ from typing import Any
 from ray.exceptions import RayError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
+from amalgam.pipeline.console import first_line
+
 STAYS_HERE = (
     ".venv",
     "venv",
@@ -120,9 +122,10 @@ class Cluster:
         try:
             yield
         except (RuntimeError, OSError, RayError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             remedy = "give the address of its dashboard, and its token by RAY_AUTH_MODE=token"
-            raise ValueError(f"the Ray cluster at {self.address} does not take this ({reason}): {remedy}") from error
+            raise ValueError(
+                f"the Ray cluster at {self.address} does not take this ({first_line(error)}): {remedy}"
+            ) from error
 
 
 def require_small(folder: Path) -> None:
