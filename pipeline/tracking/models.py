@@ -27,7 +27,7 @@ from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_about
 from amalgam.pipeline.tracking.client import RunsInStore
 from amalgam.pipeline.tracking.run_record import ALIAS, REGISTER, RunRecord
 from amalgam.pipeline.tracking.store import Store
-from amalgam.pipeline.tracking.view import Link, milliseconds, numbers, step_metrics
+from amalgam.pipeline.tracking.view import Link, milliseconds, step_metrics
 from amalgam.pipeline.tracking.view import params as as_params
 from amalgam.tasks.models.clip import build_clip
 from amalgam.tasks.models.from_pixels import FromPixels
@@ -153,15 +153,15 @@ def register_folder(
     tags = {"folder": str(folder.absolute())}
     run = runs.created(runs.experiment(experiment), started, tags, "folder", title)
     link = Link(title, title, run.info.experiment_id, run.info.run_id)
-    points = [Metric(f"test/{key}", value, milliseconds(started), 0) for key, value in _finite(metrics).items()]
+    points = [
+        Metric(f"test/{key}", float(value), milliseconds(started), 0)
+        for key, value in metrics.items()
+        if isinstance(value, (int, float))
+    ]
     runs.log_batches(link.run_id, as_params(params), points, {})
     log_model(runs.client, link, exportable(folder), {"step": experiment}, points)
     runs.client.set_terminated(link.run_id)
     return register(runs.client, link, name, alias)
-
-
-def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
-    return {key: float(value) for key, value in metrics.items() if isinstance(value, (int, float))}
 
 
 def model_of(client: MlflowClient, run_id: str) -> str | None:
@@ -174,7 +174,7 @@ def best(networks: Sequence[StepNetwork]) -> StepNetwork:
     """The network of highest accuracy: on validation images where all have it, else on the test split."""
     found = [_validation(one.folder) for one in networks]
     if None in found:
-        found = [numbers(one.record.metrics).get("test/accuracy") for one in networks]
+        found = [one.record.numbers.get("test/accuracy") for one in networks]
     return max(zip(found, networks, strict=True), key=lambda pair: pair[0] or 0)[1]
 
 

@@ -63,6 +63,11 @@ class Record(BaseModel):
         return f"{self.name}-{self.fingerprint}"
 
     @property
+    def numbers(self) -> dict[str, float]:
+        """The metrics that are numbers."""
+        return {name: float(value) for name, value in self.metrics.items() if not isinstance(value, str)}
+
+    @property
     def bytes(self) -> int:
         """Size of all files."""
         return sum(facts.bytes for facts in self.files.values())

@@ -4,7 +4,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, RootModel
 
 from amalgam.pipeline.console import say
 from amalgam.pipeline.store.artifact import Record, sealed, unsealed
@@ -80,12 +80,8 @@ def read_aliases(root: Path) -> dict[str, str]:
 
 def set_alias(root: Path, alias: str, run: str) -> None:
     """Let an alias name a run, in place of the one it named."""
-
-    class Aliases(BaseModel):
-        model_config = ConfigDict(extra="allow")
-
-    path = root / FOLDER / ALIASES
-    storage_of(root).write(path, sealed(Aliases(**read_aliases(root) | {alias: run})))
+    aliases = RootModel[dict[str, str]](read_aliases(root) | {alias: run})
+    storage_of(root).write(root / FOLDER / ALIASES, sealed(aliases))
 
 
 def find_run(root: Path, name: str) -> RunRecord:
@@ -110,9 +106,7 @@ def records_of(run: RunRecord, root: Path) -> list[Record]:
 def metrics_of(run: RunRecord, root: Path) -> dict[str, float]:
     """What the targets of a run measured. Raises ValueError if none is there any more."""
     targets = [record for record in records_of(run, root) if record.fingerprint in run.targets]
-    found = {
-        name: float(value) for record in targets for name, value in record.metrics.items() if not isinstance(value, str)
-    }
+    found = {name: value for record in targets for name, value in record.numbers.items()}
     if not found:
         raise ValueError(f"run {run.key} has no metrics any more: its report is not under {root}")
     return found

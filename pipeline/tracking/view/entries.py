@@ -73,7 +73,7 @@ def params(config: Mapping[str, Any]) -> list[Param]:
 
 def step_metrics(record: Record, curves: Sequence[Point]) -> list[Metric]:
     """The curves, then the summary at each curve's last step, so that columns show the summary."""
-    summary = numbers(record.metrics) | {"usage/seconds": record.seconds, "usage/bytes": float(record.bytes)}
+    summary = record.numbers | {"usage/seconds": record.seconds, "usage/bytes": float(record.bytes)}
     return _with_curves(summary | _system(record), curves, record.started + record.seconds)
 
 
@@ -85,9 +85,7 @@ def run_metrics(run: RunRecord, records: Mapping[str, Record], curves: Mapping[s
     """
     seconds = run.seconds or 0
     points = [point for key in run.targets for point in curves.get(key, ())]
-    summary = {
-        name: value for key in run.targets if key in records for name, value in numbers(records[key].metrics).items()
-    }
+    summary = {name: value for key in run.targets if key in records for name, value in records[key].numbers.items()}
     if any(point.metric.startswith(FRONTIER) for point in points):
         summary = {name: value for name, value in summary.items() if not name.startswith("accuracy/")}
     built = [records[key] for key in run.built]
@@ -144,11 +142,6 @@ def run_tags(run: RunRecord, records: Sequence[Record], cached: Sequence[Link], 
 def is_read_by_people(file: Path) -> bool:
     """Whether a file of a target, such as the frontier picture, also belongs on the page of the whole run."""
     return file.suffix in READ_BY_PEOPLE and staged_rows(file) is None
-
-
-def numbers(metrics: Mapping[str, float | int | str]) -> dict[str, float]:
-    """The metrics that are numbers."""
-    return {name: float(value) for name, value in metrics.items() if not isinstance(value, str)}
 
 
 def _metric(name: str, value: float, seconds: float, step: int) -> Metric:
