@@ -1,6 +1,6 @@
 """Finished output on disk: records, writing that survives a power cut, and finding what is damaged."""
 
-from amalgam.pipeline.store.artifact.digests import content_kept, digest_of
+from amalgam.pipeline.store.artifact.digests import cache_folder, content_kept, digest_of
 from amalgam.pipeline.store.artifact.integrity import (
     KEY,
     SET_ASIDE,
@@ -41,6 +41,7 @@ __all__ = [
     "Point",
     "Record",
     "Survey",
+    "cache_folder",
     "check_writable",
     "content_kept",
     "damage_of",

@@ -25,6 +25,12 @@ MOST = 200_000  # digests kept, 40 MB; the oldest go
 _known: dict[Identity, str] = {}
 
 
+def cache_folder() -> Path:
+    """The folder of this machine for what may be removed at any time: digests, and copies from object stores."""
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "amalgam"
+    return Path(os.environ.get("AMALGAM_CACHE") or usual).absolute()
+
+
 def digest_of(path: Path) -> str:
     """SHA-256 of a file."""
     before = _identity(path)
@@ -98,8 +104,7 @@ def _text(identity: Identity) -> str:
 
 @contextmanager
 def _database() -> Iterator[sqlite3.Connection]:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base, "amalgam")
+    folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(folder / "digests.db", timeout=BUSY)) as database:
         database.execute("PRAGMA synchronous = OFF")  # a digest that is lost is taken again

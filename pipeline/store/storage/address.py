@@ -5,12 +5,11 @@ the address. The cache is the root for all that works with files; `storage_of` f
 """
 
 import hashlib
-import os
 import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from amalgam.pipeline.store.artifact import written_whole
+from amalgam.pipeline.store.artifact import cache_folder, written_whole
 
 SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/+")  # `Path` has made one slash of two; a drive is no scheme
 OBJECT_STORES = ("s3", "gs", "gcs", "abfs", "abfss")
@@ -42,15 +41,9 @@ def root_path(root: str | Path) -> Path:
     return _cache(parts.geturl().rstrip("/"))
 
 
-def caches() -> Path:
-    """The folder of this machine for copies of what lies in object stores; all of it may be removed at any time."""
-    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "amalgam"
-    return Path(os.environ.get("AMALGAM_CACHE") or usual).absolute()
-
-
 def _cache(address: str) -> Path:
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", address.partition("?")[0])
-    folder = caches() / f"{name}-{hashlib.sha256(address.encode()).hexdigest()[:8]}"
+    folder = cache_folder() / f"{name}-{hashlib.sha256(address.encode()).hexdigest()[:8]}"
     if not (folder / MARKER).is_file():
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ print(file_facts(Path(sys.argv[1]))["file"].sha256)
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("AMALGAM_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "amalgam" / "digests.db"
 
