@@ -5,6 +5,7 @@ The record is written when the run begins and after every step, so a driver that
 nor one that is away costs the run any time.
 """
 
+import logging
 import os
 import signal
 import threading
@@ -27,6 +28,7 @@ from amalgam.pipeline.tracking.store import Store
 if TYPE_CHECKING:
     from amalgam.pipeline.tracking.sync import Tracked, Tracker
 
+LOG = logging.getLogger(__name__)
 EVERY = 30.0  # Seconds between two looks; shorter runs do without mlflow, whose import takes seconds, until they end.
 
 
@@ -61,8 +63,10 @@ def beating(run: RunRecord, root: Path) -> Iterator[None]:
 
     def beat() -> None:
         while not ended.wait(BEAT):
-            with suppress(OSError):
+            try:
                 os.utime(run.path(root))
+            except OSError as error:  # For long, and other machines take this driver for dead.
+                LOG.warning("the record of run %s is not touched: %s", run.key, error)
 
     if storage_of(root).address is None:
         threading.Thread(target=beat, daemon=True, name="heartbeat").start()

@@ -98,6 +98,7 @@ def _read(objects: Objects, name: str) -> Lease | None:
     try:
         return Lease.model_validate_json(data) if data else None
     except ValidationError:
+        LOG.warning("the lease %s is damaged: it counts as free", name)
         return None
 
 

@@ -48,3 +48,15 @@ def test_a_run_that_goes_on_touches_its_record(tmp_path, monkeypatch):
             assert time.monotonic() < ends
             time.sleep(0.05)
     assert bury_dead(tmp_path) == []
+
+
+def test_a_record_that_cannot_be_touched_is_logged(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(run_log, "BEAT", 0.05)
+    run = going(tmp_path, 0)
+    run.path(tmp_path).unlink()
+    with beating(run, tmp_path):
+        ends = time.monotonic() + 60
+        while not caplog.records:
+            assert time.monotonic() < ends
+            time.sleep(0.05)
+    assert {note.args[0] for note in caplog.records} == {run.key}

@@ -214,6 +214,13 @@ def test_a_lease_of_a_silent_machine_expires_and_one_of_a_dead_process_at_once()
         assert not objects
 
 
+def test_a_lease_that_is_damaged_is_free_which_is_logged(caplog):
+    objects = Memory(step=b"{")
+    with leased(objects, "step", 1000.0):
+        assert Lease.model_validate_json(objects["step"]).owner == Process.this()
+    assert not objects and [note.args for note in caplog.records] == [("step",)]
+
+
 class Away(Memory):
     """A store that takes no second version of an object until it is back."""
 
