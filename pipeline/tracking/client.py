@@ -2,14 +2,15 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.store.entities import PagedList
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from sqlalchemy.orm import Session
@@ -22,7 +23,7 @@ from amalgam.pipeline.tracking.store import Store
 BATCH = 1000  # most metrics, params and tags together that MLflow takes in one call
 PARAMS_PER_BATCH = 100  # most params among them
 AGAIN = 1.0  # seconds before a call is repeated whose answer was lost
-PAGE = 1000  # runs in one answer
+Found = TypeVar("Found")
 OLDEST_FIRST = ["attributes.start_time ASC"]
 
 
@@ -95,22 +96,20 @@ class RunsInStore:
 
         A run starts when its step did, so that no page is read of other times.
         """
-        starts = {record.fingerprint: view.milliseconds(record.started) for record in records}
-        experiments = [experiment.experiment_id for experiment in self.client.search_experiments()]
+        starts, found = {record.fingerprint: view.milliseconds(record.started) for record in records}, dict[str, Run]()
         between = f"attributes.start_time >= {min(starts.values())} AND attributes.start_time <= {max(starts.values())}"
-        found, token = dict[str, Run](), None
-        while len(found) < len(starts):
-            page = self.client.search_runs(
-                experiments, between, max_results=PAGE, order_by=OLDEST_FIRST, page_token=token
-            )
-            for run in page:
-                key = run.data.tags.get(view.FINGERPRINT)
-                if key in starts and run.info.start_time == starts[key]:
-                    found.setdefault(key, run)
-            token = page.token
-            if not token:
-                break
+        for run in self.every(between):
+            key = run.data.tags.get(view.FINGERPRINT)
+            if key in starts and run.info.start_time == starts[key]:
+                found.setdefault(key, run)
+                if len(found) == len(starts):
+                    break
         return found
+
+    def every(self, wanted: str = "") -> Iterator[Run]:
+        """The runs of all experiments that MLflow's filter lets through, oldest first."""
+        experiments = [experiment.experiment_id for experiment in pages(self.client.search_experiments)]
+        return pages(self.client.search_runs, experiments, wanted, order_by=OLDEST_FIRST)
 
     def created(self, experiment_id: str, started: float, tags: Mapping[str, str], identity: str, name: str) -> Run:
         """A new run. `identity` names the tag that no other run has: if an answer is lost, it is looked for first."""
@@ -130,6 +129,17 @@ class RunsInStore:
             room = BATCH - len(first) - len(marks)
             self.client.log_batch(run_id, metrics[:room], first, marks)
             metrics, marks = metrics[room:], []
+
+
+def pages(search: Callable[..., PagedList[Found]], *arguments: Any, **named: Any) -> Iterator[Found]:
+    """All that a search of MLflow's finds, however many answers it takes."""
+    token = None
+    while True:
+        page = search(*arguments, **named, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 class _Shared(Session):

@@ -2,7 +2,7 @@
 
 import shutil
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from amalgam.pipeline.tracking import view
-from amalgam.pipeline.tracking.client import PAGE, RunsInStore
+from amalgam.pipeline.tracking.client import RunsInStore, pages
 from amalgam.pipeline.tracking.database import tracking_lock
 from amalgam.pipeline.tracking.store import ARTIFACTS, DATABASE, Store, sqlite_uri
 
@@ -42,10 +42,10 @@ class Shown:
 
 
 def shown(store: Store) -> Shown:
-    """All runs of a store, in pages, and which of them have registered models."""
-    client = RunsInStore(store).client
-    versions = client.search_model_versions("")
-    return Shown(tuple(_all(store)), frozenset(str(version.run_id) for version in versions if version.run_id))
+    """All runs of a store, and which of them have registered models."""
+    runs = RunsInStore(store)
+    versions = pages(runs.client.search_model_versions)
+    return Shown(tuple(runs.every()), frozenset(str(version.run_id) for version in versions if version.run_id))
 
 
 def forget(store: Store, root: Path, runs: Collection[Run]) -> None:
@@ -53,13 +53,13 @@ def forget(store: Store, root: Path, runs: Collection[Run]) -> None:
 
     A step that stays and was shown below one of them is shown on its own.
     """
-    client, ids = RunsInStore(store).client, {run.info.run_id for run in runs}
+    there, ids = RunsInStore(store), {run.info.run_id for run in runs}
     with tracking_lock(root):
-        for run in _all(store):
+        for run in there.every():
             if run.data.tags.get(MLFLOW_PARENT_RUN_ID) in ids and run.info.run_id not in ids:
-                client.delete_tag(run.info.run_id, MLFLOW_PARENT_RUN_ID)
+                there.client.delete_tag(run.info.run_id, MLFLOW_PARENT_RUN_ID)
         for run in runs:
-            client.delete_run(run.info.run_id)
+            there.client.delete_run(run.info.run_id)
         if store.root and ids:
             _purge(store.root, ids)
 
@@ -67,17 +67,6 @@ def forget(store: Store, root: Path, runs: Collection[Run]) -> None:
 def artifacts_of(store: Store, run: Run) -> Path | None:
     """The folder of a run's files in the root's own store."""
     return store.root / ARTIFACTS / run.info.run_id if store.root else None
-
-
-def _all(store: Store) -> Iterator[Run]:
-    client = RunsInStore(store).client
-    experiments, token = [each.experiment_id for each in client.search_experiments()], None
-    while True:
-        page = client.search_runs(experiments, max_results=PAGE, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
 
 
 def _purge(root: Path, ids: Iterable[str]) -> None:

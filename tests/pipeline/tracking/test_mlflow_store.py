@@ -21,6 +21,7 @@ from sqlalchemy.engine import make_url
 
 from amalgam.pipeline.__main__ import main
 from amalgam.pipeline.store.storage import Process
+from amalgam.pipeline.tracking.client import pages
 from amalgam.pipeline.tracking.database import prepared
 from amalgam.pipeline.tracking.run_record import RunRecord, bury_dead, read_runs
 from amalgam.pipeline.tracking.serve import require_free
@@ -135,6 +136,15 @@ def test_two_drivers_on_a_fresh_root_share_and_neither_errs(tmp_path):
     assert [driver.returncode for driver in drivers] == [0, 0], outputs
     assert not [text for text in outputs if "did not take" in text or "Traceback" in text]
     assert shown(tmp_path) == ["FINISHED"] * (2 + 3)
+
+
+def test_all_pages_of_a_search_are_read(root):
+    client = MlflowClient(store_of(root).uri)
+    for name in "abc":
+        client.create_registered_model(name)
+        client.create_model_version(name, root.as_uri())
+    found = list(pages(client.search_model_versions, max_results=1))
+    assert sorted(version.name for version in found) == ["a", "b", "c"]
 
 
 def test_runs_that_begin_at_the_same_instant_are_two(root, monkeypatch):
