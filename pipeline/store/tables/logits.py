@@ -71,10 +71,10 @@ def read_stacked(folders: Sequence[Path], split: str) -> tuple[Tensor, Tensor]:
 
     Raises ValueError unless all are of the same examples of the same data.
     """
+    first, *others = [read_logits(folder, split) for folder in folders]
     data = {json.dumps(_data(folder), sort_keys=True) for folder in folders}
     if len(data) > 1:
         raise ValueError(f"members were staged on {len(data)} different data sets: combine members of one")
-    first, *others = (read_logits(folder, split) for folder in folders)
     aligned = [first, *(other.in_order_of(first.ids) for other in others)]
     return torch.stack([one.values for one in aligned]), first.labels
 

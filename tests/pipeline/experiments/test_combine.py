@@ -87,6 +87,8 @@ def test_logits_of_members_are_matched_by_example_whatever_their_order(tmp_path)
     assert torch.equal(stacked[0], stacked[1]) and labels.tolist() == [1, 1, 0]
     with pytest.raises(ValueError, match="different examples"):
         read_stacked([tmp_path / "a", tmp_path / "c"], "test")
+    with pytest.raises(ValueError, match=f"no logits at {tmp_path / 'none'}"):
+        read_stacked([tmp_path / "a", tmp_path / "none"], "test")
 
 
 def test_members_of_other_data_are_refused(tmp_path):
