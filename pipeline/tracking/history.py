@@ -86,13 +86,15 @@ def _of_run(run_id: str, metric: str, tracking_uri: str | None) -> dict[int, flo
     from mlflow.exceptions import MlflowException
 
     if tracking_uri is None:
-        raise ValueError(f"{run_id} is no CSV file; to read the MLflow run of that id, give --tracking-uri")
+        raise ValueError(
+            f"{run_id} is no .parquet or .csv file; to read the MLflow run of that id, give --tracking-uri"
+        )
     client = MlflowClient(tracking_uri)
     try:
         known = client.get_run(run_id).data.metrics
     except MlflowException as error:
         raise ValueError(
-            f"there is no CSV file and no MLflow run {run_id!r} ({error.error_code}); give --tracking-uri"
+            f"there is no file and no MLflow run {run_id!r} ({error.error_code}): check the id and --tracking-uri"
         ) from error
     if metric not in known:
         raise unknown_name(f"metric of run {run_id}", metric, known)
