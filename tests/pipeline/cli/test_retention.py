@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import ViewType
 
 from amalgam.pipeline.__main__ import main
 from amalgam.pipeline.cli.flags import find_experiment, make_step
@@ -77,9 +78,9 @@ def days(root: Path) -> list[int]:
 
 
 def in_mlflow(root: Path) -> dict[str, str]:
-    """Status of each run that MLflow shows, by the fingerprint of its step or the key of its run."""
+    """Status of each run that MLflow has, deleted or not, by the fingerprint of its step or the key of its run."""
     client = MlflowClient(store_of(root).uri)
-    runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
+    runs = client.search_runs([each.experiment_id for each in client.search_experiments()], run_view_type=ViewType.ALL)
     return {run.data.tags.get("fingerprint") or run.data.tags["run"]: run.info.status for run in runs}
 
 
