@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from amalgam.pipeline.store.canonical import read_object
 from amalgam.pipeline.store.foreign import read_checkpoint, some
 from amalgam.tasks.data.pixels import Images, Scale
 from amalgam.tasks.fusion import resize
@@ -114,13 +115,8 @@ def _built(folder: Path, structure: dict[str, Any], state: dict[str, Tensor]) ->
 
 def _read_structure(folder: Path) -> dict[str, Any]:
     """How a network is built that its spec does not describe; empty if it does."""
-    try:
-        structure = json.loads((folder / STRUCTURE).read_bytes())
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise ValueError(f"{folder / STRUCTURE} is damaged: {error}") from error
-    return dict(structure)
+    path = folder / STRUCTURE
+    return read_object(path) if path.is_file() else {}
 
 
 def _assigned(module: nn.Module, state: Mapping[str, Tensor], folder: Path) -> nn.Module:
@@ -160,7 +156,7 @@ def save_pictures(images: Images, folder: Path, class_names: tuple[str, ...] | N
 def read_pictures(folder: Path) -> Pictures:
     """How the network of a folder is fed pictures; where nothing was written, classes have numbers for names."""
     if (folder / PICTURES).is_file():
-        return Pictures.model_validate_json((folder / PICTURES).read_bytes())
+        return read_json(Pictures, folder / PICTURES, "pictures")
     return Pictures(class_names=tuple(map(str, range(read_spec(folder).num_classes))))
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import save
 from torch import nn
 
+from amalgam.pipeline.store.canonical import read_object
 from amalgam.pipeline.store.checkpoints import fill, read_json, read_state, write_state
 from amalgam.tasks.clip.zero_shot import Classifier, Head
 from amalgam.tasks.models.clip import Clip, build_clip
@@ -117,14 +118,11 @@ def read_sae(folder: Path, name: str | None = None, features: FeatureInfo | None
     Raises ValueError if there is none, or it was trained on features of another width, norm or backbone.
     """
     place = folder / name if name else folder
-    try:
-        config = json.loads((place / SAE_CONFIG).read_bytes())
-    except FileNotFoundError:
+    if not (place / SAE_CONFIG).is_file():
         others = sorted(path.parent.name for path in folder.glob(f"*/{SAE_CONFIG}"))
         known = f": choose from {', '.join(others)}" if others else ""
-        raise ValueError(f"there is no sparse autoencoder at {place}{known}") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{place / SAE_CONFIG} is not JSON: {error}") from error
+        raise ValueError(f"there is no sparse autoencoder at {place}{known}")
+    config = read_object(place / SAE_CONFIG)
     return from_saelens(config, read_state(place / SAE_WEIGHTS), features or _own_features(config, place))
 
 

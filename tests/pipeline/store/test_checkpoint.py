@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from amalgam.pipeline.store.checkpoints import fill, load_model, read_state, save_model
+from amalgam.pipeline.store.checkpoints import fill, load_model, read_pictures, read_state, save_model
 from amalgam.tasks.fusion import PartialOT, fuse
 from amalgam.tasks.models import build
 from amalgam.tasks.models.spec import ModelSpec
@@ -97,6 +97,16 @@ def test_a_state_that_does_not_fit_is_refused(change, message):
     state = change(dict(nn.Linear(3, 2).state_dict()))
     with pytest.raises(ValueError, match=message):
         fill(nn.Linear(3, 2), state, "a.pt")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "3"])
+@pytest.mark.parametrize("name", ["config.json", "structure.json", "pictures.json"])
+def test_a_damaged_description_is_one_line_that_names_the_file(name, content, tmp_path):
+    save_model(build(SPECS[0], seed=0), SPECS[0], tmp_path)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=name) as refused:
+        read_pictures(tmp_path) if name == "pictures.json" else load_model(tmp_path)
+    assert "\n" not in str(refused.value)
 
 
 def test_a_state_from_before_batch_norm_counted_batches_is_read():
