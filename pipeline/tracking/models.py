@@ -24,6 +24,7 @@ from amalgam.pipeline.console import first_line
 from amalgam.pipeline.store.artifact import Record, read_curves
 from amalgam.pipeline.store.checkpoints import load_model, read_pictures, read_spec
 from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_about
+from amalgam.pipeline.store.programs import EXAMPLES
 from amalgam.pipeline.tracking.client import RunsInStore
 from amalgam.pipeline.tracking.run_record import ALIAS, REGISTER, RunRecord
 from amalgam.pipeline.tracking.store import Store
@@ -34,7 +35,6 @@ from amalgam.tasks.models.from_pixels import FromPixels
 
 NAME = "model"
 """What the model of a run is called in it: `runs:/RUN/model`."""
-EXAMPLES = 2  # torch takes a batch of one for a constant
 
 
 @dataclass(frozen=True)

@@ -50,11 +50,6 @@ def finished(path: Path) -> Record | None:
     return None if _misplaced(path, record) or _wrong_size(path, record) else record
 
 
-def is_complete(path: Path) -> bool:
-    """Whether the folder holds a finished artifact."""
-    return finished(path) is not None
-
-
 def damage_of(path: Path, digest: Callable[[Path], str] = digest_of) -> Damage | None:
     """What is wrong with the step in a folder, every byte of it compared; None if it is whole.
 

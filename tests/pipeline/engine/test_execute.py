@@ -18,7 +18,7 @@ from amalgam.pipeline.engine.place import Place
 from amalgam.pipeline.engine.ray.cluster import connected
 from amalgam.pipeline.engine.step import Resources, Step, ancestors, with_resources
 from amalgam.pipeline.engine.workspace import Workspace
-from amalgam.pipeline.store.artifact import is_complete, read_curves
+from amalgam.pipeline.store.artifact import finished, read_curves
 from tests.pipeline.example import Walk, total_step, walk_step, walks
 
 
@@ -221,7 +221,7 @@ def test_only_a_refusal_by_the_step_itself_costs_its_saved_state(tmp_path, funct
         run([step], tmp_path, Local())
     assert isinstance(failed.value.exceptions[0], ValueError)
     assert [path.name for path in Place(tmp_path).building(step).glob("scratch/*")] == ["state"]
-    assert not is_complete(step.path(tmp_path))
+    assert not finished(step.path(tmp_path))
 
 
 def fill_the_disk(config: Mapping[str, str], inputs: Mapping[str, Path], work: object) -> dict[str, float]:
@@ -270,7 +270,7 @@ def test_a_training_that_diverges_keeps_its_last_state_and_says_where(tmp_path):
     kept = tmp_path / ".building" / step.key / "scratch"
     assert str(error) == f"the walk went astray; its last good state is kept in {kept}"
     assert len(json.loads((kept / "walk.json").read_text())) == 4
-    assert not is_complete(step.path(tmp_path)) and not (kept.parent / "out").exists()
+    assert not finished(step.path(tmp_path)) and not (kept.parent / "out").exists()
 
 
 def test_a_read_only_root_is_refused_before_anything_runs():
@@ -308,5 +308,5 @@ def test_a_record_says_what_was_built_and_from_what(tmp_path):
     record = run([target], tmp_path, Local()).records[target.fingerprint]
     assert record.config == {"scale": 2.0}
     assert record.inputs == {"walks": [walk.fingerprint for walk in target.parents]}
-    assert is_complete(target.path(tmp_path))
+    assert finished(target.path(tmp_path))
     assert json.loads((target.path(tmp_path) / "total.json").read_text()) == record.metrics["total"]
