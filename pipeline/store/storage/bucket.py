@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -52,7 +53,8 @@ class Bucket(Folder):
 
     def names(self) -> list[str]:
         """Keys of steps that have a record."""
-        return self._keys(self.objects.sizes())
+        parts = (name.rpartition("/") for name in self.objects.sizes())
+        return sorted(key for key, _, file in parts if file == RECORD and KEY.fullmatch(key))
 
     def record(self, key: str) -> Record:
         """The record of a step, its files not looked at. Raises ValueError if it is absent or damaged."""
@@ -102,13 +104,15 @@ class Bucket(Folder):
 
     def survey(self, name: str | None = None) -> Survey:
         """All steps, of one kind if `name` is given; a damaged one hides no other."""
-        objects = self.objects
-        sizes = objects.sizes()
-        keys = [key for key in self._keys(sizes) if name in (None, key.rpartition("-")[0])]
+        objects, sizes = self.objects, defaultdict[str, dict[str, int]](dict)
+        for path, size in objects.sizes().items():
+            key, _, file = path.partition("/")
+            sizes[key][file] = size
+        known = [key for key in sorted(sizes) if RECORD in sizes[key] and KEY.fullmatch(key)]
+        keys = [key for key in known if name in (None, key.rpartition("-")[0])]
         records, damaged = list[Record](), list[Damage]()
         for key, record in zip(keys, each(lambda key: _record(objects, key), keys), strict=True):
-            found = {file[len(key) + 1 :]: size for file, size in sizes.items() if file.startswith(f"{key}/")}
-            wrong = _wrong_sizes(record, found) if record else f"its {RECORD} is damaged"
+            wrong = _wrong_sizes(record, sizes[key]) if record else f"its {RECORD} is damaged"
             if record and not wrong:
                 records.append(record)
             else:
@@ -160,10 +164,6 @@ class Bucket(Folder):
         (self.root / FETCHING).mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.root / FETCHING) as place:
             yield Path(place)
-
-    def _keys(self, names: Iterable[str]) -> list[str]:
-        parts = (name.rpartition("/") for name in names)
-        return sorted(key for key, _, file in parts if file == RECORD and KEY.fullmatch(key))
 
     def _fetch(self, key: str, destination: Path | None) -> Damage | None:
         """Download a step, compare every byte, and move it to `destination`, if it is whole."""
