@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
+from string import digits
 from typing import Any
 
 import torch
@@ -118,9 +119,8 @@ def _is_foreign(name: str, own: Mapping[str, Tensor]) -> bool:
 
     A tensor beside known ones may be a layer that the network lacks, and makes it a checkpoint of another network.
     """
-    top = name.partition(".")[0]
-    is_beside = top.isdigit() or any(other.partition(".")[0].rstrip("0123456789") == top.rstrip("0123456789")
-                                     for other in own)  # fmt: skip
+    top, kinds = name.partition(".")[0], {other.partition(".")[0].rstrip(digits) for other in own}
+    is_beside = top.isdigit() or top.rstrip(digits) in kinds
     return name.rpartition(".")[2] in COUNTERS or not is_beside
 
 

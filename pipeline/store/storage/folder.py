@@ -73,9 +73,7 @@ class Folder:
         """
         lock = self.root / ".locks" / key
         lock.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(
-            lock, fallback_to_soft=False
-        ):  # flock, or LockFileEx on Windows; a soft lock outlives its builder
+        with FileLock(lock, fallback_to_soft=False):  # flock; a soft lock outlives its builder
             yield
 
     def publish(self, out: Path, key: str) -> None:

@@ -58,9 +58,8 @@ def stream(
         table = pa.concat_tables([rest, group])
         whole = len(table) - len(table) % batch_size
         yield from (table.slice(start, batch_size) for start in range(0, whole, batch_size))
-        rest = table.take(
-            pa.array(range(whole, len(table)), pa.int64())
-        )  # a copy: a slice would keep the whole group in memory
+        # A copy: a slice would keep the whole group in memory.
+        rest = table.take(pa.array(range(whole, len(table)), pa.int64()))
         del table, group
     if len(rest):
         yield rest
