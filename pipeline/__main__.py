@@ -82,7 +82,7 @@ app.command()(explain)
 @app.command()
 def show(
     step: Annotated[
-        str | None, typer.Argument(help="First characters of a step's key or fingerprint. [default: list all]")
+        str | None, typer.Argument(help="First characters of a step's key or fingerprint.", show_default="list all")
     ] = None,
     root: Root = Path("runs"),
 ) -> None:
@@ -118,7 +118,7 @@ def verify(root: Root = Path("runs")) -> None:
 @app.command()
 def report(
     step: Annotated[
-        str | None, typer.Argument(help="First characters of a report step's key. [default: the newest]")
+        str | None, typer.Argument(help="First characters of a report step's key.", show_default="the newest")
     ] = None,
     root: Root = Path("runs"),
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, get_type_hints
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from typer.core import TyperGroup
 
 from amalgam.pipeline.cli.errors import sentence
@@ -56,7 +57,7 @@ def command_of(name: str, act: Act, settings: type[Settings] = Settings) -> Any:
 
     command.__signature__ = inspect.Signature([*flags, *shared])  # type: ignore[attr-defined]
     command.__annotations__ = {flag.name: flag.annotation for flag in (*flags, *shared)}
-    command.__doc__ = inspect.getdoc(experiment)
+    command.__doc__ = escape(inspect.getdoc(experiment) or "")  # typer reads it as markup
     app = typer.Typer(add_completion=False)
     app.command(name)(command)
     return typer.main.get_command(app)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeAlias, get_args, get_origin, get_type_hin
 
 import typer
 from pydantic import TypeAdapter
+from rich.markup import escape
 
 from amalgam.pipeline.engine.data_digests import with_data
 from amalgam.pipeline.engine.step import Step
@@ -65,6 +66,7 @@ def _flag(parameter: inspect.Parameter, hint: Any) -> inspect.Parameter:
     kind, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     help_text = next((note for note in notes if isinstance(note, str)), "")
     default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+    help_text = escape(help_text)  # typer reads it as markup
     option = typer.Option(help=help_text)
     for several in (one for one in (kind, *get_args(kind)) if get_origin(one) is tuple):  # the kind, or it or None
         item = getattr(get_args(several)[0], "__name__", "text").upper()

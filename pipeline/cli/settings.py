@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -18,8 +19,8 @@ from amalgam.tasks.user_names import unknown_name
 Root = Annotated[Path, Option(callback=root_path, envvar="AMALGAM_ROOT", help="Folder of all results, or its address.")]
 FolderRoot = Annotated[Path, Option(callback=folder_path, envvar="AMALGAM_ROOT", help="Folder of all results.")]
 TrackingUri = Annotated[str | None, Option(envvar="MLFLOW_TRACKING_URI", help="MLflow server.")]
-PANEL = "Resources and locations (no effect on results)"
-MODELS = "Model registry"
+resource_option = partial(Option, rich_help_panel="Resources and locations (no effect on results)")
+model_option = partial(Option, rich_help_panel="Model registry")
 
 
 @dataclass(frozen=True)
@@ -28,60 +29,49 @@ class Settings:
 
     root: Annotated[
         Path,
-        Option(
+        resource_option(
             callback=root_path,
-            rich_help_panel=PANEL,
             envvar="AMALGAM_ROOT",
             help="Folder of all results, on a cluster shared by all machines; or s3://, gs://, abfs://.",
         ),
     ] = Path("runs")
     data_root: Annotated[
-        Path | None,
-        Option(
-            rich_help_panel=PANEL, envvar="AMALGAM_DATA", help="Folder of the data sets; nothing is ever downloaded."
-        ),
+        Path | None, resource_option(envvar="AMALGAM_DATA", help="Folder of the data sets; nothing is ever downloaded.")
     ] = None
     address: Annotated[
-        str | None,
-        Option(rich_help_panel=PANEL, help="Ray cluster to run on. [default: RAY_ADDRESS, else a local Ray]"),
+        str | None, resource_option(help="Ray cluster to run on.", show_default="RAY_ADDRESS, else a local Ray")
     ] = None
     local: Annotated[
-        bool, Option("--local", rich_help_panel=PANEL, help="Run without Ray, one step after another in this process.")
+        bool, resource_option("--local", help="Run without Ray, one step after another in this process.")
     ] = False
     tracking_uri: Annotated[
         str | None,
-        Option(
-            rich_help_panel=PANEL,
-            envvar="MLFLOW_TRACKING_URI",
-            help="MLflow server. [default: an SQLite file under --root]",
+        resource_option(
+            envvar="MLFLOW_TRACKING_URI", help="MLflow server.", show_default="an SQLite file under --root"
         ),
     ] = None
     register: Annotated[
-        str | None,
-        Option(rich_help_panel=MODELS, metavar="NAME", help="Register the network of highest accuracy in MLflow."),
+        str | None, model_option(metavar="NAME", help="Register the network of highest accuracy in MLflow.")
     ] = None
-    alias: Annotated[
-        str | None, Option(rich_help_panel=MODELS, help="Alias of what is registered, such as champion.")
-    ] = None
+    alias: Annotated[str | None, model_option(help="Alias of what is registered, such as champion.")] = None
     num_cpus: Annotated[
         list[str],
-        Option(rich_help_panel=PANEL, metavar="STEP=CPUS", help="CPU cores (and threads) for each step of a kind."),
+        resource_option(metavar="STEP=CPUS", help="CPU cores (and threads) for each step of a kind."),
     ] = field(default_factory=list)
     num_gpus: Annotated[
         list[str],
-        Option(rich_help_panel=PANEL, metavar="STEP=GPUS", help="GPUs (may be fractional) for each step of a kind."),
+        resource_option(metavar="STEP=GPUS", help="GPUs (may be fractional) for each step of a kind."),
     ] = field(default_factory=list)
     gpus_per_step: Annotated[
-        float | None,
-        Option(rich_help_panel=PANEL, min=0, help="GPUs (may be fractional) for each step that --num-gpus leaves out."),
+        float | None, resource_option(min=0, help="GPUs (may be fractional) for each step that --num-gpus leaves out.")
     ] = None
     memory: Annotated[
         list[str],
-        Option(rich_help_panel=PANEL, metavar="STEP=GB", help="Expected memory (GB) of each step of a kind, for Ray."),
+        resource_option(metavar="STEP=GB", help="Expected memory (GB) of each step of a kind, for Ray."),
     ] = field(default_factory=list)
     num_workers: Annotated[
         list[str],
-        Option(rich_help_panel=PANEL, metavar="STEP=PROCESSES", help="Training processes for each step of a kind."),
+        resource_option(metavar="STEP=PROCESSES", help="Training processes for each step of a kind."),
     ] = field(default_factory=list)
 
     def __post_init__(self) -> None:

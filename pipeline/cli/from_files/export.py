@@ -13,7 +13,9 @@ Format = Literal["torch", "onnx"]
 def export(
     folder: Annotated[Path, Argument(help="Folder of a network that Amalgam wrote.")],
     format: Annotated[Format, Option(help="torch: a program of torch.export (.pt2); onnx: ONNX.")] = "torch",
-    out: Annotated[Path | None, Option(help="File to write. [default: the folder's name with .pt2 or .onnx]")] = None,
+    out: Annotated[
+        Path | None, Option(help="File to write.", show_default="the folder's name with .pt2 or .onnx")
+    ] = None,
 ) -> None:
     """Export a saved network as a program of torch.export or ONNX, for batches of any size."""
     from amalgam.pipeline.store.programs import SUFFIXES, write_program  # here, not above: it imports torch

@@ -21,7 +21,7 @@ from amalgam.tasks.fusion.methods import Method, Refit, Target
 BYTES_PER_PARAMETER = 4  # float32
 ARCHITECTURES = (
     "Architecture of the checkpoints: mlp, vgg11, resnet18, timm:NAME, torchvision:NAME, open_clip:NAME (image tower), "
-    "file.py:CLASS_OR_FUNCTION, or a .pt2 file. [default: .pt2 files and folders have their own]"
+    "file.py:CLASS_OR_FUNCTION, or a .pt2 file; .pt2 files and folders have their own."
 )
 CHECKPOINTS = (
     "The members: weights (.safetensors, or .pt, .pth, .th without pickled objects), exported programs (.pt2), or "
@@ -46,7 +46,7 @@ FLAGS: dict[str, tuple[Any, Any]] = {
         None,
     ),
     "method": (
-        Annotated[str | None, Option(help=f"{', '.join(NAMES)}, or file.py:Class. [default: PartialOT]")],
+        Annotated[str | None, Option(help=f"{', '.join(NAMES)}, or file.py:Class.", show_default="PartialOT")],
         None,
     ),
     "flops": (
@@ -59,13 +59,17 @@ FLAGS: dict[str, tuple[Any, Any]] = {
         None,
     ),
     "cost": (Annotated[str | None, Option(help="Matching cost: weights, activations or both.")], None),
-    "weights": (Annotated[str | None, Option(help="Weight of each member, such as 0.7,0.3. [default: equal]")], None),
+    "weights": (
+        Annotated[str | None, Option(help="Weight of each member, such as 0.7,0.3.", show_default="equal")],
+        None,
+    ),
     "class_names": (
         Annotated[
             list[str] | None,
             Option(
                 help="Names of a member's outputs, such as cat,dog, or a file with one a line; once for all, or once "
-                "for each. [default: those in the checkpoint, else the data's]"
+                "for each.",
+                show_default="those in the checkpoint, else the data's",
             ),
         ],
         None,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
+from rich.markup import escape
 from typer import Argument, Option
 
 from amalgam.pipeline.cli.errors import flag, require_flags
@@ -45,7 +46,7 @@ HISTORY_FLAGS: dict[str, tuple[Any, Any]] = {
     "penalty": (Annotated[float, Option(min=0, help="How strongly better checkpoints are preferred.")], 1.0),
     "steps": (
         Annotated[
-            str | None, Option(help="Training step of each checkpoint, such as 100,200. [default: the last ones]")
+            str | None, Option(help="Training step of each checkpoint, such as 100,200.", show_default="the last ones")
         ],
         None,
     ),
@@ -138,7 +139,7 @@ def weighted(
 def _kind(field: FieldInfo, methods: list[str]) -> Any:
     """The flag of a field: text where commas separate several values, else its own type."""
     text = f"{inspect.cleandoc(field.description or '')} ({', '.join(methods)})"
-    option = Option(help=text, show_default=False)
+    option = Option(help=escape(text), show_default=False)  # typer reads it as markup
     if _is_tuple(field):
         return Annotated[str | None, option]
     return Annotated[field.annotation | None, option] if field.annotation else Annotated[str | None, option]

@@ -6,24 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Option
-
-from amalgam.pipeline.cli.settings import MODELS, TrackingUri, check_registered
+from amalgam.pipeline.cli.settings import TrackingUri, check_registered, model_option
 from amalgam.pipeline.console import say
 from amalgam.pipeline.store.storage import folder_path
 from amalgam.pipeline.tracking.store import store_of
 
 Registry = Annotated[
     Path,
-    Option(callback=folder_path, rich_help_panel=MODELS, help="Folder of MLflow's store, where no server is named."),
+    model_option(callback=folder_path, help="Folder of MLflow's store, where no server is named."),
 ]
 FLAGS: dict[str, tuple[Any, Any]] = {
     "register": (
-        Annotated[str | None, Option(rich_help_panel=MODELS, help="Register the network in MLflow by this name.")],
+        Annotated[str | None, model_option(help="Register the network in MLflow by this name.")],
         None,
     ),
     "alias": (
-        Annotated[str | None, Option(rich_help_panel=MODELS, help="Alias of what is registered, such as champion.")],
+        Annotated[str | None, model_option(help="Alias of what is registered, such as champion.")],
         None,
     ),
     "root": (Registry, Path("runs")),

@@ -35,11 +35,17 @@ Address = Annotated[
 
 def submit(
     context: typer.Context,
-    experiment: Annotated[list[str], Argument(help="[run|night|plan] EXPERIMENT and its flags.")],
+    experiment: Annotated[
+        list[str], Argument(help="EXPERIMENT and its flags, after run (the default), night or plan.")
+    ],
     address: Address,
     submission_id: Annotated[
         str | None,
-        Option(envvar=IN_A_JOB, help="Id of the job; one that runs or has succeeded is not run again. [default: new]"),
+        Option(
+            envvar=IN_A_JOB,
+            help="Id of the job; one that runs or has succeeded is not run again.",
+            show_default="a new one",
+        ),
     ] = None,
     working_dir: Annotated[Path, Option(help="Folder whose files, your code among them, travel.")] = Path(),
     no_wait: Annotated[bool, Option("--no-wait", help="Do not follow the job until it ends.")] = False,

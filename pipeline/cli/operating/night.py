@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,7 +42,7 @@ REGRESSION = 3
 CHOICES = ("alpha", "strength")  # first parts of names of what a run chose: neither better nor worse
 FIRST_DAY = date(2000, 1, 1)
 SEEDS_OF_A_DAY = 1000  # more than any night repeats
-PANEL = "Nightly runs"
+night_option = partial(Option, rich_help_panel="Nightly runs")
 
 
 @dataclass(frozen=True)
@@ -49,44 +50,33 @@ class NightSettings(Settings):
     """The settings of a nightly run: what it is compared with, and its resources."""
 
     name: Annotated[
-        str | None, Option(rich_help_panel=PANEL, help="Name of the series of nights. [default: the experiment's name]")
+        str | None, night_option(help="Name of the series of nights.", show_default="the experiment's name")
     ] = None
-    baseline: Annotated[
-        str | None, Option(rich_help_panel=PANEL, help="Key or alias of a run that every night is compared with.")
-    ] = None
+    baseline: Annotated[str | None, night_option(help="Key or alias of a run that every night is compared with.")] = (
+        None
+    )
     tolerance: Annotated[
         list[str],
-        Option(rich_help_panel=PANEL, metavar="METRIC=FALL", help="Tolerated regression: accuracy=0.5pt, nll=2%."),
+        night_option(metavar="METRIC=FALL", help="Tolerated regression: accuracy=0.5pt, nll=2%."),
     ] = field(default_factory=list)
-    last: Annotated[int, Option(rich_help_panel=PANEL, min=1, help="Number of earlier nights to compare with.")] = 10
-    seed: Annotated[
-        int | None,
-        Option(rich_help_panel=PANEL, help="First seed. [default: derived from the date]"),
-    ] = None
+    last: Annotated[int, night_option(min=1, help="Number of earlier nights to compare with.")] = 10
+    seed: Annotated[int | None, night_option(help="First seed.", show_default="derived from the date")] = None
     date: Annotated[
         datetime | None,
-        Option(
-            rich_help_panel=PANEL,
+        night_option(
             formats=["%Y-%m-%d"],
             envvar="AMALGAM_NIGHT",
-            help="Day that this is the night of. [default: today]",
+            help="Day that this is the night of.",
+            show_default="today",
         ),
     ] = None
-    again: Annotated[
-        bool, Option("--again", rich_help_panel=PANEL, help="Run another night on the same day, with other seeds.")
-    ] = False
-    queue: Annotated[
-        bool, Option("--queue", rich_help_panel=PANEL, help="Wait for a running night of the same name to end.")
-    ] = False
+    again: Annotated[bool, night_option("--again", help="Run another night on the same day, with other seeds.")] = False
+    queue: Annotated[bool, night_option("--queue", help="Wait for a running night of the same name to end.")] = False
     on_regression: Annotated[
-        str | None,
-        Option(
-            rich_help_panel=PANEL, help="Shell command run on a regression; AMALGAM_VERDICT is the path of the page."
-        ),
+        str | None, night_option(help="Shell command run on a regression; AMALGAM_VERDICT is the path of the page.")
     ] = None
     promote_if_better: Annotated[
-        str | None,
-        Option(rich_help_panel=PANEL, metavar="ALIAS", help="Alias to set if nothing regressed and a metric improved."),
+        str | None, night_option(metavar="ALIAS", help="Alias to set if nothing regressed and a metric improved.")
     ] = None
 
 

@@ -96,7 +96,8 @@ def remove(name: Name, root: FolderRoot = Path("runs")) -> None:
 def run_once(
     name: Name,
     date: Annotated[
-        datetime | None, Option(formats=["%Y-%m-%d"], help="Day whose run this is. [default: today, in its time zone]")
+        datetime | None,
+        Option(formats=["%Y-%m-%d"], help="Day whose run this is.", show_default="today, in its time zone"),
     ] = None,
     root: FolderRoot = Path("runs"),
 ) -> None:

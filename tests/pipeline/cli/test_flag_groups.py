@@ -1,12 +1,17 @@
 """A group's fields are flags of the experiment that takes it, with the group's help and the experiment's defaults."""
 
 import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Annotated, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import pytest
+import typer
+from rich.text import Text
+from typer import Context
+from typer.core import TyperGroup
 
-from amalgam.pipeline.__main__ import main
+from amalgam.pipeline.__main__ import app, main
 from amalgam.pipeline.cli.flags import find_experiment, flags_of, make_step
 from amalgam.pipeline.experiments import EXPERIMENTS
 from amalgam.pipeline.experiments.flags import Autoencoders, Corruptions, Optimisation, Sweep, flat, in_words
@@ -77,6 +82,29 @@ def test_two_flags_of_one_name_are_refused():
 def test_every_flag_of_every_experiment_has_a_help_text(name):
     for flag in flags_of(EXPERIMENTS[name]):
         assert flag.annotation.__metadata__[0].help, flag.name
+
+
+def help_texts(command: Any) -> Iterator[str]:
+    """The help of a command and of its flags, and of all commands below it."""
+    yield from (each.help or "" for each in (command, *command.params) if hasattr(each, "help"))
+    if isinstance(command, TyperGroup):
+        for name in command.list_commands(Context(command)):
+            yield from help_texts(command.get_command(Context(command), name))
+
+
+def test_no_part_of_a_help_text_is_taken_for_markup():
+    texts = list(help_texts(typer.main.get_command(app)))
+    assert len(texts) > 500
+    assert not [text for text in texts if Text.from_markup(text).plain.count("[") != text.count("[")]
+
+
+def test_brackets_in_a_users_help_text_are_shown(tmp_path, capsys):
+    text = OWN_FILE.replace("Number of layers.", "Layers [of each block].")
+    (tmp_path / "own.py").write_text(text.replace("-> Step:", "-> Step:\n    '''A net [of blocks].'''", 1))
+    with pytest.raises(SystemExit):
+        main(["plan", f"{tmp_path / 'own.py'}:own", "--help"])
+    out = capsys.readouterr().out
+    assert "[of each block]" in out and "[of blocks]" in out
 
 
 @pytest.mark.parametrize("group", [Optimisation, Sweep, Autoencoders, Corruptions])
