@@ -18,6 +18,7 @@ from typer import Argument, Option
 from amalgam.pipeline.cli.operating.schedule import check_command
 from amalgam.pipeline.cli.progress import IN_A_JOB
 from amalgam.pipeline.console import output, say
+from amalgam.pipeline.tracking.nights.schedules import DONE
 from amalgam.tasks.user_names import is_in_file, unknown_name
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 COMMANDS = ("run", "night", "plan")
 PASSED_ON = ("AMALGAM_NIGHT", "AMALGAM_DATA", "AMALGAM_ROOT", "MLFLOW_TRACKING_URI")
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-REGRESSION = 3
 PLACEHOLDERS = ("AMI_ID", "EFS_ADDRESS")  # of cluster.yaml
 Address = Annotated[
     str, Option(envvar="RAY_API_SERVER_ADDRESS", help="Address of the cluster's dashboard, such as http://HEAD:8265.")
@@ -121,7 +121,7 @@ def _find(cluster: "Cluster", name: str) -> "Job":
 def _known(cluster: "Cluster", name: str) -> "Job | None":
     """A job of that id that is not to be run again; one that failed or was stopped makes room for another."""
     known = cluster.job(name)
-    if known is None or known.exit_status in (None, 0, REGRESSION):
+    if known is None or known.exit_status in (None, *DONE):
         return known
     say(f"{name}: {known.status} before, submitted again")
     cluster.forget(name)

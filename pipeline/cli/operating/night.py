@@ -25,6 +25,7 @@ from amalgam.pipeline.cli.show import print_result
 from amalgam.pipeline.console import say
 from amalgam.pipeline.store.storage import storage_of
 from amalgam.pipeline.tracking.nights.record import (
+    REGRESSION,
     Night,
     find_run,
     metrics_of,
@@ -38,7 +39,6 @@ from amalgam.pipeline.tracking.run_record import RunRecord, read_runs
 from amalgam.pipeline.tracking.store import store_of
 from amalgam.tasks.scoring.nights import Finding, Tolerance, changes, judge
 
-REGRESSION = 3
 CHOICES = ("alpha", "strength")  # first parts of names of what a run chose: neither better nor worse
 FIRST_DAY = date(2000, 1, 1)
 SEEDS_OF_A_DAY = 1000  # more than any night repeats

@@ -19,6 +19,7 @@ from rich.table import Table
 from typer import Argument, Option
 from typer.core import TyperGroup
 
+from amalgam.pipeline.cli.progress import IN_A_JOB
 from amalgam.pipeline.cli.settings import FolderRoot
 from amalgam.pipeline.console import output, say
 from amalgam.pipeline.store.storage import Process
@@ -159,7 +160,7 @@ class _Job:
         self.root, self.schedule, self.made, self._begun = root, schedule, made, time.monotonic()
         environment = os.environ | {
             "AMALGAM_NIGHT": f"{made.due.astimezone(schedule.zone):%Y-%m-%d}",
-            "AMALGAM_SUBMISSION_ID": made.id,
+            IN_A_JOB: made.id,
         }
         command = [sys.executable, "-m", "amalgam", *schedule.command, "--root", str(root)]
         self.log = log_path(root, schedule, made.due)
@@ -181,8 +182,8 @@ class _Job:
                 self.process.wait()
         status = self.process.returncode
         seconds = time.monotonic() - self._begun
-        done = self.made.model_copy(update={"status": status, "seconds": seconds})
-        write_firing(self.root, self.schedule, done)
+        self.made = self.made.model_copy(update={"status": status, "seconds": seconds})
+        write_firing(self.root, self.schedule, self.made)
         return status
 
 
@@ -198,7 +199,7 @@ class Scheduler:
         for name in [name for name, job in self.jobs.items() if job.process.poll() is not None]:
             job = self.jobs.pop(name)
             job.end()
-            say(f"{job.made.id}: {_outcome(job)}, see {job.log}")
+            say(f"{job.made.id}: {job.made.outcome}, see {job.log}")
         for schedule in read_schedules(self.root):
             if schedule.name not in self.jobs and (due := schedule.last_due(now)):
                 self._fire(schedule, due, now)
@@ -228,10 +229,6 @@ class Scheduler:
         """End what runs; it is run again, under the same id, by the next scheduler."""
         for job in self.jobs.values():
             job.end()
-
-
-def _outcome(job: _Job) -> str:
-    return job.made.model_copy(update={"status": job.process.returncode}).outcome
 
 
 def _hours(time: timedelta) -> str:

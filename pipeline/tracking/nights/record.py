@@ -13,6 +13,7 @@ from amalgam.pipeline.tracking.run_record import RunRecord, read_runs
 from amalgam.tasks.user_names import unknown_name
 
 FOLDER, ALIASES = ".nights", "aliases.json"
+REGRESSION = 3  # exit status of a night that is one
 Word = Literal["ok", "regression"]
 
 

@@ -18,14 +18,15 @@ from amalgam.pipeline.console import say
 from amalgam.pipeline.store.artifact import sealed, set_aside, unsealed, written_whole
 from amalgam.pipeline.store.storage import Process
 from amalgam.pipeline.tracking.nights.crontab import Trigger, trigger
+from amalgam.pipeline.tracking.nights.record import REGRESSION
 from amalgam.tasks.user_names import unknown_name
 
 FOLDER = ".schedules"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*")
 WINDOWS = (timedelta(hours=2), timedelta(days=2), timedelta(days=32), timedelta(days=1500))
 """How far back a due time is looked for, the shortest first: a schedule of every minute has many."""
-DONE = (0, 3)
-"""Exit statuses of a command that did its work; 3 is a regression."""
+DONE = {0: "done", REGRESSION: "regression"}
+"""Exit statuses of a command that did its work."""
 SIGNALS = 128  # above are the exit statuses of commands that a signal ended
 MOST_ATTEMPTS = 3  # of a firing that is killed each time, as by a lack of memory
 
@@ -138,7 +139,7 @@ class Firing(BaseModel):
             return "running"
         if self.status is None or self.status < 0 or self.status > SIGNALS:
             return "killed"
-        return {0: "done", 3: "regression"}.get(self.status, f"failed ({self.status})")
+        return DONE.get(self.status, f"failed ({self.status})")
 
 
 def _until(times: Iterator[datetime], end: datetime) -> Iterator[datetime]:
