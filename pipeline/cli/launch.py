@@ -18,7 +18,7 @@ from amalgam.pipeline.engine.step import Step, ancestors
 from amalgam.pipeline.store.storage import storage_of
 from amalgam.pipeline.tracking.run_log import logged
 from amalgam.pipeline.tracking.run_record import RunRecord
-from amalgam.pipeline.tracking.store import store_of
+from amalgam.pipeline.tracking.store import Store, store_of
 
 
 def plan_experiment(name: str, experiment: Experiment, arguments: dict[str, Any], settings: Settings) -> None:
@@ -34,22 +34,30 @@ def plan_experiment(name: str, experiment: Experiment, arguments: dict[str, Any]
 
 def run_experiment(name: str, experiment: Experiment, arguments: dict[str, Any], settings: Settings) -> None:
     """Build what is missing, show the run in MLflow, and print the report."""
+    step, store = prepared(name, experiment, arguments, settings)
+    record = RunRecord.begun(name, arguments, [step]).model_copy(update={"tags": settings.registered(step)})
+    with logged(record, settings.root, store) as log:
+        build_and_show(step, settings, log.hear)
+    print_result(storage_of(settings.root).local(step.key))
+    say(f"open MLflow with: {ui_line(settings)}")
+
+
+def prepared(name: str, experiment: Experiment, arguments: dict[str, Any], settings: Settings) -> tuple[Step, Store]:
+    """The step to build and the store of its run, both checked; prints what is to be done.
+
+    Raises ValueError if the root cannot be written, if its disk is too small or if no store can have that address.
+    """
     step = settings.equipped(make_step(experiment, arguments, settings.data_root, settings.root))
     store = store_of(settings.root, settings.tracking_uri)
     store.check()
-    storage = storage_of(settings.root)
-    storage.check_writable()
+    storage_of(settings.root).check_writable()
     lines = forecast([step], settings.root)
     check_space(lines, shutil.disk_usage(settings.root).free)
     say(f"{name}: {totals(lines)}")
     _say_derived(step)
     if problem := store.problem():
         say(f"MLflow at {store.address} does not answer ({problem}): the run goes on, `amalgam sync` logs it later")
-    record = RunRecord.begun(name, arguments, [step]).model_copy(update={"tags": settings.registered(step)})
-    with logged(record, settings.root, store) as log:
-        build_and_show(step, settings, log.hear)
-    print_result(storage.local(step.key))
-    say(f"open MLflow with: {ui_line(settings)}")
+    return step, store
 
 
 def _say_derived(step: Step) -> None:

@@ -17,8 +17,8 @@ from typing import Annotated, Any
 from filelock import FileLock, Timeout
 from typer import Option
 
-from amalgam.pipeline.cli.flags import Experiment, make_step
-from amalgam.pipeline.cli.launch import build_and_show
+from amalgam.pipeline.cli.flags import Experiment
+from amalgam.pipeline.cli.launch import build_and_show, prepared
 from amalgam.pipeline.cli.operating.compare import made_of
 from amalgam.pipeline.cli.settings import Settings
 from amalgam.pipeline.cli.show import print_result
@@ -36,7 +36,6 @@ from amalgam.pipeline.tracking.nights.record import (
 )
 from amalgam.pipeline.tracking.run_log import logged
 from amalgam.pipeline.tracking.run_record import RunRecord, read_runs
-from amalgam.pipeline.tracking.store import store_of
 from amalgam.tasks.scoring.nights import Finding, Tolerance, changes, judge
 
 CHOICES = ("alpha", "strength")  # first parts of names of what a run chose: neither better nor worse
@@ -117,9 +116,7 @@ def _locked(
     pinned = find_run(settings.root, settings.baseline) if settings.baseline else None
     baseline = metrics_of(pinned, settings.root) if pinned else {}
     given = arguments | {"first_seed": seed}
-    step = settings.equipped(make_step(experiment, given, settings.data_root, settings.root))
-    store = store_of(settings.root, settings.tracking_uri)
-    store.check()
+    step, store = prepared(name, experiment, given, settings)
     run = RunRecord.begun(name, given, [step]).model_copy(update={"tags": {"night": title} | settings.registered(step)})
     with logged(run, settings.root, store) as log:
         build_and_show(step, settings, log.hear)
@@ -200,7 +197,9 @@ def _concluded(night: Night, settings: NightSettings) -> int:
     say(f"verdict: {night.verdict}, {page}")
     if night.verdict == "regression":
         if settings.on_regression:
-            subprocess.run(settings.on_regression, shell=True, env=os.environ | {"AMALGAM_VERDICT": str(page)})
+            variables = os.environ | {"AMALGAM_VERDICT": str(page)}
+            if status := subprocess.run(settings.on_regression, shell=True, env=variables).returncode:
+                say(f"the command of --on-regression failed with exit status {status}: {settings.on_regression}")
         return REGRESSION
     if settings.promote_if_better and any(finding["kind"] == "improvement" for finding in night.findings):
         set_alias(settings.root, settings.promote_if_better, night.run)

@@ -94,6 +94,16 @@ def test_a_baseline_by_alias_is_kept_and_promoted_only_when_better(shop, capsys)
     assert "accuracy/small" in capsys.readouterr().out
 
 
+def test_a_night_says_that_mlflow_is_away_and_that_its_command_failed(shop, capsys):
+    assert night(shop) == 0
+    baseline = found(shop)[0].run
+    (shop / "level.txt").write_text("0.68")
+    flags = ("--baseline", baseline, "--tolerance", "accuracy=1pt", "--on-regression", "exit 7")
+    assert night(shop, "--again", *flags, "--tracking-uri", "http://127.0.0.1:9") == 3
+    out = capsys.readouterr().out
+    assert "http://127.0.0.1:9 does not answer" in out and "exit status 7" in out
+
+
 def test_damaged_aliases_are_named_by_their_file(shop):
     aliases = nights_folder(shop / "runs", "shop").with_name("aliases.json")
     aliases.parent.mkdir(parents=True)
