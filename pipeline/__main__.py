@@ -109,7 +109,7 @@ def compare(
 
 @app.command()
 def verify(root: Root = Path("runs")) -> None:
-    """Compare every file under the root with what was written, and list what differs."""
+    """Compare every file under the root with its recorded digest, and list what differs."""
     from amalgam.pipeline.cli.show import print_damage
 
     raise SystemExit(1 if print_damage(root) else 0)
@@ -143,7 +143,7 @@ def ui(
 
 @app.command()
 def sync(root: Root = Path("runs"), tracking_uri: TrackingUri = None) -> None:
-    """Log in MLflow every run that it does not show yet, such as those made while its server was down."""
+    """Log every run that MLflow lacks, such as those made while its server was down."""
     from amalgam.pipeline.tracking.run_record import damaged_runs
     from amalgam.pipeline.tracking.store import store_of
     from amalgam.pipeline.tracking.sync import sync as sync_runs  # here, not above: it imports mlflow

@@ -47,10 +47,10 @@ def submit(
             show_default="a new one",
         ),
     ] = None,
-    working_dir: Annotated[Path, Option(help="Folder whose files, your code among them, travel.")] = Path(),
+    working_dir: Annotated[Path, Option(help="Folder that is sent to the cluster, with your code.")] = Path(),
     no_wait: Annotated[bool, Option("--no-wait", help="Do not follow the job until it ends.")] = False,
 ) -> None:
-    """Run an experiment as a job on a Ray cluster; leave with its exit status."""
+    """Run an experiment as a job on a Ray cluster; exit with its exit status."""
     words = list(experiment) if experiment[0] in COMMANDS else ["run", *experiment]
     check_command(words, context.find_root().command)
     words = [_within(word, working_dir) for word in words]
@@ -69,9 +69,9 @@ def submit(
         say(f"{name}: {known.status} already, with exit status {known.exit_status}")
         raise SystemExit(known.exit_status)
     else:
-        say(f"{name}: runs already")
+        say(f"{name}: is running already")
     if no_wait:
-        say(f"`amalgam status {name} --address {address}` says what becomes of it")
+        say(f"`amalgam status {name} --address {address}` shows its status")
         return
     job = cluster.follow(name, say)
     say(f"{name}: {job.status}" + (f" ({job.message})" if job.exit_status and job.message else ""))
@@ -80,9 +80,9 @@ def submit(
 
 def status(
     address: Address,
-    job: Annotated[str | None, Argument(help="Id of a job; all without it.")] = None,
+    job: Annotated[str | None, Argument(help="Id of a job.", show_default="all")] = None,
 ) -> None:
-    """List the jobs of a Ray cluster, or leave with the exit status of one that has ended."""
+    """List the jobs of a Ray cluster, or one of them and exit with its exit status."""
     cluster = _cluster(address)
     chosen = [_find(cluster, job)] if job else cluster.jobs()
     table = Table("job", "status", "started", "command", box=None, pad_edge=False)
@@ -129,7 +129,7 @@ def _known(cluster: "Cluster", name: str) -> "Job | None":
 
 
 def _within(text: str, folder: Path) -> str:
-    """A user's `file.py:NAME` as the job finds it in its working folder. Raises ValueError if it does not travel."""
+    """A user's `file.py:NAME` as the job finds it in its working folder. Raises ValueError if it is not sent."""
     flag, equals, value = text.partition("=") if text.startswith("--") else ("", "", text)
     if not is_in_file(value):
         return text
@@ -138,7 +138,7 @@ def _within(text: str, folder: Path) -> str:
         return f"{flag}{equals}{Path(path).resolve().relative_to(folder.resolve()).as_posix()}:{name}"
     except ValueError:
         raise ValueError(
-            f"{path} does not lie in {folder.resolve()}, so it does not travel: give --working-dir"
+            f"{path} is not under {folder.resolve()}, so it is not sent to the cluster: give --working-dir"
         ) from None
 
 
@@ -146,13 +146,13 @@ def up(
     file: Annotated[Path, Argument(help="Cluster file of Ray, such as cluster.yaml.")],
     flags: Annotated[list[str] | None, Argument(help="After --, flags of `ray up`.")] = None,
 ) -> None:
-    """Check a cluster file, that its placeholders are filled in among other things, and start the cluster."""
+    """Check a cluster file, also for unfilled placeholders, and start the cluster."""
     require_complete(file)
     raise SystemExit(subprocess.call([str(Path(sys.executable).with_name("ray")), "up", str(file), *(flags or [])]))
 
 
 def require_complete(file: Path) -> None:
-    """Raise ValueError for a cluster file that Ray would refuse, or that has values nobody has filled in."""
+    """Raise ValueError for a cluster file that Ray would refuse, or that has unfilled placeholders."""
     import jsonschema  # here and below, not above: Ray brings them along
     import ray
     import yaml

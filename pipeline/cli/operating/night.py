@@ -80,10 +80,10 @@ class NightSettings(Settings):
 
 
 def run_night(name: str, experiment: Experiment, arguments: dict[str, Any], settings: NightSettings) -> None:
-    """Run tonight's experiment and leave with its verdict as the exit status."""
+    """Run tonight's experiment and exit with its verdict as the exit status."""
     tolerances = [Tolerance.parse(text) for text in settings.tolerance]
     if "first_seed" not in inspect.signature(experiment).parameters:
-        raise ValueError(f"{name} has no parameter first_seed: a night needs one to draw fresh seeds by")
+        raise ValueError(f"{name} has no parameter first_seed, which a night sets to get new seeds")
     title = settings.name or name
     storage_of(settings.root).check_writable()
     lock = nights_folder(settings.root, title).with_suffix(".lock")
@@ -92,7 +92,7 @@ def run_night(name: str, experiment: Experiment, arguments: dict[str, Any], sett
         with FileLock(lock, timeout=-1 if settings.queue else 0):
             raise SystemExit(_locked(title, name, experiment, arguments, settings, tolerances))
     except Timeout:
-        say(f"the last night of {title} still runs: this one is skipped (--queue waits for it)")
+        say(f"the last night of {title} is still running: this one is skipped (--queue waits for it)")
 
 
 def _locked(
@@ -164,14 +164,14 @@ def findings(
     tolerances: Sequence[Tolerance],
     chance: Mapping[str, float],
 ) -> list[Finding]:
-    """What is to say of every metric but choices; `chance` is of each what `judge` needs.
+    """How every metric except choices compares; `chance` has standard deviations of metrics, where they are known.
 
     Raises ValueError for a tolerance that no metric has.
     """
     for tolerance in tolerances:
         if not any(tolerance.covers(metric) for metric in metrics):
             raise ValueError(
-                f"--tolerance {tolerance.metric} is for no metric of this run, which has {', '.join(metrics)}"
+                f"--tolerance {tolerance.metric} matches no metric of this run, which has {', '.join(metrics)}"
             )
     return [
         judge(

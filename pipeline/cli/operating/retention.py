@@ -1,4 +1,4 @@
-"""`amalgam gc`: remove nights that nobody needs any more, their steps, and what MLflow shows of them."""
+"""`amalgam gc`: remove old nights, their steps, and their runs in MLflow."""
 
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +22,7 @@ def collect(
     root: FolderRoot = Path("runs"),
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Remove old nights, the steps that only they link to, and their runs in MLflow."""
+    """Remove old nights, the steps that only they use, and their runs in MLflow."""
     if not root.is_dir():
         raise ValueError(f"there is no folder {root}: give the --root of a run")
     store = store_of(root, tracking_uri)

@@ -1,4 +1,4 @@
-"""`amalgam schedule`: commands that run by the calendar, each firing once, whoever's scheduler sees it.
+"""`amalgam schedule`: commands at set times, each run started once, whichever scheduler starts it.
 
 Schedules and what became of each firing lie under the root, so that any number of schedulers may serve one root, one
 that was restarted goes on, and `run-once` from cron, systemd or Kubernetes counts as the same firing.
@@ -41,12 +41,12 @@ from amalgam.pipeline.tracking.run_log import ended_by_signals
 from amalgam.tasks.user_names import unknown_name
 
 SCHEDULED = ("night", "run", "submit", "gc", "sync", "verify")
-LATE = timedelta(minutes=5)  # by which a firing may be late without a word
+LATE = timedelta(minutes=5)  # by which a firing may be late without a message
 USAGE: Any = typer.BadParameter.__mro__[1]  # UsageError of the click that this typer brings along
 POLL = 1.0  # seconds between two looks
 PATIENCE = 60  # seconds a command may take to end when the scheduler does
 
-app = typer.Typer(help="Run commands by the calendar, each firing once.", no_args_is_help=True)
+app = typer.Typer(help="Run commands at set times, each run started once.", no_args_is_help=True)
 Name = Annotated[str, Argument(help="Name of the schedule.")]
 
 
@@ -75,7 +75,7 @@ def add(
 
 @app.command("list")
 def list_schedules(root: FolderRoot = Path("runs")) -> None:
-    """List the schedules, when each runs next, and what became of the last run."""
+    """List the schedules, when each runs next, and the outcome of the last run."""
     table = Table("schedule", "cron", "next", "last", "command", box=None, pad_edge=False)
     for schedule in read_schedules(root):
         past, upcoming = firings(root, schedule), next(schedule.after(datetime.now(UTC)), None)
@@ -90,7 +90,7 @@ def remove(name: Name, root: FolderRoot = Path("runs")) -> None:
     """Remove a schedule; what it ran stays."""
     find_schedule(root, name)
     schedule_path(root, name).unlink()
-    say(f"{name} runs no more; the records of its runs stay in {schedule_path(root, name).with_suffix('')}")
+    say(f"{name} removed; the records of its runs stay in {schedule_path(root, name).with_suffix('')}")
 
 
 @app.command()
@@ -102,7 +102,7 @@ def run_once(
     ] = None,
     root: FolderRoot = Path("runs"),
 ) -> None:
-    """Run a schedule's command for a day, unless that is done; leave with its exit status."""
+    """Run a schedule's command for a day, unless that is done; exit with its exit status."""
     schedule, now = find_schedule(root, name), datetime.now(UTC)
     day = date.date() if date else now.astimezone(schedule.zone).date()
     due = schedule.due_on(day, now)

@@ -39,7 +39,7 @@ def spurious_styles(
     training: Optimisation = Optimisation(epochs=4),
     autoencoders: Autoencoders = Autoencoders(),
 ) -> Step:
-    """Fine-tune a small CLIP where styles go with classes, and test it where they do not."""
+    """Fine-tune a small CLIP where styles correlate with classes, and test it where they do not."""
     settings, chosen = in_words(locals()), data.chosen()
     setting = SAESetting(autoencoders.k, autoencoders.expansion)
     return robust_graph(

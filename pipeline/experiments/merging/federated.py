@@ -42,7 +42,7 @@ def federated(
     sparsities: Annotated[tuple[float, ...], "Of FedPub: factors on the sizes of masks, a row each."] = (0.0, 1e-3),
     seeds: Annotated[int, "Repetitions, each with its own division of the data."] = 3,
 ) -> Step:
-    """Train a federation by every rule, and compare what its clients recognise."""
+    """Federated learning by every rule (FedAvg, FED-PUB and others), compared by the clients' accuracy."""
     if graph and images:
         raise ValueError(f"give a graph or images, not both: got {graph} and {images}")
     if seeds < 1:
