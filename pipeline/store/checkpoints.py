@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from amalgam.pipeline.store.canonical import read_object
-from amalgam.pipeline.store.foreign import read_checkpoint, some
 from amalgam.tasks.data.pixels import Images, Scale
 from amalgam.tasks.fusion import resize
 from amalgam.tasks.fusion.rebuild.block_layers import BlockLayer
 from amalgam.tasks.fusion.rebuild.rebuilding import as_recorded
 from amalgam.tasks.fusion.rebuild.records import layer_of, layer_record, recorded, replayed
 from amalgam.tasks.models import build
+from amalgam.tasks.models.foreign import read_checkpoint, some
 from amalgam.tasks.models.spec import ModelSpec
 from amalgam.tasks.tracing.trace import trace
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from amalgam.tasks.models.open_clip_words import openai_templates
+from amalgam.tasks.models.clip_files.prompts import openai_templates
 from amalgam.tasks.user_names import unknown_name
 
 SLOT = "{}"  # where a template takes the class name

@@ -5,27 +5,22 @@ are not normalised.
 """
 
 import copy
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import huggingface_hub
 import open_clip
 import torch
 from open_clip.coca_model import CoCa
-from open_clip.factory import load_checkpoint
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
-from open_clip.pretrained import HF_WEIGHTS_NAME, _get_safe_alternatives
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from amalgam.tasks.models.clip_files.weights import fetched_weights, load_weights, snapshot_folder, tag_settings
+from amalgam.tasks.models.clip_files.word_tokenizer import WordTokenizer
 from amalgam.tasks.models.clip_spec import ClipSpec, Preprocessing
 from amalgam.tasks.models.image_tower import ImageTower
-from amalgam.tasks.models.words import WordTokenizer
 from amalgam.tasks.user_names import unknown_name
 
 Tokenizer = Callable[[list[str]], Tensor]
@@ -74,10 +69,10 @@ def build_clip(spec: ClipSpec, root: Path | None = None, *, filled: bool = True)
     """
     config = _config(spec, root)
     tokenizer = _tokenizer(spec, config, root)
-    source = (spec.checkpoint or (spec.pretrained and _fetched(spec, root))) if filled else None
+    source = (spec.checkpoint or (spec.pretrained and fetched_weights(spec, root))) if filled else None
     model = _module(config, spec)
     if source:
-        _fill(model, Path(source), spec)
+        load_weights(model, Path(source), spec)
     return Clip(model.eval(), tokenizer, spec.preprocessing or _preprocessing(spec, model))
 
 
@@ -93,7 +88,7 @@ def require_weights(spec: ClipSpec, root: Path | None = None) -> None:
                 f"the weights {spec.pretrained!r} of {spec.name} were trained on pictures with {name} {own}, not "
                 f"{getattr(spec.preprocessing, name)}: use that preprocessing, or choose other weights"
             )
-    source = spec.checkpoint or (spec.pretrained and _fetched(spec, root))
+    source = spec.checkpoint or (spec.pretrained and fetched_weights(spec, root))
     if source and not Path(source).is_file():
         raise ValueError(f"there is no checkpoint {source}")
 
@@ -104,7 +99,7 @@ def _config(spec: ClipSpec, root: Path | None) -> dict[str, Any]:
         if spec.architecture not in open_clip.list_models():
             raise unknown_name("CLIP architecture", spec.architecture, open_clip.list_models())
         config = copy.deepcopy(open_clip.get_model_config(spec.architecture))
-        if _tag(spec).get("quick_gelu"):
+        if tag_settings(spec).get("quick_gelu"):
             config["quick_gelu"] = True
     else:
         config = copy.deepcopy(spec.architecture)
@@ -118,7 +113,7 @@ def _config(spec: ClipSpec, root: Path | None) -> dict[str, Any]:
     if spec.words:
         text["vocab_size"] = WordTokenizer(spec.words, 2).vocab_size
     if text.get("hf_model_name"):
-        folder = _snapshot(text["hf_model_name"], "config.json", spec, root)
+        folder = snapshot_folder(text["hf_model_name"], "config.json", spec, root)
         text |= {"hf_model_name": folder, "hf_model_pretrained": False}
     config["vision_cfg"]["timm_model_pretrained"] = False
     return config
@@ -146,57 +141,6 @@ def _module(config: dict[str, Any], spec: ClipSpec) -> nn.Module:
     return model
 
 
-def _tag(spec: ClipSpec) -> dict[str, Any]:
-    """What open_clip knows about the weights of `spec`; empty without a tag."""
-    if not spec.pretrained:
-        return {}
-    known: dict[str, Any] = open_clip.pretrained.get_pretrained_cfg(spec.name, spec.pretrained)
-    if not known:
-        tags = open_clip.list_pretrained_tags_by_model(spec.name)
-        if not tags:
-            raise ValueError(f"open_clip has no weights for {spec.name}: give checkpoint, a file, or neither")
-        raise unknown_name(f"pretrained tag of {spec.name}", spec.pretrained, tags)
-    return known
-
-
-def _fetched(spec: ClipSpec, root: Path | None) -> Path:
-    """The file that open_clip's own download left behind."""
-    tag = _tag(spec)
-    repository, _, filename = tag.get("hf_hub", "").rpartition("/")
-    if repository:
-        filename = filename or HF_WEIGHTS_NAME
-        for name in (*_get_safe_alternatives(filename), filename):
-            found = huggingface_hub.try_to_load_from_cache(repository, name, cache_dir=root)
-            if isinstance(found, str):
-                return Path(found)
-    if tag.get("url"):
-        file = (root or Path.home() / ".cache" / "clip") / Path(tag["url"]).name
-        if file.is_file():
-            return file
-    command = f"open_clip.create_model({spec.name!r}, {spec.pretrained!r}{_cache(root)})"
-    raise _absent(f"the weights {spec.pretrained!r} of {spec.name} are", command)
-
-
-def _snapshot(repository: str, file: str, spec: ClipSpec, root: Path | None) -> str:
-    """The folder of a fetched repository that contains `file`."""
-    found = huggingface_hub.try_to_load_from_cache(repository, file, cache_dir=root)
-    if not isinstance(found, str):
-        weights = f", {spec.pretrained!r}" if spec.pretrained else ""
-        fetch = f"open_clip.create_model({spec.name!r}{weights}{_cache(root)})"
-        command = f"{fetch}; open_clip.get_tokenizer({spec.name!r}{_cache(root)})"
-        raise _absent(f"the text tower {repository} of {spec.name} is", command)
-    return str(Path(found).parent)
-
-
-def _cache(root: Path | None) -> str:
-    return f", cache_dir={str(root)!r}" if root else ""
-
-
-def _absent(what: str, command: str) -> ValueError:
-    fetch = shlex.join(["python", "-c", f"import open_clip; {command}"])
-    return ValueError(f"{what} not on this machine; where there is a network, fetch with: {fetch}")
-
-
 def _tokenizer(spec: ClipSpec, config: dict[str, Any], root: Path | None) -> Tokenizer:
     text = config["text_cfg"]
     length = text.get("context_length", CLIPTextCfg.context_length)
@@ -204,7 +148,7 @@ def _tokenizer(spec: ClipSpec, config: dict[str, Any], root: Path | None) -> Tok
         return WordTokenizer(spec.words, length)
     options = text.get("tokenizer_kwargs") or {}
     if text.get("hf_tokenizer_name"):
-        folder = _snapshot(text["hf_tokenizer_name"], "tokenizer_config.json", spec, root)
+        folder = snapshot_folder(text["hf_tokenizer_name"], "tokenizer_config.json", spec, root)
         hub: Tokenizer = HFTokenizer(folder, length, tokenizer_mode=text.get("tokenizer_mode"), **options)
         return hub
     pairs = SimpleTokenizer(context_length=length, **options)
@@ -216,20 +160,6 @@ def _tokenizer(spec: ClipSpec, config: dict[str, Any], root: Path | None) -> Tok
     return pairs
 
 
-def _fill(model: nn.Module, file: Path, spec: ClipSpec) -> None:
-    """Load a file of weights. Raises ValueError if it is absent, damaged, not finite or of another network."""
-    if not file.is_file():
-        raise ValueError(f"there is no checkpoint {file}")
-    try:
-        load_checkpoint(model, str(file), strict=True, weights_only=True)
-    except (RuntimeError, UnpicklingError, OSError, EOFError, KeyError, StopIteration, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{file} does not contain the weights of {spec.name}: {reason}") from error
-    bad = [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
-    if bad:
-        raise ValueError(f"{file} contains NaN or infinity in {bad[0]}")
-
-
 def _preprocessing(spec: ClipSpec, model: nn.Module) -> Preprocessing:
     size = _height_and_width(model.get_submodule("visual").image_size)
     return Preprocessing(size=size, **_trained_with(spec))
@@ -237,7 +167,9 @@ def _preprocessing(spec: ClipSpec, model: nn.Module) -> Preprocessing:
 
 def _trained_with(spec: ClipSpec) -> dict[str, Any]:
     """What open_clip knows of how pictures were prepared for the weights of a tag, but for their size."""
-    return {key: value for key, value in _tag(spec).items() if key in Preprocessing.model_fields and key != "size"}
+    return {
+        key: value for key, value in tag_settings(spec).items() if key in Preprocessing.model_fields and key != "size"
+    }
 
 
 def _height_and_width(size: Any) -> tuple[int, int]:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from amalgam.pipeline.store.checkpoints import PICTURES, load_model, read_pictures, read_spec
-from amalgam.pipeline.store.foreign import fitted, read_checkpoint
 from amalgam.pipeline.store.programs import read_program
 from amalgam.tasks.models import build
+from amalgam.tasks.models.foreign import fitted, read_checkpoint
 from amalgam.tasks.models.spec import PROGRAM, ModelSpec
 from amalgam.tasks.tracing.running import tensors_in
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from amalgam.tasks.clip.testing.suite import DataFolder, PictureSettings, Suite, chosen
 from amalgam.tasks.clip.testing.test_sets import TestSet
 from amalgam.tasks.data.layouts import class_folders
-from amalgam.tasks.models.open_clip_words import imagenet_classes
+from amalgam.tasks.models.clip_files.prompts import imagenet_classes
 
 OBJECTNET_BORDER = 2  # pixels of red around every picture of ObjectNet
 IMAGENET_TRAIN = DataFolder("imagenet/train", "the training pictures of ILSVRC 2012 (image-net.org) by synset")

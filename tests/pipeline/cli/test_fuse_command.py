@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from amalgam import load_model
 from amalgam.pipeline.cli.from_files.preprocessing import configured
 from amalgam.pipeline.store.checkpoints import save_model
-from amalgam.pipeline.store.foreign import fitted, read_checkpoint
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.models import build
+from amalgam.tasks.models.foreign import fitted, read_checkpoint
 from amalgam.tasks.models.spec import ModelSpec
 from tests.pipeline.cli.test_command_line import HALVES, amalgam
 

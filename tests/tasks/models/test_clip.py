@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from amalgam.tasks.models.clip import build_clip, require_weights
+from amalgam.tasks.models.clip_files.prompts import imagenet_classes, openai_templates
 from amalgam.tasks.models.clip_spec import ClipSpec, Preprocessing
-from amalgam.tasks.models.open_clip_words import imagenet_classes, openai_templates
 from tests.tasks.clip.worlds import ARCHITECTURE, images, spec, tiny_clip
 
 PAIRS = {**ARCHITECTURE, "text_cfg": {**ARCHITECTURE["text_cfg"], "vocab_size": 49408}}
@@ -101,6 +101,58 @@ def test_checkpoints_come_back_as_they_were_saved(tmp_path, suffix):
     save_file(state, file) if suffix == ".safetensors" else torch.save({"state_dict": state}, file)
     again = build_clip(spec(checkpoint=str(file)))
     assert all(torch.equal(tensor, state[name]) for name, tensor in again.model.state_dict().items())
+
+
+def siglip(state):
+    return {"epoch": 1, "state_dict": state | {"logit_bias": torch.tensor(-10.0)}}
+
+
+def compiled_average(state):
+    return {"ema": {f"module._orig_mod.{name}": tensor for name, tensor in state.items()}, "optimizer": {"lr": 0.1}}
+
+
+def lightning(state):
+    return {"state_dict": {f"model.{name}": tensor.half().float() for name, tensor in state.items()}}
+
+
+def one_dimensional_scale(state):
+    return state | {"logit_scale": state["logit_scale"].reshape(1)}
+
+
+@pytest.mark.parametrize("form", [siglip, compiled_average, lightning, one_dimensional_scale])
+def test_checkpoints_are_read_in_the_forms_that_training_scripts_write(tmp_path, form):
+    clip, file = tiny_clip(seed=5), tmp_path / "weights.pt"
+    state = {name: tensor.half().float() for name, tensor in clip.model.state_dict().items()}
+    torch.save(form(state), file)
+    again = build_clip(spec(checkpoint=str(file)))
+    assert all(torch.equal(tensor, state[name]) for name, tensor in again.model.state_dict().items())
+
+
+def test_a_network_with_a_bias_of_the_sigmoid_loss_reads_weights_that_have_none(tmp_path):
+    clip, file = tiny_clip(seed=5), tmp_path / "weights.pt"
+    torch.save(clip.model.state_dict(), file)
+    biased = spec(architecture=ARCHITECTURE | {"init_logit_bias": -10.0}, checkpoint=str(file))
+    assert build_clip(biased).model.logit_bias == 0
+
+
+def test_position_embeddings_are_resized_and_the_resizing_is_logged(tmp_path, caplog):
+    clip, file = tiny_clip(seed=5), tmp_path / "weights.pt"
+    torch.save(clip.model.state_dict(), file)
+    vision = ARCHITECTURE["vision_cfg"]
+    larger = ARCHITECTURE | {"vision_cfg": vision | {"image_size": 2 * vision["image_size"]}}
+    tower = build_clip(ClipSpec(architecture=larger, words=spec().words, checkpoint=str(file))).model.visual
+    patches = (2 * vision["image_size"] // vision["patch_size"]) ** 2
+    assert tower.positional_embedding.shape[0] == patches + 1
+    assert "visual.positional_embedding" in caplog.text
+    assert torch.equal(tower.positional_embedding[0], clip.model.visual.positional_embedding[0])
+
+
+@pytest.mark.parametrize("prefix", ["", "visual."])
+def test_an_image_tower_alone_is_refused_for_the_text_tower_that_it_lacks(tmp_path, prefix):
+    file = tmp_path / "tower.pt"
+    torch.save({prefix + name: tensor for name, tensor in tiny_clip().model.visual.state_dict().items()}, file)
+    with pytest.raises(ValueError, match=r"tower\.pt .*text tower"):
+        build_clip(spec(checkpoint=str(file)))
 
 
 @pytest.mark.parametrize("harm", ["cut", "pickle", "other", "nan", "empty"])

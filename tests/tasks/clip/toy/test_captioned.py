@@ -8,7 +8,7 @@ from amalgam.tasks.clip.toy.captions import PAIR_CAPTIONS, PHOTO_CAPTIONS
 from amalgam.tasks.clip.toy.worlds import WORLDS
 from amalgam.tasks.data.opening import open_source
 from amalgam.tasks.data.sources import PAIR_NAMES
-from amalgam.tasks.models.words import WordTokenizer
+from amalgam.tasks.models.clip_files.word_tokenizer import WordTokenizer
 
 WORLD = WORLDS["digits"]
 IDS = torch.arange(2000)

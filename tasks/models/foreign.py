@@ -56,7 +56,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     found = _safetensors(path) if path.suffix == ".safetensors" else _unwrapped(path, _torch_file(path))
     for name, tensor in found.state.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ValueError(f"{path} holds NaN or infinite values in {name!r}: it cannot be fused")
+            raise ValueError(f"{path} holds NaN or infinite values in {name!r}")
     return found
 
 
@@ -66,7 +66,7 @@ def fitted(module: nn.Module, checkpoint: Checkpoint) -> Checkpoint:
     Raises ValueError, naming tensors, and a prefix without which more of them would fit.
     """
     own = module.state_dict()
-    state, notes = _renamed(checkpoint.state, own)
+    state, notes = renamed(checkpoint.state, own)
     added = {name: own[name] for name in own.keys() - state.keys() if name.rpartition(".")[2] in COUNTERS}
     foreign = [name for name in state if name not in own and _is_foreign(name, own)]
     missing = sorted(own.keys() - state.keys() - added.keys())
@@ -94,7 +94,7 @@ def some(names: Iterable[str], most: int = 3) -> str:
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
-def _renamed(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+def renamed(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """The state under the names of the module, as far as known prefixes explain the difference."""
     chains = ("".join(chain) for length in (1, 2, 3) for chain in product(PREFIXES, repeat=length))
     best, notes = dict(state), []

@@ -1,0 +1,1 @@
+"""What comes with CLIP in files: weights, tokens of captions, and prompts."""
