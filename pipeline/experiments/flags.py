@@ -15,6 +15,11 @@ from amalgam.tasks.data.sources import CORRUPTIONS
 Floats = tuple[float, ...]
 Ints = tuple[int, ...]
 Texts = tuple[str, ...]
+StrengthForm = Annotated[
+    Literal["mean", "sum"],
+    "mean: strengths multiply means over features, as in the paper's code; sum: sums, at every width alike. 100 at "
+    "width 64 is 1.5625 as a sum and 800 at width 512.",
+]
 LabelSmoothing = Annotated[float, "Label smoothing, as in torch.nn.CrossEntropyLoss."]
 FirstSeed = Annotated[int, "Seed of the first repetition; the others count up from it."]
 GroupColumn = Annotated[
@@ -46,6 +51,7 @@ class Sweep:
         100.0,
         300.0,
     )
+    strength_form: StrengthForm = "mean"
     alphas: Annotated[
         Floats, "WiSE-FT weights of the fine-tuned network: 0 is the CLIP before, 1 after; only 1 omits WiSE-FT."
     ] = (0.3, 0.5, 0.7, 1.0)

@@ -23,6 +23,7 @@ from amalgam.pipeline.steps.clip.sae_quality import SAE_QUALITY, SAEQualityConfi
 from amalgam.pipeline.steps.clip.saes import ChosenSAE
 from amalgam.pipeline.steps.clip.tuning import CONTRASTIVE, TUNED, ContrastiveConfig, TunedConfig
 from amalgam.tasks.clip.finetuning.config import FinetuneConfig
+from amalgam.tasks.clip.finetuning.regulariser import Regulariser
 from amalgam.tasks.scoring.results import STRENGTH, Network
 from amalgam.tasks.training.config import DFR, JTT
 from amalgam.tasks.user_names import source_digest
@@ -39,6 +40,7 @@ def robust_graph(recipe: RobustRecipe) -> Step:
         derived=dict(recipe.derived),
         tolerance=recipe.tolerance,
         compare=recipe.compare,
+        strength_form=recipe.strength_form,
         about={name: recipe.variant(name).about for name in recipe.methods},
     )
     return ROBUSTNESS(
@@ -109,7 +111,7 @@ class OfSeed(Frozen):
         finetuning = FinetuneConfig(
             train=self.recipe.training,
             trained="head" if variant.kind == "head" or isinstance(variant.robust, DFR) else "everything",
-            regulariser=variant.regulariser,
+            regulariser=self._formed(variant.regulariser),
             strength=factor * variant.base_strength,
             anchor_on=variant.anchor_on,
             overlap=variant.overlap,
@@ -128,6 +130,12 @@ class OfSeed(Frozen):
         )
         step = self._priced(TUNED)(config, **self._inputs_of(variant), **self._read_by())
         return replace(step, data=source_digest(type(variant.regulariser)))
+
+    def _formed(self, regulariser: Regulariser) -> Regulariser:
+        """The same in the form that strengths are given in, if it is in the paper's."""
+        if self.recipe.strength_form == "mean" or regulariser.reduction != "reference_mean":
+            return regulariser
+        return regulariser.model_copy(update={"reduction": "relative_sum"})
 
     @property
     def _reader(self) -> ChosenSAE | None:

@@ -71,6 +71,8 @@ class RobustRecipe:
     """
     alphas: tuple[float, ...]
     tolerance: float
+    strength_form: Literal["mean", "sum"] = field(default="mean", kw_only=True)
+    """Whether strengths multiply means over the features, or sums, which mean the same at every width."""
     compare: tuple[str, ...] = field(default=(), kw_only=True)
     """Two of the methods that the report compares at equal in-distribution accuracy; empty compares none."""
     variants: Mapping[str, Variant] = field(default_factory=lambda: VARIANTS)

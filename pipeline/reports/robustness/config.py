@@ -1,5 +1,7 @@
 """Configuration of the robustness report. Importable without torch."""
 
+from typing import Literal
+
 from pydantic import Field, field_validator
 
 from amalgam.pipeline.engine.kinds import Config
@@ -22,6 +24,8 @@ class RobustnessReportConfig(Config):
     """Largest drop in validation accuracy (fraction) accepted when choosing a strength or an alpha."""
     about: dict[str, str] = Field(default_factory=dict)
     """What each fine-tuning method is, in a few words."""
+    strength_form: Literal["mean", "sum"] = "mean"
+    """Whether strengths multiply means over the features, or sums."""
     compare: tuple[str, ...] = ()
     """Two methods to compare at equal in-distribution accuracy, the first as it was chosen; empty compares none."""
 

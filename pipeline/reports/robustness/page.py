@@ -33,7 +33,7 @@ from amalgam.pipeline.reports.robustness.saes import (
     markdown_qualities,
     page_qualities,
 )
-from amalgam.pipeline.reports.robustness.sentences import headlines, recommendation
+from amalgam.pipeline.reports.robustness.sentences import headlines, recommendation, strength_forms
 from amalgam.pipeline.reports.robustness.table import (
     VALIDATION,
     drift_measures,
@@ -237,4 +237,5 @@ def _seeds_text(rows: Sequence[Row]) -> str:
 def _legend(rows: Sequence[Row], config: RobustnessReportConfig) -> str:
     allowed = 100 * config.tolerance
     words = [STRENGTH_LEGEND, *[WISE_LEGEND] * is_averaged(rows), OVERALL_LEGEND]
-    return " ".join(words).format(tolerance=f"{allowed:g} point" + "s" * (allowed != 1))
+    words += [strength_forms(rows, config.strength_form)]
+    return " ".join(filter(None, words)).format(tolerance=f"{allowed:g} point" + "s" * (allowed != 1))

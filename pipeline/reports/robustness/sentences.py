@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from amalgam.pipeline.reports.robustness.config import PLAIN, ZERO_SHOT
+from amalgam.pipeline.reports.robustness.config import DRIFT, PLAIN, ZERO_SHOT
 from amalgam.pipeline.reports.robustness.findings import (
     ROLE_NAMES,
     Pair,
@@ -21,9 +21,11 @@ from amalgam.pipeline.reports.robustness.table import (
     row_of,
 )
 from amalgam.pipeline.reports.tables import MINUS, Row, percent, points
+from amalgam.tasks.clip.finetuning.regulariser import strength_at_width
 from amalgam.tasks.scoring.comparing import OVERALL, SHIFTS, Difference
 from amalgam.tasks.scoring.selection import recovered_fraction
 
+OTHER_WIDTH = 512  # of ViT-B: what strengths are converted to
 NUM_NAMED = 3  # fine-tuning methods that one sentence names
 ONE_SEED = "the interval of one seed leaves out the chance of training"
 MEASURE = "the mean of in-distribution and shifted accuracy"
@@ -61,6 +63,24 @@ def recommendation(rows: Sequence[Row], pooled: Pooled) -> str:
     return (
         f"{named(best)}. It is ahead of the simplest method, {named(simple)}, {ahead}. As the best of {len(tried)} "
         "rows, chosen on these test images, its lead is biased upwards."
+    )
+
+
+def strength_forms(rows: Sequence[Row], form: str) -> str:
+    """What the chosen strengths are in the other form, at another width, and on features that are not scaled."""
+    chosen = max((row["strength"] for row in main_rows(rows) if row["strength"]), default=None)
+    row = next((row for row in rows if row.get(f"{DRIFT}/width")), None)
+    if chosen is None or row is None:
+        return ""
+    width, length = round(row[f"{DRIFT}/width"]), row[f"{DRIFT}/length"]
+    mean = chosen if form == "mean" else chosen * width
+    same = f"{mean / width:.4g} in sum form and, as means, {mean:g} at width {width} and "
+    same += f"{strength_at_width(mean, width, OTHER_WIDTH):g} at width {OTHER_WIDTH}"
+    return (
+        f"Strengths multiply {form}s over features (--strength-form): {chosen:g} here is {same}; nuclear norms "
+        f"and l2-sp have one form. Features have mean norm {length:.3g}: on features that are not scaled to norm 1 "
+        f"(--recipe paper) the same penalty has 1/{length:.3g} of the strength on new latents, 1/{length**2:.3g} "
+        "where it squares."
     )
 
 

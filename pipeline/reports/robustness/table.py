@@ -18,6 +18,8 @@ from amalgam.tasks.scoring.seeds import over_seeds
 from amalgam.tasks.scoring.selection import chosen_alpha, mean_over_seeds, penalised_strength
 
 VALIDATION = "validation/accuracy"
+OF_FEATURES = ("width", "length")
+"""What is recorded beside drift of the frozen features themselves."""
 NETWORK = ["method", "strength", "alpha"]
 """What tells networks of one seed apart; zero-shot and methods without a penalty have no strength (NaN)."""
 HALFWAY = 0.5  # the alpha that WiSE-FT recommends where nothing can be chosen
@@ -129,7 +131,8 @@ def set_measures(frame: pd.DataFrame) -> dict[str, str]:
 
 def drift_measures(frame: pd.DataFrame) -> dict[str, str]:
     """The measures of how far features of held-out images moved, with a heading each."""
-    drift = frame[(frame["role"] == DRIFT) & (frame["alpha"] == 1)].drop_duplicates("measure")
+    moved = (frame["role"] == DRIFT) & (frame["alpha"] == 1) & ~frame["metric"].isin(OF_FEATURES)
+    drift = frame[moved].drop_duplicates("measure")
     return dict(zip(drift["measure"], drift["metric"], strict=True))
 
 

@@ -4,8 +4,10 @@
 
 A term is the batch mean of a sum over one image. In the form "reference_mean" the weight of a term is divided by how
 many numbers that sum has, as in the public code of the paper (method page, section 3.3), so that its published weights
-can be used; in the form "sum" it is not, so that weights mean the same at every width (section 3.4).
-`regulariser.in_form(...)` is the exact way from one to the other. Importable without torch.
+can be used; in the form "sum" it is not, so that weights mean the same at every width (section 3.4); "relative_sum" is
+"reference_mean" times the width of the features: the weights of that code relative to each other, and a strength that
+means the same at every width. `in_form` is the exact way from one to the other, `at_length` the one to features of
+another length, such as raw ones. Importable without torch.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     from amalgam.tasks.clip.finetuning.drift import Drift
 
-Reduction = Literal["sum", "reference_mean"]
+Reduction = Literal["sum", "relative_sum", "reference_mean"]
 Input = Literal["features", "sae", "levels", "basis", "parameters"]
 
 REMEDIES: dict[Input, str] = {
@@ -70,6 +72,8 @@ class Term(NamedTuple):
     """What the drift must contain."""
     settings: tuple[str, ...] = ()
     """Fields of the regulariser that the function is given."""
+    degree: int = 2
+    """The power of the length of features that it grows with: 2 where a change is squared."""
 
 
 class Regulariser(BaseModel):
@@ -77,9 +81,11 @@ class Regulariser(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     TERMS: ClassVar[tuple[Term, ...]] = ()
+    LENGTHS: ClassVar[tuple[str, ...]] = ()
+    """Settings that are in units of the features."""
 
     reduction: Reduction = "reference_mean"
-    """Whether weights multiply sums over an image, or the reference's means."""
+    """Whether weights multiply sums over an image, sums in the reference's proportions, or the reference's means."""
 
     @property
     def needs(self) -> frozenset[Input]:
@@ -107,12 +113,15 @@ class Regulariser(BaseModel):
         return parts
 
     def in_form(self, reduction: Reduction, sizes: Sizes) -> Self:
-        """The same penalty with its weights in the other form, for drifts of these sizes."""
-        if reduction == self.reduction:
-            return self
-        sign = 1 if reduction == "sum" else -1
-        weights = {term.weight: getattr(self, term.weight) * _size(term, sizes) ** -sign for term in self._active}
-        return self.model_copy(update={"reduction": reduction} | weights)
+        """The same penalty with its weights in another form, for drifts of these sizes."""
+        wanted = self.model_copy(update={"reduction": reduction})
+        weights = {t.weight: self._scale(t, sizes) / wanted._multiple(t, sizes) for t in self._active}
+        return wanted.model_copy(update=weights)
+
+    def at_length(self, length: float) -> Self:
+        """The penalty that is on features `length` times as long what this one is on those of norm 1."""
+        weights = {term.weight: getattr(self, term.weight) / length**term.degree for term in self._active}
+        return self.model_copy(update=weights | {name: getattr(self, name) * length for name in self.LENGTHS})
 
     @property
     def _active(self) -> tuple[Term, ...]:
@@ -120,7 +129,21 @@ class Regulariser(BaseModel):
 
     def _scale(self, term: Term, sizes: Sizes) -> float:
         weight: float = getattr(self, term.weight)
-        return weight if self.reduction == "sum" else weight / _size(term, sizes)
+        return weight * self._multiple(term, sizes)
+
+    def _multiple(self, term: Term, sizes: Sizes) -> float:
+        """What a weight is multiplied by."""
+        if self.reduction == "sum" or term.size == "one":
+            return 1.0
+        return (sizes.features if self.reduction == "relative_sum" else 1) / _size(term, sizes)
+
+
+def strength_at_width(strength: float, width: int, other: int) -> float:
+    """The strength that is at width `other` what this one is at `width`, both in the form "reference_mean".
+
+    Exact for terms that the reference averages, at equally many latents per dimension.
+    """
+    return strength * other / width
 
 
 def _size(term: Term, sizes: Sizes) -> int:

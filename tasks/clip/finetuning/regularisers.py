@@ -31,19 +31,21 @@ class L2(_Single):
 class L1(_Single):
     """Absolute distance of features ("l1")."""
 
-    TERMS = (Term("absolute_change", "weight", "features"),)
+    TERMS = (Term("absolute_change", "weight", "features", degree=1),)
 
 
 class Nuclear(_Single):
     """Nuclear norm of the batch of changes ("nuclear"); the reference does not average it, so both forms are one."""
 
-    TERMS = (Term("nuclear_norm", "weight", "one"),)
+    TERMS = (Term("nuclear_norm", "weight", "one", degree=1),)
 
 
 class SquaredHingeNuclear(_Single):
     """Square of what the nuclear norm exceeds a ceiling by ("quadratic_nuclear"); both forms are one."""
 
     TERMS = (Term("excess_nuclear_norm", "weight", "one", settings=("ceiling",)),)
+
+    LENGTHS = ("ceiling",)
 
     ceiling: float = Field(default=10.0, ge=0)
     """Nuclear norm up to which nothing is penalised, in units of the features."""
@@ -52,14 +54,14 @@ class SquaredHingeNuclear(_Single):
 class LDIFS(_Single):
     """Squared distance of unit tokens at five depths (Mukhoti et al. 2024; "ldifs")."""
 
-    TERMS = (Term("level_change", "weight", "channels", "levels"),)
+    TERMS = (Term("level_change", "weight", "channels", "levels", degree=0),)
 
 
 class PCA(Regulariser):
     """Changes along the principal directions of the frozen features, and outside them ("pca")."""
 
     TERMS = (
-        Term("subspace_change", "inside", "components", "basis"),
+        Term("subspace_change", "inside", "components", "basis", degree=1),
         Term("off_subspace_change", "outside", "features", "basis"),
     )
 
@@ -81,7 +83,10 @@ class _WithResidual(Regulariser):
 class SparseChange(_WithResidual):
     """Absolute change of every latent, and the residual ("sae")."""
 
-    TERMS: ClassVar[tuple[Term, ...]] = (Term("latent_change", "latents", "latents", "sae"), _WithResidual.RESIDUAL)
+    TERMS: ClassVar[tuple[Term, ...]] = (
+        Term("latent_change", "latents", "latents", "sae", degree=1),
+        _WithResidual.RESIDUAL,
+    )
 
     latents: float = Field(default=1e-3, ge=0)
     """lambda_1: weight of the absolute change of latents."""
@@ -90,7 +95,10 @@ class SparseChange(_WithResidual):
 class SparseWasserstein(SparseChange):
     """SparseChange and the cost of carrying activations between atoms ("sae_w")."""
 
-    TERMS = (*SparseChange.TERMS, Term("transport_cost", "transport", "one", "sae", ("epsilon", "iterations")))
+    TERMS = (
+        *SparseChange.TERMS,
+        Term("transport_cost", "transport", "one", "sae", ("epsilon", "iterations"), degree=0),
+    )
 
     transport: float = Field(default=0.1, ge=0)
     """Weight of the transport cost, which is between 0 and 2."""
@@ -103,7 +111,7 @@ class SparseWasserstein(SparseChange):
 class SparseKL(SparseChange):
     """SparseChange and the divergence of the activations from the frozen ones ("sae_kl")."""
 
-    TERMS = (*SparseChange.TERMS, Term("divergence", "divergence", "one", "sae"))
+    TERMS = (*SparseChange.TERMS, Term("divergence", "divergence", "one", "sae", degree=0))
 
     divergence: float = Field(default=0.1, ge=0)
     """Weight of the Kullback-Leibler divergence, in nats."""
@@ -112,7 +120,7 @@ class SparseKL(SparseChange):
 class SAEMask(_WithResidual):
     """The paper's SAE-FT: no new latents, and the residual stays (Morelli et al. 2026; "sae_mask")."""
 
-    TERMS: ClassVar[tuple[Term, ...]] = (Term("new_latents", "new", "latents", "sae"), _WithResidual.RESIDUAL)
+    TERMS: ClassVar[tuple[Term, ...]] = (Term("new_latents", "new", "latents", "sae", degree=1), _WithResidual.RESIDUAL)
 
     new: float = Field(default=10.0, ge=0)
     """lambda_mask: weight of activation on latents that were inactive."""
@@ -121,7 +129,7 @@ class SAEMask(_WithResidual):
 class AddRemove(SAEMask):
     """SAEMask that also asks active latents not to fade ("sae_add_remove")."""
 
-    TERMS = (*SAEMask.TERMS, Term("lost_latents", "lost", "latents", "sae"))
+    TERMS = (*SAEMask.TERMS, Term("lost_latents", "lost", "latents", "sae", degree=1))
 
     lost: float = Field(default=0.02, ge=0)
     """lambda_remove: weight of activation lost by latents that were active."""
@@ -130,7 +138,9 @@ class AddRemove(SAEMask):
 class SupportHinge(_WithResidual):
     """SAEMask without its jump: inactive latents are pushed below the active ones before they pass them (13.4.1)."""
 
-    TERMS = (Term("support_excess", "excess", "latents", "sae", ("margin",)), _WithResidual.RESIDUAL)
+    TERMS = (Term("support_excess", "excess", "latents", "sae", ("margin",), degree=1), _WithResidual.RESIDUAL)
+
+    LENGTHS = ("margin",)
 
     excess: float = Field(default=10.0, ge=0)
     """Weight of what inactive latents exceed the least active one by."""
@@ -213,7 +223,7 @@ class Unfollowed(Selective):
 class L2SP(_Single):
     """Squared distance of the parameters from the frozen ones (Li et al. 2018); both forms are one."""
 
-    TERMS = (Term("parameter_change", "weight", "one", "parameters"),)
+    TERMS = (Term("parameter_change", "weight", "one", "parameters", degree=0),)
 
 
 REGULARISERS: tuple[type[Regulariser], ...] = (

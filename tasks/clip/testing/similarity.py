@@ -15,7 +15,7 @@ from amalgam.tasks.sae.metrics import QualityMeter
 from amalgam.tasks.scoring.sums import Sums
 
 MEANS = (
-    *("cosine", "jaccard", "added", "removed", "l0_before", "l0"),
+    *("cosine", "length", "jaccard", "added", "removed", "l0_before", "l0"),
     *("activation_before", "activation", "new_activation"),
 )
 WATCHED = 512  # images on which drift is measured after every epoch
@@ -47,7 +47,8 @@ class DriftMeter:
         drift = Drift.between(after, before, self.sae)
         x, y = drift.frozen.double(), drift.current.double()
         moments = {"x": x.sum(0), "y": y.sum(0), "xx": x.T @ x, "xy": x.T @ y, "yy": y.T @ y}
-        self.sums.add(moments | {"cosine": cosine_similarity(x, y, dim=-1).sum()})
+        lengths = before.double().norm(dim=1).sum()
+        self.sums.add(moments | {"cosine": cosine_similarity(x, y, dim=-1).sum(), "length": lengths})
         self.sums.count(len(x))
         if self.sae is not None:
             shared = drift.shared.sum((1, 2))
@@ -62,14 +63,16 @@ class DriftMeter:
             self._quality["after"].update(drift.current)
 
     def result(self) -> dict[str, float]:
-        """`cka` and the mean `cosine`; with an autoencoder also `fvu_before` and `fvu_after` and, as means over images,
-        the `jaccard` of both sets of active latents, how many were `added` and `removed`, and the sum of all
-        activations now (`activation`) and `_before`, and of those on added latents (`new_activation`).
+        """`cka`, the mean `cosine`, and the `width` and mean `length` of the features before they are scaled.
+
+        With an autoencoder also `fvu_before` and `fvu_after` and, as means over images, the `jaccard` of both sets of
+        active latents, how many were `added` and `removed`, and the sum of all activations now (`activation`) and
+        `_before`, and of those on added latents (`new_activation`).
 
         Raises ValueError if there was no image.
         """
         self.sums.require("features to measure drift on")
-        found = {"cka": _linear_cka(self.sums, self.num_examples)}
+        found = {"cka": _linear_cka(self.sums, self.num_examples), "width": float(len(self.sums["x"]))}
         found |= {name: self.sums[name].item() / self.num_examples for name in MEANS if name in self.sums}
         return found | {f"fvu_{when}": meter.result().fvu for when, meter in self._quality.items()}
 

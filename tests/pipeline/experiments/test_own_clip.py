@@ -7,6 +7,7 @@ import torch
 
 from amalgam.pipeline.experiments.clip.backbone import Backbone, Wording
 from amalgam.pipeline.experiments.clip.finetune import clip_finetune
+from amalgam.pipeline.experiments.clip.styles import clip_styles
 from amalgam.tasks.clip.testing.suite import Suite
 from amalgam.tasks.clip.testing.test_sets import TestSet
 from amalgam.tasks.clip.zero_shot import GIVEN, prepared_otherwise
@@ -116,6 +117,14 @@ def test_the_papers_recipe_is_one_flag(tmp_path, monkeypatch):
     assert tuned.config.finetuning.strength == 70 and not tuned.config.sae.normalised
     assert not saes.config.normalised and saes.config.training.weight_decay > 0
     assert ClipSpec(architecture="ViT-B-16").preprocessing is None
+
+
+def test_strengths_that_are_sums_keep_the_papers_proportions():
+    report = clip_styles(methods=("l2", "sae-mask"), strengths=(1.5625,), strength_form="sum", explain=())
+    forms = {
+        step.config.finetuning.regulariser.reduction for path in report.inputs["paths"] for step in path.inputs["after"]
+    }
+    assert forms == {"relative_sum"} and report.config.strength_form == "sum"
 
 
 def test_holdout_and_warm_up_fit_the_number_of_pictures(tmp_path):

@@ -15,6 +15,7 @@ from amalgam.pipeline.reports.robustness.figure import robustness_figure
 from amalgam.pipeline.reports.robustness.findings import grid_ends
 from amalgam.pipeline.reports.robustness.page import terminal_table
 from amalgam.pipeline.reports.robustness.pooling import key_of, pooled
+from amalgam.pipeline.reports.robustness.sentences import strength_forms
 from amalgam.pipeline.reports.robustness.table import (
     VALIDATION,
     formed_rows,
@@ -128,6 +129,13 @@ def test_a_choice_at_the_end_of_its_grid_is_named(frame):
     [warning] = [text for text in grid_ends(robustness_table(frame, 1.0)) if " of l2 is" in text]
     assert warning.startswith("strength 1000 of l2 is the largest tried")
     assert not [text for text in grid_ends(robustness_table(frame, 0.02)) if " of l2 is the largest" in text]
+
+
+@pytest.mark.parametrize(("form", "sums", "wide"), [("mean", "4.688", "2400"), ("sum", "300", "153600")])
+def test_a_chosen_strength_is_given_in_both_forms(frame, form, sums, wide):
+    rows = [row | {"drift/width": 64.0, "drift/length": 10.0} for row in robustness_table(frame, 0.01)]
+    said = strength_forms(rows, form)
+    assert f"{sums} in sum form" in said and f"{wide} at width 512" in said and "1/100 where it squares" in said
 
 
 def test_the_order_of_results_decides_only_the_order_of_rows(report, rows):

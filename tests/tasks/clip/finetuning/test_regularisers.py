@@ -11,7 +11,7 @@ from torch import Tensor
 
 from amalgam.tasks.clip.finetuning import terms
 from amalgam.tasks.clip.finetuning.drift import Drift, frozen, principal_directions
-from amalgam.tasks.clip.finetuning.regulariser import Sizes
+from amalgam.tasks.clip.finetuning.regulariser import Sizes, strength_at_width
 from amalgam.tasks.clip.finetuning.regularisers import (
     L1,
     L2,
@@ -22,6 +22,7 @@ from amalgam.tasks.clip.finetuning.regularisers import (
     AddRemove,
     NoPenalty,
     Nuclear,
+    OffSupport,
     Regulariser,
     SAEMask,
     Selective,
@@ -263,14 +264,34 @@ def _dense(sae: SmallTopK, z: Tensor) -> Tensor:
     return p * (p >= least)
 
 
+@pytest.mark.parametrize("form", ["sum", "relative_sum"])
 @each_regulariser
-def test_both_forms_are_one_penalty_with_other_weights(kind):
+def test_all_forms_are_one_penalty_with_other_weights(kind, form):
     d = drift(*moved())
     mean = kind()
-    total = mean.in_form("sum", Sizes.of(d))
-    assert total.reduction == "sum"
+    total = mean.in_form(form, Sizes.of(d))
+    assert total.reduction == form
     torch.testing.assert_close(total(d), mean(d), rtol=1e-12, atol=0)
     torch.testing.assert_close(total.in_form("reference_mean", Sizes.of(d))(d), mean(d), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("kind", [L2, SAEMask, AddRemove, SupportHinge, OffSupport, PCA])
+def test_a_strength_as_a_sum_is_that_of_the_mean_over_the_width(kind):
+    d = drift(*moved())
+    summed = kind(reduction="relative_sum")
+    torch.testing.assert_close(1.5 * summed(d), 1.5 * WIDTH * kind()(d))
+    assert strength_at_width(100, 64, 512) == 800
+
+
+@pytest.mark.parametrize("kind", [k for k in REGULARISERS if k is not L2SP])  # of weights, not of features
+def test_longer_features_pay_the_same_with_converted_weights(kind):
+    h, h0 = (x.detach() for x in moved())
+    sae, longer = autoencoder(normalised=False), autoencoder(normalised=False)
+    longer.bias.data = 7 * sae.bias
+    regulariser = SquaredHingeNuclear(ceiling=0.1) if kind is SquaredHingeNuclear else kind()
+    regulariser = SupportHinge(margin=0.2) if kind is SupportHinge else regulariser
+    expected = regulariser(drift(h, h0, sae))
+    torch.testing.assert_close(regulariser.at_length(7)(drift(7 * h, 7 * h0, longer)), expected)
 
 
 def test_the_papers_weights_in_the_form_of_sums_are_those_of_the_method_page():
