@@ -4,6 +4,7 @@ python -m benchmarks               # 17 minutes; writes results.md and results.j
 python -m benchmarks fusion cached # only these anew; results.json keeps what was found of the others
 python -m benchmarks --tiny --out DIR   # small sizes, to see that everything runs
 python -m benchmarks.methods.fusion     # one of them, printed
+python -m benchmarks gpu           # eight minutes; what waits for a GPU, in gpu.md (see gpu.py)
 """
 
 import argparse
@@ -14,8 +15,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks import gpu
 from benchmarks.machine import load, machine
-from benchmarks.measure import Measure
+from benchmarks.measure import Measure, row, table
 
 BENCHMARKS = {
     "fusion": "methods",
@@ -72,23 +74,9 @@ def page(results: dict[str, Any]) -> str:
     for name, found in results["benchmarks"].items():
         lines += ["", f"## {name}", "", found["about"].strip(), ""]
         lines += [f"Load average before: {found['load_before']}; it took {found['seconds']:.0f} s.", ""]
-        lines += ["| measured | value | bound | holds |", "|---|---|---|---|"]
-        lines += [row(Measure.from_json(measure)) for measure in found["measures"]]
+        lines += table([Measure.from_json(measure) for measure in found["measures"]])
     return "\n".join(lines) + "\n"
 
 
-def row(measure: Measure) -> str:
-    """One line of a table."""
-    bound, verdict = "", ""
-    if measure.at_most is not None:
-        bound, verdict = f"at most {quantity(measure.at_most, measure.unit)}", "yes" if measure.holds else "**no**"
-    return f"| {measure.what} | {quantity(measure.value, measure.unit)} | {bound} | {verdict} |"
-
-
-def quantity(value: float, unit: str) -> str:
-    """Three digits, and the unit."""
-    return f"{value:.3g} {unit}".strip() if abs(value) < 100 else f"{value:.0f} {unit}".strip()
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(gpu.main(sys.argv[2:]) if sys.argv[1:2] == ["gpu"] else main())

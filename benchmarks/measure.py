@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -30,10 +31,36 @@ class Measure:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Wall time of a call."""
+    """Wall time of a call, with what it left a GPU to do."""
+    _wait_for_gpu()
     start = time.perf_counter()
     work()
+    _wait_for_gpu()
     return time.perf_counter() - start
+
+
+def _wait_for_gpu() -> None:
+    torch = sys.modules.get("torch")  # benchmarks that compute nothing do without it
+    if torch and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def table(measures: Sequence[Measure]) -> list[str]:
+    """The lines of a table in Markdown."""
+    return ["| measured | value | bound | holds |", "|---|---|---|---|", *map(row, measures)]
+
+
+def row(measure: Measure) -> str:
+    """One line of a table."""
+    bound, verdict = "", ""
+    if measure.at_most is not None:
+        bound, verdict = f"at most {quantity(measure.at_most, measure.unit)}", "yes" if measure.holds else "**no**"
+    return f"| {measure.what} | {quantity(measure.value, measure.unit)} | {bound} | {verdict} |"
+
+
+def quantity(value: float, unit: str) -> str:
+    """Three digits, and the unit."""
+    return f"{value:.3g} {unit}".strip() if abs(value) < 100 else f"{value:.0f} {unit}".strip()
 
 
 def report(about: str, measure: Callable[..., Sequence[Measure]], tiny: Mapping[str, Any]) -> None:

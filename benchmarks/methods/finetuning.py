@@ -92,13 +92,7 @@ def stepper(scale: Scale, classifier: Classifier, config: FinetuneConfig, inputs
 
 def timed(scale: Scale, step: Stepper, batch: Batch) -> float:
     """Seconds of one step."""
-
-    def work() -> None:
-        step(batch, scale.batch, 1, TRAIN.learning_rate)
-        if scale.device == "cuda":
-            torch.cuda.synchronize()
-
-    return seconds(work)
+    return seconds(lambda: step(batch, scale.batch, 1, TRAIN.learning_rate))
 
 
 def network(scale: Scale) -> Classifier:

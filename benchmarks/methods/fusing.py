@@ -63,9 +63,10 @@ def refit_cost(num_images: int, width: float) -> list[Measure]:
     ]
 
 
-def blocks(units: int) -> list[Measure]:
+def blocks(units: int, num_images: int = 64, device: str = "cpu") -> list[Measure]:
     """Milliseconds of a fused network of blocks, dense, and of its members."""
-    members, x = mlps(2, units), torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    members = [member.to(device) for member in mlps(2, units)]
+    x = torch.randn(num_images, 1, 8, 8, generator=torch.Generator().manual_seed(0)).to(device)
     axes, states = trace(members[0], x), [member.state_dict() for member in members]
     apart, measures = milliseconds(nn.ModuleList(members), x), list[Measure]()
     flops = sum(cost_of(member, x).flops for member in members)

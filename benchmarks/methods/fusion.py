@@ -30,19 +30,26 @@ THREADS = 1
 def measure(width: float = 1.0, naive_width: float = 0.25, naive_alpha: float = 0.4) -> list[Measure]:
     """Seconds of the sweep, and the ratio to the yardstick."""
     with threads(THREADS):
-        members = pair(width)
-        traced = seconds(lambda: trace(members[0], torch.zeros(2, 3, 32, 32)))
-        axes = trace(members[0], torch.zeros(2, 3, 32, 32))
-        matchings: list[Matching] = []
-        matched = seconds(lambda: matchings.extend(sweep(axes, members)))
-        merged = seconds(lambda: [merge(members, axes, m.couplings(), (0.5, 0.5)) for m in matchings])
+        traced = seconds(lambda: trace(pair(width)[0], torch.zeros(2, 3, 32, 32)))
+        fusing = fused(width)
+        together = traced + sum(found.value for found in fusing)
         return [
             Measure("trace", traced, "s"),
-            Measure(f"matchings at {len(ALPHAS)} alphas", matched, "s"),
-            Measure(f"merges at {len(ALPHAS)} alphas", merged, "s"),
-            Measure("trace, matchings and merges together", traced + matched + merged, "s", at_most=60),
+            *fusing,
+            Measure("trace, matchings and merges together", together, "s", at_most=60),
             *yardstick(naive_width, naive_alpha),
         ]
+
+
+def fused(width: float, device: str = "cpu", matchings: list[Matching] | None = None) -> list[Measure]:
+    """Seconds of matching and of merging a pair on a device; the matchings are added to the list, if one is given."""
+    found = matchings if matchings is not None else []
+    members = [member.to(device) for member in pair(width)]
+    axes = trace(members[0], torch.zeros(2, 3, 32, 32, device=device))
+    matched = seconds(lambda: found.extend(sweep(axes, members)))
+    merged = seconds(lambda: [merge(members, axes, m.couplings(), (0.5, 0.5)) for m in found])
+    counted = f"at {len(ALPHAS)} alphas"
+    return [Measure(f"matchings {counted}", matched, "s"), Measure(f"merges {counted}", merged, "s")]
 
 
 def pair(width: float) -> list[nn.Module]:

@@ -30,7 +30,7 @@ THREADS, TOGETHER = 1, 8
 
 @dataclass(frozen=True)
 class Size:
-    """Features and an autoencoder, and how long it is trained."""
+    """Features and an autoencoder, how long it is trained, and where."""
 
     width: int
     k: int
@@ -38,6 +38,8 @@ class Size:
     batch_size: int = 1024
     epochs: int = 4
     rounds: int = 5
+    expansion: float = 4.0
+    device: str = "cpu"
 
     @property
     def about(self) -> FeatureInfo:
@@ -50,8 +52,8 @@ class Size:
         return SAETrainConfig(epochs=self.epochs, batch_size=self.batch_size)
 
     def specs(self, count: int) -> list[SAESpec]:
-        """Autoencoders of different seeds, four latents per dimension."""
-        return [SAESpec(sparsity=TopK(k=self.k), seed=seed) for seed in range(count)]
+        """Autoencoders of different seeds."""
+        return [SAESpec(sparsity=TopK(k=self.k), expansion=self.expansion, seed=seed) for seed in range(count)]
 
 
 def measure(sizes: Sequence[Size] = (Size(512, 16, 8192), Size(64, 4, 32768))) -> list[Measure]:
@@ -126,7 +128,7 @@ def planted(size: Size) -> Tensor:
     chosen = torch.randint(len(atoms), (size.num_examples, size.k), generator=generator)
     strengths = 0.5 + torch.rand(size.num_examples, size.k, generator=generator)
     mixed = torch.nn.functional.embedding_bag(chosen, atoms, per_sample_weights=strengths, mode="sum")
-    return unit_norm(mixed + 0.1 * torch.randn(mixed.shape, generator=generator) / size.width**0.5)
+    return unit_norm(mixed + 0.1 * torch.randn(mixed.shape, generator=generator) / size.width**0.5).to(size.device)
 
 
 if __name__ == "__main__":

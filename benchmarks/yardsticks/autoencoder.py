@@ -36,7 +36,7 @@ def naive_training(features: Tensor, about: FeatureInfo, spec: SAESpec, config: 
     """Train and give the mean share of unexplained variance of every epoch."""
     mean = features.mean(0)
     variance = (features - mean).square().sum(1).mean().item()
-    start = initial(spec.info(about), config, mean, spec.seed)
+    start = initial(spec.info(about), config, mean.cpu(), spec.seed).to(features.device)
     model = NaiveSAE(start.encoder.data, start.decoder.data, start.bias.data, int(num_active(spec.sparsity)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=config.weight_decay)
     dataset, curve, step = TensorDataset(features), list[float](), 0
