@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from amalgam import __version__
+from amalgam.pipeline.cli.clip.pretrain import pretrain
 from amalgam.pipeline.cli.commands import experiment_commands, fail
 from amalgam.pipeline.cli.from_files.explain import explain
 from amalgam.pipeline.cli.from_files.export import export
@@ -22,7 +23,7 @@ from amalgam.pipeline.cli.settings import Root, TrackingUri
 from amalgam.pipeline.console import say
 
 RUNNING = ("plan", "run", "up", "submit", "status", "stop", "night", "schedule", "gc", "compare")
-RESULTS = ("show", "report", "fuse", "export", "merge", "explain", "ui", "sync", "verify")
+RESULTS = ("show", "report", "fuse", "export", "merge", "pretrain", "explain", "ui", "sync", "verify")
 
 
 class Ordered(TyperGroup):
@@ -76,6 +77,7 @@ app.command("gc")(collect)
 app.command("fuse")(fuse_command())
 app.command()(export)
 app.command("merge")(merge_command())
+app.command()(pretrain)
 app.command()(explain)
 
 

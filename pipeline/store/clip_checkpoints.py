@@ -18,7 +18,7 @@ from amalgam.pipeline.store.canonical import read_object
 from amalgam.pipeline.store.checkpoints import fill, read_json, read_state, write_state
 from amalgam.tasks.clip.zero_shot import Classifier, Head
 from amalgam.tasks.models.clip import Clip, build_clip
-from amalgam.tasks.models.clip_spec import ClipSpec
+from amalgam.tasks.models.clip_spec import CLIP_WEIGHTS, ClipSpec
 from amalgam.tasks.sae.autoencoder import SparseAutoencoder
 from amalgam.tasks.sae.config import FeatureInfo
 from amalgam.tasks.sae.saelens import from_saelens, to_saelens
@@ -44,7 +44,7 @@ class ClassifierInfo(BaseModel):
 def save_clip(clip: Clip, spec: ClipSpec, folder: Path) -> None:
     """Write a backbone into an existing folder; weights that open_clip has under a tag are not copied."""
     if spec.pretrained is None:
-        write_state(clip.model, folder / "clip.safetensors")
+        write_state(clip.model, folder / CLIP_WEIGHTS)
     (folder / "clip.json").write_text(spec.model_copy(update={"checkpoint": None}).model_dump_json(indent=2) + "\n")
 
 
@@ -52,7 +52,7 @@ def load_clip(folder: Path, root: Path | None = None) -> Clip:
     """The encoders of a backbone folder, in eval mode; `root` is as in `build_clip`."""
     spec = read_clip_spec(folder)
     if spec.pretrained is None:
-        spec = spec.model_copy(update={"checkpoint": str(folder / "clip.safetensors")})
+        spec = spec.model_copy(update={"checkpoint": str(folder / CLIP_WEIGHTS)})
     return build_clip(spec, root)
 
 

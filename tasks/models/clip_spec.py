@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from amalgam.tasks.user_names import unknown_name
 
+OPEN_CLIP_CONFIG, CLIP_WEIGHTS = "open_clip_config.json", "clip.safetensors"
+"""Files in a folder of a CLIP: its architecture and preprocessing, as open_clip reads them, and its weights."""
 REQUIRED = ("embed_dim", "vision_cfg", "text_cfg")
 OPTIONAL = ("quick_gelu", "init_logit_scale", "init_logit_bias", "custom_text")
 

@@ -12,10 +12,10 @@ from amalgam.pipeline.steps.clip.backbones import OpenedConfig
 from amalgam.pipeline.store.canonical import read_object
 from amalgam.tasks.clip.prompts import SLOT, checked_names, templates_of
 from amalgam.tasks.clip.testing.suite import Suite
-from amalgam.tasks.models.clip_spec import ClipSpec, Preprocessing
+from amalgam.tasks.models.clip_spec import CLIP_WEIGHTS, OPEN_CLIP_CONFIG, ClipSpec, Preprocessing
 
 OF_TAGS = 224  # pixels that named architectures read where nothing else is known
-BESIDE = ("open_clip_config.json", "preprocess_cfg.json", "preprocessor_config.json", "clip.json")
+BESIDE = (OPEN_CLIP_CONFIG, "preprocess_cfg.json", "preprocessor_config.json", "clip.json")
 """Files beside a checkpoint that say how its pictures were prepared: of open_clip, Hugging Face and our own folders."""
 
 
@@ -23,11 +23,11 @@ BESIDE = ("open_clip_config.json", "preprocess_cfg.json", "preprocessor_config.j
 class Backbone:
     """A CLIP whose weights are on this machine."""
 
-    architecture: Annotated[str, "Name of an open_clip architecture, or a .json file with its configuration."] = (
-        "ViT-B-16"
-    )
+    architecture: Annotated[
+        str, "Name of an open_clip architecture, a .json file with its configuration, or a folder with it."
+    ] = "ViT-B-16"
     pretrained: Annotated[str | None, "Tag of open_clip's weights on this machine; none with --checkpoint."] = "openai"
-    checkpoint: Annotated[str | None, "File of weights instead of a tag."] = None
+    checkpoint: Annotated[str | None, "File of weights, or a folder with them, instead of a tag."] = None
     image_size: Annotated[int | None, "Side in pixels that the backbone reads; default: its configuration's."] = None
     mean: Annotated[Floats, "Subtracted per channel from pixels in [0, 1], as when the weights were trained."] = ()
     std: Annotated[Floats, "What pixels were then divided by."] = ()
@@ -36,6 +36,7 @@ class Backbone:
     def configuration(self) -> str | dict[str, Any]:
         """The architecture: a name, or the content of its file. Raises ValueError for a file that cannot be read."""
         path = Path(self.architecture)
+        path = path / OPEN_CLIP_CONFIG if (path / OPEN_CLIP_CONFIG).is_file() else path
         if path.suffix != ".json":
             return self.architecture
         content = read_object(path)
@@ -45,6 +46,14 @@ class Backbone:
                 f"{path} must contain embed_dim, vision_cfg and text_cfg, as open_clip's configurations do"
             )
         return found
+
+    @property
+    def weights(self) -> Path | None:
+        """The file of weights, of a folder the one that `amalgam pretrain` writes; None if a tag names them."""
+        if self.checkpoint is None:
+            return None
+        path = Path(self.checkpoint)
+        return path / CLIP_WEIGHTS if path.is_dir() else path
 
     @cached_property
     def _preparation(self) -> tuple[Mapping[str, Any], str]:
@@ -58,7 +67,8 @@ class Backbone:
                 raise ValueError(f"{self.architecture} has no weights of a tag: give --checkpoint, a file")
             # Those of other tags are compared with what open_clip knows before anything runs, and refused.
             return {}, f"OpenAI's values, which weights {self.pretrained!r} must have been trained with"
-        folder = Path(self.checkpoint).parent
+        assert self.weights is not None
+        folder = self.weights.parent
         for name in BESIDE:
             if (folder / name).is_file() and (found := _preprocessing_in(read_object(folder / name))):
                 return found, str(folder / name)
@@ -83,14 +93,14 @@ class Backbone:
         return ClipSpec(
             architecture=self.configuration,
             pretrained=None if self.checkpoint else self.pretrained,
-            checkpoint=self.checkpoint,
+            checkpoint=None if self.weights is None else str(self.weights),
             preprocessing=self.preprocessing,
         )
 
     @property
     def opened(self) -> OpenedConfig:
         """The weights; of a file also its content, for another one may come to lie at its place."""
-        file = Path(self.checkpoint) if self.checkpoint else None
+        file = self.weights
         if file is None or not file.is_file():
             return OpenedConfig(clip=self.spec)
         with file.open("rb") as content:

@@ -1,6 +1,6 @@
 """Small networks of open_clip for worlds, and how they are pre-trained, at any size. Importable without torch."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from amalgam.tasks.clip.toy.captions import PAIR_CAPTIONS, Captions
 from amalgam.tasks.clip.toy.config import PretrainConfig
@@ -21,15 +21,26 @@ def small_clip(
     captions: Captions = PAIR_CAPTIONS,
 ) -> ClipSpec:
     """A vision transformer and a text transformer, both of open_clip, with the world's own words."""
-    vision = {"image_size": size, "patch_size": patch, "width": width, "layers": layers, "head_width": HEAD_WIDTH}
-    heads = embed_dim // HEAD_WIDTH
-    text = {"context_length": captions.longest + 2, "width": embed_dim, "heads": heads, "layers": text_layers}
     half = (0.5, 0.5, 0.5)
     return ClipSpec(
-        architecture={"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": text},
+        architecture=small_architecture(size, patch, width, layers, embed_dim, captions.longest + 2, text_layers),
         words=captions.words,
         preprocessing=Preprocessing(size=(size, size), mean=half, std=half),
     )
+
+
+def small_architecture(
+    size: int, patch: int, width: int, layers: int, embed_dim: int, context_length: int, text_layers: int = 1
+) -> dict[str, Any]:
+    """The same two as open_clip's configuration; captions have at most `context_length` tokens.
+
+    Raises ValueError for a width of the image tower that is not made of whole heads.
+    """
+    _require_heads(width)
+    vision = {"image_size": size, "patch_size": patch, "width": width, "layers": layers, "head_width": HEAD_WIDTH}
+    heads = embed_dim // HEAD_WIDTH
+    text = {"context_length": context_length, "width": embed_dim, "heads": heads, "layers": text_layers}
+    return {"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": text}
 
 
 def pretrain_config(
@@ -65,8 +76,12 @@ def of_width(clip: ClipSpec, width: int) -> ClipSpec:
 
     Raises ValueError for a width that is not made of whole heads.
     """
-    if width < HEAD_WIDTH or width % HEAD_WIDTH:
-        raise ValueError(f"width of the image tower must be a multiple of {HEAD_WIDTH}, got {width}")
+    _require_heads(width)
     assert isinstance(clip.architecture, dict), "worlds spell their network out"
     vision = clip.architecture["vision_cfg"] | {"width": width}
     return clip.model_copy(update={"architecture": clip.architecture | {"vision_cfg": vision}})
+
+
+def _require_heads(width: int) -> None:
+    if width < HEAD_WIDTH or width % HEAD_WIDTH:
+        raise ValueError(f"width of the image tower must be a multiple of {HEAD_WIDTH}, got {width}")

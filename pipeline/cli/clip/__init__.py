@@ -1,0 +1,1 @@
+"""Commands about CLIPs that are made of files."""
