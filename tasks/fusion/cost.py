@@ -140,6 +140,8 @@ class ActivationCost:
     squares: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     products: dict[tuple[str, int, int], Tensor] = field(default_factory=dict)
     sums: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    influence: Mapping[str, Tensor] = field(default_factory=dict)
+    """Group -> (all units, 2), where a method asks for it (see `methods.pruning.influence`)."""
 
     def update(self, batch: Sequence[Mapping[str, Tensor]]) -> None:
         """Add one batch: per member, group -> (rows, units), the same examples in the same order.

@@ -15,6 +15,7 @@ from amalgam.tasks.fusion.gauge import balanced
 from amalgam.tasks.fusion.merging import merge, support
 from amalgam.tasks.fusion.methods import Method
 from amalgam.tasks.fusion.methods.classes import ClassNames, aligned, class_couplings, class_union, compared, names_of
+from amalgam.tasks.fusion.methods.pruning.influence import influences
 from amalgam.tasks.fusion.rebuild.checks import (
     CalibrationRole,
     batches_for,
@@ -95,6 +96,8 @@ def _matched(
     activations = None
     if method.needs_activations and batches is not None:
         activations = activation_cost(members, axes, batches, within=method.needs_gram)
+        if method.needs_influence:
+            activations.influence = influences(members, axes, batches)
     states: Sequence[Mapping[str, Tensor]] = [member.state_dict() for member in members]
     if heads:
         states = aligned(axes, [axes.read(state) for state in states], heads)

@@ -66,7 +66,7 @@ def capture(module: nn.Module, where: Sequence[Site], x: Tensor, *, grid: int = 
 
     def hook(site: Site) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def take(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            taken[site.group] = _positions(arguments[0], site, grid)
+            taken[site.group] = positions_of(arguments[0], site, grid)
 
         return take
 
@@ -86,8 +86,8 @@ def as_rows(activations: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {group: values.movedim(1, 2).flatten(0, 1) for group, values in activations.items()}
 
 
-def _positions(x: Tensor, site: Site, grid: int) -> Tensor:
-    """(batch, units, positions) of what a layer reads."""
+def positions_of(x: Tensor, site: Site, grid: int) -> Tensor:
+    """(batch, units, positions) of what a layer reads, pooled as `capture` says."""
     values = x.movedim(site.axis, 1)
     if site.entries is not None:
         values = values.index_select(1, site.entries.to(values.device))

@@ -59,6 +59,10 @@ FLAGS: dict[str, tuple[Any, Any]] = {
         None,
     ),
     "cost": (Annotated[str | None, Option(help="Matching cost: weights, activations or both.")], None),
+    "method_options": (
+        Annotated[str, Option(help='Further settings of the method, as JSON, such as {"criterion": "fisher"}.')],
+        "{}",
+    ),
     "weights": (
         Annotated[str | None, Option(help="Weight of each member, such as 0.7,0.3.", show_default="equal")],
         None,
@@ -143,7 +147,7 @@ def _method(given: dict[str, Any]) -> Method:
     settings = {name: given[name] for name in ("alpha", "cost", "width")} | limits
     name = given["method"] or ("Budget" if any(limits.values()) else "PartialOT")
     kind, chosen = method_class(name), {key: value for key, value in settings.items() if value is not None}
-    require_flags(kind, chosen)
+    require_flags(kind, chosen := chosen | options_of(given["method_options"], '{"criterion": "fisher"}'))
     return kind(**chosen)
 
 
@@ -179,14 +183,14 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in parts if part.strip())
 
 
-def options_of(text: str) -> dict[str, Any]:
-    """A JSON object."""
+def options_of(text: str, example: str = '{"widths": [64, 64]}') -> dict[str, Any]:
+    """A JSON object. Raises ValueError, with an example, for anything else."""
     try:
         options = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f'model options are JSON, such as {{"widths": [64, 64]}}, got {text[:100]!r}') from error
+        raise ValueError(f"options are JSON, such as {example}, got {text[:100]!r}") from error
     if not isinstance(options, dict):
-        raise ValueError(f'model options are a JSON object, such as {{"widths": [64, 64]}}, got {text!r}')
+        raise ValueError(f"options are a JSON object, such as {example}, got {text[:100]!r}")
     return options
 
 

@@ -142,7 +142,8 @@ def _evaluation(config: EvaluationConfig, members: tuple[Step, ...]) -> Step:
 
 
 def _matching(recipe: Recipe, sweep: tuple[Method, ...], probe: ProbeConfig, members: tuple[Step, ...]) -> Step:
-    config = ActivationsConfig(probe=probe, grid=recipe.grid, dtype=recipe.stage_dtype)
+    with_influence = any(method.needs_influence for method in sweep)
+    config = ActivationsConfig(probe=probe, grid=recipe.grid, dtype=recipe.stage_dtype, with_influence=with_influence)
     activations = tuple(ACTIVATIONS(config, member=member) for member in members)
     step = MATCHING(MatchingConfig(methods=sweep), members=members, activations=activations)
     return replace(step, data=source_digest(type(sweep[0])))

@@ -22,18 +22,23 @@ class ActivationsConfig(Config):
     """Feature maps are pooled to at most grid x grid positions."""
     dtype: StageDtype = "float32"
     """How activations are stored."""
+    with_influence: bool = False
+    """Whether to store, too, how much the member's prediction depends on each unit."""
     batch_size: int = Field(default=256, ge=1)
     """Images per forward pass; it sets how sums are rounded."""
 
 
 def stage_activations(config: ActivationsConfig, inputs: Mapping[str, Path], work: Workspace) -> Metrics:
     """Write `activations.parquet`; memory does not grow with the number of images."""
+    from safetensors.torch import save
+
     from amalgam.pipeline.store.checkpoints import load_model
-    from amalgam.pipeline.store.tables.activations import ROWS
+    from amalgam.pipeline.store.tables.activations import INFLUENCE, ROWS
     from amalgam.pipeline.store.tables.rows_schema import RowsSchema
     from amalgam.pipeline.store.tables.rows_writer import RowsWriter
     from amalgam.tasks.data.loading import Repeatable, example
     from amalgam.tasks.data.opening import open_pool
+    from amalgam.tasks.fusion.methods.pruning.influence import influence
     from amalgam.tasks.tracing.capture import capture, sites
     from amalgam.tasks.tracing.trace import trace
 
@@ -49,6 +54,8 @@ def stage_activations(config: ActivationsConfig, inputs: Mapping[str, Path], wor
             taken = capture(member, where, batch.images, grid=config.grid)
             values = {group: tensor.flatten(1).cpu().numpy() for group, tensor in taken.items()}
             writer.write(batch.ids.numpy(), batch.labels.cpu().numpy(), "train", values)
+    if config.with_influence:
+        (work.out / INFLUENCE).write_bytes(save(influence(member, where, probe)))
     return {"rows": len(probe.indices), "data_fingerprint": images.fingerprint}
 
 

@@ -28,7 +28,7 @@ def match_members(config: MatchingConfig, inputs: Mapping[str, Any], work: Works
 
     from amalgam.pipeline.store.checkpoints import load_model, read_spec
     from amalgam.pipeline.store.matchings import save_matchings
-    from amalgam.pipeline.store.tables.activations import ROWS, staged_cost
+    from amalgam.pipeline.store.tables.activations import staged_cost
     from amalgam.tasks.fusion.fusing import check_members
     from amalgam.tasks.tracing.trace import trace
 
@@ -38,8 +38,10 @@ def match_members(config: MatchingConfig, inputs: Mapping[str, Any], work: Works
     check_members(members, axes)
     activations = None
     if any(method.needs_activations for method in config.methods):
-        within = any(method.needs_gram for method in config.methods)
-        activations = staged_cost([folder / ROWS for folder in inputs["activations"]], work.device, within=within)
+        within, with_influence = (
+            any(getattr(method, need) for method in config.methods) for need in ("needs_gram", "needs_influence")
+        )
+        activations = staged_cost(inputs["activations"], work.device, within=within, with_influence=with_influence)
     states = [member.state_dict() for member in members]
     matchings: list[Matching] = []
     for index, method in enumerate(config.methods):

@@ -5,28 +5,36 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from amalgam.pipeline.store.tables.rows import describe, read_rows
 from amalgam.tasks.fusion.cost import ActivationCost
 from amalgam.tasks.tracing.capture import as_rows
 
-ROWS = "activations.parquet"
+ROWS, INFLUENCE = "activations.parquet", "influence.safetensors"
 
 
-def staged_cost(files: Sequence[Path], device: str, *, within: bool = False) -> ActivationCost:
+def staged_cost(
+    folders: Sequence[Path], device: str, *, within: bool = False, with_influence: bool = False
+) -> ActivationCost:
     """Distances between the units of all members, from their staged activations, read side by side.
 
-    `within` keeps products of units of one member, too, as clustering needs.
+    `within` keeps products of units of one member, too, as clustering needs; `with_influence` reads what pruning by
+    Taylor and Fisher criteria needs.
 
-    Raises ValueError unless all files hold the same examples in the same order.
+    Raises ValueError unless all folders hold the same examples in the same order.
     """
+    files = [folder / ROWS for folder in folders]
     cost = ActivationCost(len(files), within)
     shapes = describe(files[0]).sites
     for parts in zip(*(read_rows(file) for file in files), strict=True):
         if any(not np.array_equal(part.ids, parts[0].ids) for part in parts):
             raise ValueError(f"{files[0]} and its companions hold different examples: build them again")
         cost.update([dict(_unit_rows(part.sites, shapes, device)) for part in parts])
+    if with_influence:
+        each = [load_file(folder / INFLUENCE) for folder in folders]
+        cost.influence = {group: torch.cat([one[group] for one in each]) for group in shapes}
     return cost
 
 

@@ -52,6 +52,11 @@ class Method(BaseModel):
         return False
 
     @property
+    def needs_influence(self) -> bool:
+        """Whether those statistics must include how much each member's prediction depends on each unit."""
+        return False
+
+    @property
     def fixes_gauge(self) -> bool:
         """Whether free scales of the members' units are fixed before they are matched (see `balanced`)."""
         return True

@@ -29,7 +29,7 @@ from amalgam.tasks.tracing.trace import trace
 
 pytestmark = pytest.mark.slow
 SMALL = {"seeds": 1, "members": 2, "epochs": 3, "widths": (20, 10), "probe_rows": 100, "finetune_share": 0.1}
-METHODS = ("Identity", "PartialOT", "Ward")
+METHODS = ("Identity", "PartialOT", "Ward", "FisherPruning")
 
 
 @pytest.fixture(scope="module")

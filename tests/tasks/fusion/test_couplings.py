@@ -11,7 +11,7 @@ from amalgam.tasks.fusion.cost import ActivationCost
 from amalgam.tasks.fusion.coupling import Coupling
 from amalgam.tasks.fusion.merging import merge
 from amalgam.tasks.fusion.methods import Lloyd, MagnitudePruning, SpreadPruning, TransportedPruning, Ward
-from amalgam.tasks.fusion.methods.kernel_means import constrained, distances_to_means, lloyd, scales, ward
+from amalgam.tasks.fusion.methods.clustering.kernel_means import constrained, distances_to_means, lloyd, scales, ward
 from amalgam.tasks.tracing.trace import trace
 from tests.tasks.fusion.networks import NETWORKS, example, mlp, networks
 

@@ -10,6 +10,7 @@ from torch.nn.functional import one_hot
 
 MAX_ROUNDS = 100
 TINY = 1e-30
+NUM_CANDIDATES = 5  # pairs among which a random merge is drawn
 
 
 def ward(gram: Tensor, num_clusters: int) -> Tensor:
@@ -22,10 +23,13 @@ def ward(gram: Tensor, num_clusters: int) -> Tensor:
     return torch.from_numpy(_cut(tree, len(gram), num_clusters))
 
 
-def lloyd(gram: Tensor, labels: Tensor) -> Tensor:
-    """The labels after units moved to the nearest mean until none does; the squared distances never rise."""
+def lloyd(gram: Tensor, labels: Tensor, mass: Tensor | None = None) -> Tensor:
+    """The labels after units moved to the nearest mean until none does; the squared distances never rise.
+
+    With `mass` (units,), means and the sum of squared distances are weighted by it.
+    """
     for _ in range(MAX_ROUNDS):
-        distances = distances_to_means(gram, labels)
+        distances = distances_to_means(gram, labels, mass=mass)
         moved = distances.argmin(1)
         # A unit moves only to a mean that is nearer, or two equally near means could exchange it for ever.
         stays = distances.gather(1, labels[:, None])[:, 0] <= distances.min(1).values + TINY
@@ -53,12 +57,28 @@ def constrained(gram: Tensor, labels: Tensor, num_clusters: int, counts: tuple[i
     return best[1]
 
 
-def distances_to_means(gram: Tensor, labels: Tensor, num_clusters: int | None = None) -> Tensor:
-    """(units, clusters) squared distances; an empty cluster is as far away as its points could be."""
+def stochastic_ward(gram: Tensor, num_clusters: int, num_restarts: int, seed: int) -> Tensor:
+    """Of Ward's clusters and `num_restarts` random agglomerations, each improved by `lloyd`, the tightest."""
+    generator = np.random.default_rng(seed)
+    starts = [ward(gram, num_clusters)]
+    if num_clusters < len(gram):
+        starts += [torch.from_numpy(_random_agglomeration(gram, num_clusters, generator)) for _ in range(num_restarts)]
+    found = [lloyd(gram, labels) for labels in starts]
+    return min(found, key=lambda labels: float(distances_to_means(gram, labels).gather(1, labels[:, None]).sum()))
+
+
+def distances_to_means(
+    gram: Tensor, labels: Tensor, num_clusters: int | None = None, mass: Tensor | None = None
+) -> Tensor:
+    """(units, clusters) squared distances to the means, weighted by `mass` (units,) if given.
+
+    An empty cluster is as far away as its points could be.
+    """
     # |x - m|^2 = <x, x> - 2 <x, m> + <m, m>; a mean m is a sum of units, so that products of units are enough.
     members = one_hot(labels, num_clusters or -1).to(gram)
+    members = members if mass is None else members * mass.to(gram)[:, None]
     counts = members.sum(0)
-    means = members / counts.clamp_min(1)
+    means = members / torch.where(counts > 0, counts, 1)
     products = gram @ means
     squares = (means * products).sum(0)
     distances = gram.diagonal()[:, None] - 2 * products + squares[None, :]
@@ -71,6 +91,29 @@ def scales(gram: Tensor, labels: Tensor) -> Tensor:
     products = gram @ means
     squares = (means * products).sum(0)
     return products.gather(1, labels[:, None])[:, 0] / squares[labels].clamp_min(TINY)
+
+
+def _random_agglomeration(gram: Tensor, num_clusters: int, generator: np.random.Generator) -> np.ndarray:
+    """Labels after merges, each drawn among the cheapest by a softmax whose temperature is their mean excess cost."""
+    squares, num_points = gram.diagonal(), len(gram)
+    costs = ((squares[:, None] + squares[None, :] - 2 * gram).clamp_min(0) / 2).numpy()
+    np.fill_diagonal(costs, np.inf)
+    labels, sizes = np.arange(num_points), np.ones(num_points)
+    for _ in range(num_points - num_clusters):
+        nearest = costs.min(1)
+        rows = np.argsort(nearest)[: 2 * NUM_CANDIDATES]  # a pair of nearest neighbours appears in both of its rows
+        excess = nearest[rows[np.isfinite(nearest[rows])]] - nearest[rows[0]]
+        odds = np.exp(-excess / max(excess.mean(), TINY))
+        one = int(generator.choice(rows[: len(odds)], p=odds / odds.sum()))
+        two = int(costs[one].argmin())
+        # Ward's update (Lance & Williams 1967): what it costs to join the union with each other cluster.
+        total = sizes[one] + sizes[two] + sizes
+        joined = (sizes[one] + sizes) * costs[one] + (sizes[two] + sizes) * costs[two] - sizes * costs[one, two]
+        costs[one], costs[:, one] = joined / total, joined / total
+        costs[two], costs[:, two], costs[one, one] = np.inf, np.inf, np.inf
+        sizes[one] += sizes[two]
+        labels[labels == two] = one
+    return np.unique(labels, return_inverse=True)[1]
 
 
 def _cut(tree: np.ndarray, num_points: int, num_clusters: int) -> np.ndarray:

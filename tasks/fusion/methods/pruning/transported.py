@@ -6,15 +6,23 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from amalgam.tasks.fusion.methods.pruning import SpreadPruning
+from amalgam.tasks.fusion.methods.pruning.deletion import MagnitudePruning
+from amalgam.tasks.fusion.methods.pruning.importance import Criterion
 
 if TYPE_CHECKING:
     from amalgam.tasks.fusion.cost import ActivationCost
     from amalgam.tasks.fusion.coupling import Coupling
 
 
-class TransportedPruning(SpreadPruning):
-    """Keep the units that vary most; every unit's mass is carried to kept units that act like it, evenly filled."""
+class TransportedPruning(MagnitudePruning):
+    """Keep the most important units; every unit's mass is carried to kept units that act like it, evenly filled."""
+
+    criterion: Criterion = "spread"
+    """What makes a unit important: its weights, its deviation, or what the log-likelihood loses without it."""
+
+    @property
+    def by(self) -> Criterion:
+        return self.criterion
 
     @property
     def needs_gram(self) -> bool:

@@ -36,8 +36,8 @@ class Ward(Method):
         return True
 
     def match(self, members: Members) -> Matching:
+        from amalgam.tasks.fusion.methods.clustering.kernel_means import scales
         from amalgam.tasks.fusion.methods.groups import direct_matching, from_labels, num_units
-        from amalgam.tasks.fusion.methods.kernel_means import scales
 
         assert members.activations
         grams = {group: members.activations.gram(group) for group in members.axes.groups}
@@ -49,7 +49,7 @@ class Ward(Method):
         return direct_matching(members, coupling)
 
     def _labels(self, gram: Tensor, num_clusters: int, counts: tuple[int, ...]) -> Tensor:
-        from amalgam.tasks.fusion.methods.kernel_means import constrained, ward
+        from amalgam.tasks.fusion.methods.clustering.kernel_means import constrained, ward
 
         labels = ward(gram, num_clusters)
         return constrained(gram, labels, num_clusters, counts) if self.one_per_member else labels
@@ -59,7 +59,25 @@ class Lloyd(Ward):
     """k-means: Ward's clusters, then every unit to the nearest mean, and means again, until nothing moves."""
 
     def _labels(self, gram: Tensor, num_clusters: int, counts: tuple[int, ...]) -> Tensor:
-        from amalgam.tasks.fusion.methods.kernel_means import lloyd
+        from amalgam.tasks.fusion.methods.clustering.kernel_means import lloyd
 
         labels = super()._labels(gram, num_clusters, counts)
         return labels if self.one_per_member else lloyd(gram, labels)
+
+
+class StochasticWard(Ward):
+    """The tightest of k-means started from Ward's clusters and from random agglomerations.
+
+    Every merge of those is drawn among the five cheapest (Morelli & Eckstein 2026, stochastic hierarchical clustering).
+    """
+
+    restarts: int = Field(default=20, ge=0)
+    """Random agglomerations for each group."""
+    seed: int = 0
+    """Draws their merges."""
+
+    def _labels(self, gram: Tensor, num_clusters: int, counts: tuple[int, ...]) -> Tensor:
+        from amalgam.tasks.fusion.methods.clustering.kernel_means import constrained, stochastic_ward
+
+        labels = stochastic_ward(gram, num_clusters, self.restarts, self.seed)
+        return constrained(gram, labels, num_clusters, counts) if self.one_per_member else labels

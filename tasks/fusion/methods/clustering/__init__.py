@@ -1,0 +1,1 @@
+"""Units that act alike become one: clusters of all members' units."""

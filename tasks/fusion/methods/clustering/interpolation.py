@@ -1,0 +1,59 @@
+"""Clusters in which important units weigh more: neuron interpolation by k-means (Luenam et al. 2025, 2507.00037)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from amalgam.tasks.fusion.methods.method import Members, Method
+from amalgam.tasks.fusion.methods.pruning.importance import INFLUENCES, Criterion, importance
+
+if TYPE_CHECKING:
+    from amalgam.tasks.fusion.coupling import Coupling
+    from amalgam.tasks.fusion.matching import Matching
+
+LEAST = 1e-6  # of the mean: a unit of no importance keeps a place in its cluster, so that no cluster is empty
+
+
+class NeuronInterpolation(Method):
+    """k-means in which each unit weighs as much as it is important, both in distances and in its cluster's mean.
+
+    With a refit, layers are then fitted to these means, as the linear form of the method does.
+    """
+
+    width: float = Field(default=1.0, gt=0)
+    """Units that every group keeps, as a multiple of one member's; all members' units are the ensemble."""
+    criterion: Criterion = "fisher"
+    """What makes a unit important."""
+
+    @property
+    def needs_activations(self) -> bool:
+        return True
+
+    @property
+    def needs_gram(self) -> bool:
+        return True
+
+    @property
+    def needs_influence(self) -> bool:
+        return self.criterion in INFLUENCES
+
+    def match(self, members: Members) -> Matching:
+        from torch.nn.functional import one_hot
+
+        from amalgam.tasks.fusion.coupling import Coupling
+        from amalgam.tasks.fusion.methods.clustering.kernel_means import lloyd, ward
+        from amalgam.tasks.fusion.methods.groups import direct_matching, num_units
+
+        activations, masses = members.activations, importance(members, self.criterion)
+        assert activations
+
+        def coupling(group: str, counts: tuple[int, ...]) -> Coupling:
+            gram, mass = activations.gram(group), masses[group]
+            mass = (mass / mass.mean().clamp_min(1e-30)).clamp_min(LEAST)
+            labels = lloyd(gram, ward(gram, num_units(self.width, counts)), mass)
+            plan = one_hot(labels) * mass[:, None]
+            return Coupling(labels.split(list(counts)), plan=plan.split(list(counts)))
+
+        return direct_matching(members, coupling)
