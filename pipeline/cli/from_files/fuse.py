@@ -147,7 +147,8 @@ def _method(given: dict[str, Any]) -> Method:
     settings = {name: given[name] for name in ("alpha", "cost", "width")} | limits
     name = given["method"] or ("Budget" if any(limits.values()) else "PartialOT")
     kind, chosen = method_class(name), {key: value for key, value in settings.items() if value is not None}
-    require_flags(kind, chosen := chosen | options_of(given["method_options"], '{"criterion": "fisher"}'))
+    chosen |= options_of(given["method_options"], "method", '{"criterion": "fisher"}')
+    require_flags(kind, chosen)
     return kind(**chosen)
 
 
@@ -183,14 +184,14 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in parts if part.strip())
 
 
-def options_of(text: str, example: str = '{"widths": [64, 64]}') -> dict[str, Any]:
-    """A JSON object. Raises ValueError, with an example, for anything else."""
+def options_of(text: str, what: str = "model", example: str = '{"widths": [64, 64]}') -> dict[str, Any]:
+    """The options of a model or a method. Raises ValueError, with an example, for anything but a JSON object."""
     try:
         options = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"options are JSON, such as {example}, got {text[:100]!r}") from error
+        raise ValueError(f"{what} options are JSON, such as {example}, got {text[:100]!r}") from error
     if not isinstance(options, dict):
-        raise ValueError(f"options are a JSON object, such as {example}, got {text[:100]!r}")
+        raise ValueError(f"{what} options are a JSON object, such as {example}, got {text[:100]!r}")
     return options
 
 

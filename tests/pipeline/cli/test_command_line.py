@@ -214,6 +214,8 @@ def test_fuse_with_all_the_weight_on_one_member_is_that_member(checkpoints, tmp_
         (("--alpha", "0.5", "--model", "mlq"), "did you mean 'mlp'?"),
         (("--alpha", "0.5", "--model-options", '{"widths": [12, 9]}'), "but the model's is"),
         (("--alpha", "0.5", "--model-options", "widths=3"), "model options are JSON"),
+        (("--alpha", "0.5", "--method-options", "fisher"), "method options are JSON"),
+        (("--method", "TransportedPruning", "--method-options", '{"criterion": "size"}'), "'fisher'"),
         (("--alpha", "0.5", "--calibration", "100000"), "100000"),
     ],
 )
