@@ -25,7 +25,8 @@ from amalgam.tasks.data.loading import Batch
 from amalgam.tasks.models.clip import build_clip
 from amalgam.tasks.models.clip_spec import ClipSpec
 from amalgam.tasks.sae.autoencoder import SparseAutoencoder, initial
-from amalgam.tasks.sae.config import FeatureInfo, SAESpec, SAETrainConfig, TopK
+from amalgam.tasks.sae.config import FeatureInfo, SAESpec, SAETrainConfig
+from amalgam.tasks.sae.rules import TopK
 from amalgam.tasks.training.config import TrainConfig
 from amalgam.tasks.training.distributed import ALONE
 from amalgam.tasks.training.objective import Objective

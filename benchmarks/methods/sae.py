@@ -19,8 +19,9 @@ from torch import Tensor
 
 from amalgam.pipeline.engine.host import threads
 from amalgam.tasks.sae.autoencoder import unit_norm
-from amalgam.tasks.sae.config import FeatureInfo, SAESpec, SAETrainConfig, TopK
-from amalgam.tasks.sae.train import train
+from amalgam.tasks.sae.config import FeatureInfo, SAESpec, SAETrainConfig
+from amalgam.tasks.sae.rules import TopK
+from amalgam.tasks.sae.training.train import train
 from benchmarks.measure import Measure, report, seconds
 from benchmarks.yardsticks.autoencoder import naive_training
 from benchmarks.yardsticks.saelens import IS_INSTALLED, peer_training

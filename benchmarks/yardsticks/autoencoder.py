@@ -1,10 +1,10 @@
 """A sparse autoencoder as one would first write it, the yardstick of `benchmarks.methods.sae`.
 
 A DataLoader over a TensorDataset, dense codes with a mask of the k largest, one optimiser, autograd for everything. It
-is the model of `tasks.sae.train` with TopK: tied unit atoms that start where ours do, a bias that starts at the mean,
-the loss as a share of the variance, atoms' gradients made orthogonal, clipping, warm-up and decay. Batches come in the
-order of ours, so that both loss curves can be compared. Revival of dead latents is left out: in as few passes as are
-timed no latent counts as dead.
+is the model of `tasks.sae.training.train` with TopK: tied unit atoms that start where ours do, a bias that starts at
+the mean, the loss as a share of the variance, atoms' gradients made orthogonal, clipping, warm-up and decay. Batches
+come in the order of ours, so that both loss curves can be compared. Revival of dead latents is left out: in as few
+passes as are timed no latent counts as dead.
 """
 
 import torch
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from amalgam.tasks.sae.autoencoder import initial
-from amalgam.tasks.sae.config import FeatureInfo, SAESpec, SAETrainConfig, num_active
+from amalgam.tasks.sae.config import FeatureInfo, SAESpec, SAETrainConfig
+from amalgam.tasks.sae.rules import num_active
 from amalgam.tasks.training.seeding import seeded
 
 
@@ -37,7 +38,7 @@ def naive_training(features: Tensor, about: FeatureInfo, spec: SAESpec, config: 
     mean = features.mean(0)
     variance = (features - mean).square().sum(1).mean().item()
     start = initial(spec.info(about), config, mean.cpu(), spec.seed).to(features.device)
-    model = NaiveSAE(start.encoder.data, start.decoder.data, start.bias.data, int(num_active(spec.sparsity)))
+    model = NaiveSAE(start.encoder.data, start.decoder.data, start.bias.data, int(num_active(spec.sparsity) or 0))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=config.weight_decay)
     dataset, curve, step = TensorDataset(features), list[float](), 0
     steps = config.num_steps(-(-len(features) // config.batch_size))

@@ -11,20 +11,21 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from amalgam.tasks.sae.config import SAESpec, SAETrainConfig, num_active
+from amalgam.tasks.sae.config import SAESpec, SAETrainConfig
+from amalgam.tasks.sae.rules import num_active
 
 IS_INSTALLED = find_spec("sae_lens") is not None
 
 
 def peer_training(features: Tensor, spec: SAESpec, num_latents: int, config: SAETrainConfig) -> None:
-    """Train as long as `tasks.sae.train` would."""
+    """Train as long as `tasks.sae.training.train` would."""
     from sae_lens.config import SAETrainerConfig
     from sae_lens.saes import TopKTrainingSAE, TopKTrainingSAEConfig
     from sae_lens.training.sae_trainer import SAETrainer
 
     sae = TopKTrainingSAE(
         TopKTrainingSAEConfig(
-            d_in=features.shape[1], d_sae=num_latents, k=int(num_active(spec.sparsity)), aux_loss_coefficient=0.0
+            d_in=features.shape[1], d_sae=num_latents, k=int(num_active(spec.sparsity) or 0), aux_loss_coefficient=0.0
         )
     )
     size = config.batch_size

@@ -22,6 +22,7 @@ from amalgam.tasks.models.clip_spec import CLIP_WEIGHTS, ClipSpec
 from amalgam.tasks.sae.autoencoder import SparseAutoencoder
 from amalgam.tasks.sae.config import FeatureInfo
 from amalgam.tasks.sae.saelens import from_saelens, to_saelens
+from amalgam.tasks.sae.transcoder import Transcoder
 
 WEIGHTS = "open_clip"  # folder of fetched weights under the data root
 SAE_CONFIG, SAE_WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -115,8 +116,17 @@ def read_sae(folder: Path, name: str | None = None, features: FeatureInfo | None
     """An autoencoder: that of a folder, or the one called `name` of a folder of several.
 
     `features` describes those it will read; without, the folder must describe them itself, as those written here do.
-    Raises ValueError if there is none, or it was trained on features of another width, norm or backbone.
+    Raises ValueError if there is none, it was trained on features of another width, norm or backbone, or it is a
+    transcoder, which reconstructs other features than it reads.
     """
+    sae = open_sae(folder, name, features)
+    if isinstance(sae, Transcoder):
+        raise ValueError(f"{folder} holds a transcoder, not an autoencoder: `amalgam sae eval` measures it")
+    return sae
+
+
+def open_sae(folder: Path, name: str | None = None, features: FeatureInfo | None = None) -> SparseAutoencoder:
+    """As `read_sae`, of transcoders too."""
     place = folder / name if name else folder
     if not (place / SAE_CONFIG).is_file():
         others = sorted(path.parent.name for path in folder.glob(f"*/{SAE_CONFIG}"))

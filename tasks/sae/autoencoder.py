@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from amalgam.tasks.sae.codes import Codes, codes_of, has_threshold
-from amalgam.tasks.sae.config import JumpReLU, SAEInfo, SAETrainConfig
+from amalgam.tasks.sae.codes import Codes, above, active, has_threshold, largest, magnitudes
+from amalgam.tasks.sae.config import SAEInfo, SAETrainConfig
+from amalgam.tasks.sae.rules import Gated, JumpReLU, Matryoshka, TopK
 
 EPS = 1e-8  # as in the SAE-FT reference; keeps a zero vector zero
 UNIT_TOLERANCE = 1e-2  # norms of unit vectors stored in bfloat16 differ from 1 by less
@@ -51,6 +52,11 @@ class SparseAutoencoder(nn.Module):
         if has_threshold(info.sparsity):
             self.threshold = nn.Parameter(torch.zeros(info.num_latents))
             """Pre-activation above which a latent is active, (num_latents,); only with a rule that has one."""
+        if isinstance(info.sparsity, Gated):
+            self.log_scale = nn.Parameter(torch.zeros(info.num_latents))
+            """Logarithm of the activations' scale beside the gate's, (num_latents,)."""
+            self.magnitude_bias = nn.Parameter(torch.zeros(info.num_latents))
+            """Offset of the activations, where c is that of the gate, (num_latents,)."""
 
     def pre_activations(self, features: Tensor) -> Tensor:
         """One number per latent, (..., num_latents); in float32 or better also under autocast.
@@ -59,7 +65,11 @@ class SparseAutoencoder(nn.Module):
         """
         wide = features.to(torch.promote_types(features.dtype, self.encoder.dtype))
         with torch.autocast(features.device.type, enabled=False):
-            return linear(wide - self.bias, self.encoder, self.encoder_bias)
+            return linear(self.centred(wide), self.encoder, self.encoder_bias)
+
+    def centred(self, features: Tensor) -> Tensor:
+        """What the encoder multiplies, (..., width)."""
+        return features - self.bias
 
     def encode(self, features: Tensor) -> Codes:
         """The sparse codes of features (..., width). Raises ValueError for features of the wrong width or norm."""
@@ -67,8 +77,13 @@ class SparseAutoencoder(nn.Module):
         return self.sparse(self.pre_activations(features))
 
     def sparse(self, pre_activations: Tensor) -> Codes:
-        """What the sparsity rule keeps of pre-activations (..., num_latents)."""
-        return codes_of(self.info.sparsity, pre_activations, getattr(self, "threshold", None))
+        """What the sparsity rule keeps of pre-activations (..., num_latents), of each example on its own."""
+        rule = self.info.sparsity
+        if isinstance(rule, Gated):
+            return active(magnitudes(pre_activations, self.encoder_bias, self.log_scale, self.magnitude_bias))
+        if isinstance(rule, TopK | Matryoshka):
+            return largest(pre_activations, rule.k, isinstance(rule, TopK) and rule.signed)
+        return above(pre_activations, self.threshold if has_threshold(rule) else torch.zeros_like(self.encoder_bias))
 
     def decode(self, codes: Codes | Tensor) -> Tensor:
         """The reconstruction (..., width) from sparse codes, or from dense ones (..., num_latents)."""

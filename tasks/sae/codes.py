@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from amalgam.tasks.sae.config import BatchTopK, JumpReLU, Sparsity, TopK
+from amalgam.tasks.sae.rules import BatchTopK, JumpReLU, Sparsity
 
 
 @dataclass(frozen=True)
@@ -149,18 +149,19 @@ def largest(pre_activations: Tensor, k: int, signed: bool = False) -> Codes:
     return Codes(indices, values if signed else values.relu(), pre_activations.shape[-1])
 
 
+def active(activations: Tensor) -> Codes:
+    """The entries above 0 of dense activations (..., num_latents)."""
+    return largest(activations, max(1, int((activations > 0).sum(-1).max())))
+
+
 def above(pre_activations: Tensor, threshold: Tensor) -> Codes:
     """The pre-activations above the threshold of their latent, (num_latents,), and above 0."""
-    kept = pre_activations * (pre_activations > threshold.relu())
-    return largest(kept, max(1, int((kept > 0).sum(-1).max())))
+    return active(pre_activations * (pre_activations > threshold.relu()))
 
 
-def codes_of(sparsity: Sparsity, pre_activations: Tensor, threshold: Tensor | None) -> Codes:
-    """The codes outside training: those of an example never depend on other examples."""
-    if isinstance(sparsity, BatchTopK | JumpReLU):
-        assert threshold is not None, f"{sparsity!r} without a threshold"
-        return above(pre_activations, threshold)
-    return largest(pre_activations, sparsity.k, isinstance(sparsity, TopK) and sparsity.signed)
+def magnitudes(pre_activations: Tensor, offset: Tensor, log_scale: Tensor, bias: Tensor) -> Tensor:
+    """Activations where the gate's pre-activations W x + offset are above 0: those of exp(log_scale) W x + bias."""
+    return (pre_activations > 0) * (log_scale.exp() * (pre_activations - offset) + bias).relu()
 
 
 def largest_of_batch(pre_activations: Tensor, ks: list[int]) -> tuple[DenseCodes, Tensor]:

@@ -1,89 +1,17 @@
-"""Sparse autoencoders as data: the sparsity rule, what an autoencoder is for, and how many are trained.
+"""Sparse autoencoders as data: what an autoencoder is for, and how many are trained how.
 
 Importable without torch, so that plans and help pages are instant.
 """
 
 import math
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from amalgam.tasks.sae.rules import Sparsity, Value, num_active, varied
 
 
-class TopK(_Value):
-    """Keep the k largest pre-activations of every example (Gao et al. 2024, arXiv:2406.04093)."""
-
-    kind: Literal["topk"] = "topk"
-    k: int = Field(ge=1)
-    """Latents kept per example."""
-    signed: bool = False
-    """Keep negative pre-activations where fewer than k are positive, as the SAE-FT reference does."""
-
-
-class BatchTopK(_Value):
-    """Keep the (k x batch) largest pre-activations of a batch (Bussmann et al. 2024, arXiv:2412.06410).
-
-    Which latents an example keeps then depends on its neighbours; outside training a fixed threshold replaces them.
-    """
-
-    kind: Literal["batch_topk"] = "batch_topk"
-    k: int = Field(ge=1)
-    """Latents kept per example, on average."""
-    memory: float = Field(default=0.999, ge=0, lt=1)
-    """Share of the running threshold that survives a step; less in early steps, so that they are soon forgotten."""
-
-
-class JumpReLU(_Value):
-    """Keep what exceeds a learnt threshold of each latent (Rajamanoharan et al. 2024, arXiv:2407.14435)."""
-
-    kind: Literal["jump_relu"] = "jump_relu"
-    target_l0: float = Field(gt=0)
-    """Latents per example that training aims at; the loss has weight * (L0 / target - 1)^2."""
-    bandwidth: float = Field(default=1e-3, gt=0)
-    """Width of the rectangle through which a threshold feels pre-activations; in units of pre-activations."""
-    weight: float = Field(default=1.0, gt=0)
-    """Weight of the sparsity term beside an FVU that starts near 1."""
-    start: float = Field(default=1e-3, ge=0)
-    """Every threshold before training."""
-
-
-class Matryoshka(_Value):
-    """TopK whose first latents must do on their own (Bussmann et al. 2025, arXiv:2503.17547)."""
-
-    kind: Literal["matryoshka"] = "matryoshka"
-    k: int = Field(ge=1)
-    """Latents kept per example."""
-    prefixes: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0)
-    """Shares of all latents that must reconstruct without the rest; rising, the last one 1."""
-
-    @model_validator(mode="after")
-    def _prefixes_rise_to_one(self) -> Self:
-        rising = all(a < b for a, b in zip((0.0, *self.prefixes), self.prefixes, strict=False))
-        if not rising or self.prefixes[-1:] != (1.0,):
-            raise ValueError(f"prefixes must rise from above 0 to 1.0, got {self.prefixes}")
-        return self
-
-
-Sparsity = Annotated[TopK | BatchTopK | JumpReLU | Matryoshka, Field(discriminator="kind")]
-SPARSITIES: tuple[type[_Value], ...] = (TopK, BatchTopK, JumpReLU, Matryoshka)
-"""Every rule, for names on the command line, property tests and documentation."""
-
-
-def num_active(sparsity: Sparsity) -> float:
-    """Latents that an example keeps, on average or at most."""
-    return sparsity.target_l0 if isinstance(sparsity, JumpReLU) else sparsity.k
-
-
-def family(sparsity: Sparsity) -> tuple[Any, ...]:
-    """What autoencoders must share, besides the number of latents, to be trained as one stack of tensors."""
-    rest = sparsity.model_dump(exclude={"k", "target_l0"})
-    return tuple(sorted(rest.items()))
-
-
-class FeatureInfo(_Value):
+class FeatureInfo(Value):
     """What a matrix of features is."""
 
     width: int = Field(ge=1)
@@ -101,10 +29,12 @@ class SAEInfo(FeatureInfo):
     """Atoms of the dictionary."""
     sparsity: Sparsity
     """The rule that decides which latents are active."""
+    origin: dict[str, Any] = Field(default_factory=dict)
+    """What another program's folder said of its origin, kept for writing it again."""
 
     @model_validator(mode="after")
     def _enough_latents(self) -> Self:
-        if num_active(self.sparsity) > self.num_latents:
+        if (num_active(self.sparsity) or 0) > self.num_latents:
             raise ValueError(f"{self.sparsity!r} keeps more than the {self.num_latents} latents of the dictionary")
         return self
 
@@ -119,7 +49,7 @@ class SAEInfo(FeatureInfo):
                 )
 
 
-class SAESpec(_Value):
+class SAESpec(Value):
     """One autoencoder of a sweep."""
 
     sparsity: Sparsity
@@ -144,9 +74,9 @@ class SAESpec(_Value):
         changed = "".join(
             f"-{name}-{'-'.join(f'{part:g}' for part in (value if isinstance(value, tuple) else (value,)))}"
             for name, value in rule.model_dump(exclude_defaults=True).items()
-            if name not in ("kind", "k", "target_l0")
+            if name not in ("kind", varied(rule))
         )
-        return f"{rule.kind}{changed}-{num_active(rule):g}-x{self.expansion:g}"
+        return f"{rule.kind}{changed}-{getattr(rule, varied(rule)):g}-x{self.expansion:g}"
 
     def info(self, features: FeatureInfo) -> SAEInfo:
         """The autoencoder as trained on these features."""
@@ -154,7 +84,7 @@ class SAESpec(_Value):
         return SAEInfo(**features.model_dump(), num_latents=num_latents, sparsity=self.sparsity)
 
 
-class SAETrainConfig(_Value):
+class SAETrainConfig(Value):
     """How the autoencoders of a sweep are trained; defaults are those of dictionary_learning and sparsify."""
 
     epochs: int | None = Field(default=30, ge=1)
@@ -187,6 +117,8 @@ class SAETrainConfig(_Value):
     """Dead latents per example in that loss; None is half the feature width."""
     dead_after: float = Field(default=5.0, gt=0)
     """Passes over the features without firing after which a latent counts as dead."""
+    resample: int | None = Field(default=None, ge=1)
+    """Epochs after which, again and again, dead latents start anew as badly reconstructed examples; None is never."""
     seed: int = Field(default=0, ge=0)
     """Orders the batches, alike for all autoencoders of a sweep."""
 

@@ -29,7 +29,8 @@ from amalgam.pipeline.experiments.flags import (
     in_words,
 )
 from amalgam.pipeline.steps.clip.saes import SAEsConfig
-from amalgam.tasks.sae.config import REFERENCE_RECIPE, SAESpec, SAETrainConfig, TopK
+from amalgam.tasks.sae.config import REFERENCE_RECIPE, SAESpec, SAETrainConfig
+from amalgam.tasks.sae.rules import TopK
 from amalgam.tasks.training.config import TrainConfig
 
 FORWARD_TFLOP = {"ViT-B-32": 0.0088, "ViT-B-16": 0.0351, "ViT-L-14": 0.162}  # an image of 224 pixels

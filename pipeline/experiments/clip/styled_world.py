@@ -12,7 +12,8 @@ from amalgam.tasks.clip.testing.test_sets import Role, TestSet, corrupted_sets
 from amalgam.tasks.clip.toy.worlds import WORLDS, World
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.sources import LabelledConfig, MixedStyles, without_held_out
-from amalgam.tasks.sae.config import REFERENCE_RECIPE, FeatureInfo, SAESpec, SAETrainConfig, TopK
+from amalgam.tasks.sae.config import REFERENCE_RECIPE, FeatureInfo, SAESpec, SAETrainConfig
+from amalgam.tasks.sae.rules import TopK
 from amalgam.tasks.training.config import TrainConfig
 from amalgam.tasks.user_names import unknown_name
 

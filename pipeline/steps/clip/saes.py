@@ -64,7 +64,7 @@ def train_saes(config: SAEsConfig, inputs: Mapping[str, Any], work: Workspace) -
     from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_about, save_sae
     from amalgam.pipeline.store.tables.features import as_wanted, read_features
     from amalgam.pipeline.store.tables.results import write_results
-    from amalgam.tasks.sae.train import train
+    from amalgam.tasks.sae.training.train import train
 
     backbone = read_about(inputs["classifier"]).backbone
     table = read_features(inputs["features"], backbone=backbone)

@@ -8,7 +8,7 @@ from amalgam.pipeline.engine.execute import Local, StepsFailed, run
 from amalgam.pipeline.engine.place import Place
 from amalgam.pipeline.engine.step import Step, ancestors
 from amalgam.pipeline.engine.workspace import Workspace
-from amalgam.tasks.sae.config import TopK
+from amalgam.tasks.sae.rules import TopK
 from tests.pipeline.example import Walk, total_step, walk_step, walks
 
 

@@ -7,7 +7,8 @@ from amalgam.tasks.clip.testing.test_sets import TestSet
 from amalgam.tasks.clip.toy.networks import small_clip
 from amalgam.tasks.clip.toy.worlds import WORLDS
 from amalgam.tasks.data.sources import LabelledConfig, MixedStyles
-from amalgam.tasks.sae.config import SAESpec, SAETrainConfig, TopK
+from amalgam.tasks.sae.config import SAESpec, SAETrainConfig
+from amalgam.tasks.sae.rules import TopK
 from amalgam.tasks.training.config import TrainConfig
 
 IMAGES, VIEWS = 64, 2

@@ -10,7 +10,8 @@ from amalgam.tasks.clip.zero_shot import Classifier, zero_shot_head
 from amalgam.tasks.models.clip import build_clip
 from amalgam.tasks.models.clip_spec import ClipSpec
 from amalgam.tasks.sae.autoencoder import initial, unit_norm
-from amalgam.tasks.sae.config import FeatureInfo, SAEInfo, SAETrainConfig, TopK
+from amalgam.tasks.sae.config import FeatureInfo, SAEInfo, SAETrainConfig
+from amalgam.tasks.sae.rules import TopK
 
 
 @torch.no_grad()

@@ -22,7 +22,8 @@ from amalgam.tasks.data.opening import open_labelled, open_source
 from amalgam.tasks.data.sources import DIGIT_NAMES, PAIR_NAMES, LabelledConfig, Stored, StyledPairs
 from amalgam.tasks.models.clip import build_clip
 from amalgam.tasks.sae.autoencoder import initial
-from amalgam.tasks.sae.config import SAEInfo, SAETrainConfig, TopK
+from amalgam.tasks.sae.config import SAEInfo, SAETrainConfig
+from amalgam.tasks.sae.rules import TopK
 from amalgam.tasks.scoring.logits import predict, score
 from amalgam.tasks.scoring.metrics import METRICS, value
 from amalgam.tasks.scoring.results import Network

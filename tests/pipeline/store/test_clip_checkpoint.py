@@ -8,6 +8,7 @@ from amalgam.pipeline.store.clip_checkpoints import (
     key_of,
     load_classifier,
     load_clip,
+    open_sae,
     read_about,
     read_sae,
     save_classifier,
@@ -16,11 +17,13 @@ from amalgam.pipeline.store.clip_checkpoints import (
 )
 from amalgam.tasks.clip.zero_shot import Classifier, zero_shot_head
 from amalgam.tasks.sae.autoencoder import initial, unit_norm
-from amalgam.tasks.sae.config import BatchTopK, FeatureInfo, JumpReLU, Matryoshka, SAEInfo, SAETrainConfig, TopK
+from amalgam.tasks.sae.config import FeatureInfo, SAEInfo, SAETrainConfig
+from amalgam.tasks.sae.rules import BatchTopK, Gated, JumpReLU, Matryoshka, ReLU, TopK
+from amalgam.tasks.sae.transcoder import Transcoder, TranscoderInfo
 from tests.tasks.clip.worlds import CLASSES, images, spec, tiny_clip
 
 TEMPLATES = ("a photo of the digit {}",)
-RULES = [TopK(k=3), BatchTopK(k=3), JumpReLU(target_l0=3), Matryoshka(k=3)]
+RULES = [TopK(k=3), BatchTopK(k=3), JumpReLU(target_l0=3), Matryoshka(k=3), ReLU(l1=1), Gated(l1=1)]
 
 
 @pytest.fixture
@@ -70,6 +73,14 @@ def test_an_autoencoder_loads_as_the_same_function(rule, tmp_path):
     assert again.info == info and torch.equal(again(features), sae(features))
     with pytest.raises(ValueError, match="backbone='b', got backbone='c'"):
         read_sae(tmp_path, "one", FeatureInfo(width=8, backbone="c"))
+
+
+def test_a_transcoder_is_no_autoencoder(tmp_path):
+    info = TranscoderInfo(width=8, backbone="b", normalised=False, num_latents=20, sparsity=ReLU(l1=1), num_outputs=3)
+    save_sae(Transcoder(info), tmp_path / "one")
+    assert open_sae(tmp_path / "one").info == info
+    with pytest.raises(ValueError, match="transcoder"):
+        read_sae(tmp_path / "one")
 
 
 def test_an_absent_autoencoder_names_those_there_are(tmp_path):

@@ -5,8 +5,9 @@ import torch
 
 from amalgam.tasks.clip.testing.similarity import DriftMeter
 from amalgam.tasks.sae.autoencoder import SparseAutoencoder, initial, unit_norm
-from amalgam.tasks.sae.config import BatchTopK, SAEInfo, SAETrainConfig, TopK
+from amalgam.tasks.sae.config import SAEInfo, SAETrainConfig
 from amalgam.tasks.sae.metrics import fvu
+from amalgam.tasks.sae.rules import BatchTopK, TopK
 
 DRAW = torch.Generator().manual_seed(0)
 BEFORE = torch.randn(50, 8, generator=DRAW)

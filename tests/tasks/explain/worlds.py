@@ -6,7 +6,7 @@ from amalgam.tasks.clip.zero_shot import Head
 from amalgam.tasks.explain.comparison import Compared, Comparison
 from amalgam.tasks.explain.explanation import Explainer, Explanation
 from amalgam.tasks.sae.autoencoder import SparseAutoencoder
-from amalgam.tasks.sae.config import TopK
+from amalgam.tasks.sae.rules import TopK
 from tests.tasks.sae.planted import WIDTH, info, planted
 from tests.tasks.sae.test_codes import autoencoder
 

@@ -3,11 +3,15 @@
 import torch
 
 from amalgam.tasks.sae.autoencoder import unit_norm
-from amalgam.tasks.sae.config import BatchTopK, FeatureInfo, JumpReLU, Matryoshka, SAEInfo, TopK
+from amalgam.tasks.sae.config import FeatureInfo, SAEInfo
+from amalgam.tasks.sae.rules import BatchTopK, Gated, JumpReLU, Matryoshka, ReLU, TopK
 
 WIDTH, NUM_ATOMS, ACTIVE = 16, 24, 2
 ABOUT = FeatureInfo(width=WIDTH, backbone="planted")
-RULES = (TopK(k=ACTIVE), BatchTopK(k=ACTIVE), JumpReLU(target_l0=ACTIVE), Matryoshka(k=ACTIVE, prefixes=(0.5, 1.0)))
+RULES = (
+    *(TopK(k=ACTIVE), BatchTopK(k=ACTIVE), JumpReLU(target_l0=ACTIVE), Matryoshka(k=ACTIVE, prefixes=(0.5, 1.0))),
+    *(BatchTopK(k=ACTIVE, prefixes=(0.5, 1.0)), ReLU(l1=0.8), Gated(l1=0.8)),
+)
 
 
 def planted(num_examples=4096, seed=1234):

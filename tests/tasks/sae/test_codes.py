@@ -8,7 +8,8 @@ import torch
 
 from amalgam.tasks.sae.autoencoder import SparseAutoencoder, initial, unit_norm
 from amalgam.tasks.sae.codes import DenseCodes, jump_relu, largest, largest_of_batch
-from amalgam.tasks.sae.config import FeatureInfo, SAETrainConfig, TopK
+from amalgam.tasks.sae.config import FeatureInfo, SAETrainConfig
+from amalgam.tasks.sae.rules import TopK
 from tests.tasks.sae.planted import RULES, WIDTH, info, planted
 
 each_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.kind)

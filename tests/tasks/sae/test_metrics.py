@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from amalgam.tasks.sae.autoencoder import unit_norm
-from amalgam.tasks.sae.config import TopK
 from amalgam.tasks.sae.metrics import (
     MonosemanticityMeter,
     QualityMeter,
@@ -13,6 +12,7 @@ from amalgam.tasks.sae.metrics import (
     quality_by_domain,
     recovered,
 )
+from amalgam.tasks.sae.rules import TopK
 from tests.tasks.sae.planted import NUM_ATOMS, WIDTH, planted
 from tests.tasks.sae.test_codes import autoencoder
 

@@ -9,14 +9,16 @@ import torch
 from torch.nn.functional import mse_loss, normalize
 
 from amalgam.tasks.sae.autoencoder import initial, unit_norm
-from amalgam.tasks.sae.config import REFERENCE_RECIPE, BatchTopK, JumpReLU, Matryoshka, SAESpec, SAETrainConfig, TopK
+from amalgam.tasks.sae.config import REFERENCE_RECIPE, SAESpec, SAETrainConfig
 from amalgam.tasks.sae.metrics import QualityMeter, matched_cosines, recovered
-from amalgam.tasks.sae.stack import Stack
-from amalgam.tasks.sae.train import mean_and_variance, train
+from amalgam.tasks.sae.rules import Gated, JumpReLU, Matryoshka, ReLU, TopK, num_active, varied
+from amalgam.tasks.sae.training.resampling import resample
+from amalgam.tasks.sae.training.stack import Stack
+from amalgam.tasks.sae.training.train import mean_and_variance, train
 from tests.tasks.sae.planted import ABOUT, RULES, info, planted
 
 SHORT = SAETrainConfig(epochs=3, batch_size=64, dead_after=0.5)
-RELATED = (TopK(k=3), BatchTopK(k=3), JumpReLU(target_l0=3), Matryoshka(k=3, prefixes=(0.5, 1.0)))
+RELATED = tuple(rule.model_copy(update={varied(rule): getattr(rule, varied(rule)) * 2}) for rule in RULES)
 
 
 def quiet(metrics, epoch):
@@ -49,6 +51,7 @@ def recovery():
 
 def test_a_planted_dictionary_is_recovered_by_every_rule(recovery):
     x, atoms, saes, history = recovery
+    found = {}
     for spec, sae in zip(EVERY_RULE_AND_A_SECOND_SEED, saes, strict=True):
         assert recovered(atoms, sae.decoder.detach()).mean() > 0.9, spec.name
         torch.testing.assert_close(sae.decoder.norm(dim=1), torch.ones(64), rtol=1e-6, atol=1e-6)
@@ -56,7 +59,12 @@ def test_a_planted_dictionary_is_recovered_by_every_rule(recovery):
         meter.update(x)
         # The last epoch's mean lags the last step, and thresholds stand in for ranks outside training.
         assert meter.result().fvu == pytest.approx(history[-1][f"{spec.name}/fvu"], rel=0.05)
-        assert meter.result().l0 == pytest.approx(2, rel=0.1)
+        found[spec.sparsity.kind] = meter.result()
+        if num_active(spec.sparsity):
+            assert meter.result().l0 == pytest.approx(2, rel=0.1)
+    # Of as many latents, those of a gate are not shrunk by the penalty.
+    assert found["gated"].l0 == pytest.approx(found["relu"].l0, rel=0.1) and found["gated"].l0 < 4
+    assert found["gated"].fvu < found["relu"].fvu / 3
 
 
 def test_two_seeds_find_much_the_same_atoms(recovery):
@@ -168,6 +176,60 @@ def test_gradients_are_those_of_the_formula_written_out():
         torch.testing.assert_close(ours.grad[0], reference, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("rule", [ReLU(l1=0.7), Gated(l1=0.7)], ids=lambda rule: rule.kind)
+def test_losses_and_gradients_of_penalised_rules_are_those_of_the_formulas(rule):
+    one, x, variance = stack(rule)
+    one, x = one.double(), x.double()
+    draw = torch.Generator().manual_seed(0)
+    for parameter in one.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=draw, dtype=torch.float64)
+    total = one.loss(x, variance, dead_after=1000).total.sum()
+    total.backward()
+    p = {name: parameter[0].detach().clone().requires_grad_() for name, parameter in one.named_parameters()}
+    w, d, b, c = (p[name] for name in ("encoder", "decoder", "bias", "encoder_bias"))
+    gate = (x - b) @ w.T + c
+    loss = 0.7 * (gate.relu() * d.norm(dim=1)).sum(1).mean() / variance**0.5
+    if rule.kind == "gated":
+        codes = (gate > 0) * ((x - b) @ (w * p["log_scale"].exp()[:, None]).T + p["magnitude_bias"]).relu()
+        loss = loss + (x - gate.relu() @ d.detach() - b.detach()).pow(2).sum(1).mean() / variance
+    else:
+        codes = gate.relu()
+    loss = loss + (x - codes @ d - b).pow(2).sum(1).mean() / variance
+    torch.testing.assert_close(total, loss)
+    for name, gradient in zip(p, torch.autograd.grad(loss, list(p.values())), strict=True):
+        torch.testing.assert_close(one.get_parameter(name).grad[0], gradient, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("rule", [TopK(k=2), JumpReLU(target_l0=2), Gated(l1=0.8)], ids=lambda rule: rule.kind)
+def test_resampled_latents_point_to_badly_reconstructed_examples(rule):
+    one, x, variance = stack(rule, count=2)
+    optimizer = torch.optim.Adam([p for p in one.parameters() if p.requires_grad])
+    one.loss(x, variance, 1000).total.sum().backward()
+    optimizer.step()
+    before = {name: p.detach().clone() for name, p in one.named_parameters()}
+    one.silent[:] = 0
+    one.silent[1, 10:20] = 1000
+    resample(one, optimizer, x, dead_after=500, seed=3)
+    for name, p in one.named_parameters():
+        assert torch.equal(p[0], before[name][0]) and torch.equal(p[1, :10], before[name][1, :10])
+    directions = unit_norm(x - one.bias[1])
+    assert ((one.decoder[1, 10:20] @ directions.T).amax(1) > 0.999).all()
+    assert not optimizer.state[one.decoder]["exp_avg"][1, 10:20].any() and not one.silent.any()
+
+
+def test_resampling_revives_latents_and_resumes_to_the_same_bits():
+    x, dead, saved = planted(1024)[0], {}, []
+    for resampled in (None, 4):
+        config = SAETrainConfig(epochs=24, batch_size=64, dead_after=2, auxk_weight=0, resample=resampled)
+        spec = SAESpec(sparsity=TopK(k=1), expansion=8)
+        (sae,) = train(x, ABOUT, [spec], config, log=quiet, save=saved.append)
+        dead[resampled] = QualityMeter(sae)
+        dead[resampled].update(x)
+    assert dead[4].result().dead_share < dead[None].result().dead_share / 2
+    (again,) = train(x, ABOUT, [spec], config, log=quiet, resume=saved[-22])
+    assert all(torch.equal(a, b) for a, b in zip(sae.parameters(), again.parameters(), strict=True))
+
+
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.kind)
 def test_what_dead_latents_add_to_gradients_is_the_formula_written_out(rule):
     """AuxK on its own: the difference between gradients with it and without."""
@@ -193,6 +255,8 @@ def kept(one, rule, x):
     pre = (x - one.bias[0]) @ one.encoder[0].T
     if rule.kind == "jump_relu":
         return torch.where(pre > one.threshold[0], pre, 0.0)
+    if rule.kind in ("relu", "gated"):  # an untrained gate lets its own pre-activations through
+        return pre.relu()
     if rule.kind == "batch_topk":
         least = pre.relu().flatten().topk(rule.k * len(x)).values[-1]
         return torch.where((pre >= least) & (pre > 0), pre, 0.0)

@@ -8,7 +8,8 @@ from amalgam.tasks.clip.finetuning.finetune import finetune
 from amalgam.tasks.clip.finetuning.regularisers import AddRemove, NoPenalty
 from amalgam.tasks.clip.testing.similarity import DriftWatch
 from amalgam.tasks.sae.autoencoder import initial
-from amalgam.tasks.sae.config import SAEInfo, SAETrainConfig, TopK
+from amalgam.tasks.sae.config import SAEInfo, SAETrainConfig
+from amalgam.tasks.sae.rules import TopK
 from amalgam.tasks.training.config import TrainConfig
 from tests.tasks.clip.worlds import SmallTopK
 

@@ -24,7 +24,8 @@ from amalgam.tasks.clip.zero_shot import Classifier
 from amalgam.tasks.data.loading import normalise, view_batches
 from amalgam.tasks.data.views import View
 from amalgam.tasks.sae.autoencoder import initial
-from amalgam.tasks.sae.config import SAEInfo, SAETrainConfig, TopK
+from amalgam.tasks.sae.config import SAEInfo, SAETrainConfig
+from amalgam.tasks.sae.rules import TopK
 from amalgam.tasks.training.config import TrainConfig
 from amalgam.tasks.training.epochs import Diverged
 from amalgam.tasks.training.loop import train

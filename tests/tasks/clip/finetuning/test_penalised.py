@@ -24,8 +24,9 @@ from amalgam.tasks.data.loading import Batch, normalise
 from amalgam.tasks.data.pixels import in_memory
 from amalgam.tasks.data.views import View
 from amalgam.tasks.sae.autoencoder import unit_norm
-from amalgam.tasks.sae.config import FeatureInfo, SAESpec, SAETrainConfig, TopK
-from amalgam.tasks.sae.train import train as train_saes
+from amalgam.tasks.sae.config import FeatureInfo, SAESpec, SAETrainConfig
+from amalgam.tasks.sae.rules import TopK
+from amalgam.tasks.sae.training.train import train as train_saes
 from amalgam.tasks.training.config import TrainConfig
 from tests.tasks.clip.worlds import CLASSES, SmallTopK, tiny_clip
 

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from amalgam.tasks.sae.autoencoder import EPS, SparseAutoencoder
-from amalgam.tasks.sae.codes import Codes, DenseCodes, has_threshold, jump_relu, largest, largest_of_batch
-from amalgam.tasks.sae.config import BatchTopK, JumpReLU, Matryoshka, SAETrainConfig, TopK
+from amalgam.tasks.sae.codes import Codes, DenseCodes, jump_relu, largest, largest_of_batch
+from amalgam.tasks.sae.config import SAETrainConfig
+from amalgam.tasks.sae.rules import BatchTopK, Gated, JumpReLU, Matryoshka, Nested, ReLU, TopK, varied
+from amalgam.tasks.sae.training.l1 import gated, penalised
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,9 @@ class Stack(nn.Module):
         self.infos, self.config = [sae.info for sae in saes], config
         for name, _ in saes[0].named_parameters():
             self.register_parameter(name, nn.Parameter(torch.stack([sae.get_parameter(name).data for sae in saes])))
-        self.encoder_bias.requires_grad_(config.encoder_bias)
+        # Without an offset of its own a latent of these would fire for half of all examples.
+        penalised = isinstance(self.infos[0].sparsity, ReLU | Gated)
+        self.encoder_bias.requires_grad_(config.encoder_bias or penalised)
         if isinstance(self.infos[0].sparsity, BatchTopK):
             self.get_parameter("threshold").requires_grad_(False)
         self.register_buffer("silent", torch.zeros(self.decoder.shape[:2], dtype=torch.long))
@@ -108,15 +112,15 @@ class Stack(nn.Module):
         `variance` is the mean squared distance of all features from their mean; a latent that has been silent for
         `dead_after` examples is dead.
         """
-        ranked = not has_threshold(self.infos[0].sparsity)
+        ranked = isinstance(self.infos[0].sparsity, TopK | Matryoshka)
         offset_GM = self._offset(self.encoder.detach())
-        # A rule with thresholds needs all gradients of pre-activations; one that ranks takes those of the few kept.
+        # A rule that ranks needs gradients of the few pre-activations kept, others those of all.
         with torch.set_grad_enabled(not ranked):
             used_GM = offset_GM if ranked else self._offset(self.encoder)
             flat = torch.addmm(used_GM.flatten(), x_BD, self.encoder.flatten(0, 1).T)
         centred_BGD = x_BD[:, None] - self.bias
         affine = Affine(centred_BGD.detach(), self.encoder, offset_GM, flat.unflatten(1, offset_GM.shape))
-        codes, penalty = self._codes(affine)
+        codes, penalty = self._codes(affine, variance**0.5)
         reconstructions = [codes.prefix(n).decode(self.decoder) for n in self._prefixes()]
         reconstructions.append(codes.decode(self.decoder))
         errors = [centred_BGD - r for r in reconstructions]
@@ -130,16 +134,19 @@ class Stack(nn.Module):
         """c - W b, (stack, num_latents)."""
         return self.encoder_bias - torch.einsum("gmd,gd->gm", encoder_GMD, self.bias)
 
-    def _codes(self, affine: "Affine") -> tuple[Codes | DenseCodes, Tensor]:
+    def _codes(self, affine: "Affine", deviation: float) -> tuple[Codes | DenseCodes, Tensor]:
         """The codes in training, and what the rule adds to the loss, (stack,)."""
-        pre_BGM, rules = affine.pre_BGM, [info.sparsity for info in self.infos]
-        nothing = pre_BGM.new_zeros(len(rules))
-        first = rules[0]
+        pre_BGM, first = affine.pre_BGM, self.infos[0].sparsity
+        varied_G = pre_BGM.new_tensor([getattr(info.sparsity, varied(first)) for info in self.infos])
+        nothing = torch.zeros_like(varied_G)
         if isinstance(first, JumpReLU):
             codes, l0_BG = jump_relu(pre_BGM, self.get_parameter("threshold"), first.bandwidth)
-            targets = nothing.new_tensor([rule.target_l0 for rule in rules if isinstance(rule, JumpReLU)])
-            return codes, first.weight * (l0_BG.mean(0) / targets - 1).square()
-        ks = [rule.k for rule in rules if not isinstance(rule, JumpReLU)]
+            return codes, first.weight * (l0_BG.mean(0) / varied_G - 1).square()
+        if isinstance(first, ReLU):
+            return penalised(pre_BGM, self.decoder, varied_G, deviation)
+        if isinstance(first, Gated):
+            return gated(pre_BGM, affine.centred_BGD, dict(self.named_parameters()), varied_G, deviation)
+        ks = [int(k) for k in varied_G.tolist()]
         if isinstance(first, BatchTopK):
             codes, smallest = largest_of_batch(pre_BGM, ks)
             self._follow(smallest, first.memory)
@@ -154,7 +161,7 @@ class Stack(nn.Module):
     def _prefixes(self) -> list[int]:
         """Numbers of first latents that must reconstruct without the rest."""
         rule, num_latents = self.infos[0].sparsity, self.infos[0].num_latents
-        return [max(1, round(p * num_latents)) for p in rule.prefixes[:-1]] if isinstance(rule, Matryoshka) else []
+        return [max(1, round(p * num_latents)) for p in rule.prefixes[:-1]] if isinstance(rule, Nested) else []
 
     def _auxk(self, affine: "Affine", error_BGD: Tensor, dead_GM: Tensor) -> Tensor:
         """How badly dead latents explain the error (Gao et al. 2024, A.2), (stack,); 0 where none is dead."""

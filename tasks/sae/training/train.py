@@ -13,17 +13,19 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from amalgam.tasks.sae.autoencoder import SparseAutoencoder, initial, require_rows
-from amalgam.tasks.sae.config import FeatureInfo, JumpReLU, SAEInfo, SAESpec, SAETrainConfig, family
-from amalgam.tasks.sae.stack import Stack, StackLoss
+from amalgam.tasks.sae.config import FeatureInfo, SAEInfo, SAESpec, SAETrainConfig
+from amalgam.tasks.sae.rules import JumpReLU, family
+from amalgam.tasks.sae.training.resampling import EXAMPLES, resample
+from amalgam.tasks.sae.training.rows import FeatureRows, InMemory, Streamed
+from amalgam.tasks.sae.training.stack import Stack, StackLoss
 from amalgam.tasks.training.epochs import Diverged, Log, Save, State, run_epochs
-from amalgam.tasks.training.seeding import seeded
+from amalgam.tasks.training.seeding import derived
 
-SHARE = 1 << 16  # rows whose moments are summed at once
 CACHED = 1 << 22  # pre-activations of a batch that a CPU's stack may have: beyond its caches, stacking costs time
 
 
 def train(
-    features: Tensor,
+    features: Tensor | Streamed,
     about: FeatureInfo,
     specs: Sequence[SAESpec],
     config: SAETrainConfig,
@@ -32,33 +34,37 @@ def train(
     resume: State | None = None,
     save: Save | None = None,
 ) -> list[SparseAutoencoder]:
-    """The autoencoders of `specs`, trained on features (num_examples, width) on the device where those are.
+    """The autoencoders of `specs`, trained on features (num_examples, width), or more than fit into memory.
+
+    They are on the device where the features are.
 
     Every epoch logs `{name}/fvu`, `/l0`, `/dead_share` and `/auxk` of every spec; `log`, `resume` and `save` are those
     of `tasks.training.epochs.run_epochs`. Raises ValueError for features that do not fit `about`, are not finite or
     all alike, and for a loss that is not finite.
     """
-    run = _Run.start(features, about, specs, config)
+    run = _Run.start(InMemory(features) if isinstance(features, Tensor) else features, about, specs, config)
     run_epochs(run, log=log, resume=resume, save=save)
     return run.trained()
 
 
 @torch.no_grad()
-def mean_and_variance(features: Tensor) -> tuple[Tensor, float]:
+def mean_and_variance(features: Tensor | FeatureRows) -> tuple[Tensor, float]:
     """The mean feature (width,) and the mean squared distance from it."""
-    total = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
-    for share in features.split(SHARE):
+    rows = InMemory(features) if isinstance(features, Tensor) else features
+    total, dtype = torch.zeros(rows.width, dtype=torch.float64, device=rows.device), torch.float32
+    for share in rows.parts():
         total += share.double().sum(0)
-    mean = total / len(features)
-    squares = sum((share.double() - mean).square().sum() for share in features.split(SHARE))
-    return mean.to(torch.promote_types(features.dtype, torch.float32)), float(squares) / len(features)
+        dtype = torch.promote_types(share.dtype, dtype)
+    mean = total / len(rows)
+    squares = sum((share.double() - mean).square().sum() for share in rows.parts())
+    return mean.to(dtype), float(squares) / len(rows)
 
 
 @dataclass
 class _Run:
     """A training run after `step` steps and `len(history)` epochs."""
 
-    features: Tensor
+    features: FeatureRows
     variance: float
     specs: Sequence[SAESpec]
     config: SAETrainConfig
@@ -70,7 +76,9 @@ class _Run:
     history: list[dict[str, float]] = field(default_factory=list)
 
     @classmethod
-    def start(cls, features: Tensor, about: FeatureInfo, specs: Sequence[SAESpec], config: SAETrainConfig) -> "_Run":
+    def start(
+        cls, features: FeatureRows, about: FeatureInfo, specs: Sequence[SAESpec], config: SAETrainConfig
+    ) -> "_Run":
         mean, variance = _checked_moments(features, about, specs)
         infos = [spec.info(about) for spec in specs]
         members = _stacked(infos, config.batch_size, features.device)
@@ -126,7 +134,7 @@ class _Run:
         """One epoch, or what is left of the run."""
         epoch = len(self.history) + 1
         parts: list[list[tuple[StackLoss, int]]] = [[] for _ in self.stacks]
-        for batch in self._batches(epoch):
+        for batch in self._batches(epoch, self.config.batch_size):
             for stack, optimizer, losses in zip(self.stacks, self.optimizers, parts, strict=True):
                 losses.append((self._step(stack, optimizer, batch), len(batch)))
             self.step += 1
@@ -136,6 +144,13 @@ class _Run:
         for stack, indices, losses in zip(self.stacks, self.members, parts, strict=True):
             metrics |= self._metrics(stack, indices, losses)
         self.history.append(metrics)
+        if self.config.resample and epoch % self.config.resample == 0 and not self.is_finished:
+            self._resample(epoch)
+
+    def _resample(self, epoch: int) -> None:
+        examples = next(self._batches(epoch, EXAMPLES))
+        for stack, optimizer in zip(self.stacks, self.optimizers, strict=True):
+            resample(stack, optimizer, examples, self.dead_after, seed=epoch)
 
     def trained(self) -> list[SparseAutoencoder]:
         """The autoencoders in the order of their specs."""
@@ -146,11 +161,9 @@ class _Run:
         }
         return [by_index[i].eval() for i in range(len(self.specs))]
 
-    def _batches(self, epoch: int) -> Iterator[Tensor]:
-        with seeded(self.config.seed, epoch, torch.device("cpu")) as generator:
-            order = torch.randperm(len(self.features), generator=generator)
-        for indices in order.to(self.features.device).split(self.config.batch_size):
-            batch = self.features.index_select(0, indices)
+    def _batches(self, epoch: int, size: int) -> Iterator[Tensor]:
+        generator = torch.Generator().manual_seed(derived(self.config.seed, epoch))
+        for batch in self.features.batches(size, generator):
             yield batch.to(torch.promote_types(batch.dtype, torch.float32))
 
     def _step(self, stack: Stack, optimizer: Optimizer, batch: Tensor) -> StackLoss:
@@ -210,14 +223,13 @@ def _optimizer(stack: Stack, config: SAETrainConfig) -> Optimizer:
     return AdamW(learnt, lr=1e-3, betas=betas, weight_decay=config.weight_decay, fused=True)
 
 
-def _checked_moments(features: Tensor, about: FeatureInfo, specs: Sequence[SAESpec]) -> tuple[Tensor, float]:
+def _checked_moments(features: FeatureRows, about: FeatureInfo, specs: Sequence[SAESpec]) -> tuple[Tensor, float]:
     """Mean and variance of the features. Raises ValueError for features or specs that nothing can be trained on."""
     names = [spec.name for spec in specs]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"give one or more autoencoders that differ in rule, size or seed, got {names}")
-    if features.ndim != 2 or len(features) == 0:
-        raise ValueError(f"features must be (num_examples, width) and not empty, got shape {tuple(features.shape)}")
-    require_rows(specs[0].info(about), features)
+    for part in features.parts():
+        require_rows(specs[0].info(about), part)
     mean, variance = mean_and_variance(features)
     if not variance > 0 or variance == float("inf"):
         raise ValueError(f"features must be finite and differ from each other, got a variance of {variance}")
