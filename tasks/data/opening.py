@@ -3,9 +3,11 @@
 from functools import cache
 from pathlib import Path
 
+from torch import from_numpy
+
 from amalgam.tasks.data.catalogue import KNOWN, DataSpec
 from amalgam.tasks.data.images import Images, PartName, load
-from amalgam.tasks.data.pixels import with_channels
+from amalgam.tasks.data.pixels import taken, with_channels
 from amalgam.tasks.data.sources import (
     AnySource,
     Coloured,
@@ -28,13 +30,20 @@ def open_source(source: AnySource, root: Path | None = None) -> Images:
     if isinstance(source, Corrupted):
         return corrupted_images(open_source(source.source, root), source.corruption, source.severity, source.seed)
     if isinstance(source, Stored):
-        return load(source.data, source.split, root)
+        images = load(source.data, source.split, root)
+        return _split(images, source) if source.test_share else images
     if isinstance(source, Coloured):
         plain = source.data.model_copy(update={"mean": 0.5, "std": 0.5})  # one number, whatever the channels
         return with_channels(load(plain, source.split, root), 3, source.data.mean, source.data.std)
     if isinstance(source, MixedStyles):
         return draw_mixed(open_renderer(source.pictures, root), source)
     return draw(open_renderer(source, root), source)
+
+
+def _split(images: Images, source: Stored) -> Images:
+    """The training or the test images of a set whose splits are the same."""
+    kept, tested = held_out(images, source.test_share, seed=0)
+    return taken(images, from_numpy(kept if source.split == "train" else tested))
 
 
 def open_renderer(source: StyledPairs | StyledPhotos, root: Path | None = None) -> Renderer:

@@ -120,6 +120,19 @@ def changed(
     )
 
 
+def taken(images: Images, places: Tensor) -> Images:
+    """The images at some places (n,), in that order."""
+    groups, sources = (None if of is None else of[places] for of in (images.groups, images.sources))
+    return replace(
+        images,
+        batch=lambda ids: images.batch(places[ids]),
+        labels=images.labels[places],
+        groups=groups,
+        sources=sources,
+        digest=lambda: digest(repr((images.fingerprint, places.tolist())).encode()),
+    )
+
+
 def enlarged(images: Images, size: int, interpolation: Interpolation = "bilinear") -> Images:
     """Squares of a side in pixels, made whenever they are read: kept so large they might not fit in memory."""
     return changed(images, lambda pixels, _: resized(pixels, size, interpolation), (size, interpolation), size)

@@ -45,6 +45,9 @@ class Stored(Value):
     """Which set."""
     split: Literal["train", "test"] = "test"
     """Which part of it."""
+    test_share: float = Field(default=0, ge=0, lt=1)
+    """Share that is the test split, of a set whose splits are the same; of all seeds the same images, in whole sources.
+    0 leaves the splits as they are."""
 
 
 class Coloured(Value):

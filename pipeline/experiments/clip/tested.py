@@ -43,8 +43,7 @@ class Tested:
         chosen = chosen.model_copy(update={"test_sets": (*chosen.test_sets, *shifted)})
         unlabelled = pictures.stored(self.anchor_data, "train") if self.anchor_data else None
         if self.group_column and chosen.labelled:
-            data = chosen.labelled.data.model_copy(update={"group_column": self.group_column})
-            chosen = chosen.model_copy(update={"labelled": chosen.labelled.model_copy(update={"data": data})})
+            chosen = chosen.grouped_by(self.group_column)
         assert chosen.labelled is not None
         count = num_labelled(chosen.labelled, root) or IMAGES.get(self.suite)
         share = self.validation_share or _fitting_share(count)
@@ -75,7 +74,15 @@ class Opened:
             "classes": ", ".join(self.suite.class_names[:20]),
             "templates": str(self.suite.templates),
             "held out": f"{100 * self.validation_share:g} %{count}",
+            **self._tested_part,
         }
+
+    @property
+    def _tested_part(self) -> dict[str, str]:
+        labelled = self.suite.labelled
+        if labelled is None or not labelled.test_share:
+            return {}
+        return {"tested in distribution": f"{100 * labelled.test_share:g} % of {labelled.data.part}, not trained on"}
 
     def __call__(self, seed: int) -> Seeded:
         assert self.suite.labelled is not None

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -26,6 +26,21 @@ class Suite(BaseModel):
     templates: str | tuple[str, ...]
     """The set of prompts that makes its head."""
     test_sets: tuple[TestSet, ...] = Field(min_length=1)
+
+    def grouped_by(self, column: str) -> Self:
+        """The same, no value of that column on both sides of a split: held out or not, tested or not."""
+
+        def grouped(source: Stored) -> Stored:
+            return source.model_copy(update={"data": source.data.model_copy(update={"group_column": column})})
+
+        tests = tuple(
+            one.model_copy(update={"source": grouped(one.source)})
+            if isinstance(one.source, Stored) and one.source.test_share
+            else one
+            for one in self.test_sets
+        )
+        labelled = None if self.labelled is None else grouped(self.labelled)
+        return self.model_copy(update={"labelled": labelled, "test_sets": tests})
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from amalgam.tasks.user_names import unknown_name
 
 IWILDCAM = DataFolder("iwildcam_v2.0", "WILDS iWildCam 2.0 (wilds.stanford.edu)")
 FMOW = DataFolder("fmow_v1.1", "WILDS FMoW 1.1 (wilds.stanford.edu)")
+TEST_SHARE = 0.2  # of the domain that is fine-tuned on
 OTHER_SETS = {
     "cifar10": "cifar10",
     "cifar100": "cifar100",
@@ -115,32 +116,38 @@ def image_folder(path: str, root: Path | None, pictures: PictureSettings) -> Sui
 
 
 def domain_folders(path: str, trained: str, root: Path | None, pictures: PictureSettings) -> Suite:
-    """User-supplied pictures in PATH/DOMAIN/CLASS: one domain is fine-tuned on, every other one is a natural shift."""
+    """User-supplied pictures in PATH/DOMAIN/CLASS: one domain is fine-tuned on, every other one is a natural shift.
+
+    A share of the first, `TEST_SHARE`, is tested in distribution and not fine-tuned on.
+    """
     folder = DataFolder(path, "a folder of folders of classes for each domain").under(root)
     domains = class_folders(folder)
     if trained not in domains:
         raise unknown_name("domain", trained, domains)
     names = sorted({name for domain in domains for name in class_folders(folder / domain)})
+    own = pictures.stored(f"domains:{path}", "train", part=trained).model_copy(update={"test_share": TEST_SHARE})
     return Suite(
-        labelled=pictures.stored(f"domains:{path}", "train", part=trained),
+        labelled=own,
         class_names=tuple(map(spoken, names)),
         templates="simple",
         test_sets=tuple(
             TestSet(
                 name=spoken(domain).replace(" ", "-"),
-                role="natural",
-                source=pictures.stored(f"domains:{path}", part=domain),
+                role="id" if domain == trained else "natural",
+                source=own.model_copy(update={"split": "test"})
+                if domain == trained
+                else pictures.stored(f"domains:{path}", part=domain),
             )
-            for domain in domains
-            if domain != trained
+            for domain in (trained, *(other for other in domains if other != trained))
         ),
     )
 
 
 def num_labelled(labelled: Stored, root: Path | None) -> int | None:
-    """How many pictures a folder of classes holds; None of sets whose folders are not counted."""
+    """How many pictures of a folder of classes are fine-tuned on; None of sets whose folders are not counted."""
     kind, folder = labelled.data.name.partition(":")[0], path_of(labelled.data, root)
     of_classes = {"imagefolder": folder / "train", "domains": folder / (labelled.data.part or "")}.get(kind)
     if of_classes is None:
         return None
-    return sum(len(layouts.pictures(of_classes / name)) for name in class_folders(of_classes))
+    count = sum(len(layouts.pictures(of_classes / name)) for name in class_folders(of_classes))
+    return count - round(labelled.test_share * count)

@@ -9,7 +9,7 @@ from PIL import Image
 from amalgam.tasks.clip.class_names import EUROSAT_NAMES, FMOW_NAMES
 from amalgam.tasks.clip.testing.imagenet import IMAGENET_SETS, imagenet
 from amalgam.tasks.clip.testing.suite import PictureSettings
-from amalgam.tasks.clip.testing.suites import OTHER_SETS, SUITES, domain_folders, image_folder, others
+from amalgam.tasks.clip.testing.suites import OTHER_SETS, SUITES, domain_folders, image_folder, num_labelled, others
 from amalgam.tasks.clip.zero_shot import Projection
 from amalgam.tasks.data.opening import open_source
 from amalgam.tasks.models.clip_spec import Preprocessing
@@ -178,6 +178,34 @@ def test_user_supplied_folders_are_suites(tmp_path):
     assert len(open_source(pets.test_sets[0].source, tmp_path)) == 2
     art = domain_folders("art", "photo", tmp_path, PICTURES)
     assert art.class_names == ("cat", "dog") and art.labelled.data.part == "photo"
-    assert [(one.name, one.source.data.part) for one in art.test_sets] == [("a-sketch", "a_sketch"), ("paint", "paint")]
+    assert [(one.name, one.role, one.source.data.part) for one in art.test_sets] == [
+        ("photo", "id", "photo"),
+        ("a-sketch", "natural", "a_sketch"),
+        ("paint", "natural", "paint"),
+    ]
     with pytest.raises(ValueError, match=r"'fotos'.*'photo'"):
         domain_folders("art", "fotos", tmp_path, PICTURES)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_pictures_of_a_domain_are_trained_on_or_tested_and_no_subject_is_both(grouped, tmp_path):
+    rows = ["filename,subject"]
+    for name in ("cat", "dog"):
+        for number in range(20):
+            picture(tmp_path / f"art/photo/{name}/{number}.png", (number, 0, 0))
+            rows.append(f"photo/{name}/{number}.png,{name}{number // 4}")
+    picture(tmp_path / "art/paint/cat/1.png")
+    (tmp_path / "art/metadata.csv").write_text("\n".join(rows))
+    suite = domain_folders("art", "photo", tmp_path, PICTURES)
+    suite = suite.grouped_by("subject") if grouped else suite
+    trained, tested = (open_source(source, tmp_path) for source in (suite.labelled, suite.test_sets[0].source))
+    assert (len(trained), len(tested)) == (num_labelled(suite.labelled, tmp_path), 8) == (32, 8)
+    shades = [
+        {(pixels[0, 0, 0].item(), label.item()) for pixels, label in zip(one.pixels, one.labels, strict=True)}
+        for one in (trained, tested)
+    ]
+    assert not shades[0] & shades[1] and len(shades[0] | shades[1]) == 40
+    assert trained.fingerprint != tested.fingerprint
+    if grouped:
+        subjects = [set(one.sources.flatten().tolist()) for one in (trained, tested)]
+        assert not subjects[0] & subjects[1]
