@@ -15,7 +15,7 @@ from amalgam.pipeline.experiments.clip.backbone import Backbone, Wording
 from amalgam.pipeline.experiments.clip.graph import robust_graph
 from amalgam.pipeline.experiments.clip.recipe import AnchorFlag, Prices, RobustRecipe
 from amalgam.pipeline.experiments.clip.steering import Steering, steered
-from amalgam.pipeline.experiments.clip.tested import IMAGES, Tested
+from amalgam.pipeline.experiments.clip.tested import IMAGES, MANY_IMAGES, FittedOptimisation, Tested
 from amalgam.pipeline.experiments.clip.variants import Methods
 from amalgam.pipeline.experiments.flags import (
     Autoencoders,
@@ -82,7 +82,7 @@ def clip_finetune(
     first_seed: FirstSeed = 0,
     methods: Methods = ("ft", "l2", "sae-mask"),
     sweep: Sweep = Sweep(strengths=(7.0, 70.0, 700.0), alphas=tuple(step / 10 for step in range(1, 11))),
-    training: Optimisation = Optimisation(epochs=10, batch_size=32, learning_rate=1e-5),
+    training: FittedOptimisation = FittedOptimisation(),
     large: LargeTraining = LargeTraining(),
     autoencoders: Autoencoders = Autoencoders(k=16, sae_epochs=50),
     recipe: RecipeFlag = "ours",
@@ -94,8 +94,10 @@ def clip_finetune(
     """Fine-tune a CLIP on real images with penalties on feature drift; test on shifts and other classes."""
     settings = in_words({name: value for name, value in locals().items() if name != "data_root"})
     opened = tested.opened(backbone, wording, corrupted, data_root)
-    warmup = opened.warmup_steps(training) if large.warmup_steps is None else large.warmup_steps
+    chosen = training.fitted(MANY_IMAGES if recipe == "paper" else opened.num_trained)
+    warmup = opened.warmup_steps(chosen) if large.warmup_steps is None else large.warmup_steps
     derived = backbone.derived | opened.derived | {"warm-up": f"{warmup} steps"}
+    derived |= {"epochs": str(chosen.epochs), "learning rate": f"{chosen.learning_rate:g}"}
     methods, variants = steered(methods, steering.named(opened.suite.class_names, opened.suite.templates))
     sweep, saes = _by_recipe(recipe, sweep, autoencoders)
     return robust_graph(
@@ -112,12 +114,12 @@ def clip_finetune(
             compare_preparations=True,
             variants=variants,
             **sweep.choices,
-            training=large.config(training, warmup),
+            training=large.config(chosen, warmup),
             anchoring=anchors,
             num_parts=parts,
             compiled=large.compile,
             saes=saes,
-            prices=_prices(tested.suite, backbone, training.epochs, assumed_tflops),
+            prices=_prices(tested.suite, backbone, chosen.epochs, assumed_tflops),
         )
     )
 

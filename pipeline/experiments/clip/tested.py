@@ -17,8 +17,34 @@ from amalgam.tasks.user_names import unknown_name
 IMAGES = {"imagenet": 1_281_167, "iwildcam": 129_809, "fmow": 76_863}  # that are trained on
 HELD_OUT = 500  # images that choices need: one of them is then 0.2 points
 WARMUP_STEPS, MANY_IMAGES = 500, 100_000  # of the reference; where images are not counted
+EPOCHS, LEARNING_RATE = 10, 1e-5  # of the reference, for a million images
+FEW_STEPS = 2000  # fewer hardly move a network at that learning rate
+MOST_EPOCHS, MOST_TIMES = 100, 5  # the literature's most for sets of a few thousand; of the learning rate
 TUNABLE = tuple(name for name in SUITES if name != "others")
 KINDS = (*TUNABLE, "imagefolder:PATH", "domains:PATH@DOMAIN")
+
+
+@dataclass(frozen=True)
+class FittedOptimisation:
+    """How a CLIP is trained; what is not given follows from the number of images."""
+
+    epochs: Annotated[int | None, "Passes over the training images; default: 10, or up to 100 for 2,000 steps."] = None
+    batch_size: Annotated[int, "Images per step, over all processes."] = 32
+    learning_rate: Annotated[
+        float | None, "Peak learning rate; default: 1e-5, or up to 5 times that where steps are fewer than 2,000."
+    ] = None
+    weight_decay: Annotated[float, "Weight decay, as in torch.optim."] = 0.1
+
+    def fitted(self, num_images: float) -> Optimisation:
+        """The same with nothing left open, for so many images that are trained on.
+
+        AdamW moves a weight by at most about the learning rate in a step, so fewer steps get a larger one.
+        """
+        per_epoch = max(1, num_images // self.batch_size)
+        epochs = self.epochs or int(min(MOST_EPOCHS, max(EPOCHS, -(-FEW_STEPS // per_epoch))))
+        times = min(MOST_TIMES, max(1.0, FEW_STEPS / (epochs * per_epoch)))
+        rate = self.learning_rate or float(f"{LEARNING_RATE * times:.2g}")
+        return Optimisation(epochs, self.batch_size, rate, self.weight_decay)
 
 
 @dataclass(frozen=True)
@@ -61,10 +87,14 @@ class Opened:
     num_images: int | None
     """Labelled ones, where they can be counted beforehand."""
 
+    @property
+    def num_trained(self) -> float:
+        """Images that are trained on, as far as they are known."""
+        return (self.num_images or MANY_IMAGES) * (1 - self.validation_share)
+
     def warmup_steps(self, training: Optimisation) -> int:
-        """A tenth of all steps, as far as they are known, but no more than the reference's."""
-        images = (self.num_images or MANY_IMAGES) * (1 - self.validation_share)
-        return min(WARMUP_STEPS, max(1, int(images / training.batch_size * training.epochs / 10)))
+        """A tenth of all steps, but no more than the reference's."""
+        return min(WARMUP_STEPS, max(1, int(self.num_trained / training.batch_size * training.epochs / 10)))
 
     @property
     def derived(self) -> dict[str, str]:

@@ -8,6 +8,7 @@ import torch
 from amalgam.pipeline.experiments.clip.backbone import Backbone, Wording
 from amalgam.pipeline.experiments.clip.finetune import clip_finetune
 from amalgam.pipeline.experiments.clip.styles import clip_styles
+from amalgam.pipeline.experiments.clip.tested import FittedOptimisation
 from amalgam.tasks.clip.testing.suite import Suite
 from amalgam.tasks.clip.testing.test_sets import TestSet
 from amalgam.tasks.clip.zero_shot import GIVEN, prepared_otherwise
@@ -145,3 +146,15 @@ def test_holdout_and_warm_up_fit_the_number_of_pictures(tmp_path):
     assert config.finetuning.train.warmup_steps == 9 and derived["warm-up"] == "9 steps"  # of 93
     given, _ = tuned(validation_share=0.1, warmup_steps=3)
     assert (given.labelled.validation_share, given.finetuning.train.warmup_steps) == (0.1, 3)
+    train = given.finetuning.train
+    assert train.epochs == 100 and train.learning_rate == 1.8e-5 and derived["learning rate"] == "5e-05"
+
+
+@pytest.mark.parametrize(
+    ("num_images", "epochs", "rate"), [(1_281_167, 10, 1e-5), (6400, 10, 1e-5), (640, 100, 1e-5), (20, 100, 5e-5)]
+)
+def test_fewer_pictures_are_seen_more_often_and_at_a_higher_rate(num_images, epochs, rate):
+    found = FittedOptimisation().fitted(num_images)
+    assert (found.epochs, found.learning_rate) == (epochs, rate)
+    given = FittedOptimisation(epochs=3, learning_rate=1e-4).fitted(num_images)
+    assert (given.epochs, given.learning_rate) == (3, 1e-4)
