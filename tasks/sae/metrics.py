@@ -22,6 +22,9 @@ def fvu(features: Tensor, reconstruction: Tensor) -> float:
     return (error / (wide - wide.mean(0)).square().sum()).item()
 
 
+DEAD_WITHIN = 500  # images
+
+
 @dataclass(frozen=True)
 class Quality:
     """How an autoencoder does on one set of features."""
@@ -47,8 +50,15 @@ class Quality:
 
     @property
     def dead_share(self) -> float:
-        """Share of latents that are never active."""
-        return (self.firing_rates == 0).double().mean().item()
+        """Share of latents that are active in none of `DEAD_WITHIN` images, expected of a random draw of so many.
+
+        Sets of different sizes can be compared by it; of smaller ones, all images are meant.
+        """
+        count, drawn = torch.tensor(self.num_examples).double(), min(DEAD_WITHIN, self.num_examples)
+        silent = count - (self.firing_rates * count).round()
+        # Hypergeometric: C(silent, drawn) of C(count, drawn) draws miss all images in which a latent is active.
+        chances = torch.exp(_log_choose(silent.clamp(min=drawn), drawn) - _log_choose(count, drawn))
+        return chances.where(silent >= drawn, 0).mean().item()
 
 
 @dataclass
@@ -176,3 +186,9 @@ def matched_cosines(atoms: Tensor, other: Tensor) -> Tensor:
     cosines = (unit_norm(atoms.double()) @ unit_norm(other.double()).T).cpu()
     rows, columns = linear_sum_assignment(cosines.numpy(), maximize=True)
     return cosines[torch.from_numpy(rows), torch.from_numpy(columns)]
+
+
+def _log_choose(of: Tensor, number: int) -> Tensor:
+    """The logarithm of binomial coefficients, elementwise."""
+    chosen = torch.tensor(number).double()
+    return (of + 1).lgamma() - (chosen + 1).lgamma() - (of - chosen + 1).lgamma()

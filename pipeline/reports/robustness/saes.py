@@ -46,12 +46,12 @@ IN_CONSOLE = (
 CAPTION = "FVU and accuracy are in distribution, on seen and on unseen shifts; shares but FVU in %."
 LEGEND = (
     "FVU: the share of the variance of frozen test features, as the autoencoder reads them, that it leaves "
-    "unexplained; above 1 their mean would do better. L0: latents that an image activates. Dead: latents that no test "
-    "image in distribution activates. Accuracy in %: of the zero-shot head on reconstructions. Monosem.: how alike the "
-    "features of images that activate a latent are, weighted by activation, mean over latents; in the first row of any "
-    "two images, which is what chance gives. Stability: mean cosine of matched atoms of two seeds. FVU, accuracy and "
-    "monosem. are means over styles, and all are means over autoencoders that differ in their seed; deviations are not "
-    "paired."
+    "unexplained; above 1 their mean would do better. L0: latents that an image activates. Dead: latents that none of "
+    "500 random test images in distribution activates. Accuracy in %: of the zero-shot head on reconstructions. "
+    "Monosem.: how alike the features of images that activate a latent are, weighted by activation, mean over "
+    "latents; in the first row of any two images, which is what chance gives. Stability: mean cosine of matched atoms "
+    "of two seeds. FVU, accuracy and monosem. are means over styles, and all are means over autoencoders that differ "
+    "in their seed; deviations are not paired."
 )
 UNTOUCHED = "no autoencoder"
 """The row of the features themselves: their accuracy, and how alike they are."""

@@ -67,6 +67,17 @@ def test_streamed_quality_is_that_of_all_features_in_any_order(parts):
     assert quality.reconstruction_accuracy == pytest.approx((predicted == labels).double().mean().item())
 
 
+def test_dead_latents_are_those_of_five_hundred_images_whatever_the_size_of_the_set():
+    sae, x = autoencoder(TopK(k=1)).double(), planted(2000)[0].double()
+    meter = QualityMeter(sae)
+    meter.update(x)
+    fired, draw = sae.encode(x).dense() != 0, torch.Generator().manual_seed(0)
+    draws = [~fired[torch.randperm(2000, generator=draw)[:500]].any(0) for _ in range(300)]
+    expected = torch.stack(draws).double().mean(1)
+    assert expected.std() > 0 and (expected.mean() > (~fired.any(0)).double().mean())
+    assert meter.result().dead_share == pytest.approx(expected.mean().item(), abs=4 * expected.std().item() / 300**0.5)
+
+
 def test_quality_by_domain_is_the_quality_of_each_domain_alone():
     sae, x = autoencoder(TopK(k=3)).double(), planted(90)[0].double()  # in float32 codes depend on the batch
     domains, labels = torch.arange(90) % 3, torch.zeros(90, dtype=torch.long)
