@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         SpreadPruning,
         StochasticWard,
         TaylorPruning,
+        Transport,
         TransportedPruning,
         Ward,
     )
@@ -91,6 +92,7 @@ __all__ = [
     "TaskArithmetic",
     "TaylorPruning",
     "Ties",
+    "Transport",
     "TransportedPruning",
     "Ward",
     "WiSE",

@@ -18,6 +18,7 @@ from amalgam.tasks.fusion.methods import (
     SpreadPruning,
     StochasticWard,
     TaylorPruning,
+    Transport,
     TransportedPruning,
     Ward,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "SpreadPruning",
     "StochasticWard",
     "TaylorPruning",
+    "Transport",
     "TransportedPruning",
     "Ward",
     "class_union",

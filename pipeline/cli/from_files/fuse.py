@@ -58,7 +58,7 @@ FLAGS: dict[str, tuple[Any, Any]] = {
         Annotated[float | None, Option(help="Units kept by clustering or pruning, as a multiple of one member's.")],
         None,
     ),
-    "cost": (Annotated[str | None, Option(help="Matching cost: weights, activations or both.")], None),
+    "cost": (Annotated[str | None, Option(help="Matching cost: weights, activations, both or functional.")], None),
     "method_options": (
         Annotated[str, Option(help='Further settings of the method, as JSON, such as {"criterion": "fisher"}.')],
         "{}",

@@ -14,6 +14,7 @@ from amalgam.tasks.fusion.methods.pruning.deletion import (
     TaylorPruning,
 )
 from amalgam.tasks.fusion.methods.pruning.transported import IntraFusion, TransportedPruning
+from amalgam.tasks.fusion.methods.transport import Transport
 
 __all__ = [
     "METHODS",
@@ -35,6 +36,7 @@ __all__ = [
     "StochasticWard",
     "Target",
     "TaylorPruning",
+    "Transport",
     "TransportedPruning",
     "Ward",
 ]
@@ -43,6 +45,7 @@ METHODS: tuple[type[Method], ...] = (
     Identity,
     Assignment,
     PartialOT,
+    Transport,
     Budget,
     Ward,
     Lloyd,

@@ -26,7 +26,7 @@ class Budget(Method):
     parameters: float | None = Field(default=None, ge=1)
     """Nonzero parameters, as a multiple of one member's; of two limits both are kept."""
     cost: Cost = "weights"
-    """What makes two units similar: the parameters around them, their activations, or both in equal measure."""
+    """What makes two units similar: "weights", "activations", "both" or "functional"."""
     seed: int = 0
     """Orders the groups within a sweep of the descent."""
     flops_of_entry: tuple[tuple[str, float], ...] = Field(default=(), repr=False)
@@ -51,13 +51,14 @@ class Budget(Method):
         return self.model_copy(update={"flops_of_entry": tuple(flops_by_parameter(member, example).items())})
 
     def match(self, members: Members) -> Matching:
-        from amalgam.tasks.fusion.matching import costs_of, descend
+        from amalgam.tasks.fusion.matching import descend
         from amalgam.tasks.fusion.methods.budgeting import Prices, split_within
+        from amalgam.tasks.fusion.methods.functional import matching_costs
 
         if self.flops is not None and not self.flops_of_entry:
             raise ValueError("the operations of the network are not measured: call prepared(member, example) first")
         axes, states = members.axes, members.states
-        costs = costs_of(axes, states, members.activations, self.cost != "activations")
+        costs = matching_costs(members, self.cost)
         matched = descend(costs, 0.0, seed=self.seed, max_sweeps=100)
         limits = []
         if self.flops is not None:

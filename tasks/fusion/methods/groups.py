@@ -1,14 +1,15 @@
 """From labels, kept units or plans of one group to couplings of all groups: what the methods of this folder share."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from amalgam.tasks.fusion.cost import Universe, WeightCost
+from amalgam.tasks.fusion.cost import State, Universe, WeightCost
 from amalgam.tasks.fusion.coupling import DELETED, Coupling
 from amalgam.tasks.fusion.matching import DirectMatching
 from amalgam.tasks.fusion.methods.method import Members
+from amalgam.tasks.tracing.axes import Axes
 
 Sizes = tuple[int, ...]
 
@@ -50,11 +51,12 @@ def magnitudes(members: Members) -> Mapping[str, Tensor]:
 
     The product does not change when a unit is rescaled and its readers undo that.
     """
-    axes = members.axes
+    made, read = (squared_norms(members.axes, members.states, reads=reads) for reads in (False, True))
+    return {group: torch.cat([(m * r).sqrt() for m, r in zip(made[group], read[group], strict=True)]) for group in made}
+
+
+def squared_norms(axes: Axes, states: Sequence[State], *, reads: bool) -> dict[str, list[Tensor]]:
+    """Group -> per member, (units,) float64: squared norm of the weights that make a unit, or of those that read it."""
     parameters = [name for name in axes.of if name not in axes.means | axes.variances and len(axes.of[name]) > 1]
-    norms = WeightCost(axes, members.states, parameters).squared_norms
-    found = {}
-    for group in axes.groups:
-        made, read = (torch.cat([total for total in norms(group, reads)]) for reads in (False, True))
-        found[group] = (made * read).sqrt().double().cpu()
-    return found
+    norms = WeightCost(axes, states, parameters).squared_norms
+    return {group: [total.double().cpu() for total in norms(group, reads)] for group in axes.groups}

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from amalgam.tasks.tracing.axes import Axes
 
 
-Cost = Literal["weights", "activations", "both"]
+Cost = Literal["weights", "activations", "both", "functional"]
+"""What makes two units similar: the parameters around them, their activations, both in equal measure, or how little
+averaging the two would change what reads them (`methods.functional`)."""
 
 
 @dataclass(frozen=True)

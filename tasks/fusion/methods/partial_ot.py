@@ -35,7 +35,7 @@ class PartialOT(Method):
     alpha: float = Field(ge=0, le=1)
     """Share of each group's units that stay isolated, in [0, 1]."""
     cost: Cost = "weights"
-    """What makes two units similar: the parameters around them, their activations, or both in equal measure."""
+    """What makes two units similar: "weights", "activations", "both" or "functional"."""
     seed: int = 0
     """Orders the groups within a sweep of the descent."""
     max_sweeps: int = Field(default=100, ge=0)
@@ -46,9 +46,10 @@ class PartialOT(Method):
         return self.cost != "weights"
 
     def match(self, members: Members) -> Matching:
-        from amalgam.tasks.fusion.matching import costs_of, descend
+        from amalgam.tasks.fusion.matching import descend
+        from amalgam.tasks.fusion.methods.functional import matching_costs
 
-        costs = costs_of(members.axes, members.states, members.activations, self.cost != "activations")
+        costs = matching_costs(members, self.cost)
         return descend(costs, self.alpha, seed=self.seed, max_sweeps=self.max_sweeps, start=members.start)
 
 

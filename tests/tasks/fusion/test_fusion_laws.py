@@ -21,6 +21,8 @@ from amalgam.tasks.fusion.coupling import Coupling
 from amalgam.tasks.fusion.gauge import balanced
 from amalgam.tasks.fusion.matching import costs_of, identity, objective
 from amalgam.tasks.fusion.merging import merge, support
+from amalgam.tasks.fusion.methods import Members
+from amalgam.tasks.fusion.methods.functional import matching_costs
 from amalgam.tasks.fusion.rebuild.resizing import resize
 from amalgam.tasks.fusion.unit_map import unit_maps
 from amalgam.tasks.tracing.capture import as_rows, capture, sites
@@ -127,7 +129,7 @@ def test_swapping_two_members_with_their_weights_changes_nothing(kind):
 
 @each_network
 @each_count
-@pytest.mark.parametrize("cost", ["weights", "activations", "both"])
+@pytest.mark.parametrize("cost", ["weights", "activations", "both", "functional"])
 def test_the_objective_never_rises_and_the_descent_ends_in_a_fixed_point(kind, count, cost):
     members, x = networks(kind, count), example(kind, batch=8)
     axes, states = trace(members[0], x), [m.state_dict() for m in members]
@@ -138,7 +140,7 @@ def test_the_objective_never_rises_and_the_descent_ends_in_a_fixed_point(kind, c
         matching = method(axes, states, activations)
         assert all(b <= a + 1e-9 * abs(a) for a, b in zip(matching.objective, matching.objective[1:], strict=False))
         again = method(axes, states, activations, start=matching.universe)
-        costs = costs_of(axes, states, activations if method.needs_activations else None, cost != "activations")
+        costs = matching_costs(Members(axes, states, activations), cost)
         assert objective(costs, again.universe) == pytest.approx(matching.objective[-1], rel=1e-9)
 
 

@@ -58,6 +58,14 @@ def test_rescaled_members_fuse_into_the_same_function(kind, alpha, with_images):
     torch.testing.assert_close(one(x), two(x), **SAME)
 
 
+def test_functional_costs_do_not_depend_on_scales():
+    members, x = networks("cnn", 2), example("cnn", batch=8)
+    twins = [rescaled("cnn", member, x, seed) for seed, member in enumerate(members)]
+    method = PartialOT(alpha=0.33, cost="functional")
+    one, two = (fuse(nets, method, x, calibration=[x], refit=False) for nets in (members, twins))
+    torch.testing.assert_close(one(x), two(x), **SAME)
+
+
 def test_clusters_do_not_depend_on_scales_either():
     members, x = networks("mlp_relu", 2), example("mlp", batch=40)
     twins = [rescaled("mlp_relu", member, x, seed) for seed, member in enumerate(members)]

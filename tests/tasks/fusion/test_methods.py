@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from amalgam.tasks.fusion import FisherPruning, NeuronInterpolation, TaylorPruning, fuse
+from amalgam.tasks.fusion import FisherPruning, NeuronInterpolation, PartialOT, TaylorPruning, Transport, fuse
+from amalgam.tasks.fusion.cost import ActivationCost
 from amalgam.tasks.fusion.methods.clustering.kernel_means import distances_to_means, lloyd, stochastic_ward, ward
+from amalgam.tasks.fusion.methods.functional import FunctionalCost
 from amalgam.tasks.fusion.methods.pruning.influence import influence
 from amalgam.tasks.tracing.capture import sites
 from amalgam.tasks.tracing.trace import trace
-from tests.tasks.fusion.networks import example, mlp, networks
+from tests.tasks.fusion.networks import example, mlp, networks, permuted, random_orders
 
 EXACT = {"rtol": 0.0, "atol": 1e-9}
 
@@ -124,3 +126,57 @@ def test_interpolated_units_are_means_weighted_by_importance():
         mine = labels == cluster
         wanted = (worth[mine][:, None] * net[0].weight[mine]).sum(0) / worth[mine].sum()
         torch.testing.assert_close(row, wanted, rtol=1e-5, atol=1e-5)  # the least importance is 1e-6 of the mean
+
+
+PLANS = [("exact", "uniform"), ("entropic", "magnitude"), ("unbalanced", "fisher"), ("exact", "spread")]
+each_plan = pytest.mark.parametrize(("plan", "mass"), PLANS)
+
+
+@pytest.mark.parametrize("kind", ["mlp_gelu", "resnet"])
+@pytest.mark.parametrize("alpha", [0.0, 0.33])
+def test_equal_masses_of_equal_widths_are_transported_as_units_are_assigned(kind, alpha):
+    members, x = networks(kind, 2), example(kind)
+    one, two = (fuse(members, method(alpha=alpha), x, (0.3, 0.7)) for method in (PartialOT, Transport))
+    torch.testing.assert_close(one(x), two(x), **EXACT)
+
+
+@each_plan
+def test_transport_keeps_the_end_point_laws_for_members_of_different_widths(plan, mass):
+    torch.manual_seed(0)
+    members = [mlp(widths=widths).double().eval() for widths in ((12, 10), (8, 7), (9, 9))]
+    x = example("mlp", batch=30)
+    whole, narrow, none = (
+        fuse(members, Transport(alpha=alpha, plan=plan, mass=mass), x, weights, calibration=[x], refit=False)
+        for alpha, weights in ((1.0, (0.2, 0.5, 0.3)), (0.4, (0, 1, 0)), (0.0, None))
+    )
+    ensemble = sum(share * net(x) for share, net in zip((0.2, 0.5, 0.3), members, strict=True))
+    torch.testing.assert_close(whole(x), ensemble, **EXACT)
+    torch.testing.assert_close(narrow(x), members[1](x), **EXACT)
+    assert [layer.out_features for layer in none if isinstance(layer, nn.Linear)] == [8, 7, 4]
+    assert narrow[0].out_features == 8 + round(0.4 * 12) + round(0.4 * 9)
+
+
+@pytest.mark.parametrize("plan", ["exact", "entropic", "unbalanced"])
+def test_a_permuted_copy_is_transported_onto_itself(plan):
+    net, x = networks("cnn", 1)[0], example("cnn")
+    axes = trace(net, x)
+    twin = permuted(net, axes, random_orders(axes, net, 1))
+    for alpha in (0.0, 0.5):
+        fused = fuse([net, twin], Transport(alpha=alpha, plan=plan, mass="magnitude"), x)
+        torch.testing.assert_close(fused(x), net(x), **EXACT)
+
+
+def test_the_functional_cost_is_what_merging_two_units_changes_in_what_reads_them():
+    members, x = networks("mlp_gelu", 2), example("mlp", batch=50)
+    axes, cost = trace(members[0], x), ActivationCost(2)
+    hidden = [net[:2](x).detach() for net in members]
+    cost.update([{"0": h, "2": net[:4](x).detach()} for h, net in zip(hidden, members, strict=True)])
+    found = FunctionalCost.of(cost, axes, [net.state_dict() for net in members]).pair("0", 0, 1)
+    for i, j in ((0, 0), (3, 7), (8, 1)):
+        mean = (hidden[0][:, i] + hidden[1][:, j]) / 2
+        changes = [
+            (mean - h[:, unit])[:, None] * net[2].weight[:, unit]
+            for h, net, unit in zip(hidden, members, (i, j), strict=True)
+        ]
+        wanted = sum(change.detach().var(0, correction=0).sum() for change in changes)
+        assert float(found[i, j]) == pytest.approx(float(wanted), rel=1e-9)

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from amalgam.tasks.fusion.methods.method import Members, Method
-from amalgam.tasks.fusion.methods.pruning.importance import INFLUENCES, Criterion, importance
+from amalgam.tasks.fusion.methods.pruning.importance import INFLUENCES, Criterion, importance, masses
 
 if TYPE_CHECKING:
     from amalgam.tasks.fusion.coupling import Coupling
     from amalgam.tasks.fusion.matching import Matching
-
-LEAST = 1e-6  # of the mean: a unit of no importance keeps a place in its cluster, so that no cluster is empty
 
 
 class NeuronInterpolation(Method):
@@ -46,12 +44,11 @@ class NeuronInterpolation(Method):
         from amalgam.tasks.fusion.methods.clustering.kernel_means import lloyd, ward
         from amalgam.tasks.fusion.methods.groups import direct_matching, num_units
 
-        activations, masses = members.activations, importance(members, self.criterion)
+        activations, worth = members.activations, importance(members, self.criterion)
         assert activations
 
         def coupling(group: str, counts: tuple[int, ...]) -> Coupling:
-            gram, mass = activations.gram(group), masses[group]
-            mass = (mass / mass.mean().clamp_min(1e-30)).clamp_min(LEAST)
+            gram, mass = activations.gram(group), masses(worth[group])
             labels = lloyd(gram, ward(gram, num_units(self.width, counts)), mass)
             plan = one_hot(labels) * mass[:, None]
             return Coupling(labels.split(list(counts)), plan=plan.split(list(counts)))

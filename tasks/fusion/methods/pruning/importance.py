@@ -34,3 +34,11 @@ def importance(members: Members, criterion: Criterion) -> Mapping[str, Tensor]:
         deviation, numbers = members.activations.deviation, range(len(members.states))
         return {group: torch.cat([deviation(group, k) for k in numbers]) for group in members.axes.groups}
     return {group: found[:, INFLUENCES.index(criterion)] for group, found in members.activations.influence.items()}
+
+
+LEAST = 1e-6  # of the mean: what has no importance still has a place, so that no fused unit is without mass
+
+
+def masses(worth: Tensor) -> Tensor:
+    """Importance as masses with mean 1, none of them zero."""
+    return (worth / worth.mean().clamp_min(1e-30)).clamp_min(LEAST)
