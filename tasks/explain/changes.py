@@ -67,33 +67,41 @@ class ChangeMeter:
 
     def update(self, compared: Compared) -> None:
         """Count a batch."""
-        fired = compared.s0 != 0, compared.s1 != 0
+        active = compared.active
+        fired = active.before != 0, active.after != 0
         amounts = {
-            "images": torch.ones_like(compared.change[:, 0]),
             "added": (fired[1] & ~fired[0]).double(),
             "removed": (fired[0] & ~fired[1]).double(),
-            "change": compared.change,
-            "effect": contributions(compared, compared.labels),
+            "change": active.change,
+            "effect": contributions(self.by, active, compared.labels),
         }
         for kind, groups, number in (
             ("class", compared.labels, self.by.num_classes),
             ("domain", compared.domains, self.num_domains),
         ):
-            self.sums.add_by(groups, number, {f"{kind} {name}": amount for name, amount in amounts.items()})
+            named = {f"{kind} {name}": amount for name, amount in amounts.items()}
+            self.sums.add_by(active.places(groups), number * self.by.num_latents, named)
+            self.sums.add_by(groups, number, {f"{kind} images": torch.ones_like(groups, dtype=torch.float64)})
         self.sums.count(len(compared))
 
     def result(self) -> ChangeTable:
         """The table. Raises ValueError if there were no images."""
         self.sums.require("images to find changes in")
         by_class, by_domain = self._changes("class"), self._changes("domain")
-        whole = {name: self.sums[f"domain {name}"].sum(0, keepdim=True) for name in SUMS}
+        whole = {name: total.sum(0, keepdim=True) for name, total in self._sums("domain").items()}
         return ChangeTable(_means(whole), by_class, by_domain)
 
     def _changes(self, kind: str) -> Changes:
-        return _means({name: self.sums[f"{kind} {name}"] for name in SUMS})
+        return _means(self._sums(kind))
+
+    def _sums(self, kind: str) -> dict[str, Tensor]:
+        """By group, and all but the number of images by latent."""
+        images = self.sums[f"{kind} images"]
+        of_latents = {name: self.sums[f"{kind} {name}"].reshape(len(images), -1) for name in SUMS}
+        return {"images": images} | of_latents
 
 
-SUMS = ("images", "added", "removed", "change", "effect")
+SUMS = ("added", "removed", "change", "effect")
 
 
 def _means(sums: dict[str, Tensor]) -> Changes:

@@ -55,8 +55,8 @@ class ClampMeter:
 
     def update(self, compared: Compared) -> None:
         """Clamp every latent of every image of a batch, one at a time, and then whole pieces."""
-        for target, shift in (("before", -compared.change), ("zero", -compared.s1)):
-            for rows, latents, predicted in clamped(compared, shift):
+        for target in TARGETS:
+            for rows, latents, predicted in clamped(compared, target):
                 self._count(target, compared, rows, latents, predicted)
         hits = {piece: (predicted == compared.labels).double() for piece, predicted in pieces(compared).items()}
         images = torch.ones_like(compared.labels, dtype=torch.float64)
@@ -90,30 +90,25 @@ class ClampMeter:
         self.sums.add_by(latents, self.by.num_latents, amounts)
 
 
-def clamped(compared: Compared, shift: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Rows, latents and the classes predicted after fine-tuning, for every single latent that `shift` moves.
+def clamped(compared: Compared, target: str) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Rows, latents and the classes predicted after fine-tuning, for every single latent that clamping moves.
 
-    `shift` is (batch, num_latents), what is added to the codes; where it is 0 nothing would change. Each of the three
-    is (clamps,), a part of all at a time.
+    Each of the three is (clamps,), a part of all at a time.
     """
-    by = compared.by
-    where = shift.nonzero()
-    pull = by.atoms @ by.weights[1].T
-    overlap, squares = compared.z1 @ by.atoms.T, by.atoms.square().sum(1)
+    by, active = compared.by, compared.active
+    shift = -active.change if target == "before" else -active.after
     scores = compared.z1 @ by.weights[1].T
-    for part in where.split(max(1, LOGITS_AT_ONCE // by.num_classes)):
-        rows, latents = part.unbind(1)
-        moved = shift[rows, latents]
+    for part in shift.nonzero().flatten().split(max(1, LOGITS_AT_ONCE // by.num_classes)):
+        rows, latents, moved = active.images[part], active.latents[part], shift[part]
         # |z + v d|^2 = 1 + 2 v <z, d> + v^2 |d|^2, by whose root the head divides its features.
-        square = 1 + 2 * moved * overlap[rows, latents] + moved.square() * squares[latents]
-        logits = (scores[rows] + moved[:, None] * pull[latents]) / square.clamp(min=1e-24).sqrt()[:, None]
+        square = 1 + 2 * moved * compared.overlap[part] + moved.square() * by.squares[latents]
+        logits = (scores[rows] + moved[:, None] * by.pulls[1][latents]) / square.clamp(min=1e-24).sqrt()[:, None]
         yield rows, latents, (logits + by.biases[1]).argmax(1)
 
 
 def pieces(compared: Compared) -> dict[str, Tensor]:
     """The classes predicted by each of `PIECES`, (batch,)."""
     (w0, w1), (b0, b1) = compared.by.weights, compared.by.biases
-    explained = compared.change @ compared.by.atoms
 
     def predict(features: Tensor) -> Tensor:
         return linear(normalize(features, dim=-1), w1, b1).argmax(1)
@@ -122,8 +117,8 @@ def pieces(compared: Compared) -> dict[str, Tensor]:
     return {
         "before": before,
         "after": after,
-        "latents back": predict(compared.z1 - explained),
-        "error back": predict(compared.z0 + explained),
+        "latents back": predict(compared.z1 - compared.explained),
+        "error back": predict(compared.z0 + compared.explained),
         "features back": predict(compared.z0),
         "head back": linear(compared.z1, w0, b0).argmax(1),
     }

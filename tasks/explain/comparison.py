@@ -5,14 +5,18 @@ autoencoder does not explain, W and b the head; _0 is before fine-tuning, _1 aft
 float64.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
+from amalgam.tasks.explain.active import Active
 from amalgam.tasks.sae.autoencoder import SparseAutoencoder, unit_norm
+from amalgam.tasks.sae.codes import Codes
+
+AT_ONCE = 2**12  # entries whose features are in memory at once
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,11 @@ class Comparison:
         return self.sae.decoder.detach().double()
 
     @cached_property
+    def squares(self) -> Tensor:
+        """|d|^2, (num_latents,)."""
+        return self.atoms.square().sum(1)
+
+    @cached_property
     def weights(self) -> tuple[Tensor, Tensor]:
         """W_0 and W_1, (num_classes, width)."""
         return self.before.weight.detach().double(), self.after.weight.detach().double()
@@ -58,9 +67,9 @@ class Comparison:
         return self.before.bias.detach().double(), self.after.bias.detach().double()
 
     @cached_property
-    def pull(self) -> Tensor:
-        """W_0 d: how far one unit of a latent moves a class logit before fine-tuning, (num_latents, num_classes)."""
-        return self.atoms @ self.weights[0].T
+    def pulls(self) -> tuple[Tensor, Tensor]:
+        """W_0 d and W_1 d: how far one unit of a latent moves a class logit, (num_latents, num_classes)."""
+        return self.atoms @ self.weights[0].T, self.atoms @ self.weights[1].T
 
     @torch.no_grad()
     def of(self, before: Tensor, after: Tensor, labels: Tensor, domains: Tensor) -> "Compared":
@@ -70,8 +79,9 @@ class Comparison:
         pairs = [(normalize(features.double(), dim=-1), self._codes(features)) for features in (before, after)]
         return Compared(self, pairs[0][0], pairs[1][0], pairs[0][1], pairs[1][1], labels, domains)
 
-    def _codes(self, features: Tensor) -> Tensor:
-        return self.sae.encode(unit_norm(features.to(self.sae.decoder.dtype))).dense().double()
+    def _codes(self, features: Tensor) -> Codes:
+        codes = self.sae.encode(unit_norm(features.to(self.sae.decoder.dtype)))
+        return replace(codes, values=codes.values.double())
 
 
 @dataclass(frozen=True)
@@ -83,10 +93,9 @@ class Compared:
     """(batch, width)."""
     z1: Tensor
     """(batch, width)."""
-    s0: Tensor
-    """(batch, num_latents), dense."""
-    s1: Tensor
-    """(batch, num_latents), dense."""
+    s0: Codes
+    """Codes of the batch, in float64."""
+    s1: Codes
     labels: Tensor
     """True classes, (batch,)."""
     domains: Tensor
@@ -96,14 +105,25 @@ class Compared:
         return len(self.labels)
 
     @cached_property
-    def change(self) -> Tensor:
-        """s_1 - s_0, (batch, num_latents)."""
-        return self.s1 - self.s0
+    def active(self) -> Active:
+        """Where s_0 or s_1 are not zero."""
+        return Active.of(self.s0, self.s1)
+
+    @cached_property
+    def overlap(self) -> Tensor:
+        """<z_1, d> of the image and latent of each entry of `active`, (entries,)."""
+        entries = zip(self.active.images.split(AT_ONCE), self.active.latents.split(AT_ONCE), strict=True)
+        return torch.cat([(self.z1[images] * self.by.atoms[latents]).sum(1) for images, latents in entries])
+
+    @cached_property
+    def explained(self) -> Tensor:
+        """(s_1 - s_0) D, the change of features through latents, (batch, width)."""
+        return self.s1.decode(self.by.atoms) - self.s0.decode(self.by.atoms)
 
     @cached_property
     def error_change(self) -> Tensor:
         """e_1 - e_0, (batch, width): the bias of the autoencoder cancels."""
-        return self.z1 - self.z0 - self.change @ self.by.atoms
+        return self.z1 - self.z0 - self.explained
 
     @cached_property
     def logits(self) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from amalgam.tasks.explain.comparison import Compared
+from amalgam.tasks.explain.active import Active
+from amalgam.tasks.explain.comparison import Compared, Comparison
 from amalgam.tasks.scoring.sums import Sums
 
 
@@ -44,12 +45,12 @@ def decompose(compared: Compared) -> LogitChange:
     """The change of every class logit of every image, (batch, num_classes); latents are summed."""
     (w0, w1), (b0, b1) = compared.by.weights, compared.by.biases
     head = compared.z1 @ (w1 - w0).T + (b1 - b0)
-    return LogitChange(compared.change @ compared.by.pull, compared.error_change @ w0.T, head)
+    return LogitChange(compared.explained @ w0.T, compared.error_change @ w0.T, head)
 
 
-def contributions(compared: Compared, classes: Tensor) -> Tensor:
-    """What each latent adds to the change of one class logit of each image, (batch, num_latents)."""
-    return compared.change * compared.by.pull.T[classes]
+def contributions(by: Comparison, active: Active, classes: Tensor) -> Tensor:
+    """What active latents add to the change of one class logit of their image, classes (images,): (entries,)."""
+    return active.change * by.pulls[0][active.latents, classes[active.images]]
 
 
 NAMES = ("latents", "error", "head")

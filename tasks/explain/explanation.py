@@ -5,14 +5,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from amalgam.tasks.explain.active import Active, Side
 from amalgam.tasks.explain.changes import ChangeMeter, ChangeTable
 from amalgam.tasks.explain.clamps import TARGETS, ClampMeter, ClampTable
 from amalgam.tasks.explain.comparison import Compared, Comparison
 from amalgam.tasks.explain.decomposition import Shares, SharesMeter, decompose
 from amalgam.tasks.explain.flips import FlipMeter, FlipReport, Flips, flips_of
-from amalgam.tasks.explain.latents import LatentMeter, LatentTable
-from amalgam.tasks.sae.metrics import Quality, QualityMeter
+from amalgam.tasks.explain.latents import Groups, LatentTable, Seen, latent_table
+from amalgam.tasks.sae.metrics import MonosemanticityMeter
 from amalgam.tasks.scoring.sums import Sums
+
+SIDES: tuple[Side, Side] = ("before", "after")
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,10 @@ class Explanation:
     """By target: `before`, `zero`."""
     accuracies: dict[str, Tensor]
     """Of both classifiers and of the latter with a piece reset to what it was before, by domain and, last, in all."""
-    quality: tuple[tuple[Quality, Quality], ...]
-    """How well the autoencoder does on the features of each domain, before and after."""
+    fvu: Tensor
+    """Fraction of the variance of features that the autoencoder leaves unexplained, (domains, before and after)."""
+    active: Active
+    seen: Seen
     directions: Tensor
     """Mean unit feature before fine-tuning of the images that `meaning` counts, by activation, less that of all images,
     (num_latents, width)."""
@@ -52,38 +57,49 @@ class Explanation:
 
 
 class Explainer:
-    """Sums from which an `Explanation` follows; memory does not grow with the images."""
+    """What an `Explanation` follows from: sums, and of each image 24 bytes for each of its active latents."""
 
     def __init__(self, by: Comparison, num_domains: int, top_n: int) -> None:
-        self.by, self.num_domains = by, num_domains
-        self.latents = [LatentMeter(by.num_classes, num_domains, top_n) for _ in range(2)]
+        self.by, self.top_n, self.groups = by, top_n, Groups(by.num_classes, num_domains)
+        self.similar = [MonosemanticityMeter() for _ in range(2)]
         self.changes, self.shares = ChangeMeter(by, num_domains), SharesMeter(num_domains)
         self.flips, self.clamps = FlipMeter(by.num_latents, num_domains), ClampMeter(by, num_domains)
-        self.quality = [(QualityMeter(by.sae), QualityMeter(by.sae)) for _ in range(num_domains)]
-        self.sums = Sums()
+        self.active, self.seen, self.sums = list[Active](), list[Seen](), Sums()
 
     @torch.no_grad()
     def update(self, compared: Compared, embeddings: Tensor) -> Flips:
         """Count a batch and return its flips; embeddings (batch, any width) are of an encoder of their own."""
         parts = decompose(compared)
         flips = flips_of(compared, parts)
-        for meter, codes in zip(self.latents, (compared.s0, compared.s1), strict=True):
-            meter.update(codes, compared.labels, compared.domains, embeddings)
+        self.active.append(compared.active)
+        self.seen.append(Seen(compared.labels, compared.domains, *compared.predicted))
+        for meter, codes in zip(self.similar, (compared.s0, compared.s1), strict=True):
+            meter.update(codes, embeddings)
         self.changes.update(compared)
         self.shares.update(compared, parts)
         self.flips.update(compared, flips)
         self.clamps.update(compared)
-        places = {"place before": compared.s0.T @ compared.z0, "place after": compared.s1.T @ compared.z0}
-        self.sums.add(places | {"feature": compared.z0.sum(0)})
-        for domain in compared.domains.unique().tolist():
-            chosen = compared.domains == domain
-            for meter, features in zip(self.quality[domain], (compared.z0, compared.z1), strict=True):
-                meter.update(features[chosen].float())
+        places = {
+            f"place {side}": s.weighted_sums(compared.z0)
+            for side, s in zip(SIDES, (compared.s0, compared.s1), strict=True)
+        }
+        self.sums.add(places)
+        features = dict[str, Tensor]()
+        for side, z, s in zip(SIDES, (compared.z0, compared.z1), (compared.s0, compared.s1), strict=True):
+            error = z - s.decode(self.by.atoms) - self.by.sae.bias.double()
+            features |= {side: z, f"square {side}": z.square().sum(1), f"error {side}": error.square().sum(1)}
+        self.sums.add_by(compared.domains, self.groups.domains, features)
+        self.sums.count(len(compared))
         return flips
 
     def result(self) -> Explanation:
-        """The explanation. Raises ValueError if there were no images, or none of some domain."""
-        before, after = (meter.result() for meter in self.latents)
+        """The explanation. Raises ValueError if there were no images."""
+        self.sums.require("images to explain")
+        active, seen = Active.joined(self.active), Seen.joined(self.seen)
+        before, after = (
+            latent_table(active, side, seen, self.groups, self.top_n, meter.result())
+            for side, meter in zip(SIDES, self.similar, strict=True)
+        )
         return Explanation(
             before.images[1],
             before,
@@ -93,14 +109,24 @@ class Explainer:
             self.flips.result(),
             {target: self.clamps.result(target) for target in TARGETS},
             self.clamps.accuracies(),
-            tuple((old.result(), new.result()) for old, new in self.quality),
+            self._fvu(before.images[1]),
+            active,
+            seen,
             self._directions(before, after),
         )
 
+    def _fvu(self, counts: Tensor) -> Tensor:
+        """Squared errors over squared distances from the mean of each domain."""
+        columns = []
+        for side in SIDES:
+            variance = self.sums[f"square {side}"] - self.sums[side].square().sum(1) / counts.clamp(min=1)
+            columns.append(self.sums[f"error {side}"] / variance)
+        return torch.stack(columns, 1)
+
     def _directions(self, before: LatentTable, after: LatentTable) -> Tensor:
         places = [
-            self.sums[name] / (table.means * table.counts).where(table.counts > 0, 1.0)[:, None]
-            for name, table in (("place before", before), ("place after", after))
+            self.sums[f"place {side}"] / (table.means * table.counts).where(table.counts > 0, 1.0)[:, None]
+            for side, table in zip(SIDES, (before, after), strict=True)
         ]
-        mean = self.sums["feature"] / before.images[1].sum()
+        mean = self.sums["before"].sum(0) / before.images[1].sum()
         return torch.where((before.counts > 0)[:, None], places[0], places[1]) - mean

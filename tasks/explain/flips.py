@@ -61,7 +61,10 @@ def flips_of(compared: Compared, parts: LogitChange) -> Flips:
     old, new = compared.predicted
     rows = (old != new).nonzero().flatten()
     rise = parts.of(new) - parts.of(old)
-    pushes = (contributions(compared, new) - contributions(compared, old))[rows]
+    flipped = compared.active.of_images(rows)
+    pushes = flipped.dense(
+        contributions(compared.by, flipped, new[rows]) - contributions(compared.by, flipped, old[rows])
+    )
     largest = pushes.topk(min(LEADING, pushes.shape[1]), dim=1)
     margin = compared.logits[0].gather(1, new[:, None]) - compared.logits[0].gather(1, old[:, None])
     was, is_now = old == compared.labels, new == compared.labels
@@ -141,14 +144,6 @@ class FlipMeter:
             if len(self.examples[group]) < EXAMPLES:
                 self.examples[group].append(self.sums.num_examples + row)
         self.sums.count(len(compared))
-
-    def __add__(self, other: "FlipMeter") -> "FlipMeter":
-        """The meter of both streams, the other's images numbered after these."""
-        both = FlipMeter(self.num_latents, self.num_domains, self.sums + other.sums)
-        for group in self.examples.keys() | other.examples.keys():
-            later = [self.sums.num_examples + row for row in other.examples.get(group, [])]
-            both.examples[group] = [*self.examples.get(group, []), *later][:EXAMPLES]
-        return both
 
     def result(self) -> FlipReport:
         """The report. Raises ValueError if there were no images."""

@@ -1,13 +1,13 @@
 """What each latent represents in one model: how often and for what it fires, and its strongest images."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from amalgam.tasks.sae.metrics import MonosemanticityMeter
-from amalgam.tasks.scoring.sums import Sums
+from amalgam.tasks.explain.active import Active, Side
 
 GRID = 16  # pixels; how finely images are compared
 
@@ -61,69 +61,73 @@ class LatentTable:
         return self.class_counts / self.images[0].clamp(min=1)[:, None]
 
 
-@dataclass
-class LatentMeter:
-    """Sums and strongest images from which a `LatentTable` follows; memory does not grow with the images."""
+@dataclass(frozen=True)
+class Seen:
+    """What was looked at, in the order of the stream; each (images,)."""
 
-    num_classes: int
-    num_domains: int
-    top_n: int
-    sums: Sums = field(default_factory=Sums)
-    strongest: dict[str, Tensor] = field(default_factory=dict)
-    similar: MonosemanticityMeter = field(default_factory=MonosemanticityMeter)
+    labels: Tensor
+    domains: Tensor
+    before: Tensor
+    """Classes that the classifier predicted before fine-tuning."""
+    after: Tensor
+    """Those after."""
 
-    def update(self, activations: Tensor, labels: Tensor, domains: Tensor, embeddings: Tensor) -> None:
-        """Count dense activations (batch, num_latents), classes, domains (batch,) and embeddings (batch, any width)."""
-        active = (activations != 0).double()
-        ones = active.new_ones(len(activations))
-        self.sums.add_by(labels, self.num_classes, {"class": active, "class images": ones})
-        self.sums.add_by(domains, self.num_domains, {"domain": active, "domain images": ones})
-        self.sums.add({"activation": activations.sum(0)})
-        rows = self.sums.num_examples + torch.arange(len(labels), device=labels.device)
-        values = activations.T.clamp(min=0)
-        batch = {name: x.expand_as(values) for name, x in (("rows", rows), ("labels", labels), ("domains", domains))}
-        self.strongest = self._stronger(self.strongest or self._none(activations), {"values": values} | batch)
-        self.similar.update(activations, embeddings)
-        self.sums.count(len(activations))
+    @classmethod
+    def joined(cls, batches: Sequence["Seen"]) -> "Seen":
+        """All images of the batches."""
+        return cls(*(torch.cat([getattr(seen, one.name) for seen in batches]) for one in fields(cls)))
 
-    def __add__(self, other: "LatentMeter") -> "LatentMeter":
-        """The meter of both streams, the other's images numbered after these."""
-        both = LatentMeter(self.num_classes, self.num_domains, self.top_n, self.sums + other.sums)
-        both.similar = MonosemanticityMeter(self.similar.sums + other.similar.sums)
-        later = dict(other.strongest)
-        if later:
-            later["rows"] = (later["rows"] + self.sums.num_examples).where(later["values"] > 0, -1)
-        both.strongest = self._stronger(self.strongest, later) if self.strongest and later else self.strongest or later
-        return both
 
-    def result(self) -> LatentTable:
-        """The table. Raises ValueError if there were no images."""
-        self.sums.require("images to describe latents by")
-        sums, top = self.sums, self.strongest
-        return LatentTable(
-            sums["class"],
-            sums["domain"],
-            (sums["class images"], sums["domain images"]),
-            sums["activation"] / sums["class"].sum(0).clamp(min=1),
-            top["values"],
-            top["rows"],
-            label_entropy=entropy(top["values"], top["labels"], self.num_classes),
-            domain_entropy=entropy(top["values"], top["domains"], self.num_domains),
-            monosemanticity=self.similar.result(),
-        )
+@dataclass(frozen=True)
+class Groups:
+    """How many classes and domains there are."""
 
-    def _none(self, activations: Tensor) -> dict[str, Tensor]:
-        number = activations.shape[1]
-        none = torch.full((number, self.top_n), -1, device=activations.device)
-        return {"values": activations.new_zeros(number, self.top_n), "rows": none, "labels": none, "domains": none}
+    classes: int
+    domains: int
 
-    def _stronger(self, first: dict[str, Tensor], later: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The `top_n` strongest images of each latent out of two parts of a stream, each (num_latents, images)."""
-        # Stable, so that of equally strong images the first ones stay, however they were batched.
-        ranked, order = torch.cat([first["values"], later["values"]], 1).sort(dim=1, descending=True, stable=True)
-        values, order = ranked[:, : self.top_n], order[:, : self.top_n]
-        both = {name: torch.cat([first[name], later[name]], 1).gather(1, order) for name in first}
-        return {name: kept.where(values > 0, -1) for name, kept in both.items()} | {"values": values}
+
+def latent_table(
+    active: Active, side: Side, seen: Seen, groups: Groups, top_n: int, monosemanticity: Tensor
+) -> LatentTable:
+    """The latents of one encoder."""
+    values = active.side(side)
+    fired = (values != 0).double()
+    class_counts = active.sums(fired, seen.labels, groups.classes)
+    rows, top = strongest(active, values, top_n)
+    return LatentTable(
+        class_counts,
+        active.sums(fired, seen.domains, groups.domains),
+        (seen.labels.bincount(minlength=groups.classes), seen.domains.bincount(minlength=groups.domains)),
+        active.sums(values)[0] / class_counts.sum(0).clamp(min=1),
+        top,
+        rows,
+        label_entropy=entropy(top, seen.labels[rows.clamp(min=0)].where(rows >= 0, -1), groups.classes),
+        domain_entropy=entropy(top, seen.domains[rows.clamp(min=0)].where(rows >= 0, -1), groups.domains),
+        monosemanticity=monosemanticity,
+    )
+
+
+def ranked(active: Active, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions of the entries with positive values by latent, strongest first, and how many each latent has.
+
+    Of equally strong images the first ones come first.
+    """
+    positive = (values > 0).nonzero().flatten()
+    order = positive[values[positive].argsort(descending=True, stable=True)]
+    order = order[active.latents[order].argsort(stable=True)]
+    return order, active.latents[positive].bincount(minlength=active.num_latents)
+
+
+def strongest(active: Active, values: Tensor, top_n: int) -> tuple[Tensor, Tensor]:
+    """Numbers of the strongest images, -1 where there are no more, and values, (num_latents, top_n)."""
+    order, counts = ranked(active, values)
+    starts = counts.cumsum(0) - counts
+    ranks = torch.arange(top_n, device=values.device)
+    there = ranks < counts[:, None]
+    places = order[(starts[:, None] + ranks).where(there, 0)] if len(order) else torch.zeros_like(there).long()
+    if not len(order):
+        return places - 1, values.new_zeros(there.shape)
+    return active.images[places].where(there, -1), values[places].where(there, 0)
 
 
 def entropy(weights: Tensor, groups: Tensor, num_groups: int) -> Tensor:

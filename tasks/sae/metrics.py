@@ -4,7 +4,7 @@ Sums over examples are kept in float64, so that everything streams over batches 
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, linear
 
 from amalgam.tasks.sae.autoencoder import SparseAutoencoder, unit_norm
+from amalgam.tasks.sae.codes import Codes
 from amalgam.tasks.scoring.sums import Sums
 
 
@@ -75,24 +76,27 @@ class MonosemanticityMeter:
     sums: Sums = field(default_factory=Sums)
 
     @torch.no_grad()
-    def update(self, activations: Tensor, embeddings: Tensor) -> None:
-        """Count a batch of dense activations (batch, num_latents) and embeddings (batch, any width)."""
-        if len(activations) != len(embeddings):
-            raise ValueError(f"{len(activations)} rows of activations need as many embeddings, got {len(embeddings)}")
-        s, e = activations.double(), unit_norm(embeddings.double())
+    def update(self, codes: Codes, embeddings: Tensor) -> None:
+        """Count a batch of codes (batch, K) and embeddings (batch, any width)."""
+        if len(codes.values) != len(embeddings):
+            raise ValueError(f"{len(codes.values)} rows of activations need as many embeddings, got {len(embeddings)}")
+        e = unit_norm(embeddings.double())
+        s, squares = (replace(codes, values=codes.values.double() ** power) for power in (1, 2))
         # Embeddings of norm 0 have no direction and must not count as similar to themselves.
-        own, squares = e.square().sum(1), s.square()
-        batch = {"se": s.T @ e, "e": e.sum(0), "ee": own.sum(), "s": s.sum(0), "ss": squares.sum(0)}
-        batch |= {"sse": own @ squares, "see": own @ s}
-        self.sums.add(batch)
-        self.sums.keep_least({"least": s.amin(0)})
-        self.sums.count(len(activations))
+        own = e.square().sum(1)
+        batch = {"se": s.weighted_sums(e), "e": e.sum(0), "ee": own.sum(), "s": s.sums(), "ss": squares.sums()}
+        batch |= {name: replace(x, values=x.values * own[:, None]).sums() for name, x in (("sse", squares), ("see", s))}
+        self.sums.add(batch | {"fired": s.fired()})
+        none = torch.full_like(batch["s"], torch.inf)
+        filled = s.values.where(s.active, torch.inf)
+        self.sums.keep_least({"least": none.scatter_reduce(0, s.indices.flatten(), filled.flatten(), "amin")})
+        self.sums.count(len(embeddings))
 
     def result(self) -> Tensor:
         """The score of each latent in [-1, 1], (num_latents,); NaN where fewer than two images activate it."""
         self.sums.require("activations to score")
         sums, count = self.sums, self.sums.num_examples
-        least = sums["least"]
+        least = sums["least"].where(sums["fired"] == count, sums["least"].clamp(max=0))
         total = sums["s"] - count * least
         squares = sums["ss"] - 2 * least * sums["s"] + count * least.square()
         resultant = sums["se"] - torch.outer(least, sums["e"])
@@ -131,7 +135,7 @@ class QualityMeter:
             "cosine": cosine_similarity(wide, reconstruction, dim=-1).sum(),
             "fired": codes.fired().double(),
         }
-        self.alike.update(codes.dense(), features)
+        self.alike.update(codes, features)
         if self.head is not None and labels is not None:
             for name, vectors in (("hits", wide), ("reconstruction_hits", reconstruction)):
                 predicted = linear(unit_norm(vectors), self.head.to(vectors)).argmax(-1)

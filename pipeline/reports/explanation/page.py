@@ -83,10 +83,9 @@ def _domain_rows(explanation: NamedExplanation) -> list[list[str]]:
     found, rows = explanation.found, []
     for number, domain in enumerate(explanation.domains):
         before, after = (found.accuracies[piece][number].item() for piece in ("before", "after"))
-        old, new = found.quality[number]
         flips = found.flips.by_domain[number].long().tolist()
         images, accuracies = f"{int(found.num_images[number]):,}", (percent(before), percent(after))
-        rows.append([domain, images, *accuracies, *map(str, flips), f"{old.fvu:.2f}", f"{new.fvu:.2f}"])
+        rows.append([domain, images, *accuracies, *map(str, flips), *(f"{fvu:.2f}" for fvu in found.fvu[number].tolist())])
     return rows
 
 

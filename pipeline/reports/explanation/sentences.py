@@ -140,7 +140,7 @@ def _error_dominates(explanation: NamedExplanation) -> Iterator[str]:
 
 
 def _lossy_domains(explanation: NamedExplanation) -> Iterator[str]:
-    worst = [max(old.fvu, new.fvu) for old, new in explanation.found.quality]
+    worst = explanation.found.fvu.amax(1).tolist()
     bad = [f"{domain!r} ({fvu:.2f})" for domain, fvu in zip(explanation.domains, worst, strict=True) if fvu > LOSSY]
     if bad:
         yield (

@@ -208,8 +208,8 @@ def _in_short(explanation: NamedExplanation) -> dict[str, Any]:
             "share": {part: by_place(found.shares.share(part)) for part in PARTS},
         },
         "fvu": {
-            domain: {"before": before.fvu, "after": after.fvu}
-            for domain, (before, after) in zip(explanation.domains, found.quality, strict=True)
+            domain: {"before": before, "after": after}
+            for domain, (before, after) in zip(explanation.domains, found.fvu.tolist(), strict=True)
         },
         "flips": [asdict(group) | {"name": explanation.name(group.latent)} for group in found.flips.groups[:LISTED]],
         "changes": [

@@ -107,7 +107,7 @@ def test_effects_are_mean_contributions_to_the_true_logit():
     meter = ChangeMeter(batch.by, 3)
     meter.update(batch)
     rows = batch.by.weights[0][batch.labels]
-    expected = (batch.change * (rows @ batch.by.atoms.T)).mean(0)
+    expected = (batch.active.dense(batch.active.change) * (rows @ batch.by.atoms.T)).mean(0)
     torch.testing.assert_close(meter.result().overall.effect[0], expected)
 
 

@@ -36,7 +36,7 @@ def test_parts_add_up_to_the_change_of_every_logit(rule):
 def test_single_latents_add_up_to_the_part_of_all_latents(rule):
     batch = random_batch(rule)
     for classes in (batch.labels, torch.full_like(batch.labels, 3)):
-        summed = contributions(batch, classes).sum(1)
+        summed = batch.active.dense(contributions(batch.by, batch.active, classes)).sum(1)
         torch.testing.assert_close(summed, decompose(batch).of(classes).latents, **EXACT)
 
 

@@ -28,7 +28,8 @@ def test_flips_are_the_changed_predictions_and_margins_cross_zero():
 def test_leading_latents_are_those_with_the_largest_part_of_the_rise():
     batch = random_batch()
     flips = flips_of(batch, decompose(batch))
-    pushes = (contributions(batch, batch.predicted[1]) - contributions(batch, batch.predicted[0]))[flips.rows]
+    old, new = (contributions(batch.by, batch.active, predicted) for predicted in batch.predicted)
+    pushes = batch.active.dense(new - old)[flips.rows]
     torch.testing.assert_close(pushes.sum(1), flips.rise.latents)
     assert torch.equal(pushes.argmax(1), flips.leading[:, 0])
     assert torch.equal(flips.explained, flips.rise.latents / flips.rise.total > 0.5)
@@ -47,13 +48,14 @@ def test_the_report_counts_every_flip_once():
 @pytest.mark.parametrize("target", ["before", "zero"])
 def test_clamping_is_decoding_the_clamped_code_and_classifying_again(target):
     batch, sae = random_batch(num_images=20), random_comparison().sae.double()
-    shift = -batch.change if target == "before" else -batch.s1
-    error = batch.z1 - sae.decode(batch.s1)
+    s0, s1 = batch.s0.dense(), batch.s1.dense()
+    shift = s0 - s1 if target == "before" else -s1
+    error = batch.z1 - sae.decode(s1)
     seen = 0
-    for rows, latents, predicted in clamped(batch, shift):
+    for rows, latents, predicted in clamped(batch, target):
         for row, latent, found in zip(rows.tolist(), latents.tolist(), predicted.tolist(), strict=True):
-            code = batch.s1[row].clone()
-            code[latent] = batch.s0[row, latent] if target == "before" else 0
+            code = s1[row].clone()
+            code[latent] = s0[row, latent] if target == "before" else 0
             assert found == head(2).double()(sae.decode(code) + error[row]).argmax()
             seen += 1
     assert seen == (shift != 0).sum() > 0
@@ -63,7 +65,7 @@ def test_clamp_tables_count_what_turned_right_and_wrong():
     batch, meter = random_batch(num_images=40), ClampMeter(random_comparison(), NUM_DOMAINS)
     meter.update(batch)
     table = meter.result("zero")
-    rows, latents, predicted = next(clamped(batch, -batch.s1))
+    rows, latents, predicted = next(clamped(batch, "zero"))
     latent = int(latents.mode().values)
     accuracy, now = (batch.predicted[1] == batch.labels).double(), batch.predicted[1].clone()
     now[rows[latents == latent]] = predicted[latents == latent]

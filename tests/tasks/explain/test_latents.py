@@ -1,18 +1,16 @@
 """Tables of latents are those of all images at once, and follow the latents wherever they stand."""
 
 import pickle
-from functools import reduce
-from operator import add
 
 import pytest
 import torch
 
 from amalgam.tasks.explain.comparison import Comparison
 from amalgam.tasks.explain.explanation import Explainer
-from amalgam.tasks.explain.latents import LatentMeter, entropy
+from amalgam.tasks.explain.latents import entropy
 from tests.tasks.explain.worlds import (
-    NUM_CLASSES,
     NUM_DOMAINS,
+    RULE,
     drifted,
     explained,
     head,
@@ -25,7 +23,7 @@ from tests.tasks.sae.test_codes import autoencoder
 
 def test_rates_means_and_strongest_images_are_those_of_the_whole_set():
     batch, found = random_batch(), explained(random_comparison(), drifted(), batch_size=7, top_n=4)
-    table, s = found.after, batch.s1
+    table, s = found.after, batch.s1.dense()
     torch.testing.assert_close(table.firing_rates, (s != 0).double().mean(0))
     torch.testing.assert_close(table.class_rates[2], (s[batch.labels == 2] != 0).double().mean(0))
     alive = table.firing_rates > 0
@@ -33,7 +31,7 @@ def test_rates_means_and_strongest_images_are_those_of_the_whole_set():
     values, rows = s.T.sort(dim=1, descending=True, stable=True)
     torch.testing.assert_close(table.top_values, values[:, :4])
     assert torch.equal(table.top_rows, rows[:, :4].where(values[:, :4] > 0, -1))
-    fired_before, fired_at_all = (s0 := batch.s0).any(0), found.alive
+    fired_before, fired_at_all = (s0 := batch.s0.dense()).any(0), found.alive
     meant = torch.where(fired_before, s0, s)[:, fired_at_all]  # what a latent stood for before, if it did at all
     places = (meant.T @ batch.z0) / meant.sum(0)[:, None]
     torch.testing.assert_close(found.directions[fired_at_all], places - batch.z0.mean(0))
@@ -59,25 +57,6 @@ def test_any_batches_give_one_explanation():
     assert torch.equal(one.clamps["zero"].newly_correct, many.clamps["zero"].newly_correct)
 
 
-def test_meters_of_shards_add_up_to_that_of_all_images():
-    by, columns = random_comparison(), drifted()
-
-    def metered(rows: torch.Tensor) -> Explainer:
-        explainer = Explainer(by, NUM_DOMAINS, top_n=4)
-        explainer.update(by.of(*(column[rows] for column in columns)), columns[0][rows])
-        return explainer
-
-    images = torch.arange(len(columns[0]))
-    whole, parts = metered(images), [metered(part) for part in images.tensor_split([5, 31])]
-    latents, flips = (reduce(add, meters) for meters in zip(*((p.latents[1], p.flips) for p in parts), strict=True))
-    expected, found = whole.latents[1].result(), latents.result()
-    assert torch.equal(found.top_rows, expected.top_rows) and (found.top_rows > 31).any()
-    torch.testing.assert_close(found.label_entropy, expected.label_entropy, equal_nan=True)
-    torch.testing.assert_close(found.monosemanticity, expected.monosemanticity, equal_nan=True)
-    summaries = [[(g.kind, g.latent, g.number, g.examples) for g in m.result().groups] for m in (flips, whole.flips)]
-    assert summaries[0] == summaries[1] != []
-
-
 def test_permuted_latents_permute_every_table():
     by, order = random_comparison(), torch.randperm(64, generator=torch.Generator().manual_seed(0))
     sae = autoencoder(RULES[0]).double()
@@ -94,18 +73,19 @@ def test_permuted_latents_permute_every_table():
     assert led[0] == {(kind, int(order[latent])): number for (kind, latent), number in led[1].items()}
 
 
-def test_memory_does_not_grow_with_the_images():
+def test_memory_grows_with_the_active_latents_alone():
     by, sizes = random_comparison(), []
     explainer = Explainer(by, NUM_DOMAINS, top_n=4)
     before, after, labels, domains = drifted(num_images=400)
     for part in torch.arange(400).split(100):
         explainer.update(by.of(before[part], after[part], labels[part], domains[part]), before[part])
-        meters = (*explainer.latents, explainer.changes, explainer.shares, explainer.clamps)
+        meters = (*explainer.similar, explainer.changes, explainer.shares, explainer.clamps, explainer)
         sizes.append(sum(t.numel() for meter in meters for t in meter.sums.values()))
     assert len(set(sizes)) == 1
     assert len(pickle.dumps(explainer.flips.examples)) < 64 * 3 * 6 * 10
+    assert sum(len(batch.images) for batch in explainer.active) <= 2 * RULE.k * 400
 
 
 def test_no_images_are_refused():
     with pytest.raises(ValueError, match="no images"):
-        LatentMeter(NUM_CLASSES, NUM_DOMAINS, 4).result()
+        Explainer(random_comparison(), NUM_DOMAINS, 4).result()

@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from amalgam.tasks.explain.latents import LatentMeter
+from amalgam.tasks.explain.active import Active
+from amalgam.tasks.explain.latents import Groups, Seen, latent_table
 from amalgam.tasks.explain.names import NameAccuracy, Names, embed, name_accuracy, name_latents, shown
 from amalgam.tasks.explain.vocabulary import Concept, Truth, concepts_in, concepts_of
 from amalgam.tasks.sae.autoencoder import unit_norm
+from amalgam.tasks.sae.codes import largest
 from tests.tasks.clip.worlds import tiny_clip
 
 WORDS = ("zero", "one", "two", "three", "bold", "thin", "red", "blue")
@@ -53,9 +55,9 @@ def test_dead_latents_are_unnamed():
 
 
 def table_of(fired, labels, domains):
-    meter = LatentMeter(int(labels.max()) + 1, int(domains.max()) + 1, 2)
-    meter.update(fired.double(), labels, domains, torch.ones(len(labels), 2))
-    return meter.result()
+    codes, groups = largest(fired.double(), fired.shape[1]), Groups(int(labels.max()) + 1, int(domains.max()) + 1)
+    seen = Seen(labels, domains, labels, labels)
+    return latent_table(Active.of(codes, codes), "after", seen, groups, 2, torch.zeros(fired.shape[1]))
 
 
 def test_a_latent_shows_the_words_of_most_images_that_fire_it():

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from amalgam.tasks.sae.autoencoder import unit_norm
+from amalgam.tasks.sae.codes import largest
+from amalgam.tasks.sae.config import TopK
 from amalgam.tasks.sae.metrics import (
     MonosemanticityMeter,
     QualityMeter,
@@ -105,7 +107,7 @@ def test_monosemanticity_equals_the_double_loop_over_images():
     embeddings = torch.randn(30, 8, generator=generator)
     meter = MonosemanticityMeter()
     for a, e in zip(activations.split(7), embeddings.split(7), strict=True):
-        meter.update(a, e)
+        meter.update(largest(a, a.shape[1]), e)
     score, e = meter.result(), unit_norm(embeddings.double())
     for latent in range(5):
         a = activations[:, latent].double()
@@ -120,7 +122,7 @@ def test_a_latent_of_one_image_has_no_score_and_one_of_equal_images_the_best():
     activations = torch.tensor([[1.0, 1, 0], [0, 1, 1], [0, 0, 1], [0, 0, 0]])
     embeddings = torch.tensor([[1.0, 0], [2, 0], [0, 1], [0, 1]])
     meter = MonosemanticityMeter()
-    meter.update(activations, embeddings)
+    meter.update(largest(activations, 3), embeddings)
     torch.testing.assert_close(meter.result(), torch.tensor([torch.nan, 1, 0], dtype=torch.float64), equal_nan=True)
 
 
@@ -133,4 +135,4 @@ def test_meters_refuse_what_they_cannot_measure():
     with pytest.raises(ValueError, match="no activations"):
         MonosemanticityMeter().result()
     with pytest.raises(ValueError, match=r"\d+ rows .*got \d+"):
-        MonosemanticityMeter().update(x, x[:2])
+        MonosemanticityMeter().update(largest(x, 1), x[:2])
