@@ -10,6 +10,7 @@ from torch import Tensor
 from amalgam.tasks.sae.codes import Codes
 
 Side = Literal["before", "after"]
+SIDES: tuple[Side, Side] = ("before", "after")
 
 
 @dataclass(frozen=True)

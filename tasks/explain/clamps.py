@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import linear, normalize
 
 from amalgam.tasks.explain.comparison import Compared, Comparison
-from amalgam.tasks.explain.significance import mcnemar
+from amalgam.tasks.explain.significance import mcnemar, paired_interval
 from amalgam.tasks.scoring.sums import Sums
 
 TARGETS = ("before", "zero")
@@ -38,6 +38,11 @@ class ClampTable:
     def accuracy_change(self) -> Tensor:
         """Accuracy with the latent clamped, less the accuracy without."""
         return (self.newly_correct - self.newly_incorrect) / self.num_images
+
+    @property
+    def interval(self) -> tuple[Tensor, Tensor]:
+        """Ends of the 95 % interval of `accuracy_change`."""
+        return paired_interval(self.newly_correct, self.newly_incorrect, self.num_images)
 
     @property
     def p(self) -> Tensor:

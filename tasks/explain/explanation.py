@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from amalgam.tasks.explain.active import Active, Side
+from amalgam.tasks.explain.active import SIDES, Active
 from amalgam.tasks.explain.changes import ChangeMeter, ChangeTable
 from amalgam.tasks.explain.clamps import TARGETS, ClampMeter, ClampTable
 from amalgam.tasks.explain.comparison import Compared, Comparison
@@ -14,8 +14,6 @@ from amalgam.tasks.explain.flips import FlipMeter, FlipReport, Flips, flips_of
 from amalgam.tasks.explain.latents import Groups, LatentTable, Seen, latent_table
 from amalgam.tasks.sae.metrics import MonosemanticityMeter
 from amalgam.tasks.scoring.sums import Sums
-
-SIDES: tuple[Side, Side] = ("before", "after")
 
 
 @dataclass(frozen=True)

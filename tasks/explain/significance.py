@@ -22,3 +22,15 @@ def discovery_rates(p: Tensor) -> Tensor:
     """Benjamini and Hochberg's adjusted p values (q), of the same shape, over all values as one family."""
     flat = p.flatten().numpy()
     return torch.from_numpy(false_discovery_control(flat) if flat.size else flat).reshape(p.shape)
+
+
+def paired_interval(gained: Tensor, lost: Tensor, num_images: Tensor | int) -> tuple[Tensor, Tensor]:
+    """Ends of the 95 % interval of (gained - lost) / num_images, a difference of paired shares.
+
+    Wald's after one more image has been added to each of the four cells (Bonett and Price 2012,
+    doi:10.3102/1076998611411915): it is not empty where nothing changed.
+    """
+    number = num_images + 2
+    more, less = (gained + 1) / number, (lost + 1) / number
+    half = 1.959964 * ((more + less - (more - less).square()) / number).sqrt()
+    return (more - less - half).clamp(min=-1), (more - less + half).clamp(max=1)

@@ -35,6 +35,22 @@ class ImageTower(nn.Module):
             features = self(images)
         return features, tuple(seen[depth] for depth in range(len(layers)))
 
+    def patches(self, images: Tensor) -> Tensor | None:
+        """Features of the patches, (batch, rows, columns, width): their last tokens, projected as the image's own.
+
+        None of towers that are not vision transformers of open_clip with a token for the image.
+        """
+        from open_clip.transformer import VisionTransformer  # takes seconds to import
+
+        visual, seen = self.visual, dict[int, Tensor]()
+        if not isinstance(visual, VisionTransformer) or visual.pool_type != "tok" or visual.attn_pool is not None:
+            return None
+        with hooked([visual.transformer.register_forward_hook(partial(_keep, seen, 0))]):
+            self(images)
+        tokens = visual.ln_post(seen[0])[:, 1:]
+        features: Tensor = tokens if visual.proj is None else tokens @ visual.proj
+        return features.unflatten(1, visual.grid_size)
+
     def _layers(self) -> list[nn.Module]:
         try:
             blocks = list(self.visual.get_submodule("transformer.resblocks").children())

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,11 @@ import torch
 from torch import Tensor
 
 from amalgam.pipeline.reports.explanation.flips import FlipsWriter
-from amalgam.pipeline.reports.explanation.page import Album, explanation_report
+from amalgam.pipeline.reports.explanation.head import head
+from amalgam.pipeline.reports.explanation.page import explanation_report
+from amalgam.pipeline.reports.explanation.pictured import Stream, draw
 from amalgam.pipeline.reports.explanation.request import ExplainRequest
-from amalgam.pipeline.reports.explanation.tables import NamedExplanation, write_tables
+from amalgam.pipeline.reports.explanation.tables import NamedExplanation, write_table, write_tables
 from amalgam.pipeline.store.clip_checkpoints import (
     ClassifierInfo,
     load_classifier,
@@ -23,13 +24,12 @@ from amalgam.pipeline.store.clip_checkpoints import (
 from amalgam.tasks.clip.zero_shot import Classifier, Head, TextEncoder
 from amalgam.tasks.data.images import Images
 from amalgam.tasks.data.loading import Batch, batches
+from amalgam.tasks.explain.cards import cards_of
 from amalgam.tasks.explain.comparison import Comparison
 from amalgam.tasks.explain.explanation import Explainer, Explanation
 from amalgam.tasks.explain.latents import pixel_embedding
 from amalgam.tasks.explain.names import Names, embed, name_latents, shown
-from amalgam.tasks.explain.parts import ReadPart, read_part
 from amalgam.tasks.explain.vocabulary import Concept, Truth
-from amalgam.tasks.sae.autoencoder import unit_norm
 from amalgam.tasks.sae.config import FeatureInfo
 
 
@@ -62,8 +62,23 @@ def explain(request: ExplainRequest, material: Material, folder: Path) -> NamedE
     about, networks, by = _opened(request)
     _check(material, about, networks[0])
     found = _look(request, material, networks, by, folder)
+    explanation = _named(request, material, about, found, by)
+    key = sae_key(request.sae / (request.sae_name or ""))
+    write_tables(explanation, folder, {"backbone": about.backbone, "autoencoder": key})
+    stream = Stream(tuple(domain.images for domain in material.domains), request.device)
+    drawn = draw(explanation, stream, networks[1].encoder, by.sae, key)
+    for name, table in (("cards", drawn.cards), ("pictures", drawn.pictures)):
+        write_table(table, folder / f"{name}.parquet")
+    settings = _settings(request, material, about)
+    explanation_report(explanation, drawn, stream.pixels, head(request, by.sae.info), settings).write(folder)
+    return explanation
+
+
+def _named(
+    request: ExplainRequest, material: Material, about: ClassifierInfo, found: Explanation, by: Comparison
+) -> NamedExplanation:
     names, atom_names = (_names(material, found.alive, directions) for directions in (found.directions, by.atoms))
-    explanation = NamedExplanation(
+    return NamedExplanation(
         request.title,
         about.class_names,
         tuple(domain.name for domain in material.domains),
@@ -71,12 +86,8 @@ def explain(request: ExplainRequest, material: Material, folder: Path) -> NamedE
         names,
         atom_names,
         None if names is None or material.truth is None else shown(found.meaning, material.truth, names.words),
+        cards_of(by, found.active),
     )
-    key = sae_key(request.sae / (request.sae_name or ""))
-    write_tables(explanation, folder, {"backbone": about.backbone, "autoencoder": key})
-    album = Album(explanation, partial(_pixels, material), partial(_part, material, networks[1], by))
-    explanation_report(album, _settings(request, material, about)).write(folder)
-    return explanation
 
 
 def _settings(request: ExplainRequest, material: Material, about: ClassifierInfo) -> dict[str, Any]:
@@ -150,32 +161,3 @@ def _names(material: Material, alive: Tensor, directions: Tensor) -> Names | Non
     words = [concept.word for concept in material.concepts]
     generator = torch.Generator().manual_seed(0)
     return name_latents(directions, texts, words, alive, generator)
-
-
-def _pixels(material: Material, row: int) -> Tensor:
-    """The image of a number in the stream, uint8 (channels, height, width)."""
-    images, place = _placed(material, row)
-    return images.batch(torch.tensor([place]))[0]
-
-
-def _placed(material: Material, row: int) -> tuple[Images, int]:
-    for domain in material.domains:
-        if row < len(domain.images):
-            return domain.images, row
-        row -= len(domain.images)
-    raise AssertionError("a row beyond the last image")
-
-
-def _part(material: Material, network: Classifier, by: Comparison, latent: int, row: int) -> ReadPart | None:
-    """The part of an image that a latent reads in a network; None if the latent is not active there."""
-    images, place = _placed(material, row)
-    device = by.sae.decoder.device
-    (batch,) = batches(images, [place], 1, device=device)
-
-    def activations(images: Tensor) -> Tensor:
-        return by.sae.sparse(by.sae.pre_activations(unit_norm(network.encoder(images)))).dense()
-
-    try:
-        return read_part(activations, batch.images[0], latent)
-    except ValueError:
-        return None  # a strongest image of the network before may not be one of the network after

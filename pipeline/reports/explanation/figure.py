@@ -1,17 +1,13 @@
-"""Charts of an explanation, and images small enough to stand in a page."""
+"""The chart of an explanation."""
 
-import base64
-import io
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
-from torch import Tensor
 
 from amalgam.pipeline.reports.explanation.tables import NamedExplanation
-from amalgam.pipeline.reports.frontier.figure import BLUE, GREEN, ORANGE, SKY, VERMILION
+from amalgam.pipeline.reports.frontier.figure import BLUE, GREEN, ORANGE
 from amalgam.pipeline.reports.tables import plain
 from amalgam.tasks.explain.decomposition import NAMES as PARTS
 
@@ -23,7 +19,6 @@ PIECE_LOOK = {
     "error back": ("s", ORANGE, "after, SAE error reset"),
     "head back": ("v", GREEN, "after, head reset"),
 }
-LARGEST = 64  # pixels; the longer side of an image in the page
 LINE, AROUND = 0.3, 1.5  # inches: one row of a chart, and what stands around all
 
 
@@ -47,35 +42,6 @@ def domains_figure(explanation: NamedExplanation) -> Figure:
     right.set_xlim(0, 100)
     _finish(figure, (left, right), names)
     return figure
-
-
-def latents_figure(explanation: NamedExplanation, latents: Sequence[int], labels: Sequence[str]) -> Figure:
-    """Per latent: in how many images it was deactivated and activated, and its effect on the true-class logit."""
-    rows, overall = np.arange(len(latents)), explanation.found.changes.overall
-    figure, (left, right) = _panels(len(latents))
-    added, removed, effect = (
-        values[0].cpu().numpy()[list(latents)] for values in (overall.added_rate, overall.removed_rate, overall.effect)
-    )
-    left.barh(rows, -100 * removed, color=SKY, label="deactivated", height=0.65)
-    left.barh(rows, 100 * added, color=VERMILION, label="activated", height=0.65)
-    left.xaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
-    right.barh(rows, effect, color=np.where(effect < 0, SKY, VERMILION), height=0.65)
-    left.set_xlabel("images in which it was deactivated and activated (%)")
-    right.set_xlabel("mean effect on the logit of the true class")
-    for axes in (left, right):
-        axes.axvline(0, color="black", linewidth=0.8)
-    _finish(figure, (left, right), labels)
-    return figure
-
-
-def inline_png(pixels: Tensor) -> str:
-    """An image, uint8 (channels, height, width), as PNG in base64, shrunk to `LARGEST` if it is larger."""
-    array = pixels.cpu().movedim(0, -1).numpy()
-    image = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
-    image.thumbnail((LARGEST, LARGEST))
-    stored = io.BytesIO()
-    image.save(stored, format="PNG", optimize=True)
-    return base64.b64encode(stored.getvalue()).decode()
 
 
 def _panels(num_rows: int) -> tuple[Figure, tuple[Axes, Axes]]:

@@ -1,6 +1,7 @@
 """What is to be explained: two classifiers, an autoencoder, and how. Importable without torch."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -22,5 +23,7 @@ class ExplainRequest:
     """Images per forward pass."""
     title: str = "What fine-tuning changed"
     """Headline of the page."""
+    about: Mapping[str, str] = field(default_factory=dict)
+    """What the head of the page says of the network besides what the record of its step says."""
     device: str = "cpu"
     """`cpu` or `cuda`."""

@@ -106,7 +106,7 @@ def _causes(explanation: NamedExplanation) -> Iterator[str]:
             percent(table.firing_rates[latent].item()) for table in (explanation.found.before, explanation.found.after)
         ]
         yield (
-            f"The most influential latent is {latent_text(explanation, latent)}, active in {rates[0]} of the "
+            f"The most influential latent is latent {explanation.label(latent)}, active in {rates[0]} of the "
             f"images before and {rates[1]} after: resetting it alone restores {int(clamps.restored[latent]):,} "
             f"predictions and changes accuracy by {points(change)} points (p value {p})."
         )
@@ -156,12 +156,6 @@ def _few_flips_explained(explanation: NamedExplanation) -> Iterator[str]:
             f"Latents explain {percent(share)} of the changed predictions, less than the {ENOUGH:.0%} required "
             "beforehand."
         )
-
-
-def latent_text(explanation: NamedExplanation, latent: int) -> str:
-    """A latent by number and, where there is a vocabulary, word."""
-    word = explanation.word(latent)
-    return f"latent {latent}" if word is None else f"latent {latent} ({word})"
 
 
 def number_text(p: float) -> str:

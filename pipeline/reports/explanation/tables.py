@@ -7,7 +7,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
+from amalgam.tasks.explain.cards import Cards
 from amalgam.tasks.explain.changes import Changes
 from amalgam.tasks.explain.decomposition import NAMES as PARTS
 from amalgam.tasks.explain.explanation import Explanation
@@ -43,6 +44,9 @@ class NamedExplanation:
     """By its atom, to compare."""
     shown: Tensor | None
     """Which words each latent shows, (num_latents, words); None where nobody knows."""
+    cards: Cards
+    labels: Mapping[int, str] = field(default_factory=dict)
+    """What people called latents."""
 
     @property
     def judged(self) -> NameAccuracy | None:
@@ -58,11 +62,23 @@ class NamedExplanation:
         """The word of a latent; None without a vocabulary."""
         return self.names.name(latent) if self.names else None
 
+    def label(self, latent: int) -> str:
+        """A latent by number and what people call it, or the word nearest to it."""
+        word = self.labels.get(latent) or self.word(latent)
+        return str(latent) if word is None else f"{word} ({latent})"
+
     def word(self, latent: int) -> str | None:
         """The word nearest to a latent, with a question mark if it is too far for a name; None without a vocabulary."""
         if self.names is None:
             return None
         return self.names.words[self.names.best[latent, 0]] + ("" if self.names.named[latent] else "?")
+
+    def near_words(self, latent: int) -> list[str]:
+        """The nearest words of a latent with their cosines."""
+        if self.names is None:
+            return []
+        scored = zip(self.names.best[latent].tolist(), self.names.scores[latent].tolist(), strict=True)
+        return [f"{self.names.words[word]} {score:.2f}" for word, score in scored]
 
     def truth(self, latent: int) -> list[str]:
         """The words that a latent shows."""
@@ -124,11 +140,12 @@ def write_tables(explanation: NamedExplanation, folder: Path, latents_of: Mappin
         for model, table in (("before", found.before), ("after", found.after))
     ]
     for name, parts in (("latents", models), ("changes", _changes(explanation))):
-        _write(pa.concat_tables(parts).replace_schema_metadata(dict(latents_of)), folder / f"{name}.parquet")
+        write_table(pa.concat_tables(parts).replace_schema_metadata(dict(latents_of)), folder / f"{name}.parquet")
     (folder / "explanation.json").write_text(json.dumps(_in_short(explanation), indent=1) + "\n")
 
 
-def _write(table: pa.Table, path: Path) -> None:
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write a table with checksums."""
     pq.write_table(table, path, compression="zstd", write_page_checksum=True)
 
 

@@ -45,6 +45,8 @@ def test_a_page_is_written_and_its_sentences_are_printed(place, capsys):
         "explanation.html",
         "explanation.json",
         "latents.parquet",
+        "cards.parquet",
+        "pictures.parquet",
         "changes.parquet",
         "flips.parquet",
     }
