@@ -16,6 +16,6 @@ def active_patches(sae: SparseAutoencoder, patches: Tensor, latents: Tensor) -> 
     patch is active if its pre-activation is above 0 and at least SHARE of that of the most active patch; images may
     have none. The autoencoder was trained on features of images, so that this shows where, not how much.
     """
-    unit = unit_norm(patches.to(sae.encoder.dtype)) - sae.bias
+    unit = sae.centred(unit_norm(patches.to(sae.encoder.dtype)))
     values = torch.einsum("ircw,iw->irc", unit, sae.encoder[latents]) + sae.encoder_bias[latents, None, None]
     return (values > 0) & (values >= SHARE * values.amax((1, 2), keepdim=True))

@@ -6,7 +6,8 @@ from typing import Any
 
 from amalgam.pipeline.reports.explanation.request import ExplainRequest
 from amalgam.pipeline.store.artifact import RECORD, read_record
-from amalgam.tasks.sae.config import SAEInfo, num_active
+from amalgam.tasks.sae.config import SAEInfo
+from amalgam.tasks.sae.rules import num_active
 
 
 def head(request: ExplainRequest, sae: SAEInfo) -> dict[str, str]:
@@ -39,4 +40,5 @@ def _data(source: Mapping[str, Any]) -> str:
 
 def _autoencoder(request: ExplainRequest, sae: SAEInfo) -> str:
     name = request.sae_name or request.sae.name
-    return f"{name}: {sae.num_latents:,} latents, {num_active(sae.sparsity):g} active, {sae.sparsity.kind}"
+    active = num_active(sae.sparsity)
+    return f"{name}: {sae.num_latents:,} latents, {sae.sparsity.kind}" + (f", {active:g} active" if active else "")

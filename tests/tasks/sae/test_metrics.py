@@ -5,7 +5,6 @@ import torch
 
 from amalgam.tasks.sae.autoencoder import unit_norm
 from amalgam.tasks.sae.codes import largest
-from amalgam.tasks.sae.config import TopK
 from amalgam.tasks.sae.metrics import (
     MonosemanticityMeter,
     QualityMeter,
