@@ -1,7 +1,8 @@
 """The report of merging: the comparison report of every method, task and chosen setting, and pairs seed by seed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich.table import Table
@@ -9,11 +10,12 @@ from rich.table import Table
 from amalgam.pipeline.reports import comparison
 from amalgam.pipeline.reports.builder import Report
 from amalgam.pipeline.reports.measure import Measure
-from amalgam.pipeline.store.artifact import Record
-from amalgam.tasks.scoring.results import CONFLICT, Result, results_frame
+from amalgam.pipeline.reports.tables import DEVIATION, Row
+from amalgam.pipeline.store.artifact import Point, Record
+from amalgam.tasks.scoring.results import CONFLICT, Network, Result, results_frame
 from amalgam.tasks.scoring.seeds import OverSeeds, over_seeds
 
-STEM = "merging"
+STEM, VALIDATION = "merging", "validation/accuracy"
 LEGEND = (
     "Settings are chosen by mean accuracy on validation images, each method from the same grid of scales; accuracies "
     "are on test images. worst: the lowest accuracy of a task. edge: share of seeds in which the largest scale was "
@@ -80,6 +82,23 @@ def merge_report(
         sentences=sentences,
         more=more if by_tensor else None,
     )
+
+
+def swept(runs: Iterable[tuple[Network, Sequence[Point]]]) -> list[tuple[int, dict[str, float]]]:
+    """Points `by_setting/METHOD`, with their steps, from the curves of merges: validation accuracy, mean over seeds."""
+    found = dict[tuple[int, str], list[float]]()
+    for network, points in runs:
+        for point in [point for point in points if point.metric == VALIDATION]:
+            found.setdefault((point.step, network.label), []).append(point.value)
+    return [(step, {f"by_setting/{label}": fmean(values)}) for (step, label), values in found.items()]
+
+
+def best_scores(rows: Sequence[Row]) -> dict[str, float]:
+    """Mean test accuracy, with its deviation, and that of the worst task, of the merge best on validation images."""
+    chosen = [row for row in rows if row.get("validation_accuracy") is not None]
+    best: Row = max(chosen, key=lambda row: row["validation_accuracy"], default={})
+    found = {f"test/{name}": best.get(name) for name in ("accuracy", "accuracy" + DEVIATION, "worst_accuracy")}
+    return {name: float(value) for name, value in found.items() if value is not None}
 
 
 def terminal_table(folder: Path) -> Table:

@@ -42,10 +42,23 @@ def write_frontier(config: ReportConfig, inputs: Mapping[str, Any], work: Worksp
 
 
 def write_merging(config: ReportConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
-    """Write the report of merges in `results`; the summary is every row's mean and worst accuracy."""
-    from amalgam.pipeline.reports.merging import merge_report
+    """Write the report of merges in `results`; the summary is every row's mean and worst accuracy.
 
-    return _written(merge_report, config, inputs, work)
+    Logged as curves, for the page of the whole run: what methods reach on validation images by the setting that is
+    chosen so, and the scores of the merge that is best there.
+    """
+    from amalgam.pipeline.reports.builder import read_rows
+    from amalgam.pipeline.reports.merging import STEM, best_scores, merge_report, swept
+    from amalgam.pipeline.store.artifact import read_curves
+    from amalgam.pipeline.store.tables.results import read_results
+
+    headline = _written(merge_report, config, inputs, work)
+    curves = {folder: read_curves(folder) for folder in inputs["results"]}
+    runs = [(read_results(folder)[0].network, points) for folder, points in curves.items() if points]
+    for step, numbers in swept(runs):
+        work.log(numbers, step=step)
+    work.log(best_scores(read_rows(work.out, STEM)), step=0)
+    return headline
 
 
 def write_comparison(config: ComparisonConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:

@@ -12,10 +12,14 @@ from amalgam.pipeline.reports.robustness.config import RobustnessReportConfig
 def write_report(config: RobustnessReportConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
     """Write the findings, picture, tables and page; the summary is every row of the main table by role.
 
-    Reads the `paths` and, if autoencoders were measured, their `qualities`, a step of each seed.
+    Reads the `paths` and, if autoencoders were measured, their `qualities`, a step of each seed. Logged as curves, for
+    the page of the whole run: accuracies by place of the strength in its grid, plain fine-tuning being 0, and by alpha
+    in percent; and the scores of the fine-tuned network that is best on validation images.
     """
-    from amalgam.pipeline.reports.robustness.page import robustness_report
+    from amalgam.pipeline.reports.builder import read_rows
+    from amalgam.pipeline.reports.robustness.page import STEM, robustness_report
     from amalgam.pipeline.reports.robustness.saes import quality_rows
+    from amalgam.pipeline.reports.robustness.sweeps import best_scores, swept
     from amalgam.pipeline.reports.robustness.table import path_frame
     from amalgam.pipeline.store.artifact import read_record
     from amalgam.pipeline.store.tables.results import read_all, read_results
@@ -25,6 +29,10 @@ def write_report(config: RobustnessReportConfig, inputs: Mapping[str, Any], work
     provenance = [read_record(folder) for folder in (*paths, *qualities)]
     report, headline = robustness_report(frame, quality_rows(read_all(qualities)), config, provenance)
     report.write(work.out)
+    rows = read_rows(work.out, STEM)
+    for step, numbers in swept(rows):
+        work.log(numbers, step=step)
+    work.log(best_scores(rows), step=0)
     return {**headline}
 
 

@@ -14,6 +14,8 @@ from amalgam.tasks.user_names import unknown_name
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from torch import Tensor
+
     from amalgam.tasks.scoring.combining import Combination, Combiner
 
 COMBINER_NAMES = (
@@ -47,7 +49,11 @@ class CombinedConfig(Config):
 
 
 def combine_members(config: CombinedConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
-    """Write `results.parquet`: test scores of every combiner, what its members cost, and what was fitted."""
+    """Write `results.parquet`: test scores of every combiner, what its members cost, and what was fitted.
+
+    What it answers of every test image is kept beside them.
+    """
+    from amalgam.pipeline.store.measures import keep_answers
     from amalgam.pipeline.store.tables.logits import read_stacked
     from amalgam.pipeline.store.tables.results import write_results
     from amalgam.tasks.scoring.logits import score
@@ -57,17 +63,19 @@ def combine_members(config: CombinedConfig, inputs: Mapping[str, Any], work: Wor
     tested, truth = read_stacked(inputs["logits"], TEST)
     costs = _costs(inputs["evaluations"])
     results: list[Result] = []
-    metrics: dict[str, float] = {}
+    metrics, answers = dict[str, float](), dict[Network, "Tensor"]()
     for name, combiner in _combiners(config).items():
         combination = combiner.fit(logits, labels)
         network = Network(kind="ensemble", method=f"{name} ensemble", seed=config.seed)
-        scores = score(combination(tested), truth, tested.shape[2])
+        answers[network] = combination(tested)
+        scores = score(answers[network], truth, tested.shape[2])
         numbers = {TEST: scores, COST: costs, "fitted": _fitted(combination)}
         results += [
             Result(network, role, None, key, value) for role, one in numbers.items() for key, value in one.items()
         ]
         metrics |= {f"test/{metric}@{name}": scores[metric] for metric in ("accuracy", "nll")}
     write_results(results, work.out)
+    keep_answers(answers, truth, work.out)
     return metrics
 
 

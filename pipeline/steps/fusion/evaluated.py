@@ -23,7 +23,7 @@ def evaluated(
     *,
     executed: nn.Module | None = None,
 ) -> Metrics:
-    """Scores and costs on the test split, written as results; `allowed` is False at structural zeros.
+    """Scores, costs and predictions on the test split, all written; `allowed` is False at structural zeros.
 
     How pictures are fed and what classes are called is written beside them. `executed` is the same function in the
     form whose storage and time count, such as one of blocks.
@@ -31,7 +31,7 @@ def evaluated(
     import numpy as np
 
     from amalgam.pipeline.store.checkpoints import save_pictures
-    from amalgam.pipeline.store.measures import recorded, test_results
+    from amalgam.pipeline.store.measures import tested
     from amalgam.tasks.data.images import load
     from amalgam.tasks.data.loading import example
     from amalgam.tasks.scoring.logits import predict
@@ -43,5 +43,4 @@ def evaluated(
     form = executed or module
     kept = {name: allowed[name] for name, _ in form.named_parameters() if name in allowed}
     cost = cost_of(form, example(images, work.device), kept)
-    results = test_results(network, logits, images, cost)
-    return {**recorded(results, work.out), "data_fingerprint": images.fingerprint}
+    return tested(network, logits, images, cost, work.out)

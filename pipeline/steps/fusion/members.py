@@ -94,7 +94,7 @@ def evaluate(config: EvaluationConfig, inputs: Mapping[str, Any], work: Workspac
     import numpy as np
 
     from amalgam.pipeline.store.checkpoints import load_model
-    from amalgam.pipeline.store.measures import recorded, test_results
+    from amalgam.pipeline.store.measures import tested
     from amalgam.tasks.data.images import load
     from amalgam.tasks.data.loading import example
     from amalgam.tasks.scoring.logits import logit_ensemble, predict, probability_ensemble
@@ -105,8 +105,7 @@ def evaluate(config: EvaluationConfig, inputs: Mapping[str, Any], work: Workspac
     logits = [predict(member, images, np.arange(len(images)), device=work.device) for member in members]
     combine = {"member": lambda ls, ws: ls[0], "logit ensemble": logit_ensemble}.get(config.kind, probability_ensemble)
     cost = reduce(add, (cost_of(member, example(images, work.device)) for member in members))
-    results = test_results(config.identity, combine(logits, config.weights or None), images, cost)
-    return {**recorded(results, work.out), "data_fingerprint": images.fingerprint}
+    return tested(config.identity, combine(logits, config.weights or None), images, cost, work.out)
 
 
 def check_pictures(config: MemberConfig, data_root: Path | None) -> None:
@@ -134,8 +133,8 @@ def _by(shape: tuple[int, ...]) -> str:
 
 
 MEMBER = Kind("member", train_member, MemberConfig, slow_check=check_pictures, expect=Expect(30, 1_000_000))
-EVALUATION = Kind("evaluation", evaluate, EvaluationConfig, version=2, expect=Expect(1, 3_000))
-ENSEMBLE = Kind("ensemble", evaluate, EvaluationConfig, version=2, expect=Expect(1, 3_000))
+EVALUATION = Kind("evaluation", evaluate, EvaluationConfig, version=2, expect=Expect(1, 10_000))
+ENSEMBLE = Kind("ensemble", evaluate, EvaluationConfig, version=2, expect=Expect(1, 10_000))
 
 
 def built_member(record: Record) -> Step:

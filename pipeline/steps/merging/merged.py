@@ -60,7 +60,8 @@ def merged_row(config: RowConfig, bench: "Bench", tasks: Sequence[str], work: Wo
     else:
         merged = bench.base
         if config.reference is None:
-            chosen = choose(config.grid, bench.base, bench.members, bench.statistics(config.grid[0]), bench.validate)
+            statistics = bench.statistics(config.grid[0])
+            chosen = choose(config.grid, bench.base, bench.members, statistics, bench.validate, work.log)
             merged, found = chosen.merged, facts_of(chosen)
         accuracies = bench.test(merged)
         write_safetensors(work.out / MERGED, merged, merged.items())

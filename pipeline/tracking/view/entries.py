@@ -33,8 +33,8 @@ COLUMNS = (
 PARAM_LIMIT = 500  # nobody compares longer ones, and MLflow warns of those it cuts off itself
 MOST_LINKS = 200  # run ids in one tag; more are a file of the run
 LINKS_FILE = "cached_runs.txt"
-FRONTIER = "frontier/"
-"""Start of the names of curves that show a measure by cost, in percent of one member."""
+SWEEPS = ("frontier/", "by_strength/", "by_alpha/", "by_setting/")
+"""Starts of the names of curves of a whole experiment: a measure by cost, by strength, by alpha, by setting."""
 
 
 def experiment_tags() -> dict[str, str]:
@@ -80,14 +80,14 @@ def step_metrics(record: Record, curves: Sequence[Point]) -> list[Metric]:
 def run_metrics(run: RunRecord, records: Mapping[str, Record], curves: Mapping[str, Sequence[Point]]) -> list[Metric]:
     """The targets' curves and summaries, how long the run took and what the steps that it built took together.
 
-    `curves` are those of the targets by fingerprint. Where they hold a frontier, accuracies of single networks are left
-    to the run of the target: on the page of a whole run they would be charts of one bar each.
+    `curves` are those of the targets by fingerprint. Where they hold a sweep, numbers of single networks, which have a
+    `/` in their names, are left to the run of the target: on the page of a whole run they would be charts of one bar.
     """
     seconds = run.seconds or 0
     points = [point for key in run.targets for point in curves.get(key, ())]
     summary = {name: value for key in run.targets if key in records for name, value in records[key].numbers.items()}
-    if any(point.metric.startswith(FRONTIER) for point in points):
-        summary = {name: value for name, value in summary.items() if not name.startswith("accuracy/")}
+    if any(point.metric.startswith(SWEEPS) for point in points):
+        summary = {name: value for name, value in summary.items() if "/" not in name}
     built = [records[key] for key in run.built]
     took = {"usage/seconds": seconds, "usage/bytes": float(sum(record.bytes for record in built))}
     took |= {"usage/cpu_seconds": sum(record.usage.get("cpu_seconds", 0) for record in built)}

@@ -31,26 +31,40 @@ class Chosen:
 
 
 def choose(
-    grid: Sequence[MergeMethod], base: State, members: Sequence[State], statistics: Any, validate: Score
+    grid: Sequence[MergeMethod],
+    base: State,
+    members: Sequence[State],
+    statistics: Any,
+    validate: Score,
+    log: Callable[[dict[str, float], int], None] = lambda metrics, step: None,
 ) -> Chosen:
     """Merge by every method of the grid and keep the one of highest mean validation accuracy, of equals the first.
 
-    Raises ValueError for an empty grid, and as `merge` does.
+    Logs that accuracy by scale, in percent, or by place in the grid where scales do not tell its methods apart. Raises
+    ValueError for an empty grid, and as `merge` does.
     """
     if not grid:
         raise ValueError("there is no method to choose from")
     best: Chosen | None = None
-    for method in grid:
+    steps = _steps(grid)
+    for step, method in zip(steps, grid, strict=True):
         facts: dict[str, Mapping[str, float | str]] = {}
         merged = merge(base, members, method, statistics, facts.__setitem__)
         accuracies = validate(merged)
         mean = sum(accuracies) / len(accuracies)
+        log({"validation/accuracy": mean}, step)
         if best is None or mean > best.validation:
             etas = [float(found["eta"]) for found in facts.values() if "eta" in found]
             fallbacks = sum("fallback" in found for found in facts.values())
             best = Chosen(method, mean, merged, sum(etas) if etas else None, fallbacks, _largest(method, grid))
     assert best is not None
     return best
+
+
+def _steps(grid: Sequence[MergeMethod]) -> list[int]:
+    """Whole numbers that tell the methods of a grid apart."""
+    scales = [round(100 * getattr(one, "scale", 0.0)) for one in grid]
+    return scales if len(set(scales)) == len(grid) else list(range(len(grid)))
 
 
 def _largest(method: MergeMethod, grid: Sequence[MergeMethod]) -> bool:

@@ -1,9 +1,15 @@
 """Of a second night the same test images and the seeds say how much is chance, before other nights can."""
 
+from functools import reduce
+
 import pytest
 
 from amalgam.pipeline.__main__ import main
-from amalgam.pipeline.tracking.nights.record import read_nights
+from amalgam.pipeline.cli.operating.evidence import chance, paired
+from amalgam.pipeline.engine.execute import Event, Local, run
+from amalgam.pipeline.experiments import EXPERIMENTS
+from amalgam.pipeline.tracking.nights.record import metrics_of, read_nights
+from amalgam.pipeline.tracking.run_record import RunRecord
 
 EXPERIMENT = """
 import numpy as np
@@ -74,6 +80,29 @@ def test_without_predictions_the_tolerance_alone_decides_the_second_night(shop):
     assert night(shop, 0 + 10**6, "--no-kept") in (0, 3)
     [finding] = read_nights(shop / "runs", "shop")[1].findings
     assert finding["noise"] == 0 and (finding["kind"] == "regression") == (finding["fall"] > 0.005)
+
+
+def fusion(root, seed: int, epochs: int) -> RunRecord:
+    """A run of a small experiment on fusion."""
+    small = {"members": 2, "widths": (12, 8), "probe_rows": 40, "alphas": (0.5,), "first_weight": (0.2, 0.5)}
+    target = EXPERIMENTS["digits_partial_fusion"](**small, rivals=(), seeds=1, first_seed=seed, epochs=epochs)
+    events = list[Event]()
+    run([target], root, Local(), events.append)
+    return reduce(RunRecord.after, events, RunRecord.begun("fusion", {}, [target])).ended()
+
+
+def test_networks_of_fusion_are_paired_by_test_image_with_every_weighting_apart(tmp_path):
+    """The paired lead is the difference of the accuracies that the reports give, of each network and ensemble."""
+    first, second = fusion(tmp_path, 0, 1), fusion(tmp_path, 7, 2)
+    old, new = (metrics_of(one, tmp_path) for one in (first, second))
+    leads = {label.replace(",", ""): ahead for (_, label), ahead in paired(first, second, tmp_path).items()}
+    named = {name.removeprefix("accuracy/"): name for name in old if not name.endswith("member")}
+    assert len(named) > 8 and named.keys() <= leads.keys()
+    for label, name in named.items():
+        assert leads[label].value == pytest.approx(new[name] - old[name], abs=1e-12)
+        assert leads[label].low <= leads[label].value <= leads[label].high
+    known = chance(second, first, tmp_path)
+    assert all(known[name] > 0 for name in old), "a night of one seed knows what differs from image to image"
 
 
 def _first(shop) -> str:

@@ -13,6 +13,7 @@ from amalgam.pipeline.experiments import EXPERIMENTS
 from amalgam.pipeline.reports.builder import read_rows
 from amalgam.pipeline.reports.merging import merge_report, terminal_table, verdicts
 from amalgam.pipeline.steps.merging.merged import MERGED
+from amalgam.pipeline.store.artifact import read_curves, read_record
 from amalgam.pipeline.store.checkpoints import load_model
 from amalgam.pipeline.store.tables.results import read_results
 from amalgam.pipeline.store.tables.statistics import read_statistics
@@ -24,6 +25,7 @@ from amalgam.tasks.merging.staged import basis_digest
 from amalgam.tasks.merging.statistics.conflict import conflicts
 from amalgam.tasks.merging.weights.providers import FunctionalSimilarity
 from amalgam.tasks.scoring.results import Network, Result
+from tests.pipeline.reports.paths import charted
 
 SMALL = {"seeds": 1, "epochs": 2, "base_epochs": 3, "widths": (16, 12), "rows": 40, "scales": (0.3, 1.0)}
 TASKS = ("digits", "digits+turn1", "digits+inverted")
@@ -175,3 +177,18 @@ def test_staged_statistics_of_other_data_are_refused(built):
     assert known.basis == basis_digest(*states(built), None)
     with pytest.raises(ValueError, match="other data"):
         read_statistics(folder, "digits of another kind")
+
+
+def test_the_page_of_a_run_in_mlflow_has_a_curve_by_setting_of_every_method_with_several(built):
+    """The best of each curve is what the table gives as validation accuracy."""
+    root, report, steps = built
+    points = charted(read_record(report.path(root)), read_curves(report.path(root)))
+    rows = {row["label"]: row for row in read_rows(report.path(root), "merging")}
+    assert dict(points["by_setting/TaskArithmetic"]).keys() == {30, 100}
+    swept = {step.config.label for step in steps["merged"] if step.config.grid}
+    assert {name.removeprefix("by_setting/") for name in points if name.startswith("by_setting/")} == swept
+    for label in swept:
+        best = max(value for _, value in points[f"by_setting/{label}"])
+        assert best == pytest.approx(rows[label]["validation_accuracy"])
+    assert points["test/accuracy"][0][1] in [row["accuracy"] for row in rows.values()]
+    assert not any(name.startswith(("accuracy/", "worst_accuracy/")) for name in points)

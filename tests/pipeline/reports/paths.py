@@ -1,6 +1,6 @@
 """Made-up paths between networks, of the size that a pilot of the robustness experiment measured, as real results."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,8 +9,11 @@ from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.reports.robustness.config import RobustnessReportConfig
 from amalgam.pipeline.steps.clip.path import path_results
+from amalgam.pipeline.store.artifact import Point, Record
 from amalgam.pipeline.store.measures import recorded
 from amalgam.pipeline.store.tables.predictions import PREDICTIONS, Answers, write_predictions
+from amalgam.pipeline.tracking.run_record import RunRecord
+from amalgam.pipeline.tracking.view import run_metrics
 from amalgam.tasks.clip.testing.evaluate import path_name
 from amalgam.tasks.scoring.metrics import Predictions
 from amalgam.tasks.scoring.results import Network
@@ -73,6 +76,16 @@ def robustness(
         compare=compare,
     )
     return Step("robustness", "amalgam.pipeline.steps.clip.report:write_report", config, {"paths": paths})
+
+
+def charted(record: Record, curves: Sequence[Point]) -> dict[str, list[tuple[int, float]]]:
+    """What MLflow shows on the page of a run with this target: steps and values by metric."""
+    begun = RunRecord(experiment="shown", started=record.started, targets=(record.fingerprint,))
+    metrics = run_metrics(begun.ended(), {record.fingerprint: record}, {record.fingerprint: curves})
+    found: dict[str, list[tuple[int, float]]] = {}
+    for metric in metrics:
+        found.setdefault(metric.key, []).append((metric.step, metric.value))
+    return found
 
 
 def _answers(config: Mapping[str, Any]) -> Iterator[Answers]:

@@ -26,10 +26,10 @@ from amalgam.pipeline.reports.robustness.table import (
     strength_rows,
 )
 from amalgam.pipeline.reports.tables import MINUS
-from amalgam.pipeline.store.artifact import read_record
+from amalgam.pipeline.store.artifact import read_curves, read_record
 from amalgam.pipeline.store.tables.results import read_results
 from amalgam.tasks.scoring.selection import recovered_fraction
-from tests.pipeline.reports.paths import ALPHAS, ENDS, robustness
+from tests.pipeline.reports.paths import ALPHAS, ENDS, charted, robustness
 
 PAIR = ("sae-mask", "l2")
 TOLERANCE = 0.02
@@ -308,3 +308,19 @@ def test_results_that_cannot_be_compared_are_named(report):
     plain = next(rows for rows in report[2].values() if (rows[0].network.method, rows[0].network.seed) == ("ft", 0))
     with pytest.raises(ValueError, match=r"'ft' .*nan .*\[0, 0\]"):
         path_frame(of(lambda network: network.seed == 0) | {report[0]: plain})
+
+
+def test_the_page_of_a_run_in_mlflow_has_curves_by_strength_and_by_alpha(report, rows):
+    """Their points are the rows of the table; a chart of one bar is left to the run of the report itself."""
+    points = charted(read_record(report[0]), read_curves(report[0]))
+    strengths = dict(points["by_strength/seen/l2"])
+    assert list(strengths) == [0, 1, 2, 3]
+    swept = [row for row in strength_rows(rows) if row["method"] == "l2"]
+    assert list(strengths.values()) == [row["seen/accuracy"] for row in sorted(swept, key=lambda row: row["strength"])]
+    chosen = [row for row in rows if row["method"] == "sae-mask" and row["chosen_strength"]]
+    expected = {round(100 * row["alpha"]): row["unseen/accuracy"] for row in chosen}
+    assert dict(points["by_alpha/unseen/sae-mask"]) == expected and len(expected) == len(ALPHAS)
+    assert {name for name, of_name in points.items() if len(of_name) < 2} == {
+        *("test/accuracy", "test/accuracy_std"),
+        *("usage/seconds", "usage/bytes", "usage/cpu_seconds"),
+    }
