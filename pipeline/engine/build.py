@@ -10,11 +10,11 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from amalgam.pipeline.engine.host import device_of, host_facts, metered, threads
+from amalgam.pipeline.engine.host import device_of, host_facts, metered, sampled, threads
 from amalgam.pipeline.engine.place import Place, require_whole
 from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.engine.workspace import NOTES, Workspace, warnings_noted
@@ -84,9 +84,9 @@ def _run(step: Step, place: Place, folder: Path) -> Record:
     (folder / STARTED).touch()
     _end_line(work.curves)
     started, clock = time.time(), time.monotonic()
-    with metered(work.device) as usage:
+    with metered(work.device) as usage, sampled(work.device) as samples:
         metrics = _call(step, place, work)
-    _write_curves(work.curves, out / CURVES)
+    _write_curves(work.curves, samples, out / CURVES)
     record = Record(
         name=step.name,
         fingerprint=step.fingerprint,
@@ -145,15 +145,14 @@ def _call(step: Step, place: Place, work: Workspace) -> Mapping[str, float | int
             raise
 
 
-def _write_curves(source: Path, destination: Path) -> None:
+def _write_curves(source: Path, samples: Sequence[Point], destination: Path) -> None:
     """Keep the last value of each metric at each step: a retry logs again what came after its checkpoint."""
-    if not source.is_file():
-        return
-    points: dict[tuple[str, int], Point] = {}
-    for row in _logged(source):
+    points = {(point.metric, point.step): point for point in samples}
+    for row in _logged(source) if source.is_file() else ():
         for metric, value in row["metrics"].items():
             points[metric, row["step"]] = Point(metric=metric, value=value, step=row["step"], time=row["time"])
-    destination.write_text("[\n" + ",\n".join(point.model_dump_json() for point in points.values()) + "\n]\n")
+    if points:
+        destination.write_text("[\n" + ",\n".join(point.model_dump_json() for point in points.values()) + "\n]\n")
 
 
 def _logged(curves: Path) -> Iterator[dict[str, Any]]:

@@ -25,6 +25,7 @@ from amalgam.tasks.sae.saelens import from_saelens, to_saelens
 from amalgam.tasks.sae.transcoder import Transcoder
 
 WEIGHTS = "open_clip"  # folder of fetched weights under the data root
+CLASSIFIER = "classifier.json"
 SAE_CONFIG, SAE_WEIGHTS = "cfg.json", "sae_weights.safetensors"
 
 
@@ -65,7 +66,7 @@ def read_clip_spec(folder: Path) -> ClipSpec:
 def save_classifier(classifier: nn.Module, about: ClassifierInfo, folder: Path) -> None:
     """Write a classifier into an existing folder."""
     write_state(classifier, folder / "model.safetensors")
-    (folder / "classifier.json").write_text(about.model_dump_json(indent=2) + "\n")
+    (folder / CLASSIFIER).write_text(about.model_dump_json(indent=2) + "\n")
 
 
 def load_classifier(folder: Path) -> Classifier:
@@ -86,7 +87,7 @@ def load_classifier(folder: Path) -> Classifier:
 
 def read_about(folder: Path) -> ClassifierInfo:
     """What the classifier of a folder is. Raises ValueError if the folder is no classifier."""
-    return read_json(ClassifierInfo, folder / "classifier.json", "classifier")
+    return read_json(ClassifierInfo, folder / CLASSIFIER, "classifier")
 
 
 def weights_root(data_root: Path | None) -> Path | None:

@@ -9,7 +9,7 @@ from filelock import FileLock
 
 from amalgam.pipeline.console import say
 from amalgam.pipeline.store.artifact import written_whole
-from amalgam.pipeline.tracking.store import ARTIFACTS, DATABASE, Store, sqlite_uri
+from amalgam.pipeline.tracking.store import ARTIFACTS, DATABASE, Store, plainly, sqlite_uri
 
 LOCATIONS = (
     ("runs", "artifact_uri"),
@@ -33,6 +33,10 @@ def prepared(store: Store) -> Store:
         return store
     database = store.root / DATABASE
     with tracking_lock(store.root):
+        if (link := plainly(store.root)) != store.root and not link.exists():
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.unlink(missing_ok=True)
+            link.symlink_to(store.root)
         if database.is_file() and not _is_whole(database):
             place = database.with_name(f"{DATABASE}.damaged")
             database.replace(place)
@@ -40,7 +44,7 @@ def prepared(store: Store) -> Store:
         if not database.is_file():
             _make(database)
             without_trace(store)
-        _move_artifacts(database, (store.root / ARTIFACTS).as_uri())
+        _move_artifacts(database, (plainly(store.root) / ARTIFACTS).as_uri())
     return store
 
 
@@ -59,7 +63,7 @@ def _make(database: Path) -> None:
     # Making tables sets up logging anew, after which a second database of the process would be announced.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     with written_whole(database) as partial:
-        made = SqlAlchemyStore(sqlite_uri(partial), (database.parent / ARTIFACTS).as_uri())
+        made = SqlAlchemyStore(sqlite_uri(partial), (plainly(database.parent) / ARTIFACTS).as_uri())
         made.engine.dispose()
 
 

@@ -22,11 +22,11 @@ from mlflow.types import Schema, TensorSpec
 
 from amalgam.pipeline.console import first_line
 from amalgam.pipeline.store.artifact import Record, read_curves
-from amalgam.pipeline.store.checkpoints import load_model, read_pictures, read_spec
-from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_about
+from amalgam.pipeline.store.checkpoints import PICTURES, load_model, read_pictures, read_spec
+from amalgam.pipeline.store.clip_checkpoints import CLASSIFIER, load_classifier, read_about
 from amalgam.pipeline.store.programs import EXAMPLES
 from amalgam.pipeline.tracking.client import RunsInStore
-from amalgam.pipeline.tracking.run_record import ALIAS, REGISTER, RunRecord
+from amalgam.pipeline.tracking.run_record import ALIAS, NETWORKS, REGISTER, RunRecord
 from amalgam.pipeline.tracking.store import Store
 from amalgam.pipeline.tracking.view import Link, milliseconds, step_metrics
 from amalgam.pipeline.tracking.view import params as as_params
@@ -49,7 +49,7 @@ class Exportable:
 
 def exportable(folder: Path) -> Exportable:
     """The network of a checkpoint or of a classifier. Raises ValueError if the folder holds neither."""
-    if (folder / "classifier.json").is_file():
+    if (folder / CLASSIFIER).is_file():
         about = read_about(folder)
         how = build_clip(about.clip, filled=False).preprocessing
         served = FromPixels(load_classifier(folder), how.mean, how.std)
@@ -93,8 +93,9 @@ class StepNetwork:
 def log_networks(client: MlflowClient, run: RunRecord, networks: Sequence[StepNetwork]) -> None:
     """Show the networks that the run built as models, and register the best of all if the run says so."""
     log_models(client, [one for one in networks if one.record.fingerprint in run.built])
-    if name := run.tags.get(REGISTER):
-        chosen = best(networks)
+    made = [one for one in networks if one.record.name in NETWORKS]
+    if made and (name := run.tags.get(REGISTER)):
+        chosen = best(made)
         log_models(client, [chosen])
         register(client, chosen.link, name, run.tags.get(ALIAS))
 
@@ -111,6 +112,8 @@ def log_models(client: MlflowClient, networks: Iterable[StepNetwork]) -> None:
         try:
             every = step_metrics(one.record, read_curves(one.folder))
             points = [point for point in every if point.key in one.record.metrics]
+            if not one.record.files.keys() & {PICTURES, CLASSIFIER}:
+                raise ValueError("it is not known how its pictures are prepared, or tasks prepare them differently")
             log_model(client, one.link, exportable(one.folder), facts, points)
         except MlflowException:
             raise

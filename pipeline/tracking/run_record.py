@@ -29,7 +29,10 @@ FOLDER = ".runs"
 BEAT = 30.0  # seconds between two touches of the record of a run that goes on
 SILENCE = 20 * BEAT  # after which a driver of another machine counts as dead; a network may be away for minutes
 REGISTER, ALIAS = "register", "alias"  # tags of a run: under what name its best network is registered
-NETWORKS = ("fused", "finetuned", "tuned")  # kinds of steps whose networks are shown as models
+NETWORKS = ("fused", "finetuned", "tuned", "merged", "merged_clips")
+"""Kinds of steps whose networks are shown as models, and may be registered as what an experiment is for."""
+PARTS = ("member", "task", "rival")
+"""Kinds of steps whose networks are shown as models too: what is fused, merged or compared with."""
 
 
 class RunRecord(BaseModel):

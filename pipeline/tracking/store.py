@@ -1,6 +1,7 @@
 """Where MLflow keeps runs, and whether it is there; imports no mlflow, so it costs no time."""
 
 import base64
+import hashlib
 import importlib.util
 import socket
 import urllib.error
@@ -8,6 +9,8 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
+
+from amalgam.pipeline.store.artifact import cache_folder
 
 PATIENCE = 3  # seconds a server may take to say that it is there
 # No word leaves this machine, a server that goes away costs seconds, nothing is printed, and `amalgam ui` only shows.
@@ -114,7 +117,17 @@ def store_of(root: Path, tracking_uri: str | None = None) -> Store:
     if tracking_uri:
         return Store(tracking_uri)
     root = root.absolute()
-    return Store(sqlite_uri(root / DATABASE), (root / ARTIFACTS).as_uri(), root)
+    return Store(sqlite_uri(root / DATABASE), (plainly(root) / ARTIFACTS).as_uri(), root)
+
+
+def plainly(root: Path) -> Path:
+    """The root, or where its name has something like `%20`, the place of a link to it.
+
+    MLflow takes the path of a model that it loads for a URI, and so would look for another file.
+    """
+    if unquote(str(root)) == str(root):
+        return root
+    return cache_folder() / f"root-{hashlib.sha256(str(root).encode()).hexdigest()[:16]}"
 
 
 def sqlite_uri(database: Path) -> str:

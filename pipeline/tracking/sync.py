@@ -25,7 +25,7 @@ from amalgam.pipeline.tracking import view
 from amalgam.pipeline.tracking.client import RunsInStore
 from amalgam.pipeline.tracking.database import tracking_lock
 from amalgam.pipeline.tracking.files import keep
-from amalgam.pipeline.tracking.run_record import NETWORKS, REGISTER, RunRecord, bury_dead, read_runs
+from amalgam.pipeline.tracking.run_record import NETWORKS, PARTS, REGISTER, RunRecord, bury_dead, read_runs
 from amalgam.pipeline.tracking.store import Store
 
 TOGETHER = 50  # steps in one transaction: others wait for its end, a second at most
@@ -187,7 +187,9 @@ class Tracker:
     def _log_models(self, run: RunRecord, records: Mapping[str, Record]) -> None:
         """Show the networks that the run built as models, and register the best of all that it has if it says so."""
         name = run.tags.get(REGISTER)
-        wanted = [key for key in ([*run.built, *run.cached] if name else run.built) if records[key].name in NETWORKS]
+        wanted = [key for key in run.built if records[key].name in PARTS]
+        for key in [*run.built, *run.cached] if name else run.built:
+            wanted += [key] * (records[key].name in NETWORKS and not records[key].config.get("reference"))
         if not wanted:
             return
         from amalgam.pipeline.tracking.models import StepNetwork, log_networks  # here, not above: it imports torch

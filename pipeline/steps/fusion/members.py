@@ -61,7 +61,7 @@ class EvaluationConfig(Config):
 def train_member(config: MemberConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
     """Train the member and keep its best epoch; after a retry, go on from the last finished epoch."""
     from amalgam.pipeline.engine.resuming import resume_state, saver
-    from amalgam.pipeline.store.checkpoints import save_model
+    from amalgam.pipeline.store.checkpoints import save_model, save_pictures
     from amalgam.tasks.data.opening import open_pool
     from amalgam.tasks.models import build
     from amalgam.tasks.training.loop import train
@@ -83,6 +83,7 @@ def train_member(config: MemberConfig, inputs: Mapping[str, Any], work: Workspac
         save=saver(work),
     )
     save_model(trained.module, config.model, work.out)
+    save_pictures(images, work.out)
     return {"best_epoch": trained.best_epoch, "data_fingerprint": images.fingerprint}
 
 

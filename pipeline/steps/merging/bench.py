@@ -3,22 +3,24 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from amalgam.pipeline.engine.workspace import Workspace
-from amalgam.pipeline.store.checkpoints import load_model, read_spec
-from amalgam.pipeline.store.clip_checkpoints import load_classifier
+from amalgam.pipeline.store.checkpoints import load_model, read_spec, save_model, save_pictures
+from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_about, save_classifier
 from amalgam.pipeline.store.tables.statistics import read_statistics
 from amalgam.tasks.clip.testing.eight_tasks import ClipTask
+from amalgam.tasks.clip.zero_shot import Classifier
 from amalgam.tasks.data.opening import open_labelled, open_source
 from amalgam.tasks.data.sources import LabelledConfig
 from amalgam.tasks.fusion import recalibrate
 from amalgam.tasks.fusion.fitting.norms import batch_norms
 from amalgam.tasks.merging.methods.method import MergeMethod
 from amalgam.tasks.merging.multitask.data import TaskData, accuracy, task_data
-from amalgam.tasks.merging.multitask.heads import encoder_state, with_encoder
+from amalgam.tasks.merging.multitask.heads import encoder_state, with_all_heads, with_encoder
 from amalgam.tasks.merging.staged import State
 from amalgam.tasks.merging.statistics.grams import MergedBelow
 
@@ -39,6 +41,8 @@ class Bench:
     parts: Sequence[TaskData]
     num_rows: int
     device: str
+    folders: Sequence[Path]
+    """Where the modules lie."""
     staged: Any
     """Folder of statistics; None without."""
 
@@ -50,7 +54,7 @@ class Bench:
         parts = [task_data(t, shape, config.validation_share, config.seed, work.data_root) for t in config.tasks]
         base = encoder_state(load_model(inputs["base"]))
         staged = inputs.get("statistics")
-        return cls(base, modules, _encoders(modules), parts, config.num_rows, work.device, staged)
+        return cls(base, modules, _encoders(modules), parts, config.num_rows, work.device, inputs["members"], staged)
 
     @classmethod
     def of_classifiers(cls, config: "ClipMergedConfig", inputs: Mapping[str, Any], work: Workspace) -> "Bench":
@@ -58,7 +62,7 @@ class Bench:
         modules = [load_classifier(folder) for folder in inputs["members"]]
         parts = [_clip_parts(task, config, work) for task in config.tasks]
         base = encoder_state(load_classifier(inputs["base"]))
-        return cls(base, modules, _encoders(modules), parts, config.num_rows, work.device, None)
+        return cls(base, modules, _encoders(modules), parts, config.num_rows, work.device, inputs["members"], None)
 
     def statistics(self, method: MergeMethod) -> Any:
         """What the method needs, if anything."""
@@ -86,6 +90,21 @@ class Bench:
         """Test accuracy of every task's own network."""
         trios = zip(self.modules, self.members, self.parts, strict=True)
         return [accuracy(with_encoder(module, own), parts.test, device=self.device) for module, own, parts in trios]
+
+    def save(self, encoder: State, tasks: Sequence[str], folder: Path) -> None:
+        """Write the network of the encoder and all heads; where all pictures are prepared alike, also how."""
+        whole = with_all_heads(self.modules, self._refreshed(encoder))
+        names = tuple(
+            f"{task}: {name}" for task, p in zip(tasks, self.parts, strict=True) for name in p.test.class_names
+        )
+        if isinstance(whole, Classifier):
+            abouts = [read_about(member) for member in self.folders]
+            templates = tuple(dict.fromkeys(template for about in abouts for template in about.templates))
+            about = abouts[0].model_copy(update={"class_names": names, "templates": templates})
+            return save_classifier(whole, about, folder)
+        save_model(whole, read_spec(self.folders[0]).model_copy(update={"num_classes": len(names)}), folder)
+        if len({(parts.test.mean, parts.test.std) for parts in self.parts}) == 1:
+            save_pictures(self.parts[0].test, folder, names)
 
     def _refreshed(self, encoder: State) -> State:
         """The encoder, its batch norms measured anew on all tasks' images: their merged statistics mean little."""

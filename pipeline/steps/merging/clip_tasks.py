@@ -40,7 +40,7 @@ def make_task_head(config: TaskHeadConfig, inputs: Mapping[str, Any], work: Work
 
 
 def merge_clip_tasks(config: ClipMergedConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
-    """Write the merged image tower and `results.parquet`, as `merge_tasks` does."""
+    """Write the merged network and `results.parquet`, as `merge_tasks` does."""
     from amalgam.pipeline.steps.merging.bench import Bench
 
     return merged_row(config, Bench.of_classifiers(config, inputs, work), [task.name for task in config.tasks], work)
@@ -69,4 +69,4 @@ def check_some_weights(config: OpenedConfig, data_root: Path | None) -> None:
 
 
 TASK_HEAD = Kind("task_head", make_task_head, TaskHeadConfig, check=check_task, expect=Expect(10, 400_000_000))
-MERGED_CLIPS = Kind("merged_clips", merge_clip_tasks, ClipMergedConfig, expect=Expect(600, 400_000_000))
+MERGED_CLIPS = Kind("merged_clips", merge_clip_tasks, ClipMergedConfig, version=2, expect=Expect(600, 400_000_000))

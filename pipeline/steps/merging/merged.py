@@ -14,7 +14,6 @@ from amalgam.tasks.merging.multitask.spec import TaskSpec
 if TYPE_CHECKING:
     from amalgam.pipeline.steps.merging.bench import Bench
 
-MERGED = "merged.safetensors"
 Reference = Literal["base", "fine-tuned"]
 
 
@@ -40,7 +39,10 @@ class MergedConfig(RowConfig):
 
 
 def merge_tasks(config: MergedConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
-    """Write the merged encoder and `results.parquet`: test accuracy on every task, their mean and the worst."""
+    """Write the merged network and `results.parquet`: test accuracy on every task, their mean and the worst.
+
+    The network has one encoder and, side by side, the heads of all tasks.
+    """
     from amalgam.pipeline.steps.merging.bench import Bench
 
     return merged_row(config, Bench.opened(config, inputs, work), [task.name for task in config.tasks], work)
@@ -49,7 +51,6 @@ def merge_tasks(config: MergedConfig, inputs: Mapping[str, Any], work: Workspace
 def merged_row(config: RowConfig, bench: "Bench", tasks: Sequence[str], work: Workspace) -> Metrics:
     """Choose and test one row, and write what `merge_tasks` does; `tasks` are names."""
     from amalgam.pipeline.store.measures import recorded
-    from amalgam.pipeline.store.state_files import write_safetensors
     from amalgam.tasks.merging.multitask.choosing import choose
     from amalgam.tasks.scoring.results import Network
 
@@ -64,7 +65,7 @@ def merged_row(config: RowConfig, bench: "Bench", tasks: Sequence[str], work: Wo
             chosen = choose(config.grid, bench.base, bench.members, statistics, bench.validate, work.log)
             merged, found = chosen.merged, facts_of(chosen)
         accuracies = bench.test(merged)
-        write_safetensors(work.out / MERGED, merged, merged.items())
+        bench.save(merged, tasks, work.out)
     return recorded(results_of(network, tasks, accuracies, found), work.out)
 
 
@@ -86,4 +87,4 @@ def facts_of(chosen: Any) -> dict[str, float]:
     return found | ({} if chosen.eta is None else {"eta": chosen.eta})
 
 
-MERGED_TASKS = Kind("merged", merge_tasks, MergedConfig, expect=Expect(5, 500_000))
+MERGED_TASKS = Kind("merged", merge_tasks, MergedConfig, version=2, expect=Expect(5, 500_000))

@@ -45,7 +45,7 @@ def headed_base(config: TaskConfig, base: Path, work: Workspace) -> "tuple[nn.Mo
 def finetune_task(config: TaskConfig, inputs: Mapping[str, Path], work: Workspace) -> Metrics:
     """Save the network with the task's head; the summary compares it with the base behind the same head."""
     from amalgam.pipeline.engine.resuming import resume_state, saver
-    from amalgam.pipeline.store.checkpoints import save_model
+    from amalgam.pipeline.store.checkpoints import save_model, save_pictures
     from amalgam.tasks.merging.multitask.data import accuracy
     from amalgam.tasks.training.loop import train
 
@@ -64,6 +64,7 @@ def finetune_task(config: TaskConfig, inputs: Mapping[str, Path], work: Workspac
         save=saver(work),
     )
     save_model(trained.module, spec, work.out)
+    save_pictures(parts.test, work.out)
     return {
         "best_epoch": trained.best_epoch,
         "test/accuracy": accuracy(trained.module, parts.test, device=work.device),

@@ -14,7 +14,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from amalgam.pipeline.tracking import view
 from amalgam.pipeline.tracking.client import RunsInStore, pages
 from amalgam.pipeline.tracking.database import tracking_lock
-from amalgam.pipeline.tracking.store import ARTIFACTS, DATABASE, Store, sqlite_uri
+from amalgam.pipeline.tracking.store import ARTIFACTS, DATABASE, Store, sqlite_uri, store_of
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def _purge(root: Path, ids: Iterable[str]) -> None:
 
     As `mlflow gc` does, whose method this is, but without the ten seconds in which that command is imported.
     """
-    store = SqlAlchemyStore(sqlite_uri(root / DATABASE), (root / ARTIFACTS).as_uri())
+    store = SqlAlchemyStore(sqlite_uri(root / DATABASE), str(store_of(root).artifacts))
     for run_id in ids:
         store._hard_delete_run(run_id)
         shutil.rmtree(root / ARTIFACTS / run_id, ignore_errors=True)

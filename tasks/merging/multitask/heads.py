@@ -1,6 +1,7 @@
 """A network as an encoder, which is merged, and a head, its last linear layer, which stays with its task."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -32,6 +33,17 @@ def with_encoder(module: nn.Module, encoder: State) -> nn.Module:
     head = head_of(module)[0]
     assert not missing.unexpected_keys and all(name.startswith(head) for name in missing.missing_keys)
     return module.eval()
+
+
+def with_all_heads(modules: Sequence[nn.Module], encoder: State) -> nn.Module:
+    """A new network of one encoder and one head that has the rows of the heads of all modules, one below another."""
+    whole, heads = copy.deepcopy(with_encoder(modules[0], encoder)), [head_of(module)[1] for module in modules]
+    head = head_of(whole)[1]
+    head.weight = nn.Parameter(torch.cat([one.weight.detach().cpu() for one in heads]), requires_grad=False)
+    if head.bias is not None:
+        head.bias = nn.Parameter(torch.cat([one.bias.detach().cpu() for one in heads]), requires_grad=False)
+    head.out_features = len(head.weight)
+    return whole
 
 
 def fit_head(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], num_classes: int) -> None:

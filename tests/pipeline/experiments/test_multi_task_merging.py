@@ -4,7 +4,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from amalgam import Average, RegMean, TaskArithmetic, merge
 from amalgam.pipeline.engine.execute import Local, run
@@ -12,11 +11,11 @@ from amalgam.pipeline.engine.step import ancestors
 from amalgam.pipeline.experiments import EXPERIMENTS
 from amalgam.pipeline.reports.builder import read_rows
 from amalgam.pipeline.reports.merging import merge_report, terminal_table, verdicts
-from amalgam.pipeline.steps.merging.merged import MERGED
 from amalgam.pipeline.store.artifact import read_curves, read_record
 from amalgam.pipeline.store.checkpoints import load_model
 from amalgam.pipeline.store.tables.results import read_results
 from amalgam.pipeline.store.tables.statistics import read_statistics
+from amalgam.tasks.data.loading import normalise
 from amalgam.tasks.merging import MERGE_METHODS
 from amalgam.tasks.merging.multitask.data import accuracy, open_task
 from amalgam.tasks.merging.multitask.heads import encoder_state, head_of, with_encoder
@@ -56,15 +55,44 @@ def step_of(built, label):
 
 def test_rows_are_what_the_library_merges(built):
     root, (base, members) = built[0], states(built)
-    merged = load_file(step_of(built, "Average").path(root) / MERGED)
+    merged = encoder_state(load_model(step_of(built, "Average").path(root)))
     expected = merge(base, members, Average())
     assert all(torch.equal(merged[name], expected[name]) for name in expected)
     chosen = {
         r.metric: r.value for r in read_results(step_of(built, "TaskArithmetic").path(root)) if r.role == "chosen"
     }
     expected = merge(base, members, TaskArithmetic(scale=chosen["scale"]))
-    merged = load_file(step_of(built, "TaskArithmetic").path(root) / MERGED)
+    merged = encoder_state(load_model(step_of(built, "TaskArithmetic").path(root)))
     assert all(torch.equal(merged[name], expected[name]) for name in expected)
+
+
+def test_a_merged_network_answers_for_every_task_and_is_a_model_of_all_their_classes(built, tmp_path, monkeypatch):
+    """Its logits of a task's classes are those of the task's own head behind the merged encoder."""
+    import mlflow.pytorch
+
+    from amalgam.pipeline.tracking.models import exportable
+    from amalgam.pipeline.tracking.models import save_model as save_mlflow_model
+
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    root, _, steps = built
+    folder = step_of(built, "TSVM").path(root)
+    network, correct = load_model(folder), list[float]()
+    one = exportable(folder)
+    save_mlflow_model(one, tmp_path / "model", {})
+    model = mlflow.pytorch.load_model(str(tmp_path / "model"))
+    for place, step in enumerate(steps["task"]):
+        images = open_task(step.config.task, "test", one.shape)
+        classes = slice(10 * place, 10 * place + 10)
+        alone = with_encoder(load_model(step.path(root)), encoder_state(network))
+        pixels = images.batch(torch.arange(len(images)))
+        with torch.no_grad():
+            expected = alone(normalise(pixels, images.mean, images.std))
+            torch.testing.assert_close(model(pixels)[:, classes], expected, rtol=1e-4, atol=1e-5)
+        assert one.class_names[classes] == tuple(f"{step.config.task.name}: {name}" for name in images.class_names)
+        correct.append((expected.argmax(1) == images.labels).double().mean().item())
+    row = next(row for row in read_rows(built[1].path(root), "merging") if row["label"] == "TSVM")
+    assert row["accuracy"] == pytest.approx(sum(correct) / 3)
+    assert exportable(steps["member"][0].path(root)).class_names == tuple(map(str, range(10)))
 
 
 def test_staged_statistics_know_the_encoders_and_leave_the_head_out(built):

@@ -27,7 +27,7 @@ from amalgam.pipeline.store.checkpoints import load_model, save_model, save_pict
 from amalgam.pipeline.store.clip_checkpoints import ClassifierInfo, key_of, save_classifier
 from amalgam.pipeline.tracking.database import prepared
 from amalgam.pipeline.tracking.run_record import RunRecord, read_runs
-from amalgam.pipeline.tracking.store import SETTINGS, Store, store_of
+from amalgam.pipeline.tracking.store import SETTINGS, Store, plainly, store_of
 from amalgam.pipeline.tracking.sync import Tracker
 from amalgam.tasks.clip.zero_shot import Classifier, zero_shot_head
 from amalgam.tasks.data.catalogue import DataSpec
@@ -172,18 +172,20 @@ def test_a_network_that_cannot_be_exported_costs_a_tag_and_no_run(tmp_path, root
     assert found.info.status == "FINISHED" and "cannot be exported" in found.data.tags["model"]
 
 
-def test_registered_models_are_found_after_the_root_was_moved(root, tmp_path, monkeypatch, pixels):
+@pytest.mark.parametrize("name", ["runs now", "100% of a root?", "%41#1 %20?"])
+def test_registered_models_are_found_after_the_root_was_moved(root, tmp_path, monkeypatch, pixels, name):
+    """Also by a process that never saw this one, as a user's is: the name means the same to all that read it."""
     import mlflow.pytorch
 
-    there = tmp_path / "runs now"
+    there = tmp_path / name
     shutil.copytree(root, there)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", prepared(store_of(there)).uri)
     moved = MlflowClient()
     version = moved.get_model_version_by_alias("digits", "champion")
     models = moved.search_logged_models([one.experiment_id for one in moved.search_experiments()])
     assert len(models) >= 3
-    assert {one.artifact_location.partition("/mlartifacts")[0] for one in models} == {there.as_uri()}
-    assert version.source.startswith(there.as_uri())
+    assert {one.artifact_location.partition("/mlartifacts")[0] for one in models} == {plainly(there).as_uri()}
+    assert version.source.startswith(plainly(there).as_uri())
     mlflow.pytorch.load_model("models:/digits@champion")(pixels)
 
 
