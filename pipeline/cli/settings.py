@@ -12,12 +12,11 @@ from typer import Option
 
 from amalgam.pipeline.engine.execute import Local, Ray, Runner
 from amalgam.pipeline.engine.step import Resources, Step, ancestors, with_resources
-from amalgam.pipeline.store.storage import folder_path, root_path
+from amalgam.pipeline.store.storage import root_path
 from amalgam.pipeline.tracking.run_record import ALIAS, NETWORKS, REGISTER
 from amalgam.tasks.user_names import unknown_name
 
 Root = Annotated[Path, Option(callback=root_path, envvar="AMALGAM_ROOT", help="Folder of all results, or its address.")]
-FolderRoot = Annotated[Path, Option(callback=folder_path, envvar="AMALGAM_ROOT", help="Folder of all results.")]
 TrackingUri = Annotated[str | None, Option(envvar="MLFLOW_TRACKING_URI", help="MLflow server.")]
 resource_option = partial(Option, rich_help_panel="Resources and locations (no effect on results)")
 model_option = partial(Option, rich_help_panel="Model registry")

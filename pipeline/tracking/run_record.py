@@ -10,11 +10,11 @@ import tempfile
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from filelock import FileLock
 from pydantic import BaseModel, ConfigDict
 
 from amalgam.pipeline.engine.execute import Event
@@ -184,10 +184,9 @@ def _is_silent(run: RunRecord, driver: Process, root: Path) -> bool:
         return os.stat(now.name).st_mtime - run.path(root).stat().st_mtime > SILENCE
 
 
-def starting(root: Path) -> FileLock:
+def starting(root: Path) -> AbstractContextManager[None]:
     """The lock of a run that begins; who removes steps has it too, and sees every run that may need them."""
-    (root / ".locks").mkdir(parents=True, exist_ok=True)
-    return FileLock(root / ".locks" / "starting", fallback_to_soft=False)
+    return storage_of(root).alone("starting")
 
 
 def _files(root: Path) -> list[Path]:

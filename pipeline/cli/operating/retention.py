@@ -7,9 +7,10 @@ from rich.table import Table
 from typer import Option
 
 from amalgam.pipeline.cli.plan import size_text
-from amalgam.pipeline.cli.settings import FolderRoot, TrackingUri
+from amalgam.pipeline.cli.settings import Root, TrackingUri
 from amalgam.pipeline.console import output, say
-from amalgam.pipeline.tracking.nights.retention import Expired, expired, remove, size_of
+from amalgam.pipeline.store.storage import size_of, storage_of
+from amalgam.pipeline.tracking.nights.retention import Expired, expired, remove
 from amalgam.pipeline.tracking.store import DATABASE, Store, store_of
 
 
@@ -19,7 +20,7 @@ def collect(
     dry_run: Annotated[
         bool, Option("--dry-run", help="List what would be removed, with its size; remove nothing.")
     ] = False,
-    root: FolderRoot = Path("runs"),
+    root: Root = Path("runs"),
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Remove old nights, the steps that only they use, and their runs in MLflow."""
@@ -32,7 +33,8 @@ def collect(
     needed, gone, freed = _in_mlflow(store, root, keep_nights, keep_best, dry_run)
     if dry_run:
         _list(gone, root)
-        say(f"{size_text(freed + sum(map(size_of, gone.folders(root))))} would be removed; without --dry-run they are")
+        freed += sum(map(storage_of(root).size, gone.folders(root)))
+        say(f"{size_text(freed)} would be removed; without --dry-run they are")
         return
     sizes = remove(root, keep_nights, keep_best, needed)
     say(f"removed {len(gone.nights)} nights, {len(gone.steps)} steps and {size_text(freed + sum(sizes.values()))}")
@@ -63,5 +65,5 @@ def _in_mlflow(
 def _list(gone: Expired, root: Path) -> None:
     table = Table("what", "name", "size", box=None, pad_edge=False)
     for path, kind in gone.folders(root).items():
-        table.add_row(kind, str(path.relative_to(root)), size_text(size_of(path)))
+        table.add_row(kind, str(path.relative_to(root)), size_text(storage_of(root).size(path)))
     output().print(table)

@@ -20,9 +20,9 @@ from typer import Argument, Option
 from typer.core import TyperGroup
 
 from amalgam.pipeline.cli.progress import IN_A_JOB
-from amalgam.pipeline.cli.settings import FolderRoot
+from amalgam.pipeline.cli.settings import Root
 from amalgam.pipeline.console import output, say
-from amalgam.pipeline.store.storage import Process
+from amalgam.pipeline.store.storage import Process, storage_of
 from amalgam.pipeline.tracking.nights.schedules import (
     Firing,
     Schedule,
@@ -43,7 +43,7 @@ from amalgam.tasks.user_names import unknown_name
 SCHEDULED = ("night", "run", "submit", "gc", "sync", "verify")
 LATE = timedelta(minutes=5)  # by which a firing may be late without a message
 USAGE: Any = typer.BadParameter.__mro__[1]  # UsageError of the click that this typer brings along
-POLL = 1.0  # seconds between two looks
+POLL, POLL_OF_STORE = 1.0, 15.0  # seconds between two looks at a folder, or at an object store
 PATIENCE = 60  # seconds a command may take to end when the scheduler does
 
 app = typer.Typer(help="Run commands at set times, each run started once.", no_args_is_help=True)
@@ -58,7 +58,7 @@ def add(
     cron: Annotated[str, Option(help="Minute, hour, day of month, month, day of week, as in a crontab.")],
     timezone: Annotated[str, Option(help="Time zone of these times.")] = "UTC",
     grace: Annotated[float, Option(min=0.01, help="Hours by which a missed run may be late and is still run.")] = 12,
-    root: FolderRoot = Path("runs"),
+    root: Root = Path("runs"),
 ) -> None:
     """Add a schedule; `serve` or `run-once` runs it."""
     if command[0] not in SCHEDULED:
@@ -74,7 +74,7 @@ def add(
 
 
 @app.command("list")
-def list_schedules(root: FolderRoot = Path("runs")) -> None:
+def list_schedules(root: Root = Path("runs")) -> None:
     """List the schedules, when each runs next, and the outcome of the last run."""
     table = Table("schedule", "cron", "next", "last", "command", box=None, pad_edge=False)
     for schedule in read_schedules(root):
@@ -86,10 +86,10 @@ def list_schedules(root: FolderRoot = Path("runs")) -> None:
 
 
 @app.command()
-def remove(name: Name, root: FolderRoot = Path("runs")) -> None:
+def remove(name: Name, root: Root = Path("runs")) -> None:
     """Remove a schedule; what it ran stays."""
     find_schedule(root, name)
-    schedule_path(root, name).unlink()
+    storage_of(root).forget(schedule_path(root, name))
     say(f"{name} removed; the records of its runs stay in {schedule_path(root, name).with_suffix('')}")
 
 
@@ -100,7 +100,7 @@ def run_once(
         datetime | None,
         Option(formats=["%Y-%m-%d"], help="Day whose run this is.", show_default="today, in its time zone"),
     ] = None,
-    root: FolderRoot = Path("runs"),
+    root: Root = Path("runs"),
 ) -> None:
     """Run a schedule's command for a day, unless that is done; exit with its exit status."""
     schedule, now = find_schedule(root, name), datetime.now(UTC)
@@ -122,7 +122,7 @@ def run_once(
 
 
 @app.command()
-def serve(root: FolderRoot = Path("runs")) -> None:
+def serve(root: Root = Path("runs")) -> None:
     """Run every schedule when it is due, until interrupted."""
     scheduler = Scheduler(root)
     say(f"{len(read_schedules(root))} schedules under {root}; Ctrl-C ends")
@@ -130,7 +130,7 @@ def serve(root: FolderRoot = Path("runs")) -> None:
         try:
             while True:
                 scheduler.look(datetime.now(UTC))
-                time.sleep(POLL)
+                time.sleep(POLL_OF_STORE if storage_of(root).address else POLL)
         except KeyboardInterrupt:
             say("interrupted: commands that run are ended, and run again by the next scheduler")
         finally:
@@ -162,8 +162,9 @@ class _Job:
             "AMALGAM_NIGHT": f"{made.due.astimezone(schedule.zone):%Y-%m-%d}",
             IN_A_JOB: made.id,
         }
-        command = [sys.executable, "-m", "amalgam", *schedule.command, "--root", str(root)]
+        command = [sys.executable, "-m", "amalgam", *schedule.command, "--root", storage_of(root).address or str(root)]
         self.log = log_path(root, schedule, made.due)
+        self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             shown = None if is_shown else log
             self.process = subprocess.Popen(command, env=environment, stdout=shown, stderr=shown)

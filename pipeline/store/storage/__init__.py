@@ -4,10 +4,10 @@ from pathlib import Path
 
 from amalgam.pipeline.store.storage.address import MARKER, root_path
 from amalgam.pipeline.store.storage.bucket import Bucket
-from amalgam.pipeline.store.storage.folder import Folder
+from amalgam.pipeline.store.storage.folder import Folder, newest, size_of
 from amalgam.pipeline.store.storage.process import Process
 
-__all__ = ["Bucket", "Folder", "Process", "folder_path", "root_path", "storage_of"]
+__all__ = ["Bucket", "Folder", "Process", "folder_path", "newest", "root_path", "size_of", "storage_of"]
 
 
 def storage_of(root: Path) -> Folder:

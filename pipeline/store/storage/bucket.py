@@ -18,9 +18,10 @@ from pathlib import Path
 from amalgam.pipeline.store.artifact import KEY, RECORD, Damage, Record, Survey, damage_of, parsed_record
 from amalgam.pipeline.store.storage.folder import Folder
 from amalgam.pipeline.store.storage.lease import leased
-from amalgam.pipeline.store.storage.objects import PrefixObjects, each
+from amalgam.pipeline.store.storage.objects import ObjectFacts, PrefixObjects, each
 
 LEASES, ASIDE, FETCHING, PROBE = ".leases", ".damaged", ".fetching", ".probe"
+UNSETTLED = 60.0  # seconds in which a small file may change again within the second that stores tell its time to
 LEASE_SECONDS = 60.0  # after which a lease that nobody renews has expired; AMALGAM_LEASE_SECONDS sets another
 
 
@@ -148,13 +149,43 @@ class Bucket(Folder):
         self.objects.delete(self._name(path))
 
     def refresh(self, folder: str) -> None:
-        """Bring the small files in a folder here."""
+        """Bring the small files in a folder here, those that have changed; what another machine removed goes."""
+        begun, here = time.time(), self.root / folder
+        there = self.objects.facts(folder)
+        changed = [name for name, facts in there.items() if not _is_copy(here / name, facts)]
         with self._incoming() as place:
-            self.objects.download(folder, place)
-            for path in (path for path in place.rglob("*") if path.is_file()):
-                here = self.root / folder / path.relative_to(place)
-                here.parent.mkdir(parents=True, exist_ok=True)
-                path.replace(here)
+            self.objects.download(folder, place, changed)
+            for name in changed:
+                (here / name).parent.mkdir(parents=True, exist_ok=True)
+                if there[name].changed < begun - UNSETTLED:
+                    os.utime(place / name, (there[name].changed, there[name].changed))
+                (place / name).replace(here / name)
+        for path in here.rglob("*.json"):
+            if path.relative_to(here).as_posix() not in there and path.stat().st_mtime < begun - UNSETTLED:
+                path.unlink(missing_ok=True)
+
+    def size(self, path: Path) -> int:
+        """Bytes of the objects of a step or of a small file."""
+        name = self._name(path)
+        return sum(self.objects.sizes(name).values()) or len(self.objects.read(name) or b"")
+
+    def discard(self, paths: Iterable[Path]) -> None:
+        """Remove these from the store, records before files, and from the cache."""
+        paths, objects = list(paths), self.objects
+
+        def remove(path: Path) -> None:
+            name = self._name(path)
+            for file in sorted(objects.sizes(name), key=lambda file: file != RECORD):
+                objects.delete(f"{name}/{file}")
+            objects.delete(name)
+
+        each(remove, paths)
+        super().discard(path for path in paths if path.exists())
+
+    def aside(self) -> dict[Path, float]:
+        """Damaged steps that were set aside, here and in the store, and when."""
+        names = {name.partition("/")[0] for name in self.objects.sizes(ASIDE)}
+        return super().aside() | {self.root / ASIDE / name: int(name.rpartition("-")[2]) / 1e9 for name in names}
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
@@ -191,6 +222,14 @@ def _wrong_sizes(record: Record, sizes: dict[str, int]) -> str | None:
         if sizes.get(name) != facts.bytes:
             return f"{name} has {sizes.get(name, 'no')} bytes instead of {facts.bytes}"
     return None
+
+
+def _is_copy(path: Path, facts: ObjectFacts) -> bool:
+    """Whether a file was brought from an object that has not changed since."""
+    with suppress(OSError):
+        here = path.stat()
+        return (here.st_size, here.st_mtime) == (facts.size, facts.changed)
+    return False
 
 
 def _bytes(path: Path) -> bytes | None:

@@ -1,5 +1,8 @@
 """Results on a file system that renames whole folders and locks files: a disk of this machine, or NFS."""
 
+import os
+import shutil
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from amalgam.pipeline.store.artifact import (
+    SET_ASIDE,
     Damage,
     Record,
     Survey,
@@ -21,6 +25,8 @@ from amalgam.pipeline.store.artifact import (
     verify,
     written_whole,
 )
+
+TRASH = ".trash"
 
 
 @dataclass(frozen=True)
@@ -113,3 +119,33 @@ class Folder:
 
     def refresh(self, folder: str) -> None:
         """Bring the small files in a folder of the root, such as the records of runs, to this machine."""
+
+    def size(self, path: Path) -> int:
+        """Bytes of a file, or of all files in a folder, under `root`."""
+        return size_of(path)
+
+    def discard(self, paths: Iterable[Path]) -> None:
+        """Remove files and folders under `root`, each at once for whoever looks on; `purge` frees their room."""
+        away = self.root / TRASH / uuid.uuid4().hex
+        away.mkdir(parents=True)
+        for place, path in enumerate(paths):
+            path.rename(away / str(place))
+
+    def purge(self) -> None:
+        """Free the room of what was discarded."""
+        shutil.rmtree(self.root / TRASH, ignore_errors=True)
+
+    def aside(self) -> dict[Path, float]:
+        """Damaged steps that were set aside, and when, as Unix time in seconds."""
+        return {path: newest(path) for path in (self.root / SET_ASIDE).glob("*")}
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder; one with several names, as in MLflow's folder, counts in shares."""
+    files = [Path(place, name) for place, _, names in os.walk(path) for name in names] if path.is_dir() else [path]
+    return sum(facts.st_size // facts.st_nlink for facts in map(os.lstat, files))
+
+
+def newest(path: Path) -> float:
+    """When a file, or any folder under a folder, was last changed, as Unix time in seconds."""
+    return max((Path(place).stat().st_mtime for place, _, _ in os.walk(path)), default=path.stat().st_mtime)

@@ -1,8 +1,9 @@
 """Who builds a step, where no file can be locked: an object that its owner rewrites while it is alive.
 
 Nobody's clock is compared with another's: whoever waits measures by its own clock how long the object stays as it is.
-Of two that take a free lease at one moment both may get it, as such stores have no common way to write only what is
-not there. That costs work, never a result: both write the same files, and the record written last decides.
+Of two that take a free lease at one moment one gets it, where the store can write only what is not there, as S3 can.
+Elsewhere both may get it. That costs work, never a result: both write the same files, and the record written last
+decides.
 """
 
 import logging
@@ -33,6 +34,10 @@ class Objects(Protocol):
         """Make an object, in place of an earlier one."""
         ...
 
+    def create(self, name: str, data: bytes) -> bool:
+        """Make an object, if the store can tell only where there is none; whether it was made."""
+        ...
+
     def delete(self, name: str) -> None:
         """Remove an object, if it is there."""
         ...
@@ -55,10 +60,10 @@ def leased(objects: Objects, name: str, seconds: float) -> Iterator[None]:
     mine = Lease(owner=Process.this(), id=uuid.uuid4().hex)
     while True:
         _wait_until_free(objects, name, seconds)
-        objects.write(name, mine.model_dump_json().encode())
-        time.sleep(SETTLE)
-        if _is(objects, name, mine):
-            break
+        if objects.create(name, mine.model_dump_json().encode()):
+            time.sleep(SETTLE)
+            if _is(objects, name, mine):
+                break
     ended = threading.Event()
     beating = threading.Thread(target=_beat, args=(objects, name, mine, seconds / BEATS, ended), daemon=True)
     beating.start()
@@ -72,12 +77,15 @@ def leased(objects: Objects, name: str, seconds: float) -> Iterator[None]:
 
 
 def _wait_until_free(objects: Objects, name: str, seconds: float) -> None:
+    """What lies there when it is free, of a dead or silent owner, is removed."""
     seen, since = None, time.monotonic()
-    while (lease := _read(objects, name)) and not lease.owner.is_dead:
+    while (data := objects.read(name)) is not None:
+        lease = _parsed(data, name)
+        if lease is None or lease.owner.is_dead or (lease == seen and time.monotonic() - since > seconds):
+            objects.delete(name)
+            return
         if lease != seen:
             seen, since = lease, time.monotonic()
-        elif time.monotonic() - since > seconds:
-            return
         time.sleep(min(1.0, seconds / BEATS))
 
 
@@ -93,15 +101,15 @@ def _beat(objects: Objects, name: str, mine: Lease, every: float, ended: threadi
             LOG.warning("the lease %s is not renewed: %s", name, error)
 
 
-def _read(objects: Objects, name: str) -> Lease | None:
-    data = objects.read(name)
+def _parsed(data: bytes, name: str) -> Lease | None:
     try:
-        return Lease.model_validate_json(data) if data else None
+        return Lease.model_validate_json(data)
     except ValidationError:
         LOG.warning("the lease %s is damaged: it counts as free", name)
         return None
 
 
 def _is(objects: Objects, name: str, mine: Lease) -> bool:
-    lease = _read(objects, name)
+    data = objects.read(name)
+    lease = None if data is None else _parsed(data, name)
     return lease is not None and lease.id == mine.id

@@ -4,23 +4,21 @@ Nights expire, other runs do not. A step goes when every run that links to it ha
 baseline or a running driver links to stays, with all that it was made of.
 """
 
-import os
-import shutil
 import time
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from amalgam.pipeline.store.artifact import SET_ASIDE, Record, read_records
+from amalgam.pipeline.store.artifact import Record
 from amalgam.pipeline.store.artifact.integrity import KEY
 from amalgam.pipeline.store.record_text import parents
+from amalgam.pipeline.store.storage import newest, storage_of
 from amalgam.pipeline.tracking.nights.record import FOLDER, Night, read_aliases, read_nights
 from amalgam.pipeline.tracking.nights.schedules import FOLDER as SCHEDULES
 from amalgam.pipeline.tracking.run_record import RunRecord, bury_dead, damaged_runs, read_runs, starting
 from amalgam.tasks.scoring.nights import is_better_when_lower
 
-BUILDING, LOCKS, TRASH = ".building", ".locks", ".trash"
+BUILDING, LOCKS = ".building", ".locks"
 DAY = 86400.0
 UNLINKED = DAY  # seconds that a step stays to which no run ever linked: its driver may keep no record
 OLD = 30 * DAY  # seconds that a damaged step and the log of a schedule stay, for those who want to know more
@@ -64,7 +62,7 @@ def expired(root: Path, keep_nights: int, keep_best: bool, also_kept: Iterable[s
     failed = [run for run in runs.values() if run.ended_before(oldest.get(run.tags.get("night", ""), 0.0))]
     leaving = {night.run for night in gone} | {run.key for run in failed if run.key not in kept}
     staying = [run for key, run in runs.items() if key not in leaving]
-    records = {record.fingerprint: record for record in read_records(root)}
+    records = {record.fingerprint: record for record in storage_of(root).survey().records}
     linked = _with_ancestors({key for run in staying for key in run.links} | set(also_kept), records)
     known = {key for run in runs.values() for key in run.links}
     steps = [
@@ -82,26 +80,19 @@ def remove(root: Path, keep_nights: int, keep_best: bool, also_kept: Iterable[st
     Meanwhile no driver begins: one that began before is seen, and one that begins later finds no half of a step.
     """
     bury_dead(root)
-    away = root / TRASH / uuid.uuid4().hex
-    away.mkdir(parents=True)
+    storage = storage_of(root)
     with starting(root):
         gone = expired(root, keep_nights, keep_best, also_kept)
-        sizes = {path: size_of(path) for path in gone.folders(root)}
-        for place, path in enumerate(sizes):
-            path.rename(away / str(place))
+        sizes = {path: storage.size(path) for path in gone.folders(root)}
+        storage.discard(sizes)
         for step in gone.steps:
             (root / LOCKS / step.name).unlink(missing_ok=True)
-    shutil.rmtree(root / TRASH)
+    storage.purge()
     return sizes
 
 
-def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder; one with several names, as in MLflow's folder, counts in shares."""
-    files = [Path(place, name) for place, _, names in os.walk(path) for name in names] if path.is_dir() else [path]
-    return sum(facts.st_size // facts.st_nlink for facts in map(os.lstat, files))
-
-
 def _nights(root: Path) -> list[list[Night]]:
+    storage_of(root).refresh(FOLDER)
     return [read_nights(root, path.name) for path in sorted((root / FOLDER).glob("*")) if path.is_dir()]
 
 
@@ -139,17 +130,14 @@ def _traces(root: Path, linked: set[str], now: float) -> list[Path]:
     building = [
         path
         for path in (root / BUILDING).glob("*-*")
-        if KEY.fullmatch(path.name) and path.name.rpartition("-")[2] not in linked and _age(path, now) > UNLINKED
+        if KEY.fullmatch(path.name) and path.name.rpartition("-")[2] not in linked and now - newest(path) > UNLINKED
     ]
-    aside = [*(root / SET_ASIDE).glob("*"), *(path for one in (root / SCHEDULES).glob("*/") for path in _firings(one))]
-    return [*sorted(building), *sorted(path for path in aside if _age(path, now) > OLD)]
+    storage_of(root).refresh(SCHEDULES)
+    logs = {path: newest(path) for one in (root / SCHEDULES).glob("*/") for path in _firings(one)}
+    old = [path for path, when in (storage_of(root).aside() | logs).items() if now - when > OLD]
+    return [*sorted(building), *sorted(old)]
 
 
 def _firings(schedule: Path) -> list[Path]:
     """The records and logs of a schedule's firings without the newest, by which it is known what is due."""
     return sorted(schedule.glob("*"))[:-2]
-
-
-def _age(path: Path, now: float) -> float:
-    newest = max((Path(place).stat().st_mtime for place, _, _ in os.walk(path)), default=path.stat().st_mtime)
-    return now - newest

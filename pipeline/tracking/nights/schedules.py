@@ -6,17 +6,17 @@ retry finds the record of the first, and a cluster that is given the id twice ta
 
 import re
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from filelock import FileLock
 from pydantic import AwareDatetime, BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, field_validator
 
 from amalgam.pipeline.console import say
-from amalgam.pipeline.store.artifact import sealed, set_aside, unsealed, written_whole
-from amalgam.pipeline.store.storage import Process
+from amalgam.pipeline.store.artifact import sealed, set_aside, unsealed
+from amalgam.pipeline.store.storage import Process, storage_of
 from amalgam.pipeline.tracking.nights.crontab import Trigger, trigger
 from amalgam.pipeline.tracking.nights.record import REGRESSION
 from amalgam.tasks.user_names import unknown_name
@@ -152,6 +152,7 @@ def _until(times: Iterator[datetime], end: datetime) -> Iterator[datetime]:
 def read_schedules(root: Path) -> list[Schedule]:
     """The schedules under a root that can be read, by name."""
     found = []
+    storage_of(root).refresh(FOLDER)
     for path in sorted((root / FOLDER).glob("*.json")):
         try:
             found.append(Schedule.model_validate(unsealed(path.read_bytes())))
@@ -171,11 +172,10 @@ def find_schedule(root: Path, name: str) -> Schedule:
 def write_schedule(root: Path, schedule: Schedule) -> None:
     """Keep a schedule. Raises ValueError if there is one of its name."""
     path = schedule_path(root, schedule.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with _alone(root):
-        if path.exists():
+        if any(known.name == schedule.name for known in read_schedules(root)) or path.exists():
             raise ValueError(f"there is a schedule {schedule.name!r} already: remove it first, or choose another name")
-        _write(path, schedule)
+        storage_of(root).write(path, sealed(schedule))
 
 
 def schedule_path(root: Path, name: str) -> Path:
@@ -201,6 +201,7 @@ def firings(root: Path, schedule: Schedule) -> list[Firing]:
             found.append(Firing.model_validate(unsealed(path.read_bytes())))
         except ValueError:
             say(f"{path.stem}: its record is damaged, so it counts as not run; set aside in {set_aside(path)}")
+            storage_of(root).forget(path)
     return sorted(found, key=lambda firing: firing.due)
 
 
@@ -216,6 +217,7 @@ def claim(root: Path, schedule: Schedule, due: datetime, again: bool = False) ->
     One that was killed is run again under the same id, not often; so is one that failed or was missed, if `again`.
     """
     with _alone(root):
+        storage_of(root).refresh(FOLDER)
         known = firing(root, schedule, due)
         was_killed = known is not None and known.outcome == "killed" and known.attempts < MOST_ATTEMPTS
         if known and (known.is_done or known.is_running or not (again or was_killed)):
@@ -229,15 +231,8 @@ def claim(root: Path, schedule: Schedule, due: datetime, again: bool = False) ->
 
 def write_firing(root: Path, schedule: Schedule, one: Firing) -> None:
     """Keep what is known of a firing."""
-    path = log_path(root, schedule, one.due).with_suffix(".json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, one)
+    storage_of(root).write(log_path(root, schedule, one.due).with_suffix(".json"), sealed(one))
 
 
-def _write(path: Path, model: BaseModel) -> None:
-    with written_whole(path) as partial:
-        partial.write_text(sealed(model))
-
-
-def _alone(root: Path) -> FileLock:
-    return FileLock(root / FOLDER / ".lock", timeout=60, fallback_to_soft=False)
+def _alone(root: Path) -> AbstractContextManager[None]:
+    return storage_of(root).alone("schedules")

@@ -14,9 +14,9 @@ from amalgam.pipeline.__main__ import main
 from amalgam.pipeline.cli.flags import find_experiment, make_step
 from amalgam.pipeline.engine.step import ancestors
 from amalgam.pipeline.store.artifact import read_records
+from amalgam.pipeline.store.storage import size_of
 from amalgam.pipeline.tracking.database import prepared
 from amalgam.pipeline.tracking.nights.record import read_nights, set_alias
-from amalgam.pipeline.tracking.nights.retention import size_of
 from amalgam.pipeline.tracking.run_record import RunRecord, read_runs
 from amalgam.pipeline.tracking.store import DATABASE, store_of
 

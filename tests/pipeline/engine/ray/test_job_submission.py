@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,6 +37,7 @@ class Head:
     address: str
     cluster: str
     environment: dict[str, str]
+    process: "subprocess.Popen[bytes]"
 
 
 def free_ports(count: int) -> list[int]:
@@ -48,6 +50,12 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
+    with running_head() as found:
+        yield found
+
+
+@contextmanager
+def running_head() -> Iterator[Head]:
     """A head with a home, and so a token, of its own; the path is short because Ray makes sockets below it."""
     with tempfile.TemporaryDirectory(prefix="head", ignore_cleanup_errors=True) as home:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
@@ -72,7 +80,7 @@ def head() -> Iterator[Head]:
         try:
             address = f"http://127.0.0.1:{dashboard}"
             wait_for(address)
-            yield Head(address, f"127.0.0.1:{gcs}", environment)
+            yield Head(address, f"127.0.0.1:{gcs}", environment, process)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=60)

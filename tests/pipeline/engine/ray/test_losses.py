@@ -3,6 +3,8 @@
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -10,6 +12,7 @@ import pytest
 
 from amalgam.pipeline.store.artifact import read_records, verify
 from amalgam.pipeline.tracking.run_record import bury_dead, read_runs
+from tests.pipeline.engine.ray.test_job_submission import amalgam, running_head
 
 NAPS = f"{Path(__file__).with_name('naps.py')}:naps"
 
@@ -48,3 +51,34 @@ def test_a_run_or_the_next_one_goes_on_when_a_process_of_ray_is_lost(tmp_path, l
     assert {key: records[key].started for key in done} == done, "what was finished is not built again"
     assert next(r.metrics["total"] for r in records.values() if r.name == "collect") == 15
     assert not bury_dead(tmp_path) and not [record for record in read_runs(tmp_path) if record.status == "RUNNING"]
+
+
+@pytest.mark.proof
+def test_a_job_whose_head_is_lost_is_continued_by_the_same_submission_to_another_head(tmp_path):
+    """GCS, raylet, dashboard and the job itself are gone at once, as with a machine that loses its power."""
+    arguments = ("submit", "tests/pipeline/engine/ray/naps.py:naps", "--root", tmp_path, "--submission-id", "night-1")
+    with running_head() as first, ThreadPoolExecutor(1) as pool:
+        submitted, ends = pool.submit(amalgam, first, *arguments), time.monotonic() + 300
+        while not list(tmp_path.glob("nap-*/step.json")):
+            assert not submitted.done(), submitted.result().stdout + submitted.result().stderr
+            assert time.monotonic() < ends
+            time.sleep(0.1)
+        lost = psutil.Process(first.process.pid).children(recursive=True)
+        names = " ".join(part for process in lost for part in process.cmdline())
+        assert "gcs_server" in names and "raylet" in names
+        for process in [psutil.Process(first.process.pid), *lost]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        ended = submitted.result(timeout=300)
+    assert ended.returncode not in (0, 2) and "Traceback" not in ended.stdout + ended.stderr, ended.stderr
+    done = {record.key: record.started for record in read_records(tmp_path)}
+    assert done
+    with running_head() as second:
+        again = amalgam(second, *arguments)
+    assert again.returncode == 0, again.stdout + again.stderr
+    records = {record.key: record for record in read_records(tmp_path)}
+    assert len(records) == 7 and verify(tmp_path) == (7, [])
+    assert {key: records[key].started for key in done} == done, "what was finished is not built again"
+    assert not bury_dead(tmp_path)
+    assert sorted(record.status for record in read_runs(tmp_path))[0] == "FINISHED"
+    assert "RUNNING" not in {record.status for record in read_runs(tmp_path)}
