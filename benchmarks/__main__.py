@@ -31,6 +31,7 @@ BENCHMARKS = {
     "cached": "system",
     "durability": "system",
     "tracking": "system",
+    "cluster": "system",
 }
 """The folder of each, in the order of the results."""
 

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, TypeVar
 
 from mlflow import MlflowClient
@@ -52,13 +52,14 @@ class RunsInStore:
         """Write what the block logs in one transaction, all of it or nothing; a server takes each call as it comes.
 
         MLflow opens four sessions for a run and flushes the disk after each: seven tenths of the time of a step. It has
-        no public way to share one, so the maker of its sessions is exchanged, here and nowhere else.
+        no public way to share one, so the maker of its sessions is exchanged, here and nowhere else; and what it asks
+        anew for each run, the experiment, is asked once.
         """
         store: Any = self.client._tracking_client.store
-        if not isinstance(store, SqlAlchemyStore):
+        if not issubclass(type(store), SqlAlchemyStore):
             yield
             return
-        makes_sessions = store.ManagedSessionMaker
+        makes_sessions, get_experiment = store.ManagedSessionMaker, store.get_experiment
         with _Shared(store.engine) as session:
 
             @contextmanager
@@ -66,12 +67,12 @@ class RunsInStore:
                 yield session
                 session.flush()
 
-            store.ManagedSessionMaker = shared
+            store.ManagedSessionMaker, store.get_experiment = shared, cache(get_experiment)
             try:
                 yield
                 session.end()
             finally:
-                store.ManagedSessionMaker = makes_sessions
+                store.ManagedSessionMaker, store.get_experiment = makes_sessions, get_experiment
 
     def experiment(self, name: str) -> str:
         """Id of the experiment, made if there is none; two drivers may both try to make it."""
