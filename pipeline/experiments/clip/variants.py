@@ -93,7 +93,7 @@ VARIANTS: dict[str, Variant] = {
     "ldifs": Variant("squared L2 distance of tokens at five depths (LDIFS, Mukhoti et al. 2024)", LDIFS()),
     "pca": Variant("feature changes along and orthogonal to principal components", PCA()),
     "sae": Variant("L1 change of SAE latents, and of the SAE residual", SparseChange()),
-    "sae-wasserstein": Variant("the same, and optimal transport between atoms", SparseWasserstein()),
+    "sae-wasserstein": Variant("the same, and converged entropic transport between atoms", SparseWasserstein()),
     "sae-kl": Variant("the same, and KL divergence of activations", SparseKL()),
     "sae-mask": Variant("SAE-FT: penalises new latents and the residual (Morelli et al. 2026)", SAEMask()),
     "add-remove": Variant("SAE-FT that penalises the loss of active latents too", AddRemove()),

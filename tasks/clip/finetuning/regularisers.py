@@ -93,19 +93,17 @@ class SparseChange(_WithResidual):
 
 
 class SparseWasserstein(SparseChange):
-    """SparseChange and the cost of carrying activations between atoms ("sae_w")."""
+    """SparseChange and the cost of carrying activations between atoms ("sae_w"), by the converged plan."""
 
     TERMS = (
         *SparseChange.TERMS,
-        Term("transport_cost", "transport", "one", "sae", ("epsilon", "iterations"), degree=0),
+        Term("transport_cost", "transport", "one", "sae", ("epsilon",), degree=0),
     )
 
     transport: float = Field(default=0.1, ge=0)
     """Weight of the transport cost, which is between 0 and 2."""
     epsilon: float = Field(default=0.05, gt=0)
     """Temperature of the entropic plan, in units of 1 - cosine."""
-    iterations: int = Field(default=50, ge=1)
-    """Iterations of Sinkhorn."""
 
 
 class SparseKL(SparseChange):
