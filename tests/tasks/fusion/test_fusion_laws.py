@@ -237,15 +237,18 @@ def test_members_are_left_untouched(kind):
         assert all(torch.equal(state[name], tensor) for name, tensor in member.state_dict().items())
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.25, 0.5])
-def test_cheapest_pairs_cost_what_partial_optimal_transport_costs(alpha):
-    cost = np.random.default_rng(0).random((20, 20))
-    k = round((1 - alpha) * 20)
-    rows, columns = cheapest_pairs(cost, k)
-    assert len(set(rows)) == len(set(columns)) == k
-    mass = np.full(20, 1 / 20)
-    plan = ot.partial.partial_wasserstein(mass, mass, cost, m=k / 20)
-    assert cost[rows, columns].sum() / 20 == pytest.approx((plan * cost).sum(), abs=1e-12)
+@pytest.mark.parametrize("price", [None, -1.0, 0.5, 9.0])
+@pytest.mark.parametrize("shape", [(20, 20), (30, 20)])
+@pytest.mark.parametrize("levels", [0, 3], ids=["distinct", "ties"])
+def test_cheapest_pairs_cost_what_partial_optimal_transport_costs(levels, shape, price):
+    draw = np.random.default_rng(0)
+    cost = draw.integers(0, levels, shape).astype(float) if levels else draw.random(shape)
+    masses = [np.full(n, 1 / 20) for n in shape]
+    for k in (1, 7, 15, 20):
+        rows, columns = cheapest_pairs(cost, k, price)
+        assert len(set(rows)) == len(set(columns)) == k
+        plan = ot.partial.partial_wasserstein(*masses, cost, m=k / 20)
+        assert cost[rows, columns].sum() / 20 == pytest.approx((plan * cost).sum(), abs=1e-9)
 
 
 def test_one_hidden_layer_at_alpha_zero_is_the_hungarian_optimum():
