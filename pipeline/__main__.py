@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from amalgam import __version__
 from amalgam.pipeline.cli.clip.pretrain import pretrain
+from amalgam.pipeline.cli.clip.sae import app as sae
 from amalgam.pipeline.cli.commands import experiment_commands, fail
 from amalgam.pipeline.cli.from_files.explain import explain
 from amalgam.pipeline.cli.from_files.export import export
@@ -23,7 +24,7 @@ from amalgam.pipeline.cli.settings import Root, TrackingUri
 from amalgam.pipeline.console import say
 
 RUNNING = ("plan", "run", "up", "submit", "status", "stop", "night", "schedule", "gc", "compare")
-RESULTS = ("show", "report", "fuse", "export", "merge", "pretrain", "explain", "ui", "sync", "verify")
+RESULTS = ("show", "report", "fuse", "export", "merge", "pretrain", "sae", "explain", "ui", "sync", "verify")
 
 
 class Ordered(TyperGroup):
@@ -78,6 +79,7 @@ app.command("fuse")(fuse_command())
 app.command()(export)
 app.command("merge")(merge_command())
 app.command()(pretrain)
+app.add_typer(sae, name="sae")
 app.command()(explain)
 
 

@@ -1,14 +1,16 @@
 """An experiment is a Python function that returns a step: find it by name, and turn its signature into flags."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
+from pydantic.fields import FieldInfo
 from rich.markup import escape
 
+from amalgam.pipeline.cli.errors import flag, require_flags
 from amalgam.pipeline.engine.data_digests import with_data
 from amalgam.pipeline.engine.step import Step
 from amalgam.pipeline.experiments import EXPERIMENTS
@@ -16,6 +18,7 @@ from amalgam.pipeline.experiments.flags import flat
 from amalgam.tasks.user_names import load_name, unknown_name
 
 Experiment: TypeAlias = Callable[..., Step]
+M = TypeVar("M", bound=BaseModel)
 DATA_ROOT, ROOT = "data_root", "root"  # parameters that are no flags of an experiment: every command has them
 
 
@@ -80,3 +83,38 @@ def _flag(parameter: inspect.Parameter, hint: Any) -> inspect.Parameter:
 def _commas(kind: Any) -> Callable[[str], Any]:
     adapter = TypeAdapter(kind)
     return lambda text: adapter.validate_python([part.strip() for part in text.split(",") if part.strip()])
+
+
+def settings_flags(kinds: Sequence[type[BaseModel]], hidden: Sequence[str] = ()) -> dict[str, tuple[Any, None]]:
+    """A flag for every field of any of these values, without a default; its help names the values that have it."""
+    fields: dict[str, tuple[FieldInfo, list[str]]] = {}
+    for kind in kinds:
+        for name, field in kind.model_fields.items():
+            fields.setdefault(name, (field, []))[1].append(kind.__name__)
+    return {name: (_flag_of(field, users), None) for name, (field, users) in fields.items() if name not in hidden}
+
+
+def with_settings(kind: type[M], settings: Mapping[str, Any]) -> M:
+    """The value with settings given as flags. Raises ValueError for one that it does not have, or lacks."""
+    if odd := sorted(settings.keys() - kind.model_fields.keys()):
+        flags = ", ".join(map(flag, kind.model_fields)) or "none"
+        raise ValueError(f"{kind.__name__} has no setting {flag(odd[0])}: it takes {flags}")
+    require_flags(kind, settings)
+    return kind(**{key: _parsed(kind.model_fields[key], value) for key, value in settings.items()})
+
+
+def _flag_of(field: FieldInfo, users: Sequence[str]) -> Any:
+    """The flag of a field: text where commas separate several values, else its own type."""
+    text = f"{inspect.cleandoc(field.description or '')} ({', '.join(users)})"
+    option = typer.Option(help=escape(text), show_default=False)  # typer reads it as markup
+    if _is_tuple(field):
+        return Annotated[str | None, option]
+    return Annotated[field.annotation | None, option] if field.annotation else Annotated[str | None, option]
+
+
+def _parsed(field: FieldInfo, value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if _is_tuple(field) else value
+
+
+def _is_tuple(field: FieldInfo) -> bool:
+    return any(get_origin(kind) is tuple for kind in (field.annotation, *get_args(field.annotation)))

@@ -8,20 +8,20 @@ SAELens, a folder for each: `cfg.json`, `sae_weights.safetensors`.
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import save
 from torch import nn
 
-from amalgam.pipeline.store.canonical import read_object
 from amalgam.pipeline.store.checkpoints import fill, read_json, read_state, write_state
 from amalgam.tasks.clip.zero_shot import Classifier, Head
 from amalgam.tasks.models.clip import Clip, build_clip
 from amalgam.tasks.models.clip_spec import CLIP_WEIGHTS, ClipSpec
 from amalgam.tasks.sae.autoencoder import SparseAutoencoder
 from amalgam.tasks.sae.config import FeatureInfo
-from amalgam.tasks.sae.saelens import from_saelens, to_saelens
+from amalgam.tasks.sae.saelens import OURS, from_saelens, to_saelens
 from amalgam.tasks.sae.transcoder import Transcoder
 
 WEIGHTS = "open_clip"  # folder of fetched weights under the data root
@@ -105,10 +105,10 @@ def key_of(clip: Clip) -> str:
     return whole.hexdigest()[:16]
 
 
-def save_sae(sae: SparseAutoencoder, folder: Path) -> None:
-    """Write an autoencoder into a new folder, as SAELens reads it."""
-    config, state = to_saelens(sae)
-    folder.mkdir(parents=True)
+def save_sae(sae: SparseAutoencoder, folder: Path, rescaled: bool = False) -> None:
+    """Write an autoencoder or transcoder into a folder, as SAELens reads it; `rescaled` is as in `to_saelens`."""
+    config, state = to_saelens(sae, rescaled)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / SAE_WEIGHTS).write_bytes(save(state))
     (folder / SAE_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
@@ -120,21 +120,45 @@ def read_sae(folder: Path, name: str | None = None, features: FeatureInfo | None
     Raises ValueError if there is none, it was trained on features of another width, norm or backbone, or it is a
     transcoder, which reconstructs other features than it reads.
     """
-    sae = open_sae(folder, name, features)
+    place = folder / name if name else folder
+    config = _sae_config(place)
+    features = features or _own_features(config)
+    if features is None:
+        raise ValueError(f"{place} does not say which features it reads: it was not written by amalgam")
+    sae = from_saelens(config, read_state(place / SAE_WEIGHTS), features)
     if isinstance(sae, Transcoder):
-        raise ValueError(f"{folder} holds a transcoder, not an autoencoder: `amalgam sae eval` measures it")
+        raise ValueError(f"{place} holds a transcoder, not an autoencoder: `amalgam sae eval` measures it")
     return sae
 
 
-def open_sae(folder: Path, name: str | None = None, features: FeatureInfo | None = None) -> SparseAutoencoder:
-    """As `read_sae`, of transcoders too."""
-    place = folder / name if name else folder
-    if not (place / SAE_CONFIG).is_file():
-        others = sorted(path.parent.name for path in folder.glob(f"*/{SAE_CONFIG}"))
-        known = f": choose from {', '.join(others)}" if others else ""
-        raise ValueError(f"there is no sparse autoencoder at {place}{known}")
-    config = read_object(place / SAE_CONFIG)
-    return from_saelens(config, read_state(place / SAE_WEIGHTS), features or _own_features(config, place))
+def open_sae(folder: Path) -> SparseAutoencoder:
+    """An autoencoder or transcoder of anybody's folder, for features as the folder describes them.
+
+    Raises ValueError if there is none, or SAELens's settings or weights there have no equal here.
+    """
+    config = _sae_config(folder)
+    features = _own_features(config)
+    if features is None:
+        rescaled = config.get("normalize_activations") == "constant_norm_rescale"
+        known = {**config, **(config.get("metadata") or {})}
+        source = str(known.get("model_name") or folder.resolve().name)
+        features = FeatureInfo(width=config.get("d_in") or 0, normalised=rescaled, backbone=source)
+    return from_saelens(config, read_state(folder / SAE_WEIGHTS), features)
+
+
+def _sae_config(place: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((place / SAE_CONFIG).read_bytes())
+    except FileNotFoundError:
+        others = sorted(path.parent.name for path in place.parent.glob(f"*/{SAE_CONFIG}"))
+        inside = sorted(f"{place.name}/{path.parent.name}" for path in place.glob(f"*/{SAE_CONFIG}"))
+        known = f": choose from {', '.join(inside or others)}" if inside or others else ""
+        raise ValueError(f"there is no sparse autoencoder at {place}{known}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{place / SAE_CONFIG} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{place / SAE_CONFIG} is no SAELens configuration: it holds a {type(config).__name__}")
+    return config
 
 
 def sae_key(folder: Path) -> str:
@@ -142,12 +166,13 @@ def sae_key(folder: Path) -> str:
     return hashlib.sha256((folder / SAE_WEIGHTS).read_bytes()).hexdigest()[:16]
 
 
-def _own_features(config: dict[str, object], place: Path) -> FeatureInfo:
-    """The features that an autoencoder of ours says it was trained on."""
+def _own_features(config: dict[str, Any]) -> FeatureInfo | None:
+    """The features that an autoencoder of ours says it was trained on; None for another's."""
     metadata = config.get("metadata")
-    known = metadata.get("amalgam") if isinstance(metadata, dict) else None
+    known = metadata.get(OURS) if isinstance(metadata, dict) else None
     try:
-        fields = {name: known[name] for name in FeatureInfo.model_fields} if isinstance(known, dict) else {}
-        return FeatureInfo(**fields)
+        return (
+            FeatureInfo(**{name: known[name] for name in FeatureInfo.model_fields}) if isinstance(known, dict) else None
+        )
     except (KeyError, ValidationError):
-        raise ValueError(f"{place} does not say which features it reads: it was not written by amalgam") from None
+        return None

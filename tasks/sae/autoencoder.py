@@ -90,9 +90,13 @@ class SparseAutoencoder(nn.Module):
         explained = codes.decode(self.decoder) if isinstance(codes, Codes) else codes @ self.decoder
         return explained + self.bias
 
+    def output(self, codes: Codes, features: Tensor) -> Tensor:
+        """What is made of the codes of features: their reconstruction, (..., width)."""
+        return self.decode(codes)
+
     def forward(self, features: Tensor) -> Tensor:
         """The reconstruction of features, (..., width)."""
-        return self.decode(self.encode(features))
+        return self.output(self.encode(features), features)
 
 
 @torch.no_grad()

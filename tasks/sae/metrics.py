@@ -122,12 +122,16 @@ class QualityMeter:
     alike: MonosemanticityMeter = field(default_factory=MonosemanticityMeter)
 
     @torch.no_grad()
-    def update(self, features: Tensor, labels: Tensor | None = None) -> None:
-        """Count a batch of features (batch, width), with labels (batch,) if there is a head."""
+    def update(self, features: Tensor, labels: Tensor | None = None, targets: Tensor | None = None) -> None:
+        """Count a batch of features (batch, width), with labels (batch,) if there is a head.
+
+        `targets` are what a transcoder should give, (batch, num_outputs); None is the features themselves.
+        """
         if self.head is not None and labels is None:
             raise ValueError("accuracy needs labels: give those of the batch, or a meter without a head")
         codes = self.sae.encode(features)
-        reconstruction, wide = self.sae.decode(codes).double(), features.double()
+        reconstruction = self.sae.output(codes, features).double()
+        wide = (features if targets is None else targets).double()
         amounts = {
             "feature": wide.sum(0),
             "square": wide.square().sum(),

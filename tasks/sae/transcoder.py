@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from amalgam.tasks.sae.autoencoder import SparseAutoencoder
+from amalgam.tasks.sae.codes import Codes
 from amalgam.tasks.sae.config import SAEInfo
 
 
@@ -40,7 +41,7 @@ class Transcoder(SparseAutoencoder):
         """The features themselves: the bias belongs to the output."""
         return features
 
-    def forward(self, features: Tensor) -> Tensor:
+    def output(self, codes: Codes, features: Tensor) -> Tensor:
         """The predicted output, (..., num_outputs), of features (..., width)."""
-        output = self.decode(self.encode(features))
-        return output + linear(features, self.skip) if self.info.skip else output
+        predicted = self.decode(codes)
+        return predicted + linear(features, self.skip) if self.info.skip else predicted

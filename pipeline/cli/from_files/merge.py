@@ -1,15 +1,12 @@
 """The flags of `amalgam merge`: where weights come from and go to, and the fields of every merge method."""
 
-import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
-from pydantic.fields import FieldInfo
-from rich.markup import escape
 from typer import Argument, Option
 
-from amalgam.pipeline.cli.errors import flag, require_flags
+from amalgam.pipeline.cli.flags import settings_flags, with_settings
 from amalgam.pipeline.cli.from_files.registering import Registration, with_flags
 from amalgam.pipeline.console import say
 from amalgam.tasks.merging import MERGE_METHODS, MergeMethod, find_merge_method
@@ -55,12 +52,12 @@ HISTORY_FLAGS: dict[str, tuple[Any, Any]] = {
 
 def merge_command() -> Callable[..., None]:
     """The function behind `amalgam merge`, with one flag for every field that any method has."""
-    fields = settings_of_all()
+    fields = settings_flags(MERGE_METHODS)
 
     def merge(checkpoints: list[Path], **values: Any) -> None:
         given, register = dict(values), Registration.taken(values)
         settings = {name: value for name in fields if (value := values.pop(name)) is not None}
-        method = method_with(values.pop("method"), settings)
+        method = with_settings(find_merge_method(values.pop("method")), settings)
         weighting = {name: values.pop(name) for name in HISTORY_FLAGS}
         if weighting["history"] is not None:
             weighting |= {"tracking_uri": register.tracking_uri}
@@ -82,27 +79,7 @@ def merge_command() -> Callable[..., None]:
     merge.__doc__ = "Merge networks fine-tuned from one base into one network.\n\nMethods: " + ", ".join(
         kind.__name__ for kind in MERGE_METHODS
     )
-    of_methods = {name: (_kind(field, kinds), None) for name, (field, kinds) in fields.items()}
-    return with_flags(merge, Checkpoints, OWN_FLAGS | HISTORY_FLAGS | of_methods)
-
-
-def settings_of_all() -> dict[str, tuple[FieldInfo, list[str]]]:
-    """Every field of any method, and the names of the methods that have it."""
-    found: dict[str, tuple[FieldInfo, list[str]]] = {}
-    for kind in MERGE_METHODS:
-        for name, field in kind.model_fields.items():
-            found.setdefault(name, (field, []))[1].append(kind.__name__)
-    return found
-
-
-def method_with(name: str, settings: dict[str, Any]) -> MergeMethod:
-    """The method of that name with these settings. Raises ValueError for one that it does not have."""
-    kind = find_merge_method(name)
-    if odd := sorted(settings.keys() - kind.model_fields.keys()):
-        flags = ", ".join(map(flag, kind.model_fields)) or "none"
-        raise ValueError(f"{kind.__name__} has no setting {flag(odd[0])}: it takes {flags}")
-    require_flags(kind, settings)
-    return kind(**{key: _parsed(kind.model_fields[key], value) for key, value in settings.items()})
+    return with_flags(merge, Checkpoints, OWN_FLAGS | HISTORY_FLAGS | fields)
 
 
 def weighted(
@@ -134,20 +111,3 @@ def weighted(
     return type(method)(
         **{**dict(method), "weights": checkpoint_weights(found, MWA(by=by, penalty=penalty), count, places)}
     )
-
-
-def _kind(field: FieldInfo, methods: list[str]) -> Any:
-    """The flag of a field: text where commas separate several values, else its own type."""
-    text = f"{inspect.cleandoc(field.description or '')} ({', '.join(methods)})"
-    option = Option(help=escape(text), show_default=False)  # typer reads it as markup
-    if _is_tuple(field):
-        return Annotated[str | None, option]
-    return Annotated[field.annotation | None, option] if field.annotation else Annotated[str | None, option]
-
-
-def _parsed(field: FieldInfo, value: Any) -> Any:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if _is_tuple(field) else value
-
-
-def _is_tuple(field: FieldInfo) -> bool:
-    return any(get_origin(kind) is tuple for kind in (field.annotation, *get_args(field.annotation)))
