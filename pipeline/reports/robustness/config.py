@@ -8,6 +8,8 @@ from amalgam.pipeline.engine.kinds import Config
 
 ZERO_SHOT = "zero-shot"
 PLAIN = "ft"
+WARNING = "warning:"
+"""How notes of steps begin that a report repeats."""
 DRIFT = "drift"
 """The role of how far the features of held-out images moved."""
 

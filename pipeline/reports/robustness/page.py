@@ -6,7 +6,7 @@ and `autoencoders.csv` and `.parquet` where autoencoders were measured.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pandas as pd
 from rich.console import Group
 
 from amalgam.pipeline.reports.builder import Report, read_rows
-from amalgam.pipeline.reports.robustness.config import ZERO_SHOT, RobustnessReportConfig
+from amalgam.pipeline.reports.robustness.config import WARNING, ZERO_SHOT, RobustnessReportConfig
 from amalgam.pipeline.reports.robustness.figure import robustness_figure
 from amalgam.pipeline.reports.robustness.findings import (
     ROLE_NAMES,
@@ -101,6 +101,8 @@ def robustness_report(
     """
     rows = robustness_table(frame, config.tolerance)
     findings = find(rows, pooled(frame, compared_networks(rows, config.compare)), config.compare)
+    said = dict.fromkeys(note for record in provenance for note in record.notes if note.startswith(WARNING))
+    findings = replace(findings, headlines=[*said, *findings.headlines])
     report = Report(
         STEM,
         config.title,

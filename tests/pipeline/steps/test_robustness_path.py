@@ -3,12 +3,14 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from amalgam.pipeline.engine.data_digests import check_data
-from amalgam.pipeline.engine.workspace import Workspace
+from amalgam.pipeline.engine.workspace import NOTES, Workspace
+from amalgam.pipeline.reports.robustness.config import WARNING
 from amalgam.pipeline.steps.clip.path import PathConfig, evaluate_path
 from amalgam.pipeline.steps.clip.saes import ChosenSAE
 from amalgam.pipeline.store.clip_checkpoints import ClassifierInfo, key_of, save_classifier, save_clip, save_sae
@@ -16,8 +18,10 @@ from amalgam.pipeline.store.tables.predictions import PREDICTIONS, read_predicti
 from amalgam.pipeline.store.tables.results import read_results
 from amalgam.tasks.clip.finetuning.drift import frozen
 from amalgam.tasks.clip.testing.test_sets import TestSet
-from amalgam.tasks.clip.zero_shot import Classifier, zero_shot_head
+from amalgam.tasks.clip.zero_shot import Classifier, Head, zero_shot_head
 from amalgam.tasks.data.catalogue import DataSpec
+from amalgam.tasks.data.images import load
+from amalgam.tasks.data.loading import batches
 from amalgam.tasks.data.opening import open_labelled, open_source
 from amalgam.tasks.data.sources import DIGIT_NAMES, PAIR_NAMES, LabelledConfig, Stored, StyledPairs
 from amalgam.tasks.models.clip import build_clip
@@ -253,3 +257,39 @@ def test_bad_paths_are_refused(folders, tmp_path):
     absent = TestSet(name="usps", role="natural", source=StyledPairs(glyphs=DataSpec(name="usps"), num_images=9))
     with pytest.raises(ValueError, match="'usps'"):
         check_data(PathConfig(labelled=LABELLED, test_sets=(absent,)), tmp_path)
+
+
+def test_pictures_of_a_test_set_that_are_prepared_wrongly_are_noticed_and_reported(tmp_path):
+    """Grey levels around one half, told apart by a head that saw them scaled by one half."""
+    draw = np.random.default_rng(0)
+    labels = np.arange(80) % 2
+    pixels = (115 + 25 * labels[:, None, None, None] + draw.integers(-9, 9, (80, 16, 16, 3))).astype(np.uint8)
+    np.savez(
+        tmp_path / "grey.npz",
+        **{f"{p}_{n}": v for p in ("train", "test") for n, v in (("images", pixels), ("labels", labels))},
+    )
+    clip = build_clip(SPEC)
+    right, wrong = (DataSpec(name="npz:grey.npz", mean=mean, std=std) for mean, std in ((0.5, 0.5), (0.0, 0.1)))
+    images = load(right, "train", tmp_path)
+    with torch.no_grad():
+        features = clip.encode_image(next(batches(images, range(80), 80)).images)
+    head = Head(16, 2)
+    head.weight.data = torch.stack([features[images.labels == label].mean(0) for label in (0, 1)]) - features.mean(0)
+    about = ClassifierInfo(clip=SPEC, class_names=("dark", "bright"), templates=TEMPLATES, backbone=key_of(clip))
+    (tmp_path / "before").mkdir()
+    save_classifier(Classifier(clip.image_tower, head), about, tmp_path / "before")
+    found = {}
+    for name, data in (("right", right), ("wrong", wrong)):
+        config = PathConfig(
+            labelled=LabelledConfig(source=Stored(data=right, split="train")),
+            test_sets=(TestSet(name="grey", role="natural", source=Stored(data=data)),),
+            alphas=(0.0,),
+            compare_preparations=True,
+        )
+        (tmp_path / name).mkdir()
+        work = Workspace(tmp_path / name, tmp_path / name, tmp_path, "cpu", tmp_path / name / "curves.jsonl")
+        found[name] = evaluate_path(config, {"before": tmp_path / "before"}, work)
+    assert found["right"]["prepared/grey/given"] > 0.9 > 0.7 > found["wrong"]["prepared/grey/given"]
+    assert found["wrong"]["prepared/grey/one half"] == found["right"]["prepared/grey/given"]
+    assert not (tmp_path / "right" / NOTES).exists()
+    assert (tmp_path / "wrong" / NOTES).read_text().startswith(WARNING)
