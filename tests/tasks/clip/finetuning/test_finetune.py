@@ -17,6 +17,7 @@ from amalgam.tasks.clip.finetuning.regularisers import (
     REGULARISERS,
     NoPenalty,
     SAEMask,
+    Selective,
     SparseKL,
     SparseWasserstein,
 )
@@ -67,6 +68,7 @@ def test_at_strength_zero_it_is_plain_training_to_the_bit(classifier, digits):
     plain = train(classifier, digits, range(64), range(64, 128), TRAIN, 0, log=silent)
     assert same(state_of(run(classifier, digits, regulariser=SAEMask(), strength=0.0)), state_of(plain))
     assert same(state_of(run(classifier, digits)), state_of(plain))
+    assert same(state_of(run(classifier, digits, regulariser=Selective(), strength=100.0)), state_of(plain))
 
 
 @pytest.mark.parametrize("kind", [k for k in REGULARISERS if k not in (NoPenalty, SparseKL, SparseWasserstein)])
