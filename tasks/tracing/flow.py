@@ -32,6 +32,8 @@ class Flow:
     variances: set[Node] = field(default_factory=set)
     nonlinear: list[tuple[Ids, Node]] = field(default_factory=list)
     """Units that went through an operation for which the mean of results is not the result of the mean."""
+    beside_inputs: list[Ids] | None = None
+    """Units that meet the network's input entry by entry, where that is settled after the walk: outputs may."""
     per_member: set[int] = field(default_factory=set)
     """Numbers of values that each member has once: means and norms over its units."""
 
@@ -66,6 +68,13 @@ class Flow:
         for axis in axes:
             if carrier := self.along(node, axis):
                 self.units.tie(carrier.ids, np.array(FIXED))
+
+    def fix_beside(self, ids: Ids, other: Node) -> None:
+        """State that units meet a value without units, `other`."""
+        if self.beside_inputs is not None and not self.is_static(other):
+            self.beside_inputs.append(ids)
+        else:
+            self.units.tie(ids, np.array(FIXED))
 
     def is_free(self, node: Any, axis: int) -> bool:
         """Whether units of members lie along an axis."""

@@ -87,6 +87,12 @@ class Traced:
 def grouping(flow: Flow, outputs: list[Node]) -> Grouping:
     """The groups of a walked program. Raises ValueError for units that are tied to the network's input."""
     everything = flow.units.find(np.arange(len(flow.units)))
+    if flow.beside_inputs:
+        # What is added to the input at the very end is an output: every member has it, as it has the input.
+        found = _output_roots(flow, outputs, everything)
+        for ids in flow.beside_inputs:
+            flow.units.tie(ids[~np.isin(everything[ids], list(found))], np.array(FIXED))
+        everything = flow.units.find(np.arange(len(flow.units)))
     signature = _signatures(flow, everything)
     order: dict[tuple[int, bool], list[int]] = {}
     names: dict[tuple[int, bool], str] = {}

@@ -51,6 +51,12 @@ class Program:
         ):
             self.static.add(node)
 
+    def separate_uses(self) -> None:
+        """Make every use of a parameter but the first one of a tensor of its own, which may be merged differently."""
+        for node in [n for n in self.parameters if n.op == "placeholder"]:
+            for user in list(node.users)[1:]:
+                self.note(_alias(self.graph, node, [user]))
+
     def tensors(self) -> dict[Node, str]:
         """Every static value that the rest of the program reads -> its name: parameters, and folded values."""
         used = [n for n in self.graph.nodes if n in self.static and is_tensor(n) and self._is_read(n)]
@@ -137,11 +143,17 @@ def _separate_tables(graph: Graph) -> None:
     for node in [n for n in graph.nodes if n.op == "placeholder"]:
         looked_up = [user for user in node.users if operation_of(user) == "embedding"]
         if looked_up and len(looked_up) < len(node.users):
-            with graph.inserting_before(looked_up[0]):
-                alias = graph.call_function(torch.ops.aten.alias.default, (node,))
-            alias.meta = {**looked_up[0].meta, "val": node.meta["val"]}
-            for user in looked_up:
-                user.replace_input_with(node, alias)
+            _alias(graph, node, looked_up)
+
+
+def _alias(graph: Graph, node: Node, users: list[Node]) -> Node:
+    """A value of its own for some users of a parameter."""
+    with graph.inserting_before(users[0]):
+        alias = graph.call_function(torch.ops.aten.alias.default, (node,))
+    alias.meta = {**users[0].meta, "val": node.meta["val"]}
+    for user in users:
+        user.replace_input_with(node, alias)
+    return alias
 
 
 def _two(value: Any) -> Any:

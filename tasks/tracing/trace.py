@@ -53,7 +53,19 @@ PROBABILITIES = ("softmax", "log_softmax", "_softmax", "sigmoid", "log_sigmoid",
 
 def walked(program: Program) -> Traced:
     """What units do in a program. Raises ValueError as `trace` does."""
-    flow = Flow(program)
+    try:
+        return _walked(Flow(program))
+    except ValueError as error:
+        # Autoencoders: outputs that are added to the input, weights that read the input and make the outputs.
+        program.separate_uses()
+        try:
+            return _walked(Flow(program, beside_inputs=[]))
+        except ValueError:
+            raise error from None
+
+
+def _walked(flow: Flow) -> Traced:
+    program = flow.program
     for node in list(program.graph.nodes):
         visit(flow, node)
     outputs = output_nodes(program)
@@ -74,9 +86,9 @@ def _check_outputs(flow: Flow, groups: Grouping, outputs: list[Node]) -> None:
     for ids, node in flow.nonlinear:
         if operation_of(node) in PROBABILITIES and groups.has_outputs(ids):
             raise refusal(node, "it changes the logits, whose weighted mean is the ensemble; return plain logits")
-    for node in outputs:
+    for node in (node for node in outputs if node not in flow.program.inputs):
         if not any(groups.axes_of(c) or groups.has_outputs(c.ids) for c in flow.of(node)):
-            raise ValueError("the network's output must be logits written by a linear or convolution layer")
+            raise refusal(node, "the network's output must be logits written by a linear or convolution layer")
     for node, axis in flow.reads:
         if groups.has_outputs(flow.line(node, axis)):
             name = flow.tensors.get(node, node.name)

@@ -5,37 +5,85 @@ A class that one member knows gets that member's logit; one that several know, t
 """
 
 from collections.abc import Mapping, Sequence
+from typing import overload
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from amalgam.tasks.fusion.coupling import Coupling
 from amalgam.tasks.fusion.rebuild.tensors import along
 from amalgam.tasks.fusion.unit_map import CLASSES, IndexedMap
 from amalgam.tasks.tracing.axes import Axes, Blocks
+from amalgam.tasks.tracing.nodes import is_tensor
 
-ClassNames = Sequence[Sequence[str]]
+ClassNames = Sequence[Sequence[str]] | Sequence[Mapping[str, Sequence[str]]]
+"""Per member: the names of its outputs, or of those of each head. Heads are named as the network returns them: by the
+key in a dictionary, by the number in a tuple, joined by dots where they are nested ("boxes", "1", "rest.0")."""
 
 
-def class_union(class_names: ClassNames) -> tuple[str, ...]:
-    """The classes of all members, in the order of first appearance: the outputs of the fused network."""
+@overload
+def class_union(class_names: Sequence[Sequence[str]]) -> tuple[str, ...]: ...
+@overload
+def class_union(class_names: Sequence[Mapping[str, Sequence[str]]]) -> dict[str, tuple[str, ...]]: ...
+def class_union(class_names: ClassNames) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
+    """The classes of all members, in the order of first appearance: the outputs of the fused network (of each head)."""
+    if heads := [names for names in class_names if isinstance(names, Mapping)]:
+        return {head: class_union([names[head] for names in heads]) for head in heads[0]}
     return tuple(dict.fromkeys(name for names in class_names for name in names))
 
 
 def class_couplings(
     axes: Axes, states: Sequence[Mapping[str, Tensor]], class_names: ClassNames | None
 ) -> dict[str, Coupling]:
-    """The coupling of the members' outputs by the names of their classes; empty where all know the same in one order.
+    """The coupling of the members' outputs by the names of their classes; without heads of which all know the same.
 
-    Raises ValueError if names are given for other numbers of outputs, twice, or for a network with several heads.
+    Raises ValueError if names are given for other heads or numbers of outputs, or twice.
     """
     if class_names is None:
         return {}
     if len(class_names) != len(states):
         raise ValueError(f"class_names has lists for {len(class_names)} members, there are {len(states)}")
-    if len(axes.heads) != 1:
-        raise ValueError(f"class_names is for networks of one head, this one has {len(axes.heads)}: leave it out")
-    (head,) = axes.heads
+    found = {}
+    for head, names in _by_head(axes, class_names).items():
+        if coupling := _coupling(axes, states, head, names):
+            found[head if head in axes.outputs else CLASSES] = coupling
+    if CLASSES in found and len(axes.heads) > 1:
+        raise ValueError("members know different classes of a head that each computes apart, beside others: fuse them "
+                         "one head at a time")  # fmt: skip
+    return found
+
+
+def _by_head(axes: Axes, class_names: ClassNames) -> dict[str, list[Sequence[str]]]:
+    """Group of outputs -> each member's names."""
+    if len(axes.heads) == 1 and not any(isinstance(names, Mapping) for names in class_names):
+        return {axes.heads[0]: list(class_names)}  # type: ignore[arg-type]
+    keys, given = _keys(axes), [names if isinstance(names, Mapping) else {} for names in class_names]
+    for member, names in enumerate(given):
+        if not set(names) <= set(keys) or {keys[key] for key in names} != set(axes.heads):
+            raise ValueError(
+                f"class_names of member {member} must be a dictionary that names the classes of every head, with keys "
+                f"{', '.join(map(repr, keys))}"
+            )
+    return {keys[key]: [names[key] for names in given] for key in given[0]}
+
+
+def _keys(axes: Axes) -> dict[str, str]:
+    """How the network returns its heads -> their groups."""
+    assert axes.traced
+    program, found = axes.traced.program, {}
+    values = pytree.tree_unflatten(list(program.graph.output_node().args[0]), program.output_structure)  # type: ignore[arg-type]
+    for path, node in pytree.tree_flatten_with_path(values)[0]:
+        layouts = axes.traced.layouts(node) if is_tensor(node) else None
+        groups = {segment.group for layout in (layouts or {}).values() for segment in layout.segments}
+        for group in groups & set(axes.heads):
+            found[".".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)] = str(group)
+    return found
+
+
+def _coupling(
+    axes: Axes, states: Sequence[Mapping[str, Tensor]], head: str, class_names: Sequence[Sequence[str]]
+) -> Coupling | None:
     for member, (names, state) in enumerate(zip(class_names, states, strict=True)):
         if len(set(names)) != len(names):
             raise ValueError(f"class_names of member {member} name {_twice(names)!r} twice")
@@ -43,10 +91,9 @@ def class_couplings(
         if len(names) != (size := axes.sizes(state)[head]) and not is_one_logit:
             raise ValueError(f"member {member} has {size} outputs, but {len(names)} class names")
     if len({tuple(names) for names in class_names}) == 1:
-        return {}
+        return None
     places = {name: place for place, name in enumerate(class_union(class_names))}
-    coupling = Coupling(tuple(torch.tensor([places[name] for name in names]) for names in class_names))
-    return {head if head in axes.outputs else CLASSES: coupling}
+    return Coupling(tuple(torch.tensor([places[name] for name in names]) for names in class_names))
 
 
 def names_of(members: Sequence[nn.Module]) -> ClassNames | None:

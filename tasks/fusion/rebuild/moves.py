@@ -66,7 +66,7 @@ def write_concatenation(writer: Writer, node: Node) -> Any:
     side_by_side = Layout(tuple(parts))
     if np.array_equal(side_by_side.order, layout.order):
         return made
-    return writer.gathered(node, made, axis, layout, side_by_side, np.arange(start))
+    return writer.gathered(node, made, (axis, rank_of(node)), layout, side_by_side, np.arange(start))
 
 
 def _write_reshape(writer: Writer, node: Node, after: dict[int, Layout]) -> Node:
@@ -107,7 +107,7 @@ def _write_selection(writer: Writer, node: Node, after: dict[int, Layout]) -> No
     for step in reversed(chain):
         moved = _step(step, moved)
     positions = np.moveaxis(moved, new, 0).reshape(moved.shape[new], -1)[:, 0]
-    value = writer.gathered(node, writer.new[source], old, layout, source_layout, positions)
+    value = writer.gathered(node, writer.new[source], (old, len(shape)), layout, source_layout, positions)
     return value if old == new else writer.call(aten.movedim.int, value, old, new)
 
 

@@ -89,11 +89,11 @@ class Writer:
             owner.add_module(leaf, module)
         return self.graph.call_module(path, args)
 
-    def picked(self, value: Node, axis: int, index: np.ndarray) -> Node:
-        """Entries of a new value along an axis; -1 picks zero."""
+    def picked(self, value: Node, axis: int, rank: int, index: np.ndarray) -> Node:
+        """Entries of a new value with `rank` axes along one of them; -1 picks zero."""
         if (index < 0).any():
-            zero = self.call(aten.mul.Scalar, self.call(aten.slice.Tensor, value, axis, 0, 1), 0)
-            value = self.call(aten.cat.default, [zero, value], axis)
+            # As padding, so that a trace of the new network knows that these entries belong to no unit.
+            value = self.call(aten.constant_pad_nd.default, value, [0, 0] * (rank - 1 - axis) + [1, 0])
             index = index + 1
         if len(index) and (np.diff(index) == 1).all():
             return self.call(aten.slice.Tensor, value, axis, int(index[0]), int(index[-1]) + 1)
@@ -102,11 +102,14 @@ class Writer:
         )
 
     def gathered(
-        self, node: Node, value: Node, axis: int, layout: Layout, source: Layout, positions: np.ndarray
+        self, node: Node, value: Node, place: tuple[int, int], layout: Layout, source: Layout, positions: np.ndarray
     ) -> Node:
-        """A new value laid out as `source` along an axis, brought to `layout` for `node` (see `Layout.gather`)."""
+        """A new value laid out as `source` along an axis, brought to `layout` for `node` (see `Layout.gather`).
+
+        `place` is the axis, and the rank of the value.
+        """
         try:
-            return self.picked(value, axis, layout.gather(source, positions, self.widths))
+            return self.picked(value, *place, layout.gather(source, positions, self.widths))
         except ValueError as error:
             raise refusal(node, str(error)) from error
 

@@ -124,6 +124,9 @@ def _matched(writer: Writer, node: Node, tensor: Node, value: Any, axis: int, la
     isolated = writer.traced.grouping.isolated
     if own is not None and own.segments[0].group in isolated and layout.segments[0].group not in isolated:
         return distributed(writer, node, tensor, value, axis, layout)
+    outputs = writer.traced.grouping.outputs - isolated
+    if own is None and {segment.group for segment in layout.segments} <= outputs:
+        return value  # the input itself, beside outputs that are as many in every network
     if (own is None and shape_of(tensor)[axis] == 1) or _same(own, layout):
         return value
     length, result = shape_of(tensor)[axis], len(layout.order)
@@ -132,7 +135,7 @@ def _matched(writer: Writer, node: Node, tensor: Node, value: Any, axis: int, la
     shared = {int(e) for s in source.segments if s.group is None for e in s.entries.ravel()}
     units = (e for s in layout.segments if s.group is not None for e in s.entries.ravel())
     positions[[e for e in units if int(positions[e]) in shared]] = -1
-    return writer.gathered(node, value, axis, layout, source, positions)
+    return writer.gathered(node, value, (axis, rank_of(tensor)), layout, source, positions)
 
 
 def write_expand(writer: Writer, node: Node) -> Any:

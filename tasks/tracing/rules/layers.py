@@ -111,40 +111,44 @@ def recurrent(flow: Flow, node: Node) -> list[Carriers]:
     arguments = arguments_of(node)
     x, weights, has_biases = arguments["input"], arguments["params"], arguments["has_biases"]
     directions = 2 if arguments["bidirectional"] else 1
-    per_cell = 4 if has_biases else 2
-    if len(weights) != arguments["num_layers"] * directions * per_cell:
-        raise refusal(node, "projections of hidden states (proj_size) are not supported")
-    read, last = flow.line(x, -1), []
-    for layer in range(arguments["num_layers"]):
-        made = []
-        for direction in range(directions):
-            start = (layer * directions + direction) * per_cell
-            made.append(_cell(flow, node, read, weights[start : start + per_cell]))
-        read = np.concatenate(made)
-        last.append(made)
-    lengths = {len(made[0]) for made in last}
-    assert len(lengths) == 1
-    final = np.stack([line for made in last for line in made])[:, None, :]
-    state = [axis_carrier(final[0, 0], -1, 3)] if len(final) == 1 else [Carrier((0, 2), final)]
-    hidden = arguments["hx"] if isinstance(arguments["hx"], (list, tuple)) else [arguments["hx"]]
-    for value in hidden:
+    num_cells = arguments["num_layers"] * directions
+    is_projected = len(weights) == num_cells * (5 if has_biases else 3)
+    per_cell = len(weights) // num_cells
+    read, made = flow.line(x, -1), []
+    for start in range(0, len(weights), per_cell):
+        made.append(_cell(flow, node, read, weights[start : start + per_cell], is_projected))
+        if len(made) % directions == 0:  # the last of a layer, which the next one reads
+            read = np.concatenate([hidden for hidden, _ in made[-directions:]])
+    # The state that starts and ends the sequence: hidden units, and for an LSTM its cells.
+    states = [np.stack(lines)[:, None, :] for lines in zip(*made, strict=True)]
+    given = arguments["hx"] if isinstance(arguments["hx"], (list, tuple)) else [arguments["hx"]]
+    for value, final in zip(given, states, strict=False):
         for carrier in flow.of(value):
             if 2 in carrier.axes:
                 flow.units.tie(carrier.expanded(shape_of(value)), final)
-    flow.nonlinear += [(line, node) for made in last for line in made]
-    return [[axis_carrier(read, -1, rank_of(x))], *[state for _ in hidden]]
+    flow.nonlinear += [(line, node) for lines in made for line in lines]
+    ends = [[Carrier((0, 2), f) if len(f) > 1 else axis_carrier(f[0, 0], -1, 3)] for f in states]
+    return [[axis_carrier(read, -1, rank_of(x))], *ends[: len(given)]]
 
 
-def _cell(flow: Flow, node: Node, read: np.ndarray, weights: list[Node]) -> np.ndarray:
-    """Tie what one direction of one layer reads and makes; the numbers of its hidden units."""
-    from_input, from_hidden, *biases = weights
-    units = flow.line(from_hidden, 1)
+def _cell(
+    flow: Flow, node: Node, read: np.ndarray, weights: list[Node], is_projected: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tie what one direction of one layer reads and makes; the numbers of its hidden units, and of its cells."""
+    from_input, from_hidden, *others = weights
+    hidden = cells = flow.line(from_hidden, 1)
     flow.reads |= {(from_input, 1), (from_hidden, 1)}
     flow.units.tie(flow.line(from_input, 1), read)
-    for vector in (from_input, from_hidden, *biases):
-        flow.units.tie(flow.line(vector, 0).reshape(GATES[operation_of(node)], -1), units)
-    flow.writes.append((from_input, units, place_of(node)))
-    return units
+    if is_projected:  # hidden units are made of the cells by a linear layer (proj_size)
+        projection = others.pop()
+        cells = flow.line(projection, 1)
+        flow.reads.add((projection, 1))
+        flow.units.tie(flow.line(projection, 0), hidden)
+        flow.writes.append((projection, hidden, place_of(node)))
+    for vector in (from_input, from_hidden, *others):
+        flow.units.tie(flow.line(vector, 0).reshape(GATES[operation_of(node)], -1), cells)
+    flow.writes.append((from_input, cells, place_of(node)))
+    return hidden, cells
 
 
 def _dense(flow: Flow, node: Node, x: Node, weight: Node, bias: Any, channel: int) -> Carriers:

@@ -9,7 +9,7 @@ from torch.fx import Node
 from amalgam.tasks.tracing.flow import Carriers, Flow, aligned, connected, moved
 from amalgam.tasks.tracing.nodes import arguments_of, operation_of, rank_of, refusal, shape_of, tensors_of
 from amalgam.tasks.tracing.rules.layers import matrix_product
-from amalgam.tasks.tracing.units import FIXED, ZERO, Carrier
+from amalgam.tasks.tracing.units import ZERO, Carrier
 
 LINEAR = ("add", "sub", "neg", "clone", "to", "contiguous", "dropout", "alias", "detach")
 BROADCASTING = ("add", "sub", "mul", "div")
@@ -45,7 +45,7 @@ def joined(flow: Flow, node: Node, operands: Sequence[Node]) -> Carriers:
             # A parameter of length 1 beside one shared position says nothing about units.
             varies = any(length > 1 or mine == 1 for length, mine in lengths)
             if varies and not any(set(c.axes) & set(axes) for c in carriers):
-                flow.units.tie(ids, np.array(FIXED))
+                flow.fix_beside(ids, tensor)
         result.append(Carrier(axes, ids))
     return result
 
@@ -164,9 +164,10 @@ def attention(flow: Flow, node: Node) -> Carriers:
     arguments = arguments_of(node)
     query, key, value = arguments["query"], arguments["key"], arguments["value"]
     rank = rank_of(node)
-    if arguments.get("enable_gqa"):
-        raise refusal(node, "grouped-query attention is not supported: repeat the keys and values (repeat_interleave)")
     found = [c for v in (query, key, value) for c in collapsed(flow, v, -1)]
+    if arguments.get("enable_gqa"):
+        # Consecutive query heads share one head of keys and values: all of them are parts of that head's unit.
+        found = [_repeated(c, rank - 3, shape_of(node)[rank - 3]) for c in found]
     if arguments.get("attn_mask") is not None:
         mask = arguments["attn_mask"]
         flow.fix(mask, -1, -2)
@@ -174,6 +175,12 @@ def attention(flow: Flow, node: Node) -> Carriers:
     result = _tie_batch(flow, found, rank)
     flow.nonlinear += [(c.ids, node) for c in result]
     return result
+
+
+def _repeated(carrier: Carrier, axis: int, length: int) -> Carrier:
+    """The carrier with each of its entries along an axis repeated, so that there are `length`."""
+    own = carrier.ids.shape[axis]
+    return carrier if own in (1, length) else Carrier(carrier.axes, carrier.ids.repeat(length // own, axis))
 
 
 def collapsed(flow: Flow, node: Node, axis: int) -> Carriers:

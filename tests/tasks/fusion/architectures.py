@@ -158,6 +158,59 @@ class PaddedShortcut(nn.Module):
         return self.head(torch.relu(h + self.wide(h)).mean((2, 3)))
 
 
+class TiedAutoencoder(nn.Module):
+    """One matrix encodes and decodes, written as torch code does it: transposed, or from the other side."""
+
+    def __init__(self, is_transposed: bool) -> None:
+        super().__init__()
+        self.encoder, self.shift, self.is_transposed = nn.Linear(6, 9), nn.Parameter(torch.randn(6)), is_transposed
+
+    def forward(self, x: Tensor) -> Tensor:
+        code = torch.relu(self.encoder(x))
+        if self.is_transposed:
+            return F.linear(code, self.encoder.weight.t(), self.shift)
+        return code @ self.encoder.weight + self.shift
+
+
+class Denoiser(nn.Module):
+    """The output is the input less what two layers find (DnCNN)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 9, 3, padding=1), nn.Conv2d(9, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - self.two(torch.relu(self.one(x)))
+
+
+class GroupedQueries(nn.Module):
+    """Four heads of queries share two of keys and values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = nn.Linear(6, 16), nn.Linear(6, 8), nn.Linear(6, 8)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = (
+            layer(x).unflatten(-1, (-1, 4)).transpose(1, 2) for layer in (self.query, self.key, self.value)
+        )
+        read = F.scaled_dot_product_attention(query, key, value, enable_gqa=True)
+        return self.head(read.transpose(1, 2).flatten(2))
+
+
+class ProjectedCells(nn.Module):
+    """An LSTM whose hidden units are projections of its cells."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.cells = nn.LSTM(6, 9, batch_first=True, proj_size=4, **options)
+        self.head = nn.Linear(8 if options.get("bidirectional") else 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.cells(x)[0][:, -1])
+
+
 def pixel_shuffling() -> nn.Module:
     up = [nn.Conv2d(3, 8, 3, padding=1), nn.PixelShuffle(2), nn.LogSigmoid(), nn.Conv2d(2, 6, 3, groups=2)]
     return nn.Sequential(*up, nn.InstanceNorm2d(6, affine=True), nn.PixelUnshuffle(2), nn.Conv2d(24, 5, 3))
@@ -216,6 +269,12 @@ ARCHITECTURES: dict[str, tuple[Make, tuple[int, ...]]] = {
     "scalars": (Scalars, (3, 8, 8)),
     "weight_norm_mlp": (weight_norm_mlp, (6,)),
     "cosine_head": (CosineHead, (6,)),
+    "tied_autoencoder": (lambda: TiedAutoencoder(is_transposed=False), (6,)),
+    "transposed_autoencoder": (lambda: TiedAutoencoder(is_transposed=True), (6,)),
+    "denoiser": (Denoiser, (3, 8, 8)),
+    "grouped_queries": (GroupedQueries, (7, 6)),
+    "projected_lstm": (ProjectedCells, (7, 6)),
+    "projected_lstms": (lambda: ProjectedCells(bidirectional=True, num_layers=2, bias=False), (7, 6)),
 }
 """Name -> how to build it, and the shape of one input; those that read words take whole numbers below 20."""
 

@@ -31,6 +31,12 @@ FAST = (
     "padded_shortcut",
     "pixel_shuffle",
     "scalars",
+    "tied_autoencoder",
+    "transposed_autoencoder",
+    "denoiser",
+    "grouped_queries",
+    "projected_lstm",
+    "projected_lstms",
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries' own code
@@ -74,7 +80,11 @@ def test_architectures_that_are_not_carried_are_refused_by_name(name):
         trace(member_of(name, 0), example_of(name))
 
 
-@pytest.mark.parametrize("name", ["transformer_encoder", "group_norm_resnet", "unet"])
+@pytest.mark.parametrize(
+    "name",
+    ["transformer_encoder", "group_norm_resnet", "unet", "padded_shortcut", "tied_autoencoder", "denoiser",
+     "grouped_queries", "projected_lstms"],
+)  # fmt: skip
 @torch.no_grad()
 def test_networks_fused_from_recorded_operations_can_be_fused_again(name):
     a, b, c, x = *(member_of(name, seed) for seed in range(3)), example_of(name)

@@ -98,6 +98,44 @@ def test_several_steps_of_words_keep_their_classes():
     torch.testing.assert_close(fused(tokens), torch.cat([a(tokens), b(tokens)], 1), **EXACT)
 
 
+class TwoHeads(nn.Module):
+    def __init__(self, num_kinds: int, num_sizes: int) -> None:
+        super().__init__()
+        self.body, self.kind, self.size = nn.Linear(6, 8), nn.Linear(8, num_kinds), nn.Linear(8, num_sizes)
+
+    def forward(self, x: Tensor) -> dict[str, object]:
+        hidden = torch.tanh(self.body(x))
+        return {"kind": self.kind(hidden), "more": (self.size(hidden), x)}
+
+
+HEADS = ({"kind": NAMES[0], "more.0": ("small", "large")}, {"kind": NAMES[1], "more.0": ("large", "small", "huge")})
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0])
+@torch.no_grad()
+def test_every_one_of_several_heads_is_the_union_of_its_classes(alpha):
+    torch.manual_seed(0)
+    (a, b), x = (TwoHeads(*sizes).double().eval() for sizes in ((3, 2), (4, 3))), torch.randn(5, 6).double()
+    weights = (0.3, 0.7) if alpha == 1 else (0.0, 1.0)
+    fused = fuse([a, b], PartialOT(alpha=alpha), x, weights, class_names=HEADS)
+    assert fused.class_names == class_union(HEADS) == {"kind": UNION, "more.0": ("small", "large", "huge")}
+    pairs = (lambda out: out["kind"], lambda out: out["more"][0])
+    for take, key in zip(pairs, HEADS[0], strict=True):
+        found = by_name(take(fused(x)), fused.class_names[key])
+        one, two = (by_name(take(net(x)), names[key]) for net, names in zip((a, b), HEADS, strict=True))
+        for name in two:
+            both = weights[0] * one[name] + weights[1] * two[name] if name in one else two[name]
+            torch.testing.assert_close(found[name], both, **EXACT)
+    torch.testing.assert_close(fused(x)["more"][1], x)
+
+
+@pytest.mark.parametrize("names", [HEADS[0]["kind"], {"kind": HEADS[0]["kind"]}, HEADS[0] | {"sort": ("a",)}])
+def test_names_for_other_heads_than_the_network_has_are_refused(names):
+    (a, b), x = (TwoHeads(3, 2).double() for _ in range(2)), torch.randn(5, 6).double()
+    with pytest.raises(ValueError, match=r"'kind', 'more\.0'"):
+        fuse([a, b], PartialOT(alpha=1.0), x, class_names=(HEADS[0], names))
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
