@@ -8,7 +8,6 @@ makes it has the norm of what reads it, the representation of least total norm, 
 Which scales are free is not read off the layers but tried out: they are changed at random, and the outputs compared.
 """
 
-import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from amalgam.tasks.tracing.axes import Axes
-from amalgam.tasks.tracing.running import tensors_in
+from amalgam.tasks.tracing.running import copied, tensors_in
 
 MAX_SWEEPS = 200
 SETTLED = 1e-12  # largest change of a logarithm of a scale at which balancing has converged
@@ -44,7 +43,7 @@ def balanced(
     if set(axes.of) - set(member.state_dict()):
         return member
     inputs = example if isinstance(example, tuple) else (example,)
-    network = copy.deepcopy(member).eval()
+    network = copied(member).eval()
     state, before = dict(network.state_dict()), _outputs(network, inputs)
     pairs = [
         pair

@@ -1,15 +1,19 @@
 """Fill a network with the merged parameters of several members, at whatever widths the unit maps give it."""
 
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from amalgam.tasks.fusion.coupling import Coupling
 from amalgam.tasks.fusion.rebuild.rebuilding import rebuilt
-from amalgam.tasks.fusion.rebuild.tensors import merged_tensors, state_of
+from amalgam.tasks.fusion.rebuild.tensors import COUNTER, merged_tensors, state_of
 from amalgam.tasks.fusion.unit_map import maps_of
-from amalgam.tasks.tracing.axes import Axes, Axis
+from amalgam.tasks.tracing.axes import Axes, Axis, Blocks
+
+LOG = logging.getLogger(__name__)
 
 
 def merge(
@@ -21,8 +25,29 @@ def merge(
     belongs to no unit differs between members, or if the network cannot be rebuilt at other widths.
     """
     states = [axes.read(state_of(member, axes)) for member in members]
+    axes = _without_unread(axes, states)
     maps = maps_of(axes, states, couplings, weights)
     return rebuilt(members[0], axes, merged_tensors(axes, states, maps), maps)
+
+
+def _without_unread(axes: Axes, states: Sequence[Blocks]) -> Axes:
+    """The axes without parameters that no operation of the eval mode reads and that differ between members.
+
+    Such are auxiliary heads, which serve training alone: a fused network has no place for them.
+    """
+    if axes.traced is None:
+        return axes
+    read = {*axes.traced.flow.tensors.values(), *axes.parts, *axes.layouts}
+    unread = [
+        name
+        for name in axes.of.keys() - read
+        if not any(axes.of[name])  # another name of a parameter that is read carries its units
+        and not name.endswith(COUNTER)
+        and any(not torch.equal(states[0][name], state[name]) for state in states)
+    ]
+    for name in sorted(unread):
+        LOG.warning("%s is left out: it is used in training only", name)
+    return replace(axes, of={name: entries for name, entries in axes.of.items() if name not in unread})
 
 
 def support(axes: Axes, couplings: Mapping[str, Coupling], fused: nn.Module) -> dict[str, Tensor]:

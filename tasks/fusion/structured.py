@@ -1,6 +1,5 @@
 """Which layers of a fused network are executed as blocks: those that are faster, or hold enough structural zeros."""
 
-import copy
 import time
 from collections.abc import Mapping, Sequence
 
@@ -16,7 +15,7 @@ from amalgam.tasks.fusion.rebuild.block_layers import (
     Segments,
 )
 from amalgam.tasks.tracing.axes import Axes
-from amalgam.tasks.tracing.running import hooked
+from amalgam.tasks.tracing.running import copied, hooked
 
 WORTHWHILE = 0.75  # nonzeros over entries below which blocks are used when nothing is measured
 RUNS = 5
@@ -30,7 +29,7 @@ def structured(
     With `example`, a batch of inputs, every layer is timed on what it reads there, and blocks are used where they are
     faster; without, where at most three quarters of the entries are nonzero. Layers of other kinds stay dense.
     """
-    result = copy.deepcopy(fused).eval()
+    result = copied(fused).eval()
     segments = {group: Segments.of(coupling) for group, coupling in couplings.items()}
     found = {path: block for path, block in _blocks(result, axes, segments).items() if block is not None}
     inputs = _inputs(result, list(found), example) if example is not None else {}

@@ -1,5 +1,6 @@
 """From tied numbers to groups: units that appear in the same places are exchangeable."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,7 +63,7 @@ class Traced:
     flow: Flow
     grouping: Grouping
     outputs: list[Node]
-    memo: dict[str, Any] = field(default_factory=dict)
+    memo: dict[Hashable, Any] = field(default_factory=dict)
     """What later stages found out about the program, once."""
 
     @property

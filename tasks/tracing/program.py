@@ -4,9 +4,7 @@ What depends on parameters alone (a weight under weight norm, a standardised ker
 computed once per member and replaces the parameters it was made of: `folded` values.
 """
 
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +13,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 
 from amalgam.tasks.tracing.nodes import CONSTANT, concrete, is_tensor, module_of, operation_of
-from amalgam.tasks.tracing.running import evaluating, unfused_attention
+from amalgam.tasks.tracing.running import evaluating, tensors_in, unfused_attention, without_advice
 
 Inputs = tuple[Any, ...]
 
@@ -100,11 +98,14 @@ def concrete_keywords(node: Node, known: Mapping[Node, Any]) -> dict[str, Any]:
 def record(module: nn.Module, example: Tensor | Inputs) -> Program:
     """The program of `module` in eval mode. The module is not changed; the batch stays variable where it can.
 
-    Raises ValueError if the forward pass cannot be recorded (control flow that depends on data).
+    Raises ValueError if the forward pass cannot be recorded (control flow that depends on data), or for NaN or infinity
+    in the example.
     """
     inputs = example if isinstance(example, tuple) else (example,)
+    if any(x.is_floating_point() and not x.isfinite().all() for x in tensors_in(inputs)):
+        raise ValueError("the example has NaN or infinity")
     inputs = tuple(_two(value) for value in inputs)
-    with evaluating(module), unfused_attention(), _without_advice(), torch.no_grad():
+    with evaluating(module), unfused_attention(), without_advice(), torch.no_grad():
         try:
             program = torch.export.export(module, inputs, strict=False, dynamic_shapes=_free_batch(inputs))
         except Exception:
@@ -165,11 +166,3 @@ def _two(value: Any) -> Any:
 def _free_batch(inputs: Inputs) -> tuple[Any, ...]:
     auto = torch.export.Dim.AUTO
     return tuple({0: auto} if isinstance(value, Tensor) and value.ndim else None for value in inputs)
-
-
-@contextmanager
-def _without_advice() -> Iterator[None]:
-    """No warning that recurrent layers flatten their weights while they are recorded."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The tensor attributes")
-        yield

@@ -1,13 +1,34 @@
-"""How a module is run to be looked at: in eval mode, with hooks that do not stay, without fused attention."""
+"""How a module is copied, and run to be looked at: in eval mode, with hooks that do not stay, attention unfused."""
 
+import copy
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def copied(module: Module) -> Module:
+    """A deep copy, also of a module that keeps results of a forward pass, whose history deepcopy refuses.
+
+    Such are a weight under `torch.nn.utils.weight_norm` or a pruning mask, and activations that a class remembers.
+    """
+    kept = [t for part in module.modules() for t in tensors_in(list(vars(part).values())) if not t.is_leaf]
+    return copy.deepcopy(module, {id(tensor): tensor.detach().clone() for tensor in kept})
+
+
+@contextmanager
+def without_advice() -> Iterator[None]:
+    """No warnings of torch.export that a module assigns tensors while it is recorded (recurrent layers, caches)."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The tensor attribute")
+        yield
 
 
 @contextmanager

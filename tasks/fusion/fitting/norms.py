@@ -4,7 +4,6 @@ Averaging two units shrinks the variance of what they compute; resetting the run
 it (REPAIR, Jordan et al. 2023).
 """
 
-import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from amalgam.tasks.tracing.capture import inputs_of
-from amalgam.tasks.tracing.running import hooked
+from amalgam.tasks.tracing.running import copied, hooked
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
@@ -30,7 +29,7 @@ def recalibrate(module: nn.Module, batches: Iterable[Any], isolated: Mapping[str
     only one member has keeps that member's statistics. A network without batch norm is returned as it is. Batches
     that give a norm a single row have no variance; they count for means alone. Raises ValueError if there are none.
     """
-    fresh = copy.deepcopy(module).eval()
+    fresh = copied(module).eval()
     kept = set(batch_norms(fresh))
     norms = {path: norm for path, norm in fresh.named_modules() if norm in kept}
     merged = {path: (norm.running_mean.clone(), norm.running_var.clone()) for path, norm in norms.items()}

@@ -9,7 +9,6 @@ where W_0 is the merged layer and structural zeros stay zero. A batch norm behin
 layer is fitted to the combined logits. Where fusion is exact, nothing is left to explain and nothing changes.
 """
 
-import copy
 import functools
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,10 +21,12 @@ from torch import Tensor, nn
 from amalgam.tasks.fusion.fitting.config import Refit
 from amalgam.tasks.fusion.fitting.normal_equations import NormalEquations
 from amalgam.tasks.fusion.fitting.walk import Layer, Walk
+from amalgam.tasks.fusion.rebuild.rebuilding import with_own_weights
 from amalgam.tasks.fusion.unit_map import UnitMap, UnitMaps
 from amalgam.tasks.tracing.axes import Axes
 from amalgam.tasks.tracing.capture import inputs_of
 from amalgam.tasks.tracing.nodes import arguments_of
+from amalgam.tasks.tracing.running import copied
 
 CHUNK = 16_000_000  # numbers of unfolded images in memory at a time
 
@@ -56,8 +57,8 @@ def refit(
     if not inputs:
         raise ValueError("refitting needs at least one calibration batch, got none")
     x = torch.cat(inputs)
-    fitted = copy.deepcopy(fused)
-    walk, others = Walk(fitted, (x,)), [Walk(member, (x,)) for member in members]
+    fitted = copied(fused)
+    walk, others = Walk(fitted, (x,)), [Walk(with_own_weights(member, axes), (x,)) for member in members]
     for layer in list(walk.layers()):
         entry = axes.of.get(layer.weight, (None,))[0]
         if entry is None or entry.repeat != 1:

@@ -6,7 +6,6 @@ of every unit before the activation are the merged ones of its members. Where fu
 finds nothing to change.
 """
 
-import copy
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from amalgam.tasks.fusion.unit_map import UnitMaps
 from amalgam.tasks.tracing.axes import Axes
 from amalgam.tasks.tracing.capture import UnitSummary, inputs_of
-from amalgam.tasks.tracing.running import evaluating, hooked
+from amalgam.tasks.tracing.running import copied, evaluating, hooked
 
 EPS = 1e-12  # below this deviation a unit is constant, and there is nothing to rescale
 
@@ -31,7 +30,7 @@ def repair(
     per layer and must be repeatable. For networks without batch norm; `recalibrate` serves the others.
     """
     layers = _layers(axes)
-    repaired = copy.deepcopy(fused).eval()
+    repaired = copied(fused).eval()
     targets = [_statistics(member, list(layers), batches) for member in members]
     for path, group in layers.items():
         found = _statistics(repaired, [path], batches)

@@ -16,6 +16,7 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from amalgam.tasks.tracing.nodes import arguments_of, operation_of, rank_of, shape_of
+from amalgam.tasks.tracing.running import without_advice
 
 LAYERS = ("linear", "conv1d", "conv2d")
 NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
@@ -63,7 +64,7 @@ class Walk:
     """The forward pass of one network in eval mode on one batch, up to a chosen layer."""
 
     def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        with torch.no_grad():
+        with torch.no_grad(), without_advice():
             program = torch.export.export(module.eval(), inputs, strict=False)
         signature = program.graph_signature
         self.names: Mapping[str, str] = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from amalgam.tasks.fusion.rebuild.rebuilding import as_recorded
 from amalgam.tasks.tracing.axes import Axes
@@ -33,9 +34,7 @@ def checked_weights(weights: Sequence[float] | None, num_members: int) -> tuple[
 
 def check_members(members: Sequence[nn.Module], axes: Axes, *, same_outputs: bool = True) -> None:
     """Raise ValueError unless all members are finite networks of the traced architecture; hidden widths may differ."""
-    # Every graph module is of a class of its own.
-    kinds = [{name: type(m) for name, m in member.named_modules()} for member in members]
-    layers = [{n: fx.GraphModule if issubclass(k, fx.GraphModule) else k for n, k in each.items()} for each in kinds]
+    layers = [{name: _kind(layer) for name, layer in member.named_modules()} for member in members]
     outputs = []
     for position, member in enumerate(members):
         if layers[position] != layers[0]:
@@ -60,6 +59,11 @@ def check_members(members: Sequence[nn.Module], axes: Axes, *, same_outputs: boo
         )
     for position, member in enumerate(members[1:], 1):
         _check_function(member, position, members[0], axes)
+
+
+def _kind(layer: nn.Module) -> type:
+    """The class as written: each graph module and each parametrised layer is of a generated class of its own."""
+    return fx.GraphModule if isinstance(layer, fx.GraphModule) else type_before_parametrizations(layer)
 
 
 def _check_function(member: nn.Module, position: int, first: nn.Module, axes: Axes) -> None:

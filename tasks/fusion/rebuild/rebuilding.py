@@ -55,12 +55,19 @@ def as_recorded(member: nn.Module, axes: Axes) -> fx.GraphModule:
     return write(axes.traced, maps, merged_tensors(axes, [blocks], maps))
 
 
+def with_own_weights(member: nn.Module, axes: Axes) -> nn.Module:
+    """The member, or its recorded operations if it computes weights from other parameters (weight norm, masks)."""
+    computed = axes.of.keys() - axes.parts.keys() - member.state_dict().keys()
+    return as_recorded(member, axes) if computed else member
+
+
 def _chosen(module: nn.Module, axes: Axes) -> Rebuild:
     if axes.traced is None:
         return as_module
-    chosen = axes.traced.memo.get(_CHOSEN)
+    key = (_CHOSEN, frozenset(axes.of))
+    chosen = axes.traced.memo.get(key)
     if chosen is None:
-        chosen = axes.traced.memo[_CHOSEN] = _exact_rebuild(module, axes)
+        chosen = axes.traced.memo[key] = _exact_rebuild(module, axes)
     return chosen
 
 

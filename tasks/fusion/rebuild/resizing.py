@@ -1,9 +1,10 @@
 """A module of the same class at other widths: its tensors replaced, and the attributes that repeat their lengths."""
 
-import copy
 from collections.abc import Mapping
 
 from torch import Tensor, nn
+
+from amalgam.tasks.tracing.running import copied
 
 # Attributes that repeat a layer's widths, as (attribute, parameter, axis): kept true when the parameter is resized.
 WIDTH_ATTRIBUTES = {
@@ -21,7 +22,7 @@ def resize(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
 
     Raises ValueError if names are missing or extra, or an axis count differs.
     """
-    resized = copy.deepcopy(module)
+    resized = copied(module)
     current = resized.state_dict(keep_vars=True)
     if set(current) != set(state):
         odd = ", ".join(sorted(set(current) ^ set(state))[:3])

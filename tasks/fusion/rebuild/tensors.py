@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from amalgam.tasks.fusion.unit_map import IndexedMap, UnitMap, UnitMaps
 from amalgam.tasks.tracing.axes import Axes, Axis, Blocks
 
+COUNTER = "num_batches_tracked"  # of batch norms, which nothing reads
+
 
 def merged_tensors(axes: Axes, states: Sequence[Blocks], maps: UnitMaps) -> dict[str, Tensor]:
     """Every parameter and buffer of the fused network, by name."""
@@ -44,7 +46,7 @@ def _floating(tensor: Tensor) -> Tensor:
 
 
 def _shared(name: str, tensors: Sequence[Tensor]) -> Tensor:
-    if not name.endswith("num_batches_tracked") and any(not torch.equal(tensors[0], t) for t in tensors[1:]):
+    if not name.endswith(COUNTER) and any(not torch.equal(tensors[0], t) for t in tensors[1:]):
         raise ValueError(f"{name} belongs to no unit but differs between the members, so no fused value is exact")
     return tensors[0].clone()
 

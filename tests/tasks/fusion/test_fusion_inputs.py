@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from amalgam.tasks.fusion import Identity, PartialOT, fuse
 from amalgam.tasks.fusion.fitting.norms import recalibrate
@@ -141,6 +142,11 @@ def test_non_finite_calibration_is_refused(refit, bad):
             fuse(seeded(make), PartialOT(alpha=0.5), x[:2], calibration=[x[4:], x], refit=refit)
 
 
+def test_a_non_finite_example_is_refused():
+    with pytest.raises(ValueError, match="example has"):
+        fuse(seeded(Plain), ENSEMBLE, numbers(8, 5) / 0)
+
+
 def test_a_last_batch_of_one_counts_as_one_row():
     (a, b), x = seeded(normed), numbers(33, 5)
     fused = fuse([a, b], PartialOT(alpha=0.5), x[:8], calibration=list(x.split(16)), refit=False)
@@ -176,17 +182,65 @@ def test_members_of_different_precision_are_refused():
         fuse([a, copy.deepcopy(b).float()], ENSEMBLE, numbers(8, 5))
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_members_that_cannot_be_copied_are_fused_from_their_operations():
-    x = numbers(8, 5)
+class Remembers(nn.Linear):
+    """A layer that keeps its last output."""
 
-    def member() -> nn.Module:
-        net = nn.Sequential(nn.utils.weight_norm(nn.Linear(5, 16)), nn.ReLU(), nn.Linear(16, 3)).double()
-        net(x)
-        return net
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = {"outputs": [super().forward(x)]}
+        return self.last["outputs"][0]
 
-    a, b = seeded(member)
-    torch.testing.assert_close(fuse([a, b], ENSEMBLE, x)(x), (a(x) + b(x)) / 2, **EXACT)
+
+class TwoInTraining(nn.Module):
+    """A head that serves training alone, as in GoogLeNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head, self.auxiliary = nn.Linear(5, 16), nn.Linear(16, 3), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        h = torch.relu(self.body(x))
+        return (self.head(h), self.auxiliary(h)) if self.training else self.head(h)
+
+
+def behind(first: nn.Module) -> nn.Module:
+    return nn.Sequential(first, nn.ReLU(), nn.Linear(16, 3))
+
+
+COMPUTED = {
+    "weight norm by hooks": lambda: behind(nn.utils.weight_norm(nn.Linear(5, 16))),
+    "weight norm": lambda: behind(nn.utils.parametrizations.weight_norm(nn.Linear(5, 16))),
+    "spectral norm": lambda: behind(nn.utils.parametrizations.spectral_norm(nn.Linear(5, 16))),
+    "pruning mask": lambda: behind(prune.l1_unstructured(nn.Linear(5, 16), "weight", 0.3)),
+    "remembered outputs": lambda: behind(Remembers(5, 16)),
+    "auxiliary head": TwoInTraining,
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+@pytest.mark.parametrize("refit", [True, False])
+@pytest.mark.parametrize("make", COMPUTED.values(), ids=COMPUTED)
+def test_members_that_compute_weights_or_keep_results_are_fused_after_they_ran(make, refit):
+    (a, b), x = seeded(make), numbers(30, 5)
+    expected = (a(x) + b(x)) / 2  # with gradients: what a class keeps has a history from now on
+    fused = fuse([a, b], ENSEMBLE, x[:4], calibration=[x], refit=refit)
+    torch.testing.assert_close(fused(x), expected, **EXACT)
+
+
+def test_weights_under_weight_norm_are_fused_and_fitted_as_plain_weights():
+    normed, x = seeded(COMPUTED["weight norm"]), numbers(40, 5)
+    plain = seeded(lambda: behind(nn.Linear(5, 16)))
+    for with_norm, without in zip(normed, plain, strict=True):
+        weights = {name: with_norm[int(name[0])].get_parameter(name[2:]) for name in ("2.weight", "2.bias", "0.bias")}
+        without.load_state_dict(weights | {"0.weight": with_norm[0].weight})
+    fitted = [fuse(members, Identity(), x, calibration=[x])(x) for members in (normed, plain)]
+    torch.testing.assert_close(*fitted, **EXACT)
+
+
+def test_what_serves_training_alone_is_left_out_and_named(caplog):
+    (a, b), x = seeded(TwoInTraining), numbers(8, 5)
+    fused = fuse([a, b], PartialOT(alpha=0.5), x)
+    assert not any("auxiliary" in name for name in fused.state_dict())
+    assert "auxiliary.weight" in caplog.text
 
 
 class Hard(nn.Module):
