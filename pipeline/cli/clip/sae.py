@@ -4,6 +4,7 @@ Everything that can be refused without torch is refused first.
 """
 
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -122,6 +123,24 @@ def card(
     from amalgam.pipeline.cli.clip.sae_card import write_card  # here: it imports torch
 
     say(f"card: {write_card(sae, license)}")
+
+
+@app.command()
+def export(
+    sae: Folder,
+    explanation: Annotated[Path, Option(help="Folder that amalgam explain wrote with this autoencoder.")],
+    out: Annotated[Path, Option(help="New folder: SAELens's layout, and Neuronpedia's files in neuronpedia/.")],
+    model_id: Annotated[str, Option(help="What Neuronpedia calls the model.")],
+    source_id: Annotated[str, Option(help="What it calls the layer and autoencoder, such as 11-clip-res.")],
+) -> None:
+    """Write an explained autoencoder for SAELens and Neuronpedia, with names and most activating images."""
+    for option, name in (("--model-id", model_id), ("--source-id", source_id)):
+        if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
+            raise ValueError(f"{option} takes letters, digits, '.', '-' and '_', got {name!r}")
+    from amalgam.pipeline.cli.clip.sae_export import ExportRequest, export_files  # here: it imports torch
+
+    for line in export_files(ExportRequest(sae, explanation, out, model_id, source_id)):
+        say(line)
 
 
 app.command("train")(train_command())

@@ -1,15 +1,19 @@
 """`amalgam explain` as a user meets it, on a folder of pictures."""
 
+import gzip
 import json
 import shutil
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from amalgam.pipeline.cli.from_files.explain_folders import in_order
-from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_about, save_classifier
+from amalgam.pipeline.store.clip_checkpoints import load_classifier, open_sae, read_about, save_classifier, save_sae
 from amalgam.tasks.clip.zero_shot import Classifier, zero_shot_head
 from amalgam.tasks.data.pixels import enlarged, in_memory
+from amalgam.tasks.sae.autoencoder import initial, unit_norm
+from amalgam.tasks.sae.config import SAETrainConfig
 from tests.pipeline.cli.test_command_line import amalgam
 from tests.pipeline.steps.explained import write_folders
 from tests.tasks.clip.worlds import CLASSES, images, spec, tiny_clip, write_pictures
@@ -51,6 +55,41 @@ def test_a_page_is_written_and_its_sentences_are_printed(place, capsys):
         "flips.parquet",
     }
     assert json.loads((out / "explanation.json").read_text())["images"] == {f"imagefolder:{place / 'photos'}": 24}
+
+
+def test_what_was_found_is_exported_for_neuronpedia_and_saelens(place):
+    explained = place / "explained"
+    words = ("--backbone", place / "backbone", "--words", "zero,bold, thin", "--top", "4")
+    assert amalgam("explain", place / "before", place / "after", *flags(place, out=explained), *words) == 0
+    to = ("--explanation", explained, "--model-id", "tiny-clip", "--source-id", "0-digits")
+    assert amalgam("sae", "export", place / "sae", *to, "--out", place / "exported") == 0
+    rows = pq.read_table(explained / "latents.parquet").to_pylist()
+    alive = {row["latent"]: row for row in rows if row["model"] == "before" and row["firing_rate"] > 0}
+    folder = place / "exported/neuronpedia/tiny-clip/0-digits"
+    found = {
+        kind: [
+            json.loads(line) for line in gzip.decompress((folder / kind / "batch-0.jsonl.gz").read_bytes()).splitlines()
+        ]
+        for kind in ("features", "activations", "explanations")
+    }
+    assert [int(one["index"]) for one in found["features"]] == sorted(alive)
+    for one in found["features"]:
+        row = alive[int(one["index"])]
+        assert one["frac_nonzero"] == row["firing_rate"] and one["maxActApprox"] == row["top_activations"][0]
+        assert sum(one["freq_hist_data_bar_heights"]) == round(24 * row["firing_rate"])
+        strongest = [a["maxValue"] for a in found["activations"] if a["index"] == one["index"]]
+        assert strongest == row["top_activations"]
+    named = {int(one["index"]): one["description"] for one in found["explanations"]}
+    assert named == {latent: row["name"] for latent, row in alive.items() if row["name"]}
+    features = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
+    exported, sae = open_sae(place / "exported"), open_sae(place / "sae")
+    unit = unit_norm(features[:, : sae.info.width])
+    torch.testing.assert_close(exported(unit), sae(unit))
+    assert exported.info.origin["neuronpedia_id"] == "tiny-clip/0-digits"
+    assert amalgam("sae", "export", place / "sae", *to, "--source-id", "../up", "--out", place / "other") == 2
+    save_sae(initial(sae.info, SAETrainConfig(), torch.zeros(sae.info.width), seed=5), place / "second")
+    assert amalgam("sae", "export", place / "second", *to, "--out", place / "other") == 2
+    assert not (place / "other").exists()
 
 
 @pytest.mark.parametrize(
