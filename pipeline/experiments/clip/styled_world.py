@@ -9,7 +9,8 @@ from amalgam.pipeline.experiments.flags import Corruptions, FirstSeed, Optimisat
 from amalgam.pipeline.steps.clip.backbones import PRETRAINED, PretrainedConfig
 from amalgam.pipeline.steps.clip.saes import SAEsConfig
 from amalgam.tasks.clip.testing.test_sets import Role, TestSet, corrupted_sets
-from amalgam.tasks.clip.toy.worlds import WORLDS, World
+from amalgam.tasks.clip.toy.named import WORLDS
+from amalgam.tasks.clip.toy.worlds import World
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.sources import LabelledConfig, MixedStyles, without_held_out
 from amalgam.tasks.sae.config import REFERENCE_RECIPE, FeatureInfo, SAESpec, SAETrainConfig

@@ -1,7 +1,7 @@
 """Small worlds in which pre-training is broader and noisier than fine-tuning, as CLIP's is (method page, section 14).
 
-A world is data: what is shown, what the captions say, which network is trained and how. `WORLDS` has them by name;
-nothing here imports torch.
+A world is data: what is shown, what the captions say, which network is trained and how. `named.py` has those that
+have a name; nothing here imports torch.
 """
 
 from pathlib import PurePath
@@ -9,12 +9,11 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from amalgam.tasks.clip.class_names import CIFAR10_NAMES, TINY_IMAGENET_NAMES
 from amalgam.tasks.clip.prompts import checked_names
 from amalgam.tasks.clip.testing.test_sets import TestSet
 from amalgam.tasks.clip.toy.captions import PAIR_CAPTIONS, PHOTO_CAPTIONS, Captions
 from amalgam.tasks.clip.toy.config import PretrainConfig
-from amalgam.tasks.clip.toy.networks import of_length, of_width, pretrain_config, small_clip
+from amalgam.tasks.clip.toy.networks import of_length, of_width
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.sources import MIN_SIDE, PHOTO_STYLES, Stored, Styled, StyledPairs, StyledPhotos, Value
 from amalgam.tasks.models.clip_spec import ClipSpec
@@ -117,6 +116,13 @@ class PhotoSet(Value):
 
     data: DataSpec
     class_names: tuple[str, ...]
+    most_tests: int | None = Field(default=None, ge=1)
+    """Photos that a test may take of its test split; None where there are as many as any test wants."""
+
+    @property
+    def name(self) -> str:
+        """Its own, without the place of its files."""
+        return PurePath(self.data.name.rpartition(":")[2]).stem
 
     @model_validator(mode="after")
     def _classes_have_names(self) -> Self:
@@ -192,9 +198,14 @@ class PhotoWorld(BaseWorld):
         """The sets that pre-training alone saw, distinguished by their names."""
         return tuple(
             TestSet(
-                name=PurePath(photos.data.name.rpartition(":")[2]).stem,
+                name=photos.name,
                 role="forgetting",
-                source=StyledPhotos(data=photos.data, class_names=photos.class_names, num_images=num_images, seed=seed),
+                source=StyledPhotos(
+                    data=photos.data,
+                    class_names=photos.class_names,
+                    num_images=min(num_images, photos.most_tests or num_images),
+                    seed=seed,
+                ),
                 class_names=photos.class_names,
                 templates=self.captions.class_templates(),
             )
@@ -213,30 +224,3 @@ def _half(part: Part) -> Literal["all", "first", "second"]:
         "test": "all",
     }
     return halves[part]
-
-
-WORLDS: dict[str, World] = {
-    "digits": PairWorld(
-        glyphs=DataSpec(name="digits"),
-        size=20,
-        clip=small_clip(size=20, patch=10, width=128, layers=2, embed_dim=64),
-        pretraining=pretrain_config(epochs=10, images_per_epoch=10_240, batch_size=128),
-    ),
-    "mnist": PairWorld(
-        glyphs=DataSpec(name="mnist"),
-        size=28,
-        margin=1 / 7,
-        clip=small_clip(size=28, patch=14, width=128, layers=3, embed_dim=64),
-        pretraining=pretrain_config(epochs=6, images_per_epoch=35_072, batch_size=128),
-    ),
-    "photos": PhotoWorld(
-        sets=(
-            PhotoSet(data=DataSpec(name="cifar10"), class_names=CIFAR10_NAMES),
-            PhotoSet(data=DataSpec(name="npz:tiny-imagenet-32"), class_names=TINY_IMAGENET_NAMES),
-        ),
-        wrong_captions=0.25,
-        clip=small_clip(size=32, patch=4, width=256, layers=8, embed_dim=256, text_layers=3, captions=PHOTO_CAPTIONS),
-        pretraining=pretrain_config(epochs=30, images_per_epoch=204_800, batch_size=1024, precision="bf16"),
-    ),
-}
-"""Worlds by name: a demonstration of a minute on one core, the full size of it, and photos for a GPU."""

@@ -4,8 +4,8 @@ from amalgam.pipeline.experiments.clip.recipe import RobustRecipe, Seeded
 from amalgam.pipeline.steps.clip.backbones import PRETRAINED, PretrainedConfig
 from amalgam.pipeline.steps.clip.saes import SAEsConfig
 from amalgam.tasks.clip.testing.test_sets import TestSet
+from amalgam.tasks.clip.toy.named import WORLDS
 from amalgam.tasks.clip.toy.networks import small_clip
-from amalgam.tasks.clip.toy.worlds import WORLDS
 from amalgam.tasks.data.sources import LabelledConfig, MixedStyles
 from amalgam.tasks.sae.config import SAESpec, SAETrainConfig
 from amalgam.tasks.sae.rules import TopK

@@ -13,7 +13,7 @@ from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.steps.clip.explanation import ExplainConfig, explain
 from amalgam.pipeline.store.clip_checkpoints import load_classifier, read_sae
 from amalgam.pipeline.store.tables.results import read_results
-from amalgam.tasks.clip.toy.worlds import WORLDS
+from amalgam.tasks.clip.toy.named import WORLDS
 from amalgam.tasks.data.loading import batches
 from amalgam.tasks.data.opening import open_source
 from amalgam.tasks.data.sources import Stored

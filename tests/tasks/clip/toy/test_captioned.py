@@ -5,7 +5,7 @@ import torch
 
 from amalgam.tasks.clip.toy.captioned import open_world
 from amalgam.tasks.clip.toy.captions import PAIR_CAPTIONS, PHOTO_CAPTIONS
-from amalgam.tasks.clip.toy.worlds import WORLDS
+from amalgam.tasks.clip.toy.named import WORLDS
 from amalgam.tasks.data.opening import open_source
 from amalgam.tasks.data.sources import PAIR_NAMES
 from amalgam.tasks.models.clip_files.word_tokenizer import WordTokenizer

@@ -11,9 +11,9 @@ from torch.nn.functional import normalize
 from amalgam.tasks.clip.contrastive_loss import contrastive_loss, retrieval
 from amalgam.tasks.clip.toy.captioned import open_world
 from amalgam.tasks.clip.toy.config import PretrainConfig
+from amalgam.tasks.clip.toy.named import WORLDS
 from amalgam.tasks.clip.toy.networks import small_clip
 from amalgam.tasks.clip.toy.pretrain import pretrain
-from amalgam.tasks.clip.toy.worlds import WORLDS
 from amalgam.tasks.models.clip import build_clip
 from amalgam.tasks.training.config import TrainConfig
 

@@ -7,8 +7,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from amalgam.tasks.clip.toy.captioned import open_world
 from amalgam.tasks.clip.toy.captions import Captions
+from amalgam.tasks.clip.toy.named import WORLDS
 from amalgam.tasks.clip.toy.networks import small_clip
-from amalgam.tasks.clip.toy.worlds import WORLDS, AnyWorld, PhotoSet
+from amalgam.tasks.clip.toy.worlds import AnyWorld, PhotoSet
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.data.opening import open_source
 from amalgam.tasks.data.sources import Corrupted
