@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -15,18 +15,10 @@ import pytest
 from amalgam.pipeline.engine.build import build
 from amalgam.pipeline.engine.execute import Local, Ray, Run, StepsFailed, run
 from amalgam.pipeline.engine.place import Place
-from amalgam.pipeline.engine.ray.cluster import connected
 from amalgam.pipeline.engine.step import Resources, Step, ancestors, with_resources
 from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.store.artifact import finished, read_curves
 from tests.pipeline.example import Walk, total_step, walk_step, walks
-
-
-@pytest.fixture(scope="module")
-def ray_here() -> Iterator[Ray]:
-    """One Ray instance for all tests of this file: starting one takes seconds."""
-    with connected("local", []):
-        yield Ray()
 
 
 @pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.slow)])

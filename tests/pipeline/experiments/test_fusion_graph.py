@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from amalgam.pipeline.engine.execute import Local, Ray, run
+from amalgam.pipeline.engine.execute import Local, run
 from amalgam.pipeline.engine.resuming import resume_state, saver
 from amalgam.pipeline.engine.step import Step, ancestors
 from amalgam.pipeline.engine.workspace import Workspace
@@ -127,9 +127,9 @@ def test_staged_rows_are_the_activations_of_the_member_that_they_name(built):
     np.testing.assert_array_equal(rows.labels, images.labels[torch.from_numpy(rows.ids)])
 
 
-def test_ray_and_local_give_the_same_numbers(built, tmp_path):
+def test_ray_and_local_give_the_same_numbers(built, tmp_path, ray_here):
     last = {step.name: step for step, _ in built[1]}  # one of every kind, and behind it all that it reads
-    outcome = run(list(last.values()), tmp_path, Ray())
+    outcome = run(list(last.values()), tmp_path, ray_here)
     assert outcome.records.keys() >= {step.fingerprint for step in last.values()}
     for step, record in built[1]:
         again = outcome.records.get(step.fingerprint)
@@ -141,14 +141,14 @@ def test_ray_and_local_give_the_same_numbers(built, tmp_path):
         assert timeless[0] == timeless[1]
 
 
-def test_a_killed_training_goes_on_from_its_last_epoch_to_the_same_weights(built, tmp_path):
+def test_a_killed_training_goes_on_from_its_last_epoch_to_the_same_weights(built, tmp_path, ray_here):
     root, _ = built
     step, _ = of_kind(built, "member")[0]
     config = step.config.model_copy(update={"training": step.config.training.model_copy(update={"epochs": 4})})
     whole = replace(step, config=config)
     killed = replace(step, config=config, function="tests.pipeline.experiments.mishaps:train_and_be_killed_once")
     run([whole], root, Local())
-    outcome = run([killed], tmp_path, Ray())
+    outcome = run([killed], tmp_path, ray_here)
     points = read_curves(killed.path(tmp_path))
     assert [point.step for point in points if point.metric == "train/loss"] == [1, 2, 3, 4]
     weights = [read_record(path).files["model.safetensors"] for path in (whole.path(root), killed.path(tmp_path))]
@@ -247,6 +247,7 @@ def test_networks_with_batch_norm_go_through_the_whole_chain(tmp_path):
         data="digits",
         model="resnet18",
         width=0.0625,
+        members=2,
         epochs=1,
         seeds=1,
         alphas=(0.5, 1.0),

@@ -16,7 +16,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:`use_.*` is deprecated:Deprecati
 
 
 @pytest.mark.slow
-def test_two_processes_fine_tune_as_one(tmp_path):
+def test_two_processes_fine_tune_as_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # of 2 s, which it waits at every start and end
     step = OfSeed(sweep(), 0).tuned(variant("sae-mask"), 30.0)
     together = Settings(num_workers=["tuned=2"]).equipped(step)
     assert together.fingerprint == step.fingerprint and together.resources.num_workers == 2

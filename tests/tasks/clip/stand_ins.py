@@ -65,10 +65,7 @@ def write_objectnet(folder: Path, pictures: int = 1) -> None:
     """ObjectNet with its tables in the very form it ships them: ids of 2012 are not the labels of ImageNet."""
     for name, labels in OBJECTS.items():
         for number in range(pictures):
-            if pictures > 1:
-                noisy(folder / "images" / name / f"{number}.png", labels[0] if labels else 0, number)
-            else:
-                picture(folder / "images" / name / "1.png", (255, 0, 0))
+            noisy(folder / "images" / name / f"{number}.png", labels[0] if labels else 0, number)
     id_of_label = {label: (label * 7 + 5) % 1000 for label in range(1000)}
     lines = ["?"] * 1000
     for label, number in id_of_label.items():
@@ -132,6 +129,7 @@ def write_other_classes(root: Path, per_class: int = 4) -> None:
         for label, name in enumerate(names):
             for number in numbers:
                 noisy(root / folder / name / f"image_{number:04d}.jpg", label, number)
+    picture(root / "caltech101/101_ObjectCategories/BACKGROUND_Google/1.jpg")  # is left out
     (root / "caltech101/Annotations").mkdir()
     _write_lines(
         root / "dtd/dtd/labels/test1.txt", [f"{n}/image_{i:04d}.jpg" for n in ("banded", "dotted") for i in numbers]

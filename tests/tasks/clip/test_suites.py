@@ -1,10 +1,7 @@
 """Suites are read off the folders they come in: which column is which class, and what is missing."""
 
-import json
-
 import pytest
 import torch
-from PIL import Image
 
 from amalgam.tasks.clip.class_names import EUROSAT_NAMES, FMOW_NAMES
 from amalgam.tasks.clip.testing.imagenet import IMAGENET_SETS, imagenet
@@ -13,61 +10,18 @@ from amalgam.tasks.clip.testing.suites import OTHER_SETS, SUITES, domain_folders
 from amalgam.tasks.clip.zero_shot import Projection
 from amalgam.tasks.data.opening import open_source
 from amalgam.tasks.models.clip_spec import Preprocessing
+from tests.tasks.clip.stand_ins import OBJECTS, SYNSETS, picture, write_imagenet, write_objectnet
 
 PICTURES = PictureSettings.of(Preprocessing(size=(8, 8)))
-SYNSETS = [f"n{100 + 7 * i:08d}" for i in range(1000)]
-OBJECTS = {"air_freshener": (), "backpack": (414,), "alarm_clock": (409, 530)}
-
-
-def picture(path, colour=(9, 200, 9), size=(14, 12)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).save(path)
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """ImageNet and its shifts with all their folders and a picture in some."""
     root = tmp_path_factory.mktemp("data")
-    for folder, names in (
-        ("imagenet/train", SYNSETS),
-        ("imagenet/val", SYNSETS),
-        ("imagenetv2-matched-frequency-format-val", map(str, range(1000))),
-        ("sketch", SYNSETS),
-        ("imagenet-r", [SYNSETS[i] for i in (999, 3, 12)]),
-        ("imagenet-a", [SYNSETS[i] for i in (12, 700)]),
-    ):
-        for name in names:
-            (root / folder / name).mkdir(parents=True)
-    for folder in ("imagenet/val", "imagenet-r"):
-        for synset in (SYNSETS[3], SYNSETS[12], SYNSETS[999]):
-            picture(root / folder / synset / "1.png")
-    for number in (3, 12):
-        picture(root / "imagenetv2-matched-frequency-format-val" / str(number) / "1.png")
-    objectnet(root / "objectnet-1.0")
+    write_imagenet(root, {"imagenet/val": 1, "imagenet-r": 1, "imagenetv2-matched-frequency-format-val": 1})
+    write_objectnet(root / "objectnet-1.0")
     return root
-
-
-def objectnet(folder):
-    """Its tables in the very form it ships them: ids of 2012 are not the labels of ImageNet."""
-    for name in OBJECTS:
-        picture(folder / "images" / name / "1.png", (255, 0, 0))
-    id_of_label = {label: (label * 7 + 5) % 1000 for label in range(1000)}
-    lines = ["?"] * 1000
-    for label, number in id_of_label.items():
-        lines[number] = f"thing {label}, another word"
-    tables = {
-        "folder_to_objectnet_label.json": {name: name.replace("_", " ").title() for name in OBJECTS},
-        "objectnet_to_imagenet_1k.json": {
-            name.replace("_", " ").title(): "; ".join(f"thing {label}, another word" for label in labels)
-            for name, labels in OBJECTS.items()
-            if labels
-        },
-        "pytorch_to_imagenet_2012_id.json": {str(label): number for label, number in id_of_label.items()},
-    }
-    (folder / "mappings").mkdir()
-    for name, table in tables.items():
-        (folder / "mappings" / name).write_text(json.dumps(table))
-    (folder / "mappings" / "imagenet_to_label_2012_v2").write_text("\n".join(lines) + "\n")
 
 
 def test_imagenet_is_tested_on_itself_and_five_shifts(root):
@@ -80,7 +34,7 @@ def test_imagenet_is_tested_on_itself_and_five_shifts(root):
 
 def test_folders_say_which_columns_of_the_head_are_theirs(root):
     sets = {one.name: one for one in imagenet(root, PICTURES).test_sets}
-    assert sets["imagenet-r"].columns == ((3,), (12,), (999,)) and sets["imagenet-a"].columns == ((12,), (700,))
+    assert sets["imagenet-r"].columns == ((3,), (12,), (999,)) and sets["imagenet-a"].columns == ((12,), (999,))
     assert not sets["imagenet"].columns and not sets["imagenet-sketch"].columns
     images = open_source(sets["imagenet-r"].source, root)
     logits = torch.zeros(3, 1000)
@@ -91,7 +45,7 @@ def test_folders_say_which_columns_of_the_head_are_theirs(root):
 def test_numbered_folders_are_labels_of_imagenet(root):
     v2 = next(one for one in imagenet(root, PICTURES, ["imagenet-v2"]).test_sets)
     images = open_source(v2.source, root)
-    assert images.labels.tolist() == [3, 12] and len(images.class_names) == 1000
+    assert images.labels.tolist() == [3, 12, 999] and len(images.class_names) == 1000
 
 
 def test_objects_stand_for_all_their_classes_and_lose_their_frame(root):

@@ -17,7 +17,8 @@ from tests.tasks.fusion.networks import NETWORKS, example, mlp, networks
 
 EXACT = {"rtol": 0.0, "atol": 1e-9}
 RESIZING = [method for method in METHODS if "width" in method.model_fields]
-each_network = pytest.mark.parametrize("kind", NETWORKS)
+EACH = [("resnet", method) for method in RESIZING] + [(kind, Ward) for kind in NETWORKS if kind != "resnet"]
+"""Every method on the network that has most kinds of layers, and one method on every other network."""
 
 
 def points(num: int = 40, seed: int = 0) -> torch.Tensor:
@@ -28,8 +29,7 @@ def inertia(x: torch.Tensor, labels: torch.Tensor) -> float:
     return sum(float((x[labels == c] - x[labels == c].mean(0)).square().sum()) for c in labels.unique())
 
 
-@each_network
-@pytest.mark.parametrize("method", RESIZING)
+@pytest.mark.parametrize(("kind", "method"), EACH)
 def test_keeping_all_units_of_all_members_is_the_ensemble(kind, method):
     members, x = networks(kind, 2), example(kind, batch=16)
     fused = fuse(members, method(width=2.0), x, (0.3, 0.7), calibration=[x])

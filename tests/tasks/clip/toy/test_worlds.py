@@ -80,6 +80,18 @@ def test_no_photo_is_in_two_parts_and_other_sets_are_tested_under_their_own_name
     assert world.class_names == NAMES[0] == open_source(world.source("test", 12)).class_names
 
 
+def test_real_worlds_have_the_same_six_sets_and_test_what_is_not_fine_tuned_on():
+    worlds = {name: world for name, world in WORLDS.items() if name.startswith("real-")}
+    every = {photos.name for photos in WORLDS["real-cifar10"].sets}
+    for name, world in worlds.items():
+        assert world.sets[0].name.lower() == name.removeprefix("real-") and len(every) == 6
+        others = world.other_classes(4000, 0)
+        assert {one.name for one in others} == every - {world.sets[0].name}
+        assert all(one.source.num_images <= 4000 for one in others)
+    texture = next(one for one in worlds["real-mnist"].other_classes(4000, 0) if one.name == "DTD10")
+    assert texture.source.num_images == 1200  # all that the set has
+
+
 def test_a_world_of_another_size_is_one_that_can_be_trained():
     for world in WORLDS.values():
         small = world.sized(pretrain_images=100, width=64)
