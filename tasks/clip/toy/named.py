@@ -49,6 +49,7 @@ WORLDS: dict[str, World] = {
         clip=small_clip(size=32, patch=4, width=256, layers=8, embed_dim=256, text_layers=3, captions=PHOTO_CAPTIONS),
         pretraining=pretrain_config(epochs=30, images_per_epoch=204_800, batch_size=1024, precision="bf16"),
     ),
-} | {f"real-{photos.name.lower()}": _real(photos) for photos in (CIFAR10, EUROSAT, GTSRB, DTD10, MNIST)}
+    **{f"real-{photos.name.lower()}": _real(photos) for photos in (CIFAR10, EUROSAT, GTSRB, DTD10, MNIST)},
+}
 """Worlds by name: a demonstration of a minute on one core, the full size of it, photos for a GPU, and real ones of six
 sets at a size for CPUs, called by the set that is fine-tuned on."""

@@ -77,7 +77,6 @@ def resnet() -> nn.Module:
 NETWORKS = {
     "mlp_relu": lambda: mlp("relu"),
     "mlp_gelu": mlp,
-    "mlp_silu": lambda: mlp("silu"),
     "cnn": cnn,
     "resnet": resnet,
 }

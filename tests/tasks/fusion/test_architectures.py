@@ -56,22 +56,14 @@ def close(found: Tensor, expected: Tensor) -> None:
 
 @each_network
 @torch.no_grad()
-def test_architectures_keep_the_end_point_laws(name):
-    one, two, x = member_of(name, 0), member_of(name, 1), example_of(name)
-    axes, (first, second) = trace(one, x), (one(x), two(x))
+def test_architectures_keep_the_end_point_laws_in_batches_of_any_size(name):
+    one, two, x = member_of(name, 0), member_of(name, 1), example_of(name, batch=3)
+    axes, (first, second) = trace(one, x[:2]), (one(x), two(x))
     assert float((first - second).norm() / second.norm()) > 1e-3
     close(fused([one, two], axes, 1.0, (0.3, 0.7))(x), 0.3 * first + 0.7 * second)
     close(fused([one, two], axes, 0.5, (0.0, 1.0))(x), second)
     close(fused([one, one], axes, 0.5, (0.4, 0.6))(x), first)
     close(fused_with_a_permuted_copy(one, axes)(x), first)
-
-
-@each_network
-@torch.no_grad()
-def test_fused_architectures_take_batches_of_any_size(name):
-    one, x = member_of(name, 0), example_of(name, batch=3)
-    axes = trace(one, x[:2])
-    close(fused([one, one], axes, 0.5, (0.4, 0.6))(x), one(x))
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -9,7 +9,7 @@ from amalgam.tasks.tracing.trace import trace
 from tests.tasks.fusion.networks import NETWORKS, example, networks
 
 EXACT = {"rtol": 0.0, "atol": 1e-9}
-each_network = pytest.mark.parametrize("kind", [kind for kind in NETWORKS if kind != "mlp_silu"])
+each_network = pytest.mark.parametrize("kind", NETWORKS)
 LIMITS = (1.0, 1.15, 1.3, 1.7)
 
 
