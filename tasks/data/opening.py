@@ -3,11 +3,11 @@
 from functools import cache
 from pathlib import Path
 
-from torch import from_numpy
+from torch import arange, from_numpy
 
 from amalgam.tasks.data.catalogue import KNOWN, DataSpec
 from amalgam.tasks.data.images import Images, PartName, load
-from amalgam.tasks.data.pixels import taken, with_channels
+from amalgam.tasks.data.pixels import followed, taken, with_channels
 from amalgam.tasks.data.sources import (
     AnySource,
     Coloured,
@@ -30,8 +30,7 @@ def open_source(source: AnySource, root: Path | None = None) -> Images:
     if isinstance(source, Corrupted):
         return corrupted_images(open_source(source.source, root), source.corruption, source.severity, source.seed)
     if isinstance(source, Stored):
-        images = load(source.data, source.split, root)
-        return _split(images, source) if source.test_share else images
+        return _stored(source, root)
     if isinstance(source, Coloured):
         plain = source.data.model_copy(update={"mean": 0.5, "std": 0.5})  # one number, whatever the channels
         return with_channels(load(plain, source.split, root), 3, source.data.mean, source.data.std)
@@ -40,8 +39,13 @@ def open_source(source: AnySource, root: Path | None = None) -> Images:
     return draw(open_renderer(source, root), source)
 
 
-def _split(images: Images, source: Stored) -> Images:
-    """The training or the test images of a set whose splits are the same."""
+def _stored(source: Stored, root: Path | None) -> Images:
+    images = load(source.data, source.split, root)
+    if source.validation_part:
+        part = DataSpec(**dict(source.data) | {"part": source.validation_part})
+        return followed(images, load(part, source.split, root))
+    if not source.test_share:
+        return images
     kept, tested = held_out(images, source.test_share, seed=0)
     return taken(images, from_numpy(kept if source.split == "train" else tested))
 
@@ -64,7 +68,10 @@ def open_labelled(config: LabelledConfig, root: Path | None = None) -> tuple[Ima
 
 
 def held_out(images: Images, share: float, seed: int) -> tuple[Indices, Indices]:
-    """Both sides of a split that no source is on both sides of."""
+    """Both sides of a split that no source is on both sides of, or that the set itself has."""
+    if images.num_held_out:
+        every = arange(len(images)).numpy()
+        return every[: -images.num_held_out], every[-images.num_held_out :]
     sources = None if images.sources is None else images.sources.numpy()
     return hold_out(images.labels.numpy(), share, seed, sources)
 

@@ -48,6 +48,8 @@ class Images:
     are never on both sides of a split. None where every image is its own."""
     num_skipped: int = 0
     """Images that were left out because they cannot be decoded."""
+    num_held_out: int = 0
+    """The last ones, if the set itself says which are held out for choices."""
     is_decoded: bool = False
     """Whether reading takes so long, as from files, that the next batch is best read while one computes."""
 
@@ -129,7 +131,36 @@ def taken(images: Images, places: Tensor) -> Images:
         labels=images.labels[places],
         groups=groups,
         sources=sources,
+        num_held_out=0,
         digest=lambda: digest(repr((images.fingerprint, places.tolist())).encode()),
+    )
+
+
+def followed(images: Images, held_out: Images) -> Images:
+    """The images, and after them others of the same set that are held out."""
+    first = len(images)
+
+    def batch(ids: Tensor) -> Tensor:
+        last = ids >= first
+        pixels = torch.empty(len(ids), *images.shape, dtype=torch.uint8)
+        for of, chosen, start in ((images, ~last, 0), (held_out, last, first)):
+            if chosen.any():
+                pixels[chosen] = of.batch(ids[chosen] - start)
+        return pixels
+
+    groups, sources = (
+        None if one is None or other is None else torch.cat([one, other])
+        for one, other in ((images.groups, held_out.groups), (images.sources, held_out.sources))
+    )
+    return replace(
+        images,
+        batch=batch,
+        labels=torch.cat([images.labels, held_out.labels]),
+        groups=groups,
+        sources=sources,
+        num_skipped=images.num_skipped + held_out.num_skipped,
+        num_held_out=len(held_out),
+        digest=lambda: digest(images.fingerprint.encode(), held_out.fingerprint.encode()),
     )
 
 

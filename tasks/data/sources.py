@@ -48,6 +48,8 @@ class Stored(Value):
     test_share: float = Field(default=0, ge=0, lt=1)
     """Share that is the test split, of a set whose splits are the same; of all seeds the same images, in whole sources.
     0 leaves the splits as they are."""
+    validation_part: str | None = None
+    """Part of the set that follows the others and is held out whole, as its authors have it; None holds out a share."""
 
 
 class Coloured(Value):

@@ -42,6 +42,8 @@ class TrainConfig(BaseModel):
     """How many views by "shift" or "resized_crop" epochs go through in turn; None takes a new one every epoch."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Number format of forward and backward passes under autocast; weights stay fp32, fp16 scales its gradients."""
+    choose_by: Literal["accuracy", "macro_f1"] = "accuracy"
+    """The metric of held-out images whose best epoch is kept; F1 is that of classes that occur among them."""
     clip_norm: float | None = Field(default=None, gt=0)
     """Largest Euclidean norm of the whole gradient in a step; None clips nothing."""
 

@@ -181,7 +181,7 @@ class _Run:
 
     @property
     def best_epoch(self) -> int:
-        ranks = [(-m["validation/accuracy"], m["validation/nll"]) for m in self.history]
+        ranks = [(-m[f"validation/{self.task.config.choose_by}"], m["validation/nll"]) for m in self.history]
         return 1 + ranks.index(min(ranks))
 
     def trained(self) -> Trained:
@@ -228,4 +228,14 @@ class _Run:
         accuracy, nll = task.processes.sum(means.to(task.device)).tolist()
         if not math.isfinite(nll):
             raise Diverged(f"the validation loss is {nll} after epoch {epoch}: lower learning_rate or set clip_norm")
-        return {"validation/accuracy": accuracy, "validation/nll": nll}
+        found = {"validation/accuracy": accuracy, "validation/nll": nll}
+        if task.config.choose_by == "macro_f1":
+            found["validation/macro_f1"] = self._macro_f1(labels, logits.argmax(1), logits.shape[1])
+        return found
+
+    def _macro_f1(self, labels: Tensor, predicted: Tensor, size: int) -> float:
+        """See `scoring.metrics.macro_f1`, of what all processes predict."""
+        parts = (labels[labels == predicted], labels, predicted)
+        counts = torch.stack([torch.bincount(of, minlength=size) for of in parts])
+        right, occur, said = self.task.processes.sum(counts.double().to(self.task.device))
+        return (2 * right / (occur + said).clamp(min=1))[occur > 0].mean().item()

@@ -50,7 +50,9 @@ class LargeTraining:
     precision: Precision = "bf16"
     compile: Annotated[bool, "Compile networks with torch.compile before training them."] = False
 
-    def config(self, chosen: Optimisation, warmup_steps: int) -> TrainConfig:
+    def config(
+        self, chosen: Optimisation, warmup_steps: int, choose_by: Literal["accuracy", "macro_f1"]
+    ) -> TrainConfig:
         """All of how the classifier is trained."""
         return TrainConfig(
             **vars(chosen),
@@ -62,6 +64,7 @@ class LargeTraining:
             precision=self.precision,
             clip_norm=1.0,
             augment="resized_crop",
+            choose_by=choose_by,
         )
 
 
@@ -114,7 +117,7 @@ def clip_finetune(
             compare_preparations=True,
             variants=variants,
             **sweep.choices,
-            training=large.config(chosen, warmup),
+            training=large.config(chosen, warmup, opened.suite.choose_by),
             anchoring=anchors,
             num_parts=parts,
             compiled=large.compile,

@@ -201,6 +201,7 @@ class OfSeed(Frozen):
             labelled=self.seeded.labelled,
             test_sets=self.seeded.test_sets,
             alphas=alphas,
+            choose_by=self.recipe.training.choose_by,
             sae=self._reader,
             compare_preparations=self.recipe.compare_preparations and method == FROZEN,
             identity=Network(kind="classifier", method=method, settings=tuple(settings.items()), seed=self.seed),

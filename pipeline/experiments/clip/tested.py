@@ -70,8 +70,12 @@ class Tested:
         unlabelled = pictures.stored(self.anchor_data, "train") if self.anchor_data else None
         if self.group_column and chosen.labelled:
             chosen = chosen.grouped_by(self.group_column)
-        assert chosen.labelled is not None
-        count = num_labelled(chosen.labelled, root) or IMAGES.get(self.suite)
+        labelled = chosen.labelled
+        assert labelled is not None
+        if self.validation_share:
+            labelled = labelled.model_copy(update={"validation_part": None})
+            chosen = chosen.model_copy(update={"labelled": labelled})
+        count = num_labelled(labelled, root) or IMAGES.get(self.suite)
         share = self.validation_share or _fitting_share(count)
         return Opened(backbone.opened, chosen, share, unlabelled, count)
 
@@ -90,7 +94,12 @@ class Opened:
     @property
     def num_trained(self) -> float:
         """Images that are trained on, as far as they are known."""
-        return (self.num_images or MANY_IMAGES) * (1 - self.validation_share)
+        return (self.num_images or MANY_IMAGES) * (1 if self._official else 1 - self.validation_share)
+
+    @property
+    def _official(self) -> str | None:
+        """The part that the set's authors hold out."""
+        return self.suite.labelled.validation_part if self.suite.labelled else None
 
     def warmup_steps(self, training: Optimisation) -> int:
         """A tenth of all steps, but no more than the reference's."""
@@ -103,7 +112,9 @@ class Opened:
         return {
             "classes": ", ".join(self.suite.class_names[:20]),
             "templates": str(self.suite.templates),
-            "held out": f"{100 * self.validation_share:g} %{count}",
+            "held out": f"official part {self._official}, by {self.suite.choose_by}"
+            if self._official
+            else f"{100 * self.validation_share:g} %{count}",
             **self._tested_part,
         }
 

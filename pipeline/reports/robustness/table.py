@@ -18,6 +18,8 @@ from amalgam.tasks.scoring.seeds import over_seeds
 from amalgam.tasks.scoring.selection import chosen_alpha, mean_over_seeds, penalised_strength
 
 VALIDATION = "validation/accuracy"
+OFFICIAL = tuple(f"validation/{metric}" for metric in get_args(MetricName) if metric != "accuracy")
+"""Recorded of held-out images only where choices are made by them."""
 OF_FEATURES = ("width", "length")
 """What is recorded beside drift of the frozen features themselves."""
 NETWORK = ["method", "strength", "alpha"]
@@ -174,8 +176,9 @@ def _overall(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _by_seed(frame: pd.DataFrame, setting: str) -> dict[float, float]:
-    """The mean validation accuracy at each value of a setting."""
-    found = frame[frame["measure"] == VALIDATION]
+    """The mean, at each value of a setting, of validation accuracy, or of the official metric where there is one."""
+    official = [measure for measure in OFFICIAL if (frame["measure"] == measure).any()]
+    found = frame[frame["measure"] == (official[0] if official else VALIDATION)]
     return mean_over_seeds([dict(zip(rows[setting], rows["value"], strict=True)) for _, rows in found.groupby("seed")])
 
 

@@ -18,7 +18,7 @@ from amalgam.pipeline.engine.step import Metrics
 from amalgam.pipeline.engine.workspace import Workspace
 from amalgam.pipeline.reports.robustness.config import DRIFT, WARNING
 from amalgam.pipeline.steps.clip.saes import SAES, ChosenSAE
-from amalgam.tasks.clip.testing.test_sets import VALIDATION, TestSet, check_test_sets
+from amalgam.tasks.clip.testing.test_sets import VALIDATION, MetricName, TestSet, check_test_sets
 from amalgam.tasks.data.sources import LabelledConfig, data_of
 from amalgam.tasks.scoring.results import ALPHA, Network, Result
 
@@ -43,6 +43,8 @@ class PathConfig(Config):
     """Shares of the fine-tuned weights: 0 is the network before, 1 the one after; rising."""
     soup: Literal["uniform", "greedy"] = "greedy"
     """How several fine-tuned networks become one: all, or best first while held-out accuracy does not fall."""
+    choose_by: MetricName = "accuracy"
+    """The metric of held-out images that choices are made by."""
     sae: ChosenSAE | None = None
     """Which of the autoencoders measures drift; None measures it without."""
     drift_images: int = Field(default=1000, ge=0)
@@ -90,7 +92,7 @@ def evaluate_path(config: PathConfig, inputs: Mapping[str, Any], work: Workspace
     meters = {name: DriftMeter(sae) for name in (VALIDATION, *(one.name for one in config.test_sets))}
     write_predictions(work.out / PREDICTIONS, _answers(session, networks, config.test_sets, meters, skipped))
     identities = {path_name(alpha): config.identity.with_setting(ALPHA, alpha) for alpha in config.alphas}
-    official = {test_set.name: test_set.metric for test_set in config.test_sets}
+    official = {VALIDATION: config.choose_by} | {test_set.name: test_set.metric for test_set in config.test_sets}
     results = path_results(work.out / PREDICTIONS, official, identities)
     results += _drift(meters, identities[list(networks)[-1]], {one.name: one.role for one in config.test_sets})
     return {

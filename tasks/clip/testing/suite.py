@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,6 +25,8 @@ class Suite(BaseModel):
     """What its classes are called in prompts."""
     templates: str | tuple[str, ...]
     """The set of prompts that makes its head."""
+    choose_by: Literal["accuracy", "macro_f1"] = "accuracy"
+    """The metric of held-out images by which everything is chosen."""
     test_sets: tuple[TestSet, ...] = Field(min_length=1)
 
     def grouped_by(self, column: str) -> Self:

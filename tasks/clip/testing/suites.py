@@ -36,7 +36,7 @@ OTHER_SETS = {
 
 
 def iwildcam(root: Path | None, pictures: PictureSettings, only: Sequence[str] = ()) -> Suite:
-    """WILDS iWildCam: animals at camera traps, and at others; macro F1."""
+    """WILDS iWildCam: animals at camera traps, and at others; macro F1, also of the part that choices are made by."""
     place = f"iwildcam:{IWILDCAM.folder}"
     every = {
         "iwildcam-id": TestSet(
@@ -47,7 +47,8 @@ def iwildcam(root: Path | None, pictures: PictureSettings, only: Sequence[str] =
         ),
     }
     return Suite(
-        labelled=pictures.stored(place, "train", part="train"),
+        labelled=_with_validation(pictures.stored(place, "train", part="train")),
+        choose_by="macro_f1",
         class_names=iwildcam_class_names(IWILDCAM.under(root)),
         templates="iwildcam",
         test_sets=tuple(every[name] for name in chosen(every, only)),
@@ -68,11 +69,16 @@ def fmow(root: Path | None, pictures: PictureSettings, only: Sequence[str] = ())
         ),
     }
     return Suite(
-        labelled=pictures.stored(place, "train", part="train"),
+        labelled=_with_validation(pictures.stored(place, "train", part="train")),
         class_names=tuple(map(spoken, FMOW_NAMES)),
         templates="fmow",
         test_sets=tuple(every[name] for name in chosen(every, only)),
     )
+
+
+def _with_validation(labelled: Stored) -> Stored:
+    """The same, and the official part for choices: like the training images, as no choice may see a shift."""
+    return labelled.model_copy(update={"validation_part": "id_val"})
 
 
 def others(root: Path | None, pictures: PictureSettings, only: Sequence[str] = ()) -> Suite:

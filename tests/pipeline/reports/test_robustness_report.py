@@ -4,6 +4,7 @@ import json
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 from rich.console import Console
 
@@ -149,6 +150,13 @@ def test_more_tolerance_regularises_more(frame):
 
     assert chosen(0.0) <= chosen(0.05) <= chosen(1.0)
     assert set(chosen(1.0)) == {max(ENDS["l2"]), max(ENDS["sae-mask"])}
+
+
+def test_choices_are_made_by_the_official_metric_where_it_was_recorded(frame):
+    held_out = frame[frame["measure"] == VALIDATION]
+    reverse = held_out.assign(value=1 - held_out["value"], metric="macro_f1", measure="validation/macro_f1")
+    chosen = [row_of(robustness_table(each, 0), "l2")["strength"] for each in (frame, pd.concat([frame, reverse]))]
+    assert chosen[0] < chosen[1] == max(ENDS["l2"])
 
 
 def test_a_method_beyond_the_tolerance_is_shown_at_its_best_and_marked(frame):

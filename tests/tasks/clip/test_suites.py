@@ -8,7 +8,8 @@ from amalgam.tasks.clip.testing.imagenet import IMAGENET_SETS, imagenet
 from amalgam.tasks.clip.testing.suite import PictureSettings
 from amalgam.tasks.clip.testing.suites import OTHER_SETS, SUITES, domain_folders, image_folder, num_labelled, others
 from amalgam.tasks.clip.zero_shot import Projection
-from amalgam.tasks.data.opening import open_source
+from amalgam.tasks.data.opening import open_labelled, open_source
+from amalgam.tasks.data.sources import LabelledConfig
 from amalgam.tasks.models.clip_spec import Preprocessing
 from tests.tasks.clip.stand_ins import OBJECTS, SYNSETS, picture, write_imagenet, write_objectnet
 
@@ -102,6 +103,8 @@ def test_the_wilds_are_tested_by_their_official_parts_and_metrics(tmp_path):
         ("id", "macro_f1", "id_test"),
         ("natural", "macro_f1", "test"),
     ]
+    assert {one.labelled.validation_part for one in (fmow, iwildcam)} == {"id_val"}
+    assert (fmow.choose_by, iwildcam.choose_by) == ("accuracy", "macro_f1")
     assert list(FMOW_NAMES) == sorted(set(FMOW_NAMES)) and len(FMOW_NAMES) == 62 == len(fmow.class_names)
     assert fmow.class_names[1] == "airport hangar" and iwildcam.class_names == ("empty", "panthera_leo")
     (tmp_path / "iwildcam_v2.0" / "class_names.txt").write_text("empty\nlion\n")
@@ -163,3 +166,19 @@ def test_pictures_of_a_domain_are_trained_on_or_tested_and_no_subject_is_both(gr
     if grouped:
         subjects = [set(one.sources.flatten().tolist()) for one in (trained, tested)]
         assert not subjects[0] & subjects[1]
+
+
+def test_choices_of_iwildcam_see_its_official_part_and_training_the_rest(tmp_path):
+    folder, rows = tmp_path / "iwildcam_v2.0", ["split,filename,y"]
+    for number in range(12):
+        part = ("train", "id_val", "test")[number % 3]
+        picture(folder / f"train/{number}.png", (number, 0, 0))
+        rows.append(f"{part},{number}.png,{number % 2}")
+    (folder / "categories.csv").write_text("y,name\n1,panthera_leo\n0,empty\n")
+    (folder / "metadata.csv").write_text("\n".join(rows))
+    labelled = SUITES["iwildcam"](tmp_path, PICTURES, ()).labelled
+    images, kept, held_out = open_labelled(LabelledConfig(source=labelled, seed=1), tmp_path)
+    shades = images.pixels[:, 0, 4, 4]
+    assert [shades[places].tolist() for places in (kept, held_out)] == [[0, 3, 6, 9], [1, 4, 7, 10]]
+    assert images.labels.tolist() == [0, 1, 0, 1, 1, 0, 1, 0]
+    assert images.batch(torch.tensor([5, 0, 7]))[:, 0, 4, 4].tolist() == [4, 0, 10]

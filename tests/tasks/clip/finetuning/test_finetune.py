@@ -5,6 +5,7 @@ import io
 import pytest
 import torch
 from pydantic import ValidationError
+from sklearn.metrics import f1_score
 
 from amalgam.tasks.clip.finetuning.config import FinetuneConfig
 from amalgam.tasks.clip.finetuning.drift import Drift, principal_directions
@@ -27,6 +28,7 @@ from amalgam.tasks.data.views import View
 from amalgam.tasks.sae.autoencoder import initial
 from amalgam.tasks.sae.config import SAEInfo, SAETrainConfig
 from amalgam.tasks.sae.rules import TopK
+from amalgam.tasks.scoring.logits import predict
 from amalgam.tasks.training.config import TrainConfig
 from amalgam.tasks.training.epochs import Diverged
 from amalgam.tasks.training.loop import train
@@ -69,6 +71,18 @@ def test_at_strength_zero_it_is_plain_training_to_the_bit(classifier, digits):
     assert same(state_of(run(classifier, digits, regulariser=SAEMask(), strength=0.0)), state_of(plain))
     assert same(state_of(run(classifier, digits)), state_of(plain))
     assert same(state_of(run(classifier, digits, regulariser=Selective(), strength=100.0)), state_of(plain))
+
+
+def test_the_epoch_of_the_best_macro_f1_is_kept_where_choices_are_made_by_it(classifier, digits):
+    history, config = [], TRAIN.model_copy(update={"choose_by": "macro_f1", "epochs": 3, "learning_rate": 0.01})
+    trained = train(
+        classifier, digits, range(64), range(64, 128), config, 0, log=lambda metrics, _: history.append(metrics)
+    )
+    predicted = predict(trained.module, digits, range(64, 128)).argmax(1)
+    labels = digits.labels[64:128]
+    expected = f1_score(labels, predicted, average="macro", labels=labels.unique())
+    scores = [metrics["validation/macro_f1"] for metrics in history]
+    assert max(scores) == scores[trained.best_epoch - 1] == pytest.approx(expected) and len(set(scores)) > 1
 
 
 @pytest.mark.parametrize("kind", [k for k in REGULARISERS if k not in (NoPenalty, SparseKL, SparseWasserstein)])
