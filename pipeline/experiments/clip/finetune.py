@@ -15,14 +15,13 @@ from amalgam.pipeline.experiments.clip.backbone import Backbone, Wording
 from amalgam.pipeline.experiments.clip.graph import robust_graph
 from amalgam.pipeline.experiments.clip.recipe import AnchorFlag, Prices, RobustRecipe
 from amalgam.pipeline.experiments.clip.steering import Steering, steered
-from amalgam.pipeline.experiments.clip.tested import IMAGES, MANY_IMAGES, FittedOptimisation, Tested
+from amalgam.pipeline.experiments.clip.tested import IMAGES, MANY_IMAGES, FittedOptimisation, Opened, Tested
 from amalgam.pipeline.experiments.clip.variants import Methods
 from amalgam.pipeline.experiments.flags import (
     Autoencoders,
     Corruptions,
     FirstSeed,
     LabelSmoothing,
-    Optimisation,
     Precision,
     Sweep,
     flat,
@@ -50,21 +49,20 @@ class LargeTraining:
     precision: Precision = "bf16"
     compile: Annotated[bool, "Compile networks with torch.compile before training them."] = False
 
-    def config(
-        self, chosen: Optimisation, warmup_steps: int, choose_by: Literal["accuracy", "macro_f1"]
-    ) -> TrainConfig:
-        """All of how the classifier is trained."""
+    def config(self, training: FittedOptimisation, opened: Opened, recipe: str) -> TrainConfig:
+        """All of how the classifier is trained; what is not given fits the images, or is that of the paper's recipe."""
+        chosen = training.fitted(MANY_IMAGES if recipe == "paper" else opened.num_trained)
         return TrainConfig(
             **vars(chosen),
             accumulate=self.accumulate,
             optimizer="adamw",
             schedule="cosine",
-            warmup_steps=warmup_steps,
+            warmup_steps=opened.warmup_steps(chosen, self.warmup_steps),
             label_smoothing=self.label_smoothing,
             precision=self.precision,
             clip_norm=1.0,
             augment="resized_crop",
-            choose_by=choose_by,
+            choose_by=opened.suite.choose_by,
         )
 
 
@@ -97,10 +95,9 @@ def clip_finetune(
     """Fine-tune a CLIP on real images with penalties on feature drift; test on shifts and other classes."""
     settings = in_words({name: value for name, value in locals().items() if name != "data_root"})
     opened = tested.opened(backbone, wording, corrupted, data_root)
-    chosen = training.fitted(MANY_IMAGES if recipe == "paper" else opened.num_trained)
-    warmup = opened.warmup_steps(chosen) if large.warmup_steps is None else large.warmup_steps
-    derived = backbone.derived | opened.derived | {"warm-up": f"{warmup} steps"}
-    derived |= {"epochs": str(chosen.epochs), "learning rate": f"{chosen.learning_rate:g}"}
+    config = large.config(training, opened, recipe)
+    derived = backbone.derived | opened.derived | {"warm-up": f"{config.warmup_steps} steps"}
+    derived |= {"epochs": str(config.epochs), "learning rate": f"{config.learning_rate:g}"}
     methods, variants = steered(methods, steering.named(opened.suite.class_names, opened.suite.templates))
     sweep, saes = _by_recipe(recipe, sweep, autoencoders)
     return robust_graph(
@@ -117,12 +114,12 @@ def clip_finetune(
             compare_preparations=True,
             variants=variants,
             **sweep.choices,
-            training=large.config(chosen, warmup, opened.suite.choose_by),
+            training=config,
             anchoring=anchors,
             num_parts=parts,
             compiled=large.compile,
             saes=saes,
-            prices=_prices(tested.suite, backbone, chosen.epochs, assumed_tflops),
+            prices=_prices(tested.suite, backbone, config.epochs, assumed_tflops),
         )
     )
 

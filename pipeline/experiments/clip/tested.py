@@ -101,9 +101,18 @@ class Opened:
         """The part that the set's authors hold out."""
         return self.suite.labelled.validation_part if self.suite.labelled else None
 
-    def warmup_steps(self, training: Optimisation) -> int:
-        """A tenth of all steps, but no more than the reference's."""
-        return min(WARMUP_STEPS, max(1, int(self.num_trained / training.batch_size * training.epochs / 10)))
+    def warmup_steps(self, training: Optimisation, given: int | None = None) -> int:
+        """Those given, or a tenth of all steps, but no more than the reference's.
+
+        Raises ValueError for more than training has, which would never reach its learning rate.
+        """
+        steps = max(1, int(self.num_trained / training.batch_size * training.epochs))
+        if given is not None and given > steps and self.num_images is not None:
+            raise ValueError(
+                f"a warm-up of {given} steps is longer than the training, {steps} steps on {self.num_trained:.0f} "
+                "images: lower --warmup-steps, or leave it out"
+            )
+        return min(WARMUP_STEPS, max(1, steps // 10)) if given is None else given
 
     @property
     def derived(self) -> dict[str, str]:

@@ -146,6 +146,8 @@ def test_holdout_and_warm_up_fit_the_number_of_pictures(tmp_path):
     assert config.finetuning.train.warmup_steps == 9 and derived["warm-up"] == "9 steps"  # of 93
     given, _ = tuned(validation_share=0.1, warmup_steps=3)
     assert (given.labelled.validation_share, given.finetuning.train.warmup_steps) == (0.1, 3)
+    with pytest.raises(ValueError, match="longer than the training, 93 steps"):
+        tuned(epochs=10, warmup_steps=500)
     train = given.finetuning.train
     assert train.epochs == 100 and train.learning_rate == 1.8e-5 and derived["learning rate"] == "5e-05"
 
