@@ -34,8 +34,10 @@ def _merged(name: str, axes: Axes, tensors: Sequence[Tensor], maps: UnitMaps) ->
         return _shared(name, tensors)
     # Standard deviations, not variances, add up where matched units are perfectly correlated.
     values = [t.sqrt() for t in tensors] if name in axes.variances else list(tensors)
-    total = sum(_placed(_floating(value), entries, maps, member) for member, value in enumerate(values))
-    assert isinstance(total, Tensor)
+    total: Tensor | None = None
+    for member, value in enumerate(values):
+        total = _added(total, _floating(value), entries, maps, member)
+    assert total is not None
     if not tensors[0].is_floating_point() and not torch.equal(total, total.round()):
         raise ValueError(f"{name} is {tensors[0].dtype} and differs between matched units, so it cannot be averaged")
     return (total.square() if name in axes.variances else total).to(tensors[0].dtype)
@@ -51,23 +53,31 @@ def _shared(name: str, tensors: Sequence[Tensor]) -> Tensor:
     return tensors[0].clone()
 
 
-def _placed(tensor: Tensor, entries: Sequence[Axis | None], maps: UnitMaps, member: int) -> Tensor:
-    for index, axis in enumerate(entries):
-        if axis is not None:
-            tensor = along(tensor, index, axis, maps[axis.group][member])
-    return tensor
+def _added(total: Tensor | None, tensor: Tensor, entries: Sequence[Axis | None], maps: UnitMaps, member: int) -> Tensor:
+    """One member's part of a parameter, added to those of the members before it."""
+    first, *others = [(i, axis, maps[axis.group][member]) for i, axis in enumerate(entries) if axis]
+    for index, axis, unit_map in others:
+        tensor = along(tensor, index, axis, unit_map)
+    return along(tensor, *first, total)
 
 
-def along(tensor: Tensor, index: int, axis: Axis, unit_map: UnitMap) -> Tensor:
-    """One axis after merging: units that make (weighted means) or that are read (sums), `repeat` entries each."""
+def along(tensor: Tensor, index: int, axis: Axis, unit_map: UnitMap, total: Tensor | None = None) -> Tensor:
+    """One axis after merging: units that make (weighted means) or that are read (sums), `repeat` entries each.
+
+    With a `total` of that shape the result is added to it, in place where units are only moved.
+    """
     blocks = tensor.unflatten(index, (-1, axis.repeat))
-    width = unit_map.width
     if not isinstance(unit_map, IndexedMap):
         matrix = (unit_map.unmerge.T if axis.reads else unit_map.merge).to(tensor)
-        return torch.tensordot(matrix, blocks, ([1], [index])).movedim(0, index).flatten(index, index + 1)
+        found = torch.tensordot(matrix, blocks, ([1], [index])).movedim(0, index).flatten(index, index + 1)
+        return found if total is None else total + found
     fused_unit, weight = unit_map.fused_unit.to(tensor.device), unit_map.weight.to(tensor.device)
     if not axis.reads:
         shape = [-1 if i == index else 1 for i in range(blocks.ndim)]
         blocks = blocks * weight.to(tensor.dtype).reshape(shape)
-    shape = [width if i == index else n for i, n in enumerate(blocks.shape)]
-    return blocks.new_zeros(shape).index_add_(index, fused_unit, blocks).flatten(index, index + 1)
+    if total is None:
+        total = tensor.new_zeros(
+            [unit_map.width * axis.repeat if i == index else n for i, n in enumerate(tensor.shape)]
+        )
+    total.unflatten(index, (-1, axis.repeat)).index_add_(index, fused_unit, blocks)
+    return total
