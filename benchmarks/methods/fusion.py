@@ -15,7 +15,8 @@ from torch import nn
 from amalgam.pipeline.engine.host import threads
 from amalgam.tasks.fusion import PartialOT, merge
 from amalgam.tasks.fusion.cost import Universe
-from amalgam.tasks.fusion.matching import Matching, costs_of, objective
+from amalgam.tasks.fusion.descent.costs import costs_of
+from amalgam.tasks.fusion.matching import Matching, objective
 from amalgam.tasks.models import build
 from amalgam.tasks.models.spec import ModelSpec
 from amalgam.tasks.tracing.axes import Axes

@@ -66,18 +66,27 @@ class WeightCost:
             size = self.axes.sizes(state)[group]
             parts = [self._rows(member, name, index, universe) for name, index in places]
             rows.append(torch.cat(parts, 1) if parts else torch.zeros(size, 0))
-            norms.append(
-                torch.stack([self._norms[name, index, member] for name, index in places]).sum(0)
-                if places
-                else torch.zeros(size)
-            )
+            norms.append(self._norm(places, member) if places else torch.zeros(size))
         return rows, norms
+
+    def norms(self, group: str) -> list[Tensor]:
+        """Per member, (units,): squared norms of all that touches its units, whatever is matched."""
+        return [self._norm(self.places[group], member) for member in range(len(self.states))]
+
+    def rows_of(self, member: int, name: str, index: int, universe: Universe) -> Tensor:
+        """(units, everything else) of one parameter of a member, the units of other axes in matched slots."""
+        return self._rows(member, name, index, universe)
+
+    def beside(self, name: str, index: int) -> list[str]:
+        """Groups that are matched on the other axes of a parameter."""
+        others = [axis.group for i, axis in enumerate(self.axes.of[name]) if axis and i != index]
+        return [group for group in others if group not in self.axes.fixed]
 
     def objective(self, universe: Universe) -> float:
         """What all matched slots cost together, summed over pairs of members, each parameter counted once."""
         # Over pairs a < b: sum |x_a - x_b|^2 = (K - 1) sum |x_a|^2 - (|sum x_a|^2 - sum |x_a|^2). Norms are of whole
         # slices and enter for each group of a parameter; products enter once, of entries matched on every axis. So a
-        # step of one group changes the total by what its slots cost less (`matching.GroupCost`).
+        # step of one group changes the total by what its slots cost less (`descent.costs.GroupCost`).
         total, num_members = 0.0, len(self.states)
         for group, places in self.places.items():
             for member in range(num_members):
@@ -106,8 +115,10 @@ class WeightCost:
         return len(names) > len(set(names))
 
     def _known(self, name: str, index: int, universe: Universe) -> bool:
-        others = [axis.group for i, axis in enumerate(self.axes.of[name]) if axis and i != index]
-        return all(group in self.axes.fixed or group in universe.slots for group in others)
+        return all(group in universe.slots for group in self.beside(name, index))
+
+    def _norm(self, places: Sequence[tuple[str, int]], member: int) -> Tensor:
+        return torch.stack([self._norms[name, index, member] for name, index in places]).sum(0)
 
     def _rows(self, member: int, name: str, index: int, universe: Universe | None) -> Tensor:
         """(units, everything else) of one parameter; only matched entries of the other axes if a universe is given."""

@@ -12,17 +12,16 @@ within it, so every step lowers one objective:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from itertools import combinations
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from amalgam.tasks.fusion.assignment import reassigned
-from amalgam.tasks.fusion.cost import ActivationCost, State, Universe, WeightCost
+from amalgam.tasks.fusion.cost import State, Universe
 from amalgam.tasks.fusion.coupling import Coupling
-from amalgam.tasks.tracing.axes import Axes, Blocks
+from amalgam.tasks.fusion.descent.assignment import reassigned
+from amalgam.tasks.fusion.descent.costs import Costs
+from amalgam.tasks.fusion.descent.products import PairProducts
+from amalgam.tasks.tracing.axes import Axes
 
 IMPROVEMENT = 1e-9  # a smaller relative gain is rounding noise; taking it could make the descent run in circles
 
@@ -52,78 +51,6 @@ class DirectMatching(Matching):
         return dict(self.found)
 
 
-@dataclass(frozen=True)
-class Costs:
-    """The costs a matching reads: weights, activations, or activations rescaled to count as much as weights."""
-
-    axes: Axes
-    states: Sequence[State]
-    weights: WeightCost | None
-    activations: ActivationCost | None
-
-    def visit(self, group: str, universe: Universe) -> "GroupCost":
-        """The costs of one group, the others aligned by `universe`."""
-        return GroupCost(group, self, *self.weights.rows(group, universe)) if self.weights else GroupCost(group, self)
-
-    def rate(self, group: str) -> float:
-        """What activations count for: 1, or as much as weights where both count."""
-        # Fixed for the whole descent: a rate that moved with the matching could let the objective rise.
-        assert self.activations
-        return self.weights.scale(group) / max(self.activations.scale(group), 1e-30) if self.weights else 1.0
-
-    def activation_between(self, group: str, units: Tensor, members: Sequence[int]) -> Tensor:
-        """(slots,): the activations' part of what the units (all members, slots) of `members` cost together."""
-        assert self.activations
-        pairs = [self.activations.between(group, a, b, units).cpu() for a, b in combinations(members, 2)]
-        return torch.stack(pairs).sum(0) * self.rate(group) if pairs else torch.zeros(units.shape[1]).double()
-
-
-@dataclass(frozen=True)
-class GroupCost:
-    """What slots of one group cost: sums over members, so that no pair of them is computed twice."""
-
-    group: str
-    costs: Costs
-    rows: Sequence[Tensor] = ()
-    norms: Sequence[Tensor] = ()
-
-    def slots(self, slots: Tensor, mover: int, others: Sequence[int]) -> Tensor:
-        """(units of mover, slots) float64: what a slot costs with that unit in it, beside the units of `others`."""
-        total = self.within(slots, others)[None, :]
-        if self.costs.weights:
-            # sum_k |x - y_k|^2 = K |x|^2 + sum_k |y_k|^2 - 2 <x, sum_k y_k>: one product for all others together.
-            rows, norms = (values.sum(0) for values in self._in_slots(slots, others))
-            own = len(others) * self.norms[mover]
-            total = total + (own[:, None] + norms[None, :] - 2 * self.rows[mover] @ rows.T).double().cpu()
-        if self.costs.activations:
-            rate = self.costs.rate(self.group)
-            pairs = (self.costs.activations.pair(self.group, mover, k).cpu()[:, slots[k]] for k in others)
-            total = total + rate * torch.stack(list(pairs)).sum(0)
-        return total
-
-    @cached_property
-    def _flat(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows and norms of all members' units, one after the other, and where each member begins, (members, 1)."""
-        starts = np.cumsum([0, *[len(rows) for rows in self.rows[:-1]]])
-        return torch.cat(list(self.rows)), torch.cat(list(self.norms)), torch.from_numpy(starts)[:, None]
-
-    def _in_slots(self, slots: Tensor, members: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Rows (members, slots, entries) and norms (members, slots) of the units in each slot, in one gather."""
-        rows, norms, starts = self._flat
-        units = (slots + starts)[list(members)].to(rows.device)
-        return rows[units], norms[units]
-
-    def within(self, slots: Tensor, members: Sequence[int]) -> Tensor:
-        """(slots,) float64: sum of the distances between the units of `members` in each slot."""
-        total = torch.zeros(slots.shape[1], dtype=torch.float64)
-        if self.costs.weights and len(members) > 1:
-            rows, norms = self._in_slots(slots, members)
-            # sum_{a<b} |y_a - y_b|^2 = (K - 1) sum_a |y_a|^2 - (|sum_a y_a|^2 - sum_a |y_a|^2).
-            products = rows.sum(0).square().sum(1) - rows.square().sum((0, 2))
-            total += ((len(members) - 1) * norms.double().sum(0) - products.double()).cpu()
-        return total + self.costs.activation_between(self.group, slots, members) if self.costs.activations else total
-
-
 def identity(axes: Axes, states: Sequence[State]) -> Matching:
     """Unit i with unit i of every member: what naive averaging does.
 
@@ -147,15 +74,16 @@ def descend(costs: Costs, alpha: float, *, seed: int, max_sweeps: int, start: Un
     num_matched = {group: round((1 - alpha) * min(counts)) for group, counts in sizes.items()}
     universe = _cheapest_first(costs, start, num_matched) if start else _greedy(costs, sizes, num_matched)
     generator, history = np.random.default_rng(seed), [objective(costs, universe)]
+    products = PairProducts(costs.weights) if costs.weights else None
     settled: set[str] = set()
     for _ in range(max_sweeps):
-        before = universe
+        before, gained = universe, 0.0
         for group in map(str, generator.permutation(list(sizes))):
             if group not in settled:
-                improved = _improve(costs, universe, group, sizes[group])
+                improved, gain = _improve(costs, universe, group, sizes[group], products)
                 settled = _settled(costs, settled, group, improved is not universe)
-                universe = improved
-        history.append(objective(costs, universe))
+                universe, gained = improved, gained + gain
+        history.append(history[-1] - gained)
         if universe is before:
             break
     return Matching(universe, sizes, tuple(history))
@@ -179,7 +107,7 @@ def _greedy(costs: Costs, sizes: Mapping[str, tuple[int, ...]], num_matched: dic
         visit = costs.visit(group, universe)
         for position, mover in enumerate(order[1:], 1):
             cost = visit.slots(slots, mover, order[:position])
-            slots = reassigned(slots, cost, mover, num_matched[group])[0]
+            slots = reassigned(slots, cost, mover, num_matched[group]).slots
         universe = replace(universe, slots={**universe.slots, group: slots})
     return universe
 
@@ -193,24 +121,32 @@ def _cheapest_first(costs: Costs, start: Universe, num_matched: dict[str, int]) 
     return Universe(slots, num_matched)
 
 
-def _improve(costs: Costs, universe: Universe, group: str, sizes: tuple[int, ...]) -> Universe:
-    """Each member in turn takes its best places in the group's universe, if that lowers the objective."""
-    num_members = len(sizes)
+def _improve(
+    costs: Costs, universe: Universe, group: str, sizes: tuple[int, ...], products: PairProducts | None
+) -> tuple[Universe, float]:
+    """Each member in turn takes its best places in the group's universe, if that lowers the objective; by how much."""
+    num_members, gained = len(sizes), 0.0
     # A pair matches the wider member against all units of the other: that one step is already the exact optimum.
     movers = range(num_members) if num_members > 2 else [max(range(num_members), key=lambda k: sizes[k])]
     quadratic = costs.weights is not None and costs.weights.ties_itself(group)
-    visit = costs.visit(group, universe)
+    visit, sums = None, None
     for mover in movers if universe.num_matched[group] and num_members > 1 else ():
-        visit = costs.visit(group, universe) if quadratic else visit  # its own matching may be what aligns its rows
         slots, others = universe.slots[group], [k for k in range(num_members) if k != mover]
-        cost = visit.slots(slots, mover, others)
-        moved, gain = reassigned(slots, cost, mover, universe.num_matched[group])
-        if gain <= IMPROVEMENT * float(cost.abs().mean()):
+        if visit is None or quadratic:  # its own matching may be what aligns its rows
+            visit = costs.visit(group, universe, products)
+            sums = visit.sums(slots, range(num_members)) if costs.weights and num_members > 2 else None
+        rest = sums.without(visit.sums(slots, [mover])) if sums else None
+        cost = visit.slots(slots, mover, others, rest)
+        move = reassigned(slots, cost, mover, universe.num_matched[group])
+        if move.gain <= IMPROVEMENT * float(cost.abs().mean()):
             continue
-        candidate = replace(universe, slots={**universe.slots, group: moved})
-        if not quadratic or objective(costs, candidate) < objective(costs, universe):
-            universe = candidate
-    return universe
+        candidate, gain = replace(universe, slots={**universe.slots, group: move.slots}), move.gain
+        if quadratic:
+            gain = objective(costs, universe) - objective(costs, candidate)
+        if gain > 0:
+            universe, gained = candidate, gained + gain
+            sums = rest.moved(move.order, visit.sums(move.slots, [mover])) if rest else None
+    return universe, gained
 
 
 def _settled(costs: Costs, settled: set[str], group: str, has_moved: bool) -> set[str]:
@@ -223,16 +159,3 @@ def _settled(costs: Costs, settled: set[str], group: str, has_moved: bool) -> se
     touched = {axis.group for name, _ in costs.axes.parameters_of(group) for axis in costs.axes.of[name] if axis}
     is_exact = len(costs.states) == 2 and not (costs.weights and costs.weights.ties_itself(group))
     return (settled - touched) | ({group} if is_exact else set())
-
-
-def costs_of(axes: Axes, states: Sequence[State], activations: ActivationCost | None, weights: bool) -> Costs:
-    """The costs of a matching; weights cover every floating tensor that is not a running statistic."""
-    blocks = [Blocks({name: _single(t) for name, t in axes.read(state).items()}) for state in states]
-    statistics = axes.means | axes.variances
-    parameters = [name for name in axes.of if name not in statistics and blocks[0][name].is_floating_point()]
-    return Costs(axes, blocks, WeightCost(axes, blocks, parameters) if weights else None, activations)
-
-
-def _single(tensor: Tensor) -> Tensor:
-    """Half precision overflows when squared."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

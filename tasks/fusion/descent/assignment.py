@@ -1,5 +1,7 @@
 """Exact assignment of some rows of a cost matrix to columns, and the slots of a universe that follow from it."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -67,11 +69,20 @@ def _with_dummies(cost: np.ndarray, num_pairs: int) -> Pairs:
     return rows[real], columns[real]
 
 
-def reassigned(slots: Tensor, cost: Tensor, mover: int, num_matched: int) -> tuple[Tensor, float]:
-    """The slots (members, slots) after `mover` took its cheapest places, and what matched ones cost less now.
+@dataclass(frozen=True)
+class Move:
+    """What one member's new places in the slots of a group change."""
 
-    `cost` is (units of the mover, slots).
-    """
+    slots: Tensor
+    """(members, slots) unit indices."""
+    order: Tensor
+    """(slots,): which of the old slots each is."""
+    gain: float
+    """What matched slots cost less now."""
+
+
+def reassigned(slots: Tensor, cost: Tensor, mover: int, num_matched: int) -> Move:
+    """The slots (members, slots) after `mover` took its cheapest places; `cost` is (units of the mover, slots)."""
     table, now = cost.numpy(), slots[mover, :num_matched].numpy()
     # A mover has no units yet (-1) in the greedy pass.
     paid = table[now, np.arange(num_matched)] if (now >= 0).all() else None
@@ -82,10 +93,10 @@ def reassigned(slots: Tensor, cost: Tensor, mover: int, num_matched: int) -> tup
     # Then the rest among itself. It pays nothing, but every slot stays filled, so that the next alpha of a sweep, or
     # another member, finds in the slots behind the matched ones who would come next.
     rest_units, rest_places = cheapest_pairs(table[np.ix_(left_units, left_places)], len(left_places))
-    order = np.concatenate([places, left_places[rest_places]])
+    order = torch.from_numpy(np.concatenate([places, left_places[rest_places]]))
     # Slots are reordered for all members alike, which changes no match; only then does the mover get its new units.
-    moved = slots[:, torch.from_numpy(order)].clone()
+    moved = slots[:, order].clone()
     moved[mover] = torch.from_numpy(np.concatenate([units, left_units[rest_units]]))
     # Only matched slots enter the objective; who had no units gains without bound.
     gain = paid.sum() - table[units, places].sum() if paid is not None else np.inf
-    return moved, float(gain)
+    return Move(moved, order, float(gain))

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from amalgam.tasks.fusion.cost import State
-from amalgam.tasks.fusion.matching import Costs, Matching
+from amalgam.tasks.fusion.descent.costs import Costs
+from amalgam.tasks.fusion.matching import Matching
 from amalgam.tasks.tracing.axes import Axes
 
 TINY = 1e-30

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from amalgam.tasks.fusion.cost import ActivationCost, State
-from amalgam.tasks.fusion.matching import Costs, costs_of
+from amalgam.tasks.fusion.descent.costs import Costs, costs_of
 from amalgam.tasks.fusion.methods.groups import squared_norms
 from amalgam.tasks.fusion.methods.method import Cost, Members
 from amalgam.tasks.tracing.axes import Axes

@@ -15,11 +15,13 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from amalgam.tasks.fusion import Assignment, Identity, Method, PartialOT, fuse
-from amalgam.tasks.fusion.assignment import cheapest_pairs
-from amalgam.tasks.fusion.cost import ActivationCost
+from amalgam.tasks.fusion.cost import ActivationCost, Universe
 from amalgam.tasks.fusion.coupling import Coupling
+from amalgam.tasks.fusion.descent.assignment import cheapest_pairs
+from amalgam.tasks.fusion.descent.costs import costs_of
+from amalgam.tasks.fusion.descent.products import PairProducts
 from amalgam.tasks.fusion.gauge import balanced
-from amalgam.tasks.fusion.matching import costs_of, identity, objective
+from amalgam.tasks.fusion.matching import identity, objective
 from amalgam.tasks.fusion.merging import merge, support
 from amalgam.tasks.fusion.methods import Members
 from amalgam.tasks.fusion.methods.functional import matching_costs
@@ -315,6 +317,27 @@ def test_a_slot_costs_the_sum_of_the_distances_within_it(kind):
         torch.testing.assert_close(visit.within(slots, range(4)), distances, rtol=1e-9, atol=1e-9)
         place = torch.arange(slots.shape[1])
         torch.testing.assert_close(visit.slots(slots, 2, (0, 1, 3))[slots[2], place], distances, rtol=1e-9, atol=1e-9)
+
+
+@each_network
+def test_products_kept_from_visit_to_visit_give_the_costs_of_a_first_visit(kind):
+    members = networks(kind, 2)
+    axes, states = trace(members[0], example(kind)), [m.state_dict() for m in members]
+    costs = costs_of(axes, states, None, weights=True)
+    products, draw = PairProducts(costs.weights), torch.Generator().manual_seed(0)
+    sizes = axes.sizes_of_all(states)
+    slots = {group: torch.arange(counts[0]).repeat(2, 1) for group, counts in sizes.items()}
+    for round_ in range(6):
+        moved = [group for number, group in enumerate(sizes) if round_ == 5 or number % 2 == round_ % 2]
+        for group in moved:  # a few units, and in the end all
+            few = torch.randperm(sizes[group][0], generator=draw)[: None if round_ == 5 else 3]
+            slots[group] = slots[group].clone()
+            slots[group][1, few] = slots[group][1, few.roll(1)]
+        universe = Universe(slots, {group: counts[0] - round_ % 3 for group, counts in sizes.items()})
+        for group in sizes:
+            kept, fresh = costs.visit(group, universe, products), costs.visit(group, universe)
+            found, expected = (visit.slots(slots[group], 1, [0]) for visit in (kept, fresh))
+            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["mlp_relu", "mlp_gelu", "cnn"])
