@@ -58,7 +58,7 @@ def few_shot(
     unlabelled: Annotated[int, "Maximum number of unlabelled images."] = 5000,
     epochs: Annotated[int, "Epochs of --steps steps."] = 20,
     steps: Annotated[int, "Steps in an epoch."] = 20,
-    width: Annotated[int, "Channels of the first convolution of each network, a multiple of 4."] = 32,
+    width: Annotated[int, "Channels of the first convolution of each network, a multiple of 4."] = 16,
 ) -> Step:
     """Train classifiers on a few labels: image translation between classes (SPARSE) against simpler baselines."""
     for name in methods:
@@ -84,6 +84,7 @@ def few_shot(
         Measure(name="accuracy", heading="accuracy %", unit="percent"),
         Measure(name="accuracy_of_both", heading="with the critic %", unit="percent"),
         Measure(name="nll", heading="NLL"),
+        Measure(name="cpu_seconds", heading="CPU s"),
     )
     config = ComparisonConfig(title="A few labelled images", settings=settings, measures=measures)
     return COMPARISON(config, results=results)

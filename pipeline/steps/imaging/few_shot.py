@@ -43,9 +43,13 @@ def train_and_test(config: FewShotStepConfig, inputs: Mapping[str, Any], work: W
 
     images, test = (load(config.data, split, work.data_root) for split in ("train", "test"))
     shots = draw_shots(config, images, work.device)
-    trained = train_few_shot(
-        config.training, shots, config.seed, log=work.log, resume=resume_state(work), save=saver(work)
-    )
+    seconds: list[float] = []
+
+    def log(metrics: dict[str, float], epoch: int) -> None:  # of all epochs, those before a retry too
+        seconds.append(metrics["cpu_seconds"])
+        work.log(metrics, epoch)
+
+    trained = train_few_shot(config.training, shots, config.seed, log=log, resume=resume_state(work), save=saver(work))
     pixels, labels = _pixels(test, torch.arange(len(test))), torch.as_tensor(test.labels)
     logits = trained.logits(pixels.to(work.device)).cpu()
     both = probability_ensemble(list(logits))
@@ -56,6 +60,7 @@ def train_and_test(config: FewShotStepConfig, inputs: Mapping[str, Any], work: W
         "accuracy": (logits[0].argmax(1) == labels).double().mean().item(),
         "accuracy_of_both": (both.argmax(1) == labels).double().mean().item(),
         "nll": nll_loss(logits[0].log_softmax(1), labels).item(),
+        "cpu_seconds": sum(seconds),
     }
     results = [Result(network, TEST, None, name, value) for name, value in measured.items()]
     return {**recorded(results, work.out), "data_fingerprint": images.fingerprint}
@@ -90,4 +95,4 @@ def _pixels(images: "Images", ids: Any) -> Any:
     return torch.cat([batch.images for batch in batches(images, ids, 4096)])
 
 
-FEW_SHOT = Kind("few_shot", train_and_test, FewShotStepConfig, expect=Expect(30, 10_000))
+FEW_SHOT = Kind("few_shot", train_and_test, FewShotStepConfig, version=2, expect=Expect(30, 10_000))

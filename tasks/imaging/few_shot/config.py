@@ -24,7 +24,7 @@ class FewShotConfig(BaseModel):
     """Labelled images in a step, and as many unlabelled ones."""
     learning_rate: PositiveFloat = 1e-3
     """Of AdamW, for the classifier and the networks beside it."""
-    width: PositiveInt = 32
+    width: PositiveInt = 16
     """Channels of the first convolution of each network."""
     warm_up: float = Field(default=0.2, ge=0, lt=1)
     """Share of the epochs that see labelled images alone."""

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 SLOPE = 0.2  # of leaky activations, as in PatchGAN
 GROUPS = 8
+PLACES = 4  # along a side, that class heads see features of: the mean over all of them forgets where a feature lies
 
 
 class Judgement(NamedTuple):
@@ -33,17 +34,22 @@ def _convolutions(channels: int, width: int) -> nn.Sequential:
     )
 
 
+def _class_head(num_classes: int, width: int) -> nn.Sequential:
+    """Logits (b, classes) of features (b, width, h, w), averaged to `PLACES` x `PLACES` places."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(PLACES), nn.Flatten(), nn.Linear(PLACES**2 * width, num_classes))
+
+
 class FewShotClassifier(nn.Module):
-    """Convolutions, a mean over places, a linear layer."""
+    """Convolutions, means over places, a linear layer."""
 
     def __init__(self, num_classes: int, channels: int, width: int) -> None:
         super().__init__()
         self.features = _convolutions(channels, width)
-        self.head = nn.Linear(2 * width, num_classes)
+        self.head = _class_head(num_classes, 2 * width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (b, classes) of images (b, c, h, w) in [-1, 1]."""
-        logits: Tensor = self.head(self.features(x).mean((2, 3)))
+        logits: Tensor = self.head(self.features(x))
         return logits
 
 
@@ -54,12 +60,12 @@ class Critic(nn.Module):
         super().__init__()
         self.features = _convolutions(channels, width)
         self.realness = nn.Conv2d(2 * width, 1, 3, padding=1)
-        self.head = nn.Linear(2 * width, num_classes)
+        self.head = _class_head(num_classes, 2 * width)
 
     def forward(self, x: Tensor) -> Judgement:
         """Realness (b,), unbounded, the mean over patches, and logits (b, classes)."""
         features = self.features(x)
-        return Judgement(self.realness(features).mean((1, 2, 3)), self.head(features.mean((2, 3))))
+        return Judgement(self.realness(features).mean((1, 2, 3)), self.head(features))
 
 
 class Generator(nn.Module):
