@@ -11,8 +11,9 @@ from amalgam.pipeline.reports.measure import Measure
 from amalgam.pipeline.steps.fusion.members import EVALUATION, MEMBER, EvaluationConfig, MemberConfig
 from amalgam.pipeline.steps.reports import COMPARISON, ComparisonConfig
 from amalgam.tasks.data.catalogue import DataSpec
-from amalgam.tasks.data.splits import SampleConfig, Shared
+from amalgam.tasks.data.splits import SampleConfig, Shared, SharedSample, Split
 from amalgam.tasks.models.spec import ModelSpec
+from amalgam.tasks.models.vim2.sizes import PATCH, vim2_parameters
 from amalgam.tasks.training.config import TrainConfig
 from amalgam.tasks.user_names import unknown_name
 
@@ -26,8 +27,7 @@ VIM2: dict[str, dict[str, Any]] = {
 """The ablation that the paper did not do: each part replaced alone, then both together."""
 MIXER = {"token_mixer": "mlp"} | MLP | FIXED
 NAMES = (*VIM2, "MLP-Mixer", "ViT")
-PATCH = 4
-HEAD = 24  # channels of a head of the ViT
+HEADS = 2  # of the ViT: its channels are then even numbers, near enough to every size
 
 
 @flat
@@ -35,12 +35,15 @@ def architectures(
     *,
     data: Annotated[str, "Built-in data set, such as digits or cifar10."] = "digits",
     names: Annotated[Texts, f"Architectures to compare; default: {', '.join(NAMES)}."] = (),
-    width: Annotated[int, "Channels of the first of ViM2's two stages; the other networks are sized to match."] = 48,
+    width: Annotated[int, "Channels of ViM2's first stage; the other networks get as many parameters."] = 48,
     depths: Annotated[Ints, "Pairs of mixers in each stage of ViM2."] = (2, 2),
     optimisation: Optimisation = Optimisation(epochs=10, batch_size=64, learning_rate=1e-3, weight_decay=0.05),
-    seeds: Annotated[int, "Repetitions, each with its own weights and validation images."] = 3,
+    train_images: Annotated[int | None, "Training images, as many of each class; default: all but validation."] = None,
+    validation_share: Annotated[float, "Fraction of the training split held out to choose epochs."] = 0.1,
+    seeds: Annotated[int, "Repetitions, each with its own weights, training and validation images."] = 3,
 ) -> Step:
-    """Train ViM2, its ablations, a ViT and an MLP-Mixer of about its size; compare accuracy and cost."""
+    """Train ViM2, its ablations, a ViT and an MLP-Mixer of equal parameters; compare accuracy and cost."""
+    settings = in_words(locals())
     chosen = names or NAMES
     for name in chosen:
         if name not in NAMES:
@@ -52,12 +55,13 @@ def architectures(
         schedule="cosine",
         clip_norm=1.0,
     )
+    split = Shared() if train_images is None else SharedSample(num_images=train_images)
+    models = {name: model_of(name, spec, width, depths) for name in chosen}
     results = tuple(
-        _tested(name, model_of(name, spec, width, depths), spec, training, seed)
-        for name in chosen
+        _tested(name, model, SampleConfig(data=spec, seed=seed, validation_share=validation_share), split, training)
+        for name, model in models.items()
         for seed in range(seeds)
     )
-    settings = {"data": data, "width": str(width), "depths": str(depths)} | in_words({"": optimisation})
     measures = (
         Measure(name="accuracy", heading="accuracy %", unit="percent"),
         Measure(name="nll", heading="NLL"),
@@ -69,34 +73,54 @@ def architectures(
 
 
 def model_of(name: str, data: DataSpec, width: int, depths: tuple[int, ...]) -> ModelSpec:
-    """The network of a name, about as large as ViM2 of that width and these depths."""
-    if name != "ViT":
-        options = {"width": width, "depths": depths, "states": 4} | VIM2.get(name, MIXER)
-        return ModelSpec(name="vim2_tiny", num_classes=data.num_classes, in_shape=data.in_shape, options=options)
-    # A block of a ViT has 12 d^2 weights; a pair of ViM2's mixers about 6 d^2, with d doubled after the first stage.
-    channels = HEAD * max(1, round(1.4 * width / HEAD))
+    """The network of a name whose parameters are as near in number to those of ViM2 as its width allows."""
+
+    def model(channels: int) -> ModelSpec:
+        return _vit(data, channels, sum(depths)) if name == "ViT" else _vim2(name, data, channels, depths)
+
+    wanted = _num_parameters(_vim2("ViM2", data, width, depths))
+    if name in ("ViM2", "ViM2, plain skips"):
+        return model(width)  # of one size: coefficients that are not learned are there too
+    return min(map(model, range(HEADS, 4 * width, HEADS)), key=lambda each: abs(_num_parameters(each) - wanted))
+
+
+def _vim2(name: str, data: DataSpec, width: int, depths: tuple[int, ...]) -> ModelSpec:
+    options = {"width": width, "depths": depths, "states": 4} | VIM2.get(name, MIXER)
+    return ModelSpec(name="vim2_tiny", num_classes=data.num_classes, in_shape=data.in_shape, options=options)
+
+
+def _vit(data: DataSpec, channels: int, depth: int) -> ModelSpec:
     options = {
         "img_size": data.in_shape[1],
         "patch_size": PATCH,
         "embed_dim": channels,
-        "depth": sum(depths),
-        "num_heads": channels // HEAD,
+        "depth": depth,
+        "num_heads": HEADS,
     }
     return ModelSpec(
         name="timm:vit_tiny_patch16_224", num_classes=data.num_classes, in_shape=data.in_shape, options=options
     )
 
 
-def _tested(name: str, model: ModelSpec, data: DataSpec, training: TrainConfig, seed: int) -> Step:
+def _num_parameters(model: ModelSpec) -> int:
+    if model.name == "vim2_tiny":
+        return vim2_parameters(model.num_classes, model.in_shape, model.options)
+    channels, tokens = model.options["embed_dim"], (model.in_shape[1] // PATCH) ** 2
+    # Patches, places, the class token and its place, the last norm, the classifier; of a block 4 d^2 are attention.
+    outside = (model.in_shape[0] * PATCH**2 + 1 + tokens + 2 + 2) * channels + (channels + 1) * model.num_classes
+    return outside + model.options["depth"] * (12 * channels**2 + 13 * channels)
+
+
+def _tested(name: str, model: ModelSpec, sample: SampleConfig, split: Split, training: TrainConfig) -> Step:
     member = MEMBER(
         MemberConfig(
-            sample=SampleConfig(data=data, seed=seed),
+            sample=sample,
             model=model,
-            split=Shared(),
+            split=split,
             training=training,
             num_members=1,
             member=0,
-            seed=seed,
+            seed=sample.seed,
         )
     )
-    return EVALUATION(EvaluationConfig(data=data, seed=seed, name=name), members=(member,))
+    return EVALUATION(EvaluationConfig(data=sample.data, seed=sample.seed, name=name), members=(member,))

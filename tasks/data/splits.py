@@ -78,6 +78,20 @@ class Shared(Split):
         return _checked([np.arange(len(labels))] * num_members, labels)
 
 
+class SharedSample(Split):
+    """Every member sees the same few examples, each class in its proportion."""
+
+    num_images: int = Field(gt=0)
+    """How many there are."""
+
+    def __call__(self, labels: Labels, num_members: int, seed: int) -> list[Indices]:
+        """The positions in `labels` that each member sees, drawn from the seed."""
+        if self.num_images >= len(labels):
+            raise ValueError(f"num_images must be below the {len(labels)} there are, got {self.num_images}")
+        _, chosen = hold_out(labels, self.num_images / len(labels), seed)
+        return _checked([chosen] * num_members, labels)
+
+
 class GeneralSpecialist(Split):
     """A general member that never sees one class, and a specialist that sees all of it and little else."""
 
@@ -132,7 +146,7 @@ class ClassSplit(Split):
         return np.split(indices, np.cumsum(sizes)[:-1])
 
 
-SPLITS: list[type[Split]] = [GeneralSpecialist, ClassSplit, Shared]
+SPLITS: list[type[Split]] = [GeneralSpecialist, ClassSplit, Shared, SharedSample]
 
 
 def hold_out(labels: Labels, share: float, seed: int, sources: Indices | None = None) -> tuple[Indices, Indices]:

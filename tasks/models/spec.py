@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
+from amalgam.tasks.models.vim2.sizes import vim2_parameters
 from amalgam.tasks.user_names import is_in_file, unknown_name
 
 Activation = Literal["relu", "gelu", "silu", "tanh"]
@@ -141,4 +142,6 @@ def _num_parameters(spec: ModelSpec) -> float:
     if spec.name == "mlp":
         sizes = (math.prod(spec.in_shape), *spec.options["widths"], spec.num_classes)
         return float(sum(before * after for before, after in pairwise(sizes)))
+    if spec.name == "vim2_tiny":
+        return vim2_parameters(spec.num_classes, spec.in_shape, spec.options)
     return AT_FULL_WIDTH[spec.name] * float(spec.options["width"]) ** 2 if spec.name in AT_FULL_WIDTH else 0

@@ -110,14 +110,15 @@ def evaluate(config: EvaluationConfig, inputs: Mapping[str, Any], work: Workspac
 
 
 def check_pictures(config: MemberConfig, data_root: Path | None) -> None:
-    """Raise ValueError unless the network can be made, and fits the set's pictures and classes, in both splits."""
+    """Raise ValueError unless the images divide among members and, in both splits, fit a network that can be made."""
     from amalgam.tasks.data.opening import check_content, open_pool
     from amalgam.tasks.models import build
 
     if is_in_file(config.model.name):
         build(config.model, config.seed)
     check_content(config.sample.data, "test", data_root)
-    images, _, _ = open_pool(config.sample, data_root)
+    images, pool, _ = open_pool(config.sample, data_root)
+    config.split(images.labels.numpy()[pool], config.num_members, config.sample.seed)
     if images.shape != config.model.in_shape:
         raise ValueError(
             f"images of {_by(images.shape)} do not fit a network for {_by(config.model.in_shape)}: give --channels "

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from amalgam.tasks.models.vim2.scan import selective_scan
+from amalgam.tasks.models.vim2.sizes import INNER, rank
 
 MixerKind = Literal["selective", "mlp"]
 FASTEST, SLOWEST = 0.001, 0.1  # the step sizes that a selective layer starts between (Gu and Dao 2023)
@@ -24,7 +25,7 @@ class SelectiveScan(nn.Module):
 
     def __init__(self, width: int, states: int) -> None:
         super().__init__()
-        self.rank = math.ceil(width / 16)
+        self.rank = rank(width)
         self.states = states
         self.project = nn.Linear(width, self.rank + 2 * states, bias=False)
         self.step = nn.Linear(self.rank, width)
@@ -87,13 +88,13 @@ class CrossScan(nn.Module):
 
 
 class Gated(nn.Module):
-    """A mixer along the sequence between linear layers, times a gate."""
+    """A mixer of `inner` features along the sequence, between linear layers, times a gate."""
 
-    def __init__(self, width: int, mixer: nn.Module) -> None:
+    def __init__(self, width: int, inner: int, mixer: nn.Module) -> None:
         super().__init__()
-        self.inner = nn.Linear(width, 2 * width)
+        self.inner = nn.Linear(width, 2 * inner)
         self.mixer = mixer
-        self.outer = nn.Linear(width, width)
+        self.outer = nn.Linear(inner, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs (batch, length, width)."""
@@ -123,11 +124,16 @@ def perceptron(width: int) -> nn.Module:
 def token_mixer(kind: MixerKind, channels: int, sides: tuple[int, int], states: int) -> nn.Module:
     """A mixer of the tokens (batch, height * width, channels) of an image, after a norm of each token."""
     tokens = sides[0] * sides[1]
-    mixer = Transposed(perceptron(tokens)) if kind == "mlp" else Gated(channels, CrossScan(channels, states, sides))
+    mixer = (
+        Transposed(perceptron(tokens))
+        if kind == "mlp"
+        else Gated(channels, channels, CrossScan(channels, states, sides))
+    )
     return nn.Sequential(nn.LayerNorm(channels), mixer)
 
 
 def channel_mixer(kind: MixerKind, channels: int, tokens: int, states: int) -> nn.Module:
-    """A mixer of channels, after a norm of each token."""
-    mixer = perceptron(channels) if kind == "mlp" else Transposed(Gated(tokens, BothWays(tokens, states)))
+    """A mixer of the channels (batch, tokens, channels), after a norm of each token."""
+    inner = min(tokens, INNER)
+    mixer = perceptron(channels) if kind == "mlp" else Transposed(Gated(tokens, inner, BothWays(inner, states)))
     return nn.Sequential(nn.LayerNorm(channels), mixer)

@@ -4,10 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from amalgam.tasks.models.vim2.mixers import Causal, Gated, MixerKind, channel_mixer, token_mixer
+from amalgam.tasks.models.vim2.sizes import PATCH
 from amalgam.tasks.models.vim2.skips import WeightedStack
-
-PATCH = 4
-"""Side of the square of pixels that the first convolution makes a token of, as in the paper."""
 
 
 class ViM2(nn.Module):
@@ -82,7 +80,8 @@ class TSM2(nn.Module):
     def __init__(self, num_series: int, length: int, horizon: int, depth: int = 2, states: int = 8) -> None:
         super().__init__()
         times = [
-            nn.Sequential(nn.LayerNorm(num_series), Gated(num_series, Causal(num_series, states))) for _ in range(depth)
+            nn.Sequential(nn.LayerNorm(num_series), Gated(num_series, num_series, Causal(num_series, states)))
+            for _ in range(depth)
         ]
         across = [channel_mixer("selective", num_series, length, states) for _ in range(depth)]
         self.stack = WeightedStack(times, across)

@@ -8,6 +8,7 @@ and for the input once, which is a stack of residual layers. "last": 1 for the n
 """
 
 from collections.abc import Iterable, Sequence
+from functools import reduce
 from typing import Literal
 
 import torch
@@ -76,4 +77,5 @@ def _parameters(starts: Sequence[Tensor], learned: bool) -> nn.ParameterList:
 
 
 def _mix(weights: Tensor, features: Sequence[Tensor]) -> Tensor:
-    return torch.einsum("i,i...->...", weights, torch.stack(list(features)))
+    # Term by term: no copy of all features, and fusion can carry units through products with learned scalars.
+    return reduce(torch.add, map(torch.mul, weights.unbind(), features))
