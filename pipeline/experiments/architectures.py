@@ -6,7 +6,7 @@ amalgam run architectures --data cifar10 --epochs 20 --data-root DATA
 from typing import Annotated, Any
 
 from amalgam.pipeline.engine.step import Step
-from amalgam.pipeline.experiments.flags import Ints, Optimisation, Texts, flat, in_words
+from amalgam.pipeline.experiments.flags import Ints, Optimisation, Texts, flat, in_words, require_some
 from amalgam.pipeline.reports.measure import Measure
 from amalgam.pipeline.steps.fusion.members import EVALUATION, MEMBER, EvaluationConfig, MemberConfig
 from amalgam.pipeline.steps.reports import COMPARISON, ComparisonConfig
@@ -26,6 +26,7 @@ VIM2: dict[str, dict[str, Any]] = {
 }
 """The ablation that the paper did not do: each part replaced alone, then both together."""
 MIXER = {"token_mixer": "mlp"} | MLP | FIXED
+"""MLP-Mixer (Tolstikhin et al. 2021) in ViM2's stages."""
 NAMES = (*VIM2, "MLP-Mixer", "ViT")
 HEADS = 2  # of the ViT: its channels are then even numbers, near enough to every size
 
@@ -34,6 +35,7 @@ HEADS = 2  # of the ViT: its channels are then even numbers, near enough to ever
 def architectures(
     *,
     data: Annotated[str, "Built-in data set, such as digits or cifar10."] = "digits",
+    image_size: Annotated[int | None, "Side in pixels that images are resized to; default: the data set's own."] = None,
     names: Annotated[Texts, f"Architectures to compare; default: {', '.join(NAMES)}."] = (),
     width: Annotated[int, "Channels of ViM2's first stage; the other networks get as many parameters."] = 48,
     depths: Annotated[Ints, "Pairs of mixers in each stage of ViM2."] = (2, 2),
@@ -45,10 +47,11 @@ def architectures(
     """Train ViM2, its ablations, a ViT and an MLP-Mixer of equal parameters; compare accuracy and cost."""
     settings = in_words(locals())
     chosen = names or NAMES
+    require_some(names=chosen, seeds=seeds)
     for name in chosen:
         if name not in NAMES:
             raise unknown_name("architecture", name, NAMES)
-    spec = DataSpec(name=data)
+    spec = DataSpec(name=data, image_size=image_size)
     training = TrainConfig(
         **vars(optimisation),
         optimizer="adamw",
@@ -76,39 +79,26 @@ def model_of(name: str, data: DataSpec, width: int, depths: tuple[int, ...]) -> 
     """The network of a name whose parameters are as near in number to those of ViM2 as its width allows."""
 
     def model(channels: int) -> ModelSpec:
-        return _vit(data, channels, sum(depths)) if name == "ViT" else _vim2(name, data, channels, depths)
+        kind, options = "vim2_tiny", {"width": channels, "depths": depths, "states": 4} | VIM2.get(name, MIXER)
+        if name == "ViT":
+            kind, options = "timm:vit_tiny_patch16_224", {"img_size": data.in_shape[1], "patch_size": PATCH}
+            options |= {"embed_dim": channels, "depth": sum(depths), "num_heads": HEADS}
+        return ModelSpec(name=kind, num_classes=data.num_classes, in_shape=data.in_shape, options=options)
 
-    wanted = _num_parameters(_vim2("ViM2", data, width, depths))
     if name in ("ViM2", "ViM2, plain skips"):
         return model(width)  # of one size: coefficients that are not learned are there too
-    return min(map(model, range(HEADS, 4 * width, HEADS)), key=lambda each: abs(_num_parameters(each) - wanted))
+    wanted = num_parameters(model_of("ViM2", data, width, depths))
+    return min(map(model, range(HEADS, 8 * width, HEADS)), key=lambda each: abs(num_parameters(each) - wanted))
 
 
-def _vim2(name: str, data: DataSpec, width: int, depths: tuple[int, ...]) -> ModelSpec:
-    options = {"width": width, "depths": depths, "states": 4} | VIM2.get(name, MIXER)
-    return ModelSpec(name="vim2_tiny", num_classes=data.num_classes, in_shape=data.in_shape, options=options)
-
-
-def _vit(data: DataSpec, channels: int, depth: int) -> ModelSpec:
-    options = {
-        "img_size": data.in_shape[1],
-        "patch_size": PATCH,
-        "embed_dim": channels,
-        "depth": depth,
-        "num_heads": HEADS,
-    }
-    return ModelSpec(
-        name="timm:vit_tiny_patch16_224", num_classes=data.num_classes, in_shape=data.in_shape, options=options
-    )
-
-
-def _num_parameters(model: ModelSpec) -> int:
+def num_parameters(model: ModelSpec) -> int:
+    """Parameters of a network that `model_of` gives, counted without making it."""
     if model.name == "vim2_tiny":
         return vim2_parameters(model.num_classes, model.in_shape, model.options)
     channels, tokens = model.options["embed_dim"], (model.in_shape[1] // PATCH) ** 2
     # Patches, places, the class token and its place, the last norm, the classifier; of a block 4 d^2 are attention.
     outside = (model.in_shape[0] * PATCH**2 + 1 + tokens + 2 + 2) * channels + (channels + 1) * model.num_classes
-    return outside + model.options["depth"] * (12 * channels**2 + 13 * channels)
+    return int(outside + model.options["depth"] * (12 * channels**2 + 13 * channels))
 
 
 def _tested(name: str, model: ModelSpec, sample: SampleConfig, split: Split, training: TrainConfig) -> Step:

@@ -5,7 +5,7 @@ as one parameter, whose default may differ from that of other experiments; `flat
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from functools import wraps
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
@@ -114,6 +114,19 @@ def flat(experiment: Callable[..., T]) -> Callable[..., T]:
     flattened.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     flattened.__annotations__ = {each.name: each.annotation for each in parameters} | {"return": hints.get("return")}
     return flattened
+
+
+def require_some(**flags: int | Sequence[Any]) -> None:
+    """Raise ValueError, naming the flag, for a number below 1, and for a list that is empty or repeats a value."""
+    for name, value in flags.items():
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, int):
+            if value < 1:
+                raise ValueError(f"{flag} must be at least 1, got {value}")
+        elif not value:
+            raise ValueError(f"{flag} is empty: give at least one value")
+        elif twice := [each for each in value if value.count(each) > 1]:
+            raise ValueError(f"{flag} names {twice[0]} twice: give every value once")
 
 
 def in_words(arguments: Mapping[str, Any]) -> dict[str, str]:

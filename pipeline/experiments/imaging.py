@@ -5,16 +5,16 @@ amalgam run layered_volumes
 """
 
 from dataclasses import dataclass
-from typing import Annotated, get_args
+from typing import Annotated
 
 from amalgam.pipeline.engine.step import Step
-from amalgam.pipeline.experiments.flags import Floats, Ints, Texts, flat, in_words
+from amalgam.pipeline.experiments.flags import Floats, Ints, Texts, flat, in_words, require_some
 from amalgam.pipeline.reports.measure import Measure
 from amalgam.pipeline.steps.imaging.few_shot import FEW_SHOT, FewShotStepConfig
 from amalgam.pipeline.steps.imaging.volumes import VOLUMES, VOLUMES_ENSEMBLE, VolumesConfig
 from amalgam.pipeline.steps.reports import COMPARISON, ComparisonConfig
 from amalgam.tasks.data.catalogue import DataSpec
-from amalgam.tasks.imaging.few_shot.config import METHODS, FewShotConfig, FewShotMethod
+from amalgam.tasks.imaging.few_shot.config import METHODS, FewShotConfig
 from amalgam.tasks.imaging.volumes.config import TranslationConfig
 from amalgam.tasks.user_names import unknown_name
 
@@ -61,8 +61,10 @@ def few_shot(
     width: Annotated[int, "Channels of the first convolution of each network, a multiple of 4."] = 16,
 ) -> Step:
     """Train classifiers on a few labels: image translation between classes (SPARSE) against simpler baselines."""
+    settings = in_words(locals())
+    require_some(shots=shots, methods=methods, seeds=seeds)
     for name in methods:
-        if name not in get_args(FewShotMethod):
+        if name not in METHODS:
             raise unknown_name("method", name, METHODS)
     spec = DataSpec(name=data, image_size=image_size)
     results = tuple(
@@ -79,7 +81,6 @@ def few_shot(
         for name in methods
         for seed in range(seeds)
     )
-    settings = {"data": data, "epochs": str(epochs), "steps": str(steps), "width": str(width), "seeds": str(seeds)}
     measures = (
         Measure(name="accuracy", heading="accuracy %", unit="percent"),
         Measure(name="accuracy_of_both", heading="with the critic %", unit="percent"),
@@ -106,10 +107,10 @@ def layered_volumes(
     seeds: Annotated[int, "Repetitions, each with its own volumes and weights; their mean output is tested too."] = 3,
 ) -> Step:
     """Translate layered volumes with and without a loss on the projection of each layer (XOCT)."""
-    unit = 2 ** (network.levels - 1)
-    if len(shape) != 3 or any(side % unit for side in shape):
-        raise ValueError(f"shape must be three multiples of {unit} for {network.levels} levels, got {shape}")
     settings = in_words(locals())
+    require_some(layer_weights=layer_weights, seeds=seeds)
+    if len(shape) != 3:
+        raise ValueError(f"--shape is depth, height and width, got {shape}")
 
     def config(weight: float, seed: int) -> VolumesConfig:
         depth, height, breadth = shape

@@ -87,7 +87,7 @@ class SharedSample(Split):
     def __call__(self, labels: Labels, num_members: int, seed: int) -> list[Indices]:
         """The positions in `labels` that each member sees, drawn from the seed."""
         if self.num_images >= len(labels):
-            raise ValueError(f"num_images must be below the {len(labels)} there are, got {self.num_images}")
+            raise ValueError(f"{self.num_images} training images must be fewer than the {len(labels)} there are")
         _, chosen = hold_out(labels, self.num_images / len(labels), seed)
         return _checked([chosen] * num_members, labels)
 

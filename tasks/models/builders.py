@@ -10,14 +10,14 @@ from torch import nn
 from amalgam.tasks.models.plain import mlp, vgg11
 from amalgam.tasks.models.resnet import resnet18
 from amalgam.tasks.models.spec import PROGRAM, ModelSpec
-from amalgam.tasks.models.vim2.networks import vim2_tiny
+from amalgam.tasks.models.vim2.networks import ViM2
 from amalgam.tasks.user_names import is_in_file, load_name, unknown_name
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
     "vgg11": vgg11,
     "resnet18": resnet18,
-    "vim2_tiny": vim2_tiny,
+    "vim2_tiny": ViM2,
 }
 
 

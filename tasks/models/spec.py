@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
-from amalgam.tasks.models.vim2.sizes import vim2_parameters
+from amalgam.tasks.models.vim2.sizes import check_sides, vim2_parameters
 from amalgam.tasks.user_names import is_in_file, unknown_name
 
 Activation = Literal["relu", "gelu", "silu", "tanh"]
@@ -58,7 +58,7 @@ class ViM2Options(Options):
 
     width: PositiveInt = 96
     """Channels of the first stage; each later one has twice as many."""
-    depths: tuple[PositiveInt, ...] = (2, 6)
+    depths: tuple[PositiveInt, ...] = Field(default=(2, 6), min_length=1)
     """Pairs of a token and a channel mixer in each stage."""
     states: PositiveInt = 8
     """States that a selective layer keeps for each channel."""
@@ -123,6 +123,8 @@ class ModelSpec(BaseModel):
                 first = error.errors()[0]
                 option = ".".join(map(str, first["loc"]))
                 raise ValueError(f"option {option} of {self.name}: {first['msg']}, got {first['input']!r}") from error
+            if self.name == "vim2_tiny":
+                check_sides(self.in_shape, len(self.options["depths"]))
             require_affordable(self)
         return self
 

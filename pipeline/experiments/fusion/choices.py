@@ -50,7 +50,9 @@ class LabelledImages:
 class Architecture:
     """The architecture of all members."""
 
-    model: Annotated[str, "Network: mlp, vgg11, resnet18, timm:NAME, torchvision:NAME or file.py:CLASS."] = "mlp"
+    model: Annotated[str, "Network: mlp, vgg11, resnet18, vim2_tiny, timm:NAME, torchvision:NAME or file.py:CLASS."] = (
+        "mlp"
+    )
     width: Annotated[float | None, "Multiplier of the channels of vgg11 and resnet18."] = None
     widths: Annotated[Ints, "Units of each hidden layer of an mlp."] = ()
     activation: Annotated[Activation | None, "Activation of mlp, vgg11 and resnet18."] = None

@@ -145,7 +145,7 @@ def _matching(recipe: Recipe, sweep: tuple[Method, ...], probe: ProbeConfig, mem
     with_influence = any(method.needs_influence for method in sweep)
     config = ActivationsConfig(probe=probe, grid=recipe.grid, dtype=recipe.stage_dtype, with_influence=with_influence)
     activations = tuple(ACTIVATIONS(config, member=member) for member in members)
-    step = MATCHING(MatchingConfig(methods=sweep), members=members, activations=activations)
+    step = MATCHING(MatchingConfig(methods=sweep, model=recipe.model), members=members, activations=activations)
     return replace(step, data=source_digest(type(sweep[0])))
 
 

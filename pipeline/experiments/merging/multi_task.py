@@ -39,7 +39,7 @@ class Base:
     num_classes: Annotated[int | None, "Number of classes of a user-supplied base data set."] = None
     image_size: Annotated[int | None, "Side of all images, in pixels; default: the base's own."] = None
     channels: Annotated[int, "Channels of a user-supplied base data set."] = 3
-    model: Annotated[str, "Network: mlp, vgg11, resnet18, timm:NAME or torchvision:NAME."] = "mlp"
+    model: Annotated[str, "Network: mlp, vgg11, resnet18, vim2_tiny, timm:NAME or torchvision:NAME."] = "mlp"
     width: Annotated[float | None, "Multiplier of the channels of vgg11 and resnet18."] = None
     widths: Annotated[Ints, "Units of each hidden layer of an mlp; default: 128 twice."] = ()
     base_epochs: Annotated[int, "Passes over the base's training images."] = 30

@@ -1,6 +1,8 @@
 """Train a classifier on a few labelled images of each class and all others without labels; test it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import PositiveInt
@@ -14,6 +16,7 @@ from amalgam.tasks.scoring.results import Network, Result
 
 if TYPE_CHECKING:
     from amalgam.tasks.data.images import Images
+    from amalgam.tasks.data.splits import Indices
     from amalgam.tasks.imaging.few_shot.training import Shots
 
 
@@ -67,23 +70,47 @@ def train_and_test(config: FewShotStepConfig, inputs: Mapping[str, Any], work: W
 
 
 def draw_shots(config: FewShotStepConfig, images: "Images", device: str) -> "Shots":
-    """`shots` labelled images of each class, and others without labels. Raises ValueError if a class has too few."""
-    import numpy as np
+    """`shots` labelled images of each class, and others without labels."""
     import torch
 
     from amalgam.tasks.imaging.few_shot.training import Shots
 
-    labels = np.asarray(images.labels)
-    order = np.random.default_rng((config.seed, 2)).permutation(len(labels))
-    counts = np.bincount(labels, minlength=len(images.class_names))
+    chosen, others = _drawn(config, images.labels.numpy(), images.class_names)
+    labelled, unlabelled = (_pixels(images, torch.from_numpy(ids)).to(device) for ids in (chosen, others))
+    return Shots(labelled, images.labels[chosen].to(device), unlabelled, len(images.class_names))
+
+
+def _drawn(config: FewShotStepConfig, labels: "Indices", class_names: Sequence[str]) -> "tuple[Indices, Indices]":
+    """Positions of labelled and of unlabelled images. Raises ValueError if there are too few."""
+    import numpy as np
+
+    counts = np.bincount(labels, minlength=len(class_names))
     if (few := int(counts.min())) < config.shots:
-        name = images.class_names[int(counts.argmin())]
+        name = class_names[int(counts.argmin())]
         raise ValueError(f"class {name!r} has {few} training images, fewer than --shots {config.shots}")
+    order = np.random.default_rng((config.seed, 2)).permutation(len(labels))
     chosen = np.concatenate([order[labels[order] == kind][: config.shots] for kind in range(len(counts))])
     others = np.setdiff1d(order, chosen)
-    others = np.random.default_rng((config.seed, 3)).permutation(others)[: config.unlabelled]
-    labelled, unlabelled = (_pixels(images, torch.from_numpy(ids)).to(device) for ids in (chosen, others))
-    return Shots(labelled, torch.from_numpy(labels[chosen]).to(device), unlabelled, len(counts))
+    if not len(others):
+        raise ValueError(f"--shots {config.shots} are all training images: give fewer, so that some have no label")
+    return chosen, np.random.default_rng((config.seed, 3)).permutation(others)[: config.unlabelled]
+
+
+def check_shots(config: FewShotStepConfig, data_root: Path | None) -> None:
+    """Raise ValueError unless there are images enough, and test images are of the shape of training images."""
+    labels, class_names, shapes = _facts(config.data, data_root)
+    _drawn(config, labels, class_names)
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"training images are {shapes[0]} and test images {shapes[1]}: give --image-size")
+
+
+@cache
+def _facts(data: DataSpec, root: Path | None) -> "tuple[Indices, Sequence[str], list[tuple[int, ...]]]":
+    """Training labels, names of classes, and shapes of training and test images: read once for all steps' checks."""
+    from amalgam.tasks.data.images import load
+
+    train, test = (load(data, split, root) for split in ("train", "test"))
+    return train.labels.numpy(), train.class_names, [train.shape, test.shape]
 
 
 def _pixels(images: "Images", ids: Any) -> Any:
@@ -95,4 +122,6 @@ def _pixels(images: "Images", ids: Any) -> Any:
     return torch.cat([batch.images for batch in batches(images, ids, 4096)])
 
 
-FEW_SHOT = Kind("few_shot", train_and_test, FewShotStepConfig, version=2, expect=Expect(30, 10_000))
+FEW_SHOT = Kind(
+    "few_shot", train_and_test, FewShotStepConfig, version=2, slow_check=check_shots, expect=Expect(30, 10_000)
+)

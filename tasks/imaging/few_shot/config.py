@@ -24,7 +24,7 @@ class FewShotConfig(BaseModel):
     """Labelled images in a step, and as many unlabelled ones."""
     learning_rate: PositiveFloat = 1e-3
     """Of AdamW, for the classifier and the networks beside it."""
-    width: PositiveInt = 16
+    width: int = Field(default=16, ge=4, le=1024, multiple_of=4)
     """Channels of the first convolution of each network."""
     warm_up: float = Field(default=0.2, ge=0, lt=1)
     """Share of the epochs that see labelled images alone."""
@@ -32,6 +32,8 @@ class FewShotConfig(BaseModel):
     """Steps between two updates of generator and critic (mu)."""
     temperature: PositiveFloat = 2.0
     """What logits are divided by where confidence is measured (T)."""
+    quantile: float = Field(default=0.75, ge=0, le=1)
+    """Share of a batch's pseudo-labels that is not learned from, the least certain ones (rho)."""
     mutual: NonNegativeFloat = 0.05
     """Weight of the divergence between the two networks' predictions (alpha times lambda_kl)."""
     entropy: NonNegativeFloat = 0.01

@@ -92,7 +92,7 @@ class _Run:
         self.networks = Networks(*networks)
         self.optimisers = [torch.optim.AdamW(each.parameters(), config.learning_rate) for each in networks]
         self.combiner = EntropyConfidence(temperature=config.temperature)
-        self.pseudo_labels = PseudoLabels()
+        self.pseudo_labels = PseudoLabels(quantile=config.quantile)
 
     @property
     def is_finished(self) -> bool:
@@ -169,11 +169,11 @@ class _Run:
         """One update of the critic, of the generator, and of the classifier on images of the classes wanted."""
         if not len(images):
             return
-        wanted = torch.randint(self.shots.num_classes, labels.shape, generator=generator)
+        wanted = torch.randint(self.shots.num_classes, labels.shape, generator=generator).to(labels.device)
         critic, translate = self.networks.critic, self.networks.generator
         fake = translate(images, wanted)
         apart = critic(fake.detach()).realness.mean() - critic(images).realness.mean()
-        shares = torch.rand(len(images), generator=generator)
+        shares = torch.rand(len(images), generator=generator).to(images.device)
         self._move(apart + self.config.penalty * losses.gradient_penalty(critic, images, fake.detach(), shares), (1,))
         judged = critic(fake)
         back = functional.l1_loss(translate(fake, labels), images)
@@ -202,5 +202,6 @@ class _Run:
         for name, objects in parts.items():
             for one, of_one in zip(objects, state[name], strict=True):
                 one.load_state_dict(of_one)
-        self.pseudo_labels.means.update(state["means"])
+        device = self.shots.labelled.device
+        self.pseudo_labels.means.update({example: mean.to(device) for example, mean in state["means"].items()})
         self.history = list(state["history"])

@@ -121,7 +121,7 @@ def perceptron(width: int) -> nn.Module:
     return nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
 
 
-def token_mixer(kind: MixerKind, channels: int, sides: tuple[int, int], states: int) -> nn.Module:
+def mixer_of_tokens(kind: MixerKind, channels: int, sides: tuple[int, int], states: int) -> nn.Module:
     """A mixer of the tokens (batch, height * width, channels) of an image, after a norm of each token."""
     tokens = sides[0] * sides[1]
     mixer = (
@@ -132,7 +132,7 @@ def token_mixer(kind: MixerKind, channels: int, sides: tuple[int, int], states: 
     return nn.Sequential(nn.LayerNorm(channels), mixer)
 
 
-def channel_mixer(kind: MixerKind, channels: int, tokens: int, states: int) -> nn.Module:
+def mixer_of_channels(kind: MixerKind, channels: int, tokens: int, states: int) -> nn.Module:
     """A mixer of the channels (batch, tokens, channels), after a norm of each token."""
     inner = min(tokens, INNER)
     mixer = perceptron(channels) if kind == "mlp" else Transposed(Gated(tokens, inner, BothWays(inner, states)))

@@ -3,22 +3,27 @@
 import torch
 from torch import Tensor, nn
 
-from amalgam.tasks.models.vim2.mixers import Causal, Gated, MixerKind, channel_mixer, token_mixer
+from amalgam.tasks.models.vim2.mixers import Causal, Gated, MixerKind, mixer_of_channels, mixer_of_tokens
 from amalgam.tasks.models.vim2.sizes import PATCH
 from amalgam.tasks.models.vim2.skips import WeightedStack
 
 
 class ViM2(nn.Module):
-    """A small ViM2: patches, stages of mixers at halving resolution and doubling width, a mean, a linear classifier."""
+    """A small ViM2: patches, stages of mixers at halving resolution and doubling width, a mean, a linear classifier.
+
+    Its options are those of `ViM2Options`, at whose defaults it has 1 to 5 million parameters.
+    """
 
     def __init__(
         self,
         num_classes: int,
         in_shape: tuple[int, int, int],
+        *,
         width: int,
         depths: tuple[int, ...],
         states: int,
-        mixers: tuple[MixerKind, MixerKind],
+        token_mixer: MixerKind,
+        channel_mixer: MixerKind,
         weighted_skips: bool,
     ) -> None:
         super().__init__()
@@ -27,9 +32,9 @@ class ViM2(nn.Module):
         self.stages, self.reductions = nn.ModuleList(), nn.ModuleList()
         sides = (height // PATCH, breadth // PATCH)
         for depth in depths:
-            tokens = [token_mixer(mixers[0], width, sides, states) for _ in range(depth)]
-            channels_of = [channel_mixer(mixers[1], width, sides[0] * sides[1], states) for _ in range(depth)]
-            self.stages.append(WeightedStack(tokens, channels_of, learned=weighted_skips))
+            tokens = [mixer_of_tokens(token_mixer, width, sides, states) for _ in range(depth)]
+            across = [mixer_of_channels(channel_mixer, width, sides[0] * sides[1], states) for _ in range(depth)]
+            self.stages.append(WeightedStack(tokens, across, learned=weighted_skips))
             if len(self.stages) < len(depths):
                 self.reductions.append(nn.Conv2d(width, 2 * width, 2, stride=2))
                 width, sides = 2 * width, (sides[0] // 2, sides[1] // 2)
@@ -48,29 +53,6 @@ class ViM2(nn.Module):
         return logits
 
 
-def vim2_tiny(
-    num_classes: int,
-    in_shape: tuple[int, int, int],
-    *,
-    width: int,
-    depths: tuple[int, ...],
-    states: int,
-    token_mixer: MixerKind,
-    channel_mixer: MixerKind,
-    weighted_skips: bool,
-) -> ViM2:
-    """A ViM2 of 1 to 5 million parameters at its defaults.
-
-    Raises ValueError if patches do not halve to the last stage.
-    """
-    unit = PATCH * 2 ** (len(depths) - 1)
-    if any(side % unit for side in in_shape[1:]):
-        raise ValueError(
-            f"vim2_tiny with {len(depths)} stages needs sides that are multiples of {unit}, got {in_shape}"
-        )
-    return ViM2(num_classes, in_shape, width, depths, states, (token_mixer, channel_mixer), weighted_skips)
-
-
 class TSM2(nn.Module):
     """Forecasts of many series at once: causal mixers along time, mixers of both directions across series.
 
@@ -83,7 +65,7 @@ class TSM2(nn.Module):
             nn.Sequential(nn.LayerNorm(num_series), Gated(num_series, num_series, Causal(num_series, states)))
             for _ in range(depth)
         ]
-        across = [channel_mixer("selective", num_series, length, states) for _ in range(depth)]
+        across = [mixer_of_channels("selective", num_series, length, states) for _ in range(depth)]
         self.stack = WeightedStack(times, across)
         self.head = nn.Linear(length, horizon)
 

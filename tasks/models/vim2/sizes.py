@@ -10,6 +10,16 @@ INNER = 64
 """Most features that a channel mixer works on: it is made for all tokens of an image, thousands in large ones."""
 
 
+def check_sides(in_shape: tuple[int, int, int], num_stages: int) -> None:
+    """Raise ValueError if an image of (channels, height, width) does not halve to the last stage."""
+    unit = PATCH * 2 ** (num_stages - 1)
+    if any(side % unit for side in in_shape[1:]):
+        raise ValueError(
+            f"vim2_tiny with {num_stages} stages needs images whose sides are multiples of {unit}, got {in_shape}: "
+            "resize them (--image-size)"
+        )
+
+
 def vim2_parameters(num_classes: int, in_shape: tuple[int, int, int], options: Mapping[str, Any]) -> int:
     """Parameters of `vim2_tiny` with all of its options."""
     depths, states, channels = options["depths"], options["states"], options["width"]

@@ -9,7 +9,7 @@ and for the input once, which is a stack of residual layers. "last": 1 for the n
 
 from collections.abc import Iterable, Sequence
 from functools import reduce
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,9 @@ class WeightedStack(nn.Module):
 class WeightedBlocks(nn.Module):
     """Any blocks in a row, such as a vision transformer's, each reading a weighted average of all earlier outputs.
 
-    It starts as the row of blocks that it is made of: `vit.blocks = WeightedBlocks(vit.blocks)` changes no output.
+    It starts as the row of blocks that it is made of: `vit.blocks = WeightedBlocks(vit.blocks)` changes no output of a
+    vision transformer of timm, `transformer.resblocks = nn.ModuleList([WeightedBlocks(transformer.resblocks)])` none of
+    one of open_clip.
     """
 
     def __init__(self, blocks: Iterable[nn.Module]) -> None:
@@ -54,11 +56,11 @@ class WeightedBlocks(nn.Module):
         last = [torch.eye(num)[-1] for num in range(1, len(self.blocks) + 1)]
         self.weights = _parameters(last, learned=True)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """What the last block computes."""
+    def forward(self, x: Tensor, **options: Any) -> Tensor:
+        """What the last block computes; every block is given the options, such as open_clip's attention mask."""
         features = [x]
         for weights, block in zip(self.weights, self.blocks, strict=True):
-            features.append(block(_mix(weights, features)))
+            features.append(block(_mix(weights, features), **options))
         return features[-1]
 
 

@@ -115,7 +115,45 @@ def test_translation_trains_the_generator_and_only_sparse_does():
     assert all(same) and any(changed)
 
 
-@pytest.mark.parametrize("field, value", [("method", "gan"), ("epochs", 0), ("threshold", 1.5), ("temperature", 0)])
+@pytest.mark.parametrize("method", ["self-training", "sparse"])
+def test_only_the_pseudo_labels_that_are_kept_are_learned_from(method):
+    def weights(quantile, unlabelled):
+        shots = Shots(*[digits()[0].labelled, digits()[0].labels], unlabelled, 10)
+        config = FewShotConfig(method=method, quantile=quantile, **QUICK)
+        return train_few_shot(config, shots, seed=0).classifier.head[-1].weight
+
+    images, others = digits()[1], noise(400, 1, 8, 8).tanh()
+    assert torch.equal(weights(1.0, images), weights(1.0, others))  # the least certain 100 % are left out
+    assert not torch.equal(weights(0.75, images), weights(0.75, others))
+
+
+LOSSES = {
+    "mutual": lambda logits, labels: losses.mutual_divergence([logits, logits.flip(0)]),
+    "entropy": lambda logits, labels: losses.entropy(logits),
+    "prototype": lambda logits, labels: losses.prototype_loss(logits, labels, 2.0),
+    "mixup": lambda logits, labels: losses.mixup_loss(
+        torch.nn.Identity(), logits, labels, 0.3, torch.arange(3, -1, -1)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients_of_losses_are_those_of_finite_differences_and_none_is_lost(name):
+    logits, labels = noise(4, 3).double().requires_grad_(), torch.tensor([0, 1, 0, 2])
+    assert torch.autograd.gradcheck(lambda each: LOSSES[name](each, labels), logits)
+    LOSSES[name](logits, labels).backward()
+    assert logits.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("augment", [weak, strong])
+def test_images_are_augmented_on_their_own_device(augment):
+    images = torch.zeros(2, 1, 8, 8, device="meta")  # raises for tensors of two devices, as CUDA does
+    assert augment(images, torch.Generator().manual_seed(0)).device == images.device
+
+
+@pytest.mark.parametrize(
+    "field, value", [("method", "gan"), ("epochs", 0), ("threshold", 1.5), ("temperature", 0), ("width", 6)]
+)
 def test_settings_out_of_range_are_refused(field, value):
     with pytest.raises(ValueError, match=f"(?s){field}.*input_value={value!r}"):
         FewShotConfig(**{field: value})
