@@ -1,12 +1,16 @@
 """Experiments that compare methods, end to end at their smallest, and the report they share."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from amalgam.pipeline.__main__ import main
+from amalgam.pipeline.experiments.architectures import NAMES, model_of, num_parameters
 from amalgam.pipeline.reports.comparison import comparison_rows
 from amalgam.pipeline.reports.measure import Measure
 from amalgam.pipeline.store.artifact import read_records
+from amalgam.tasks.data.catalogue import DataSpec
+from amalgam.tasks.models import build
 from amalgam.tasks.scoring.results import Network, Result
 
 SMALL = {
@@ -57,14 +61,45 @@ def test_rows_are_means_by_method_and_setting_in_order_of_appearance():
 
 
 @pytest.mark.parametrize(
+    "labels, width, value",
+    [
+        ([0, 2] * 20, 12, "class '1' has 0"),
+        ([0, 1, 2] * 2, 12, "--shots 2 are all"),
+        ([0, 1, 2] * 20, 10, "(1, 12, 10)"),
+    ],
+)
+def test_images_that_make_no_task_of_few_shots_are_refused_before_training(labels, width, value, tmp_path, capsys):
+    train, test = (np.zeros((len(labels), 12, 12), np.uint8), np.zeros((4, 12, width), np.uint8))
+    arrays = {"train_images": train, "train_labels": labels, "test_images": test, "test_labels": [0, 2, 0, 2]}
+    np.savez(tmp_path / "set.npz", **arrays)
+    assert amalgam(f"run few_shot --data npz:{tmp_path}/set.npz --shots 2 --epochs 1 --steps 1", tmp_path / "runs") == 2
+    assert value in capsys.readouterr().err and not list((tmp_path / "runs").glob("few_shot*"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("data, width, depths", [("digits", 48, (2, 2)), ("cifar10", 32, (1, 1))])
+def test_architectures_are_compared_at_equal_parameters(name, data, width, depths):
+    vim2, rival = (model_of(each, DataSpec(name=data), width, depths) for each in ("ViM2", name))
+    counted = sum(parameter.numel() for parameter in build(rival, 0).parameters())
+    assert counted == num_parameters(rival) == pytest.approx(num_parameters(vim2), rel=0.06)
+
+
+@pytest.mark.parametrize(
     "command, value",
     [
         ("few_shot --methods gan", "'gan'"),
+        ("few_shot --shots 5,5", "--shots names 5 twice"),
+        ("few_shot --seeds 0", "--seeds must be at least 1, got 0"),
+        ("few_shot --width 6", "width must be a multiple of 4, got 6"),
         ("few_shot --shots 500 --epochs 1 --steps 1", "--shots 500"),
         ("layered_volumes --shape 4,12,13", "13"),
         ("layered_volumes --data octa500:nowhere", "nowhere"),
         ("layered_volumes --data brain", "'brain'"),
         ("architectures --names ViM3", "'ViM2'"),
+        ("architectures --depths 1,1,1", "multiples of 16"),
+        ("architectures --depths ,", "depths"),
+        ("architectures --train-images 5000 --names ViT", "810"),
+        ("partial_fusion --model vim2_tiny --probe-rows 40", "SelectiveScan"),
     ],
 )
 def test_a_setting_without_a_meaning_is_one_sentence(command, value, tmp_path, capsys):

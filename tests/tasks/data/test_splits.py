@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amalgam.tasks.data.splits import SPLITS, ClassSplit, GeneralSpecialist, Shared, hold_out
+from amalgam.tasks.data.splits import ClassSplit, GeneralSpecialist, Shared, SharedSample, hold_out
 
 LABELS = np.repeat(np.arange(10), 50)
 label_arrays = st.lists(st.integers(0, 5), min_size=2, max_size=200).map(np.array)
@@ -70,14 +70,19 @@ def test_shared_is_everything_for_everyone():
     assert all((indices == np.arange(500)).all() for indices in Shared()(LABELS, 3, seed=0))
 
 
-@pytest.mark.parametrize("split", SPLITS)
+def test_a_shared_sample_is_as_many_of_every_class_for_everyone():
+    first, second = SharedSample(num_images=100)(LABELS, 2, seed=0)
+    assert (first == second).all() and np.bincount(LABELS[first]).tolist() == [10] * 10
+
+
+@pytest.mark.parametrize("split", [GeneralSpecialist(), ClassSplit(), Shared(), SharedSample(num_images=30)])
 def test_the_same_seed_deals_the_same_and_in_order(split):
-    first, again = split()(LABELS, 2, seed=1), split()(LABELS, 2, seed=1)
+    first, again = split(LABELS, 2, seed=1), split(LABELS, 2, seed=1)
     for mine, its in zip(first, again, strict=True):
         assert (mine == its).all() and (np.diff(mine) > 0).all()
 
 
-@pytest.mark.parametrize("split", [GeneralSpecialist(), ClassSplit(other=0.1)])
+@pytest.mark.parametrize("split", [GeneralSpecialist(), ClassSplit(other=0.1), SharedSample(num_images=30)])
 def test_another_seed_deals_otherwise(split):
     assert not np.array_equal(split(LABELS, 2, seed=1)[0], split(LABELS, 2, seed=2)[0])
 
@@ -91,6 +96,7 @@ def test_another_seed_deals_otherwise(split):
         (GeneralSpecialist(special_class=12), LABELS, 2, "must be one of the classes 0, 1.*got 12"),
         (GeneralSpecialist(special_class=1), LABELS[:100], 2, "general member contains only class 0"),
         (ClassSplit(), LABELS, 11, "a class for each member: got 11 members, 10 classes"),
+        (SharedSample(num_images=500), LABELS, 2, "500 training images .* fewer than the 500"),
         (ClassSplit(other=0.5), LABELS, 3, "other must be below 1/2 with 3 members, got 0.5"),
         (ClassSplit(other=0), LABELS[:100], 2, "member 0 contains only class 0"),
     ],
