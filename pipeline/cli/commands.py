@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from amalgam.pipeline.cli.errors import sentence
 from amalgam.pipeline.cli.flags import Experiment, find_experiment, flags_of
 from amalgam.pipeline.cli.settings import Settings
-from amalgam.pipeline.console import say
+from amalgam.pipeline.console import first_line, say
 from amalgam.pipeline.experiments import EXPERIMENTS
 
 Act: TypeAlias = Callable[[str, Experiment, dict[str, Any], Any], None]
@@ -64,7 +64,10 @@ def command_of(name: str, act: Act, settings: type[Settings] = Settings) -> Any:
 
 
 def exit_code(error: BaseException) -> int:
-    """Print what failed and return the exit code: 2 if the user can mend it, with one sentence each, else 1."""
+    """Print what failed and return the exit code: 2 if the user can mend it, else 1.
+
+    What the user can mend is one sentence each, and so is what a disk or a store refuses to do outside of a step.
+    """
     if isinstance(error, ExceptionGroup):
         for inner in error.exceptions:
             where = " ".join(getattr(inner, "__notes__", ["error"]))
@@ -74,7 +77,7 @@ def exit_code(error: BaseException) -> int:
     if isinstance(error, ValueError):
         _print(f"error: {sentence(error)}")
         return USER_ERROR
-    _print(_trace(error))
+    _print(f"error: {first_line(error)}" if isinstance(error, OSError) else _trace(error))
     return FAILURE
 
 

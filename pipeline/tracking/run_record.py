@@ -15,12 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat
 
 from amalgam.pipeline.engine.execute import Event
 from amalgam.pipeline.engine.host import origin
 from amalgam.pipeline.engine.step import Step
-from amalgam.pipeline.store.artifact import sealed, unsealed
+from amalgam.pipeline.store.artifact import Moment, Record, sealed, unsealed
 from amalgam.pipeline.store.canonical import canonical
 from amalgam.pipeline.store.storage import Process, storage_of
 from amalgam.tasks.user_names import file_of, is_in_file
@@ -43,9 +43,8 @@ class RunRecord(BaseModel):
     """Name of the experiment function."""
     config: dict[str, Any] = {}
     """Its keyword arguments, in canonical form."""
-    started: float
-    """Unix time, in seconds."""
-    seconds: float | None = None
+    started: Moment
+    seconds: NonNegativeFloat | None = None
     """Wall time; None while it runs, and for good if it was killed."""
     targets: tuple[str, ...] = ()
     """Fingerprints of the requested steps, whether finished or not."""
@@ -114,6 +113,15 @@ class RunRecord(BaseModel):
     def links(self) -> set[str]:
         """Fingerprints of all steps that it built, found or will need."""
         return {*self.targets, *self.needs, *self.built, *self.cached}
+
+    def networks(self, records: Mapping[str, Record]) -> list[str]:
+        """Fingerprints of the steps whose networks it shows as models: of those built, and of all if it registers one.
+
+        What merges are only compared with, such as their base, is left out.
+        """
+        made = [*self.built, *self.cached] if REGISTER in self.tags else self.built
+        merits = [key for key in made if records[key].name in NETWORKS and not records[key].config.get("reference")]
+        return [*merits, *(key for key in self.built if records[key].name in PARTS)]
 
     def ended_before(self, moment: float) -> bool:
         """Whether it began before that time and is over."""

@@ -73,10 +73,15 @@ class Store:
 
     def check(self) -> None:
         """Raise ValueError if no MLflow can be reached by such a URI: its scheme or its Python module is not there."""
-        kind, _, module = urlsplit(self.uri).scheme.partition("+")
-        if kind in SERVERS and not module:
+        try:
+            parts = urlsplit(self.uri)
+        except ValueError as error:
+            raise ValueError(f"--tracking-uri is no address ({error})") from error
+        kind, _, module = parts.scheme.partition("+")
+        if kind in SERVERS and not module and parts.netloc:
             return
-        if kind not in DRIVERS:
+        keeps_nothing = kind == "sqlite" and parts.path.strip("/") in ("", ":memory:")
+        if kind not in DRIVERS or keeps_nothing:
             known = ", ".join(f"{name}://" for name in (*SERVERS, *DRIVERS))
             raise ValueError(f"no MLflow store can be {self.address!r}: give --tracking-uri one of {known}")
         needed = module or DRIVERS[kind]

@@ -5,12 +5,13 @@ syncing after a server was away, or filling an empty store, is the same call. On
 ids is used, in the driver alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from filelock import Timeout
 from mlflow import MlflowClient
@@ -18,14 +19,14 @@ from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from amalgam.pipeline.console import first_line
-from amalgam.pipeline.store.artifact import CURVES, RECORD, Record, read_curves
+from amalgam.pipeline.store.artifact import CURVES, RECORD, Point, Record, read_curves
 from amalgam.pipeline.store.record_text import parents, titles
 from amalgam.pipeline.store.storage import storage_of
 from amalgam.pipeline.tracking import view
 from amalgam.pipeline.tracking.client import RunsInStore
 from amalgam.pipeline.tracking.database import tracking_lock
 from amalgam.pipeline.tracking.files import keep
-from amalgam.pipeline.tracking.run_record import NETWORKS, PARTS, REGISTER, RunRecord, bury_dead, read_runs
+from amalgam.pipeline.tracking.run_record import RunRecord, bury_dead, read_runs
 from amalgam.pipeline.tracking.store import Store
 
 TOGETHER = 50  # steps in one transaction: others wait for its end, a second at most
@@ -83,7 +84,6 @@ class Tracker:
     def __init__(self, root: Path, store: Store) -> None:
         self.root, self.store = root.absolute(), store
         self._links: dict[str, view.Link] = {}
-
         self._keys: dict[str, str] = {}
         self._data: dict[str, list[str]] = {}
         self._runs = RunsInStore(store)
@@ -172,7 +172,7 @@ class Tracker:
         tags |= {MLFLOW_PARENT_RUN_ID: parent.info.run_id}
         child = begun or self._runs.created(parent.info.experiment_id, record.started, tags, view.FINGERPRINT, title)
         run_id = child.info.run_id
-        metrics = view.step_metrics(record, read_curves(folder))
+        metrics = view.step_metrics(record, self._curves(record.fingerprint))
         self._runs.log_batches(run_id, view.params(record.config), metrics, tags if begun else {})
         if staged or read:
             datasets = [view.dataset(r, "staged") for r in staged] + [view.dataset(r, "read") for r in read]
@@ -186,11 +186,7 @@ class Tracker:
 
     def _log_models(self, run: RunRecord, records: Mapping[str, Record]) -> None:
         """Show the networks that the run built as models, and register the best of all that it has if it says so."""
-        name = run.tags.get(REGISTER)
-        wanted = [key for key in run.built if records[key].name in PARTS]
-        for key in [*run.built, *run.cached] if name else run.built:
-            wanted += [key] * (records[key].name in NETWORKS and not records[key].config.get("reference"))
-        if not wanted:
+        if not (wanted := run.networks(records)):
             return
         from amalgam.pipeline.tracking.models import StepNetwork, log_networks  # here, not above: it imports torch
 
@@ -206,7 +202,7 @@ class Tracker:
         built, cached = [[self._links[key] for key in keys] for keys in (run.built, run.cached)]
         note = view.run_note(run, run_id, built, cached, shown)
         tags = view.run_tags(run, list(records.values()), cached, note)
-        curves = {record.fingerprint: read_curves(self._folder(record.fingerprint)) for record in targets}
+        curves = {record.fingerprint: self._curves(record.fingerprint) for record in targets}
         self._runs.log_batches(run_id, view.params(run.config), view.run_metrics(run, records, curves), tags)
         if data := view.sources(records.values()):
             self._client.log_inputs(run_id, data)
@@ -232,10 +228,10 @@ class Tracker:
         return self._data[record.fingerprint]
 
     def _record(self, fingerprint: str) -> Record:
-        try:
-            return self._storage.record(self._key(fingerprint))
-        except ValueError as error:
-            raise UnreadableStep(str(error)) from error
+        return _readable(self._storage.record, self._key(fingerprint))
+
+    def _curves(self, fingerprint: str) -> list[Point]:
+        return _readable(read_curves, self._folder(fingerprint))
 
     def _folder(self, fingerprint: str) -> Path:
         """Where a step lies under the root; a folder that is not there if it was removed."""
@@ -245,3 +241,10 @@ class Tracker:
         if fingerprint not in self._keys:  # one listing for all of them
             self._keys = {key.rpartition("-")[2]: key for key in self._storage.names()}
         return self._keys.get(fingerprint, fingerprint)
+
+
+def _readable(read: Callable[[Any], Any], source: object) -> Any:
+    try:
+        return read(source)
+    except ValueError as error:
+        raise UnreadableStep(str(error)) from error

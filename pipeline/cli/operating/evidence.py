@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from amalgam.pipeline.cli.show import REPORTS
+from amalgam.pipeline.console import say
 from amalgam.pipeline.reports.builder import read_rows
 from amalgam.pipeline.reports.frontier.table import identity
 from amalgam.pipeline.reports.tables import DEVIATION
@@ -95,8 +96,12 @@ def _by_seeds(run: RunRecord, root: Path) -> dict[str, float]:
 def _answers(run: RunRecord, root: Path) -> Answered:
     """What the networks of a run answered, by test set, a list over seeds."""
     found: dict[Tested, dict[str, list[tuple[int, Predictions]]]] = {}
+    storage = storage_of(root)
     for record in [record for record in records_of(run, root) if PREDICTIONS in record.files]:
-        folder = storage_of(root).local(record.key)
+        if damage := storage.damage_of(record.key):
+            say(f"{damage}: left out of comparisons by test image")
+            continue
+        folder = storage.local(record.key)
         every = {result.network for result in read_results(folder)}
         networks = {one.label: one for one in every} | {_name(one.number(ALPHA)): one for one in every}
         for answers in read_predictions(folder / PREDICTIONS, networks):

@@ -59,7 +59,7 @@ class NightSettings(Settings):
         night_option(metavar="METRIC=FALL", help="Tolerated regression: accuracy=0.5pt, nll=2%."),
     ] = field(default_factory=list)
     last: Annotated[int, night_option(min=1, help="Number of earlier nights to compare with.")] = 10
-    seed: Annotated[int | None, night_option(help="First seed.", show_default="derived from the date")] = None
+    seed: Annotated[int | None, night_option(min=0, help="First seed.", show_default="derived from the date")] = None
     date: Annotated[
         datetime | None,
         night_option(
@@ -84,7 +84,7 @@ def run_night(name: str, experiment: Experiment, arguments: dict[str, Any], sett
     tolerances = [Tolerance.parse(text) for text in settings.tolerance]
     if "first_seed" not in inspect.signature(experiment).parameters:
         raise ValueError(f"{name} has no parameter first_seed, which a night sets to get new seeds")
-    title = settings.name or name
+    title = _checked_name(settings.name or name)
     storage_of(settings.root).check_writable()
     lock = nights_folder(settings.root, title).with_suffix(".lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
@@ -106,6 +106,8 @@ def _locked(
     from amalgam.pipeline.cli.operating.evidence import chance  # here, not above: it imports torch
 
     today, before = (settings.date or datetime.now()).date(), read_nights(settings.root, title)
+    if today < FIRST_DAY:
+        raise ValueError(f"--date must be {FIRST_DAY} or later, as seeds are counted from there, got {today}")
     of_today = [night for night in before if night.day == today]
     if of_today and not settings.again and settings.seed is None:
         last = of_today[-1]
@@ -134,11 +136,19 @@ def _locked(
             made_of=made_of(records_of(log.run, settings.root)),
             verdict="regression" if any(one.is_bad for one in found) else "ok",
             findings=tuple(asdict(one) for one in found),
-        ).write(settings.root)
+        )
         _show(night, found, before[-settings.last :], settings)
+        night.write(settings.root)  # last: a night that is killed before is none, and made again
         log.tag({"verdict": night.verdict})
     print_result(storage_of(settings.root).local(step.key))
     return _concluded(night, settings)
+
+
+def _checked_name(name: str) -> str:
+    """The name of a series, which is a folder of its own."""
+    if name.startswith(".") or not name.isprintable() or {"/", "\\"} & set(name):
+        raise ValueError(f"--name is that of a folder: letters without / or \\ and no dot at its start, got {name!r}")
+    return name
 
 
 def _show(night: Night, found: Sequence[Finding], before: Sequence[Night], settings: NightSettings) -> None:
@@ -150,6 +160,7 @@ def _show(night: Night, found: Sequence[Finding], before: Sequence[Night], setti
     changed = changes(before[-1].made_of, night.made_of) if before else []
     about = {"tolerance": settings.tolerance, "baseline": settings.baseline, "run": night.run}
     title, history = f"{night.name}, {night.day}", [each.metrics for each in nights]
+    night.folder(settings.root).mkdir(parents=True, exist_ok=True)
     night_report(title, found, history, days, changed, about).write(night.folder(settings.root))
     storage_of(settings.root).keep(night.folder(settings.root))
     say(sentence(found, days))

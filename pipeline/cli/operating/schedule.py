@@ -69,8 +69,10 @@ def add(
     schedule = Schedule(
         name=name, cron=cron, timezone=timezone, command=tuple(command), added=datetime.now(UTC), grace_hours=grace
     )
+    if (first := next(schedule.after(schedule.added), None)) is None:
+        raise ValueError(f"--cron {cron!r} names no time that will ever come")
     write_schedule(root, schedule)
-    say(f"{name} runs next at {next(schedule.after(schedule.added))}; `amalgam schedule serve` runs it")
+    say(f"{name} runs next at {first}; `amalgam schedule serve` runs it")
 
 
 @app.command("list")

@@ -96,10 +96,15 @@ class Cluster:
         return sorted(found, key=lambda job: job.started or 0)
 
     def follow(self, submission_id: str, show: Callable[[str], None]) -> Job:
-        """Show what a job prints, whole lines, until it ends."""
-        with self._spoken_to():
+        """Show what a job prints, whole lines, until it ends. Raises ConnectionError if the cluster is lost before."""
+        try:
             asyncio.run(_follow(self._client.tail_job_logs(submission_id), show))
-        job = self.job(submission_id)
+            job = self.job(submission_id)
+        except (RuntimeError, OSError, RayError, ValueError) as error:
+            raise ConnectionError(
+                f"the Ray cluster at {self.address} answers no more ({first_line(error)}): what {submission_id} "
+                "finished is kept, and the same submission, to this cluster or another, goes on from there"
+            ) from error
         assert job, "a job that was followed is known"
         return job
 

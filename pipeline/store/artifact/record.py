@@ -6,9 +6,9 @@ A record carries a digest of itself under `seal`, so that a flipped bit in it is
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, ValidationError
 
 from amalgam.pipeline.store.artifact.digests import digests_of_written
 
@@ -17,6 +17,8 @@ CURVES = "metrics.json"
 SEAL = "seal"
 # JSON has no NaN; pydantic would write null, which no field takes back. Python, MLflow and jq read NaN and Infinity.
 WITH_NAN = ConfigDict(frozen=True, ser_json_inf_nan="constants")
+Moment = Annotated[float, Field(ge=0, lt=1e11)]
+"""Unix time, in seconds, that calendars and MLflow know: up to the year 5138."""
 
 
 class FileFacts(BaseModel):
@@ -45,9 +47,8 @@ class Record(BaseModel):
     """Summary the step function returned."""
     files: dict[str, FileFacts]
     """By path inside the folder; `step.json` itself is not among them."""
-    started: float
-    """Unix time, in seconds."""
-    seconds: float
+    started: Moment
+    seconds: NonNegativeFloat
     """Duration of the attempt that finished, by a clock that never jumps."""
     resources: dict[str, float]
     git_commit: str | None
@@ -80,8 +81,7 @@ class Point(BaseModel):
     metric: str
     value: float
     step: int
-    time: float
-    """Unix time, in seconds."""
+    time: Moment
 
 
 def sealed(model: BaseModel) -> str:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from amalgam.pipeline.store.storage.address import MARKER, root_path
+from amalgam.pipeline.store.storage.address import MARKER, SCHEME, root_path
 from amalgam.pipeline.store.storage.bucket import Bucket
 from amalgam.pipeline.store.storage.folder import Folder, newest, size_of
 from amalgam.pipeline.store.storage.process import Process
@@ -11,11 +11,19 @@ __all__ = ["Bucket", "Folder", "Process", "folder_path", "newest", "root_path", 
 
 
 def storage_of(root: Path) -> Folder:
-    """What keeps the results of a root: the folder itself, or the object store whose cache it is."""
+    """What keeps the results of a root: the folder itself, or the object store whose cache it is.
+
+    Raises ValueError for a name that no folder can have, and for the damaged cache of an object store.
+    """
     try:
-        return Bucket(root, (root / MARKER).read_text().strip())
+        address = (root / MARKER).read_bytes().decode(errors="replace").strip()
     except (FileNotFoundError, NotADirectoryError):
         return Folder(root)
+    except OSError as error:
+        raise ValueError(f"{root} cannot be a root: {error.strerror}") from error
+    if not SCHEME.match(address):
+        raise ValueError(f"{root / MARKER} names no object store: remove it, and give the address as the root again")
+    return Bucket(root, address)
 
 
 def folder_path(root: str | Path) -> Path:

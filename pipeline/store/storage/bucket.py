@@ -17,12 +17,11 @@ from pathlib import Path
 
 from amalgam.pipeline.store.artifact import KEY, RECORD, Damage, Record, Survey, damage_of, parsed_record
 from amalgam.pipeline.store.storage.folder import Folder
-from amalgam.pipeline.store.storage.lease import leased
+from amalgam.pipeline.store.storage.lease import lease_seconds, leased
 from amalgam.pipeline.store.storage.objects import ObjectFacts, PrefixObjects, each
 
 LEASES, ASIDE, FETCHING, PROBE = ".leases", ".damaged", ".fetching", ".probe"
 UNSETTLED = 60.0  # seconds in which a small file may change again within the second that stores tell its time to
-LEASE_SECONDS = 60.0  # after which a lease that nobody renews has expired; AMALGAM_LEASE_SECONDS sets another
 
 
 @dataclass(frozen=True)
@@ -92,8 +91,7 @@ class Bucket(Folder):
     @contextmanager
     def alone(self, key: str) -> Iterator[None]:
         """Be the only one who builds a step, on this machine by a lock and among machines by a lease."""
-        seconds = float(os.environ.get("AMALGAM_LEASE_SECONDS", LEASE_SECONDS))
-        with super().alone(key), leased(self.objects, f"{LEASES}/{key}", seconds):
+        with super().alone(key), leased(self.objects, f"{LEASES}/{key}", lease_seconds()):
             yield
 
     def publish(self, out: Path, key: str) -> None:

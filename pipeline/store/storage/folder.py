@@ -78,9 +78,16 @@ class Folder:
         from what builders remove, since NFS keeps a removed file, under another name, as long as it is open.
         """
         lock = self.root / ".locks" / key
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock, fallback_to_soft=False):  # flock; a soft lock outlives its builder
+        held = FileLock(lock, fallback_to_soft=False)  # flock; a soft lock outlives its builder
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            held.acquire()
+        except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+            raise ValueError(f"{lock} cannot be locked ({error.strerror}): remove what is in its way") from error
+        try:
             yield
+        finally:
+            held.release()
 
     def publish(self, out: Path, key: str) -> None:
         """Make a folder with a record the finished step; what lies there, and is no finished step, is set aside."""

@@ -7,6 +7,8 @@ decides.
 """
 
 import logging
+import os
+import re
 import threading
 import time
 import uuid
@@ -21,6 +23,7 @@ from amalgam.pipeline.store.storage.process import Process
 LOG = logging.getLogger(__name__)
 SETTLE = 0.1  # seconds in which another's write, begun before ours, should have come
 BEATS = 5  # how often a lease is rewritten in the time after which it has expired
+LEASE_SECONDS = 60.0  # after which a lease that nobody renews has expired; AMALGAM_LEASE_SECONDS sets another
 
 
 class Objects(Protocol):
@@ -52,6 +55,14 @@ class Lease(BaseModel):
     """Of this one time that the owner holds it."""
     beat: int = 0
     """How often it was rewritten."""
+
+
+def lease_seconds() -> float:
+    """After how long a lease that nobody renews has expired. Raises ValueError if what the user set is no time."""
+    text = os.environ.get("AMALGAM_LEASE_SECONDS") or str(LEASE_SECONDS)
+    if not re.fullmatch(r"\d+(\.\d+)?", text) or not float(text):
+        raise ValueError(f"AMALGAM_LEASE_SECONDS must be a positive number of seconds, got {text!r}")
+    return float(text)
 
 
 @contextmanager

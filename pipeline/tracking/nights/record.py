@@ -2,9 +2,9 @@
 
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, RootModel
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from amalgam.pipeline.console import say
 from amalgam.pipeline.store.artifact import Record, sealed, unsealed
@@ -30,7 +30,7 @@ class Night(BaseModel):
     baseline: str | None = None
     """Key of the run that it was compared with."""
     first_seed: int
-    metrics: dict[str, float]
+    metrics: Annotated[dict[str, float], Field(min_length=1)]
     made_of: dict[str, str]
     """Digests of data, the commit of the code and versions of packages, by name."""
     verdict: Word

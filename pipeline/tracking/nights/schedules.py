@@ -10,9 +10,10 @@ from contextlib import AbstractContextManager
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, field_validator
 
 from amalgam.pipeline.console import say
 from amalgam.pipeline.store.artifact import sealed, set_aside, unsealed
@@ -42,7 +43,7 @@ class Schedule(BaseModel):
     command: tuple[str, ...]
     """Arguments of `amalgam`."""
     added: AwareDatetime
-    grace_hours: PositiveFloat = 12.0
+    grace_hours: Annotated[PositiveFloat, Field(allow_inf_nan=False)] = 12.0
     """How late a command that was missed is still run."""
 
     @field_validator("name")

@@ -8,6 +8,7 @@ from amalgam.pipeline.__main__ import main
 from amalgam.pipeline.cli.operating.evidence import chance, paired
 from amalgam.pipeline.engine.execute import Event, Local, run
 from amalgam.pipeline.experiments import EXPERIMENTS
+from amalgam.pipeline.store.tables.predictions import PREDICTIONS
 from amalgam.pipeline.tracking.nights.record import metrics_of, read_nights
 from amalgam.pipeline.tracking.run_record import RunRecord
 
@@ -91,7 +92,7 @@ def fusion(root, seed: int, epochs: int) -> RunRecord:
     return reduce(RunRecord.after, events, RunRecord.begun("fusion", {}, [target])).ended()
 
 
-def test_networks_of_fusion_are_paired_by_test_image_with_every_weighting_apart(tmp_path):
+def test_networks_of_fusion_are_paired_by_test_image_with_every_weighting_apart(tmp_path, capsys):
     """The paired lead is the difference of the accuracies that the reports give, of each network and ensemble."""
     first, second = fusion(tmp_path, 0, 1), fusion(tmp_path, 7, 2)
     old, new = (metrics_of(one, tmp_path) for one in (first, second))
@@ -103,6 +104,11 @@ def test_networks_of_fusion_are_paired_by_test_image_with_every_weighting_apart(
         assert leads[label].low <= leads[label].value <= leads[label].high
     known = chance(second, first, tmp_path)
     assert all(known[name] > 0 for name in old), "a night of one seed knows what differs from image to image"
+    damaged = next(tmp_path.glob("fused-*")) / PREDICTIONS
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    capsys.readouterr()
+    without = paired(first, second, tmp_path)
+    assert len(without) == len(leads) - 1 and damaged.parent.name in capsys.readouterr().out
 
 
 def _first(shop) -> str:

@@ -70,7 +70,8 @@ def test_a_job_whose_head_is_lost_is_continued_by_the_same_submission_to_another
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         ended = submitted.result(timeout=300)
-    assert ended.returncode not in (0, 2) and "Traceback" not in ended.stdout + ended.stderr, ended.stderr
+    assert ended.returncode == 1 and ended.stderr.splitlines()[-1].startswith("error: "), ended.stderr
+    assert "Traceback" not in ended.stdout + ended.stderr and first.address in ended.stderr
     done = {record.key: record.started for record in read_records(tmp_path)}
     assert done
     with running_head() as second:
