@@ -103,6 +103,43 @@ SPECS = {
 """The parts that the files use of KubeRay's ray.io/v1 resources, as the reference of version 1.6 describes them."""
 
 
+MAPPING = {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean", "null"]}}
+CONDITION = exactly(
+    "condition", condition={"enum": ["service_started", "service_healthy", "service_completed_successfully"]}
+)
+DURATION = {"type": "string", "pattern": r"^(\d+(us|ms|s|m|h))+$"}
+STRINGS = listed({"type": "string"})
+SERVICE = exactly(
+    "",
+    "image build command entrypoint environment ports volumes depends_on healthcheck restart stop_grace_period",
+    build=exactly("context", "dockerfile target args", args=MAPPING),
+    command={"anyOf": [{"type": "string"}, STRINGS]},
+    entrypoint={"anyOf": [{"type": "string"}, STRINGS]},
+    environment=MAPPING,
+    ports=STRINGS,
+    volumes=STRINGS,
+    depends_on={"anyOf": [STRINGS, {"type": "object", "additionalProperties": CONDITION}]},
+    healthcheck=exactly(
+        "test",
+        "interval timeout retries start_period",
+        test=STRINGS,
+        interval=DURATION,
+        timeout=DURATION,
+        start_period=DURATION,
+        retries=WHOLE,
+    ),
+    restart={"enum": ["no", "always", "on-failure", "unless-stopped"]},
+    stop_grace_period=DURATION,
+)
+COMPOSE = exactly(
+    "services",
+    "name volumes",
+    services={"type": "object", "additionalProperties": SERVICE, "minProperties": 1},
+    volumes={"type": "object", "additionalProperties": {"type": ["object", "null"]}},
+)
+"""The parts that the file uses of the Compose specification."""
+
+
 def commands() -> dict[str, str]:
     """Every command line in these files that calls the program, by file and place."""
     found = {}
@@ -201,6 +238,18 @@ def test_services_of_the_compose_file_wait_for_services_and_name_stages_that_the
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ())), "reached from here only"
     wanted = set(re.findall(r"\$\{(\w+)", (DEPLOY / "compose.yaml").read_text()))
     assert wanted == set(re.findall(r"^(\w+)=", (DEPLOY / "env.example").read_text(), re.M))
+
+
+def test_the_compose_file_is_of_the_compose_specification(tmp_path):
+    jsonschema.validate(yaml.safe_load((DEPLOY / "compose.yaml").read_text()), COMPOSE)
+    program = next((p for p in (["docker", "compose"], ["docker-compose"]) if shutil.which(p[0])), [])
+    if not program or subprocess.run([*program, "version"], capture_output=True).returncode:
+        pytest.skip("no docker compose here to ask as well")
+    chosen = re.sub(r"=$", "=x", (DEPLOY / "env.example").read_text(), flags=re.M)
+    (tmp_path / "env").write_text(chosen)
+    command = [*program, "--env-file", str(tmp_path / "env"), "-f", str(DEPLOY / "compose.yaml"), "config", "--quiet"]
+    told = subprocess.run(command, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
 
 
 @pytest.mark.slow
