@@ -59,7 +59,9 @@ class NightSettings(Settings):
         night_option(metavar="METRIC=FALL", help="Tolerated regression: accuracy=0.5pt, nll=2%."),
     ] = field(default_factory=list)
     last: Annotated[int, night_option(min=1, help="Number of earlier nights to compare with.")] = 10
-    seed: Annotated[int | None, night_option(min=0, help="First seed.", show_default="derived from the date")] = None
+    seed: Annotated[
+        int | None, night_option(min=0, max=2**31 - 1, help="First seed.", show_default="derived from the date")
+    ] = None
     date: Annotated[
         datetime | None,
         night_option(
@@ -84,7 +86,7 @@ def run_night(name: str, experiment: Experiment, arguments: dict[str, Any], sett
     tolerances = [Tolerance.parse(text) for text in settings.tolerance]
     if "first_seed" not in inspect.signature(experiment).parameters:
         raise ValueError(f"{name} has no parameter first_seed, which a night sets to get new seeds")
-    title = _checked_name(settings.name or name)
+    title = _checked_name(name if settings.name is None else settings.name)
     storage_of(settings.root).check_writable()
     lock = nights_folder(settings.root, title).with_suffix(".lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +117,7 @@ def _locked(
         return REGRESSION if last.verdict == "regression" else 0
     number = max((night.number for night in of_today), default=-1) + 1  # also where an earlier one cannot be read
     seed = ((today - FIRST_DAY).days * 10 + number) * SEEDS_OF_A_DAY if settings.seed is None else settings.seed
-    pinned = find_run(settings.root, settings.baseline) if settings.baseline else None
+    pinned = None if settings.baseline is None else find_run(settings.root, settings.baseline)
     baseline = metrics_of(pinned, settings.root) if pinned else {}
     given = arguments | {"first_seed": seed}
     step, store = prepared(name, experiment, given, settings)
@@ -146,7 +148,7 @@ def _locked(
 
 def _checked_name(name: str) -> str:
     """The name of a series, which is a folder of its own."""
-    if name.startswith(".") or not name.isprintable() or {"/", "\\"} & set(name):
+    if not name or name.startswith(".") or not name.isprintable() or {"/", "\\"} & set(name):
         raise ValueError(f"--name is that of a folder: letters without / or \\ and no dot at its start, got {name!r}")
     return name
 

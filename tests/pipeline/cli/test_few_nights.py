@@ -86,12 +86,15 @@ def test_without_predictions_the_tolerance_alone_decides_the_second_night(shop):
 def fusion(root, seed: int, epochs: int) -> RunRecord:
     """A run of a small experiment on fusion."""
     small = {"members": 2, "widths": (12, 8), "probe_rows": 40, "alphas": (0.5,), "first_weight": (0.2, 0.5)}
-    target = EXPERIMENTS["digits_partial_fusion"](**small, rivals=(), seeds=1, first_seed=seed, epochs=epochs)
+    target = EXPERIMENTS["digits_partial_fusion"](
+        **small, rivals=(), combiners=("temperature",), seeds=1, first_seed=seed, epochs=epochs
+    )
     events = list[Event]()
     run([target], root, Local(), events.append)
     return reduce(RunRecord.after, events, RunRecord.begun("fusion", {}, [target])).ended()
 
 
+@pytest.mark.slow
 def test_networks_of_fusion_are_paired_by_test_image_with_every_weighting_apart(tmp_path, capsys):
     """The paired lead is the difference of the accuracies that the reports give, of each network and ensemble."""
     first, second = fusion(tmp_path, 0, 1), fusion(tmp_path, 7, 2)

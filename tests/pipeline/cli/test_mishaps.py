@@ -46,17 +46,21 @@ def refused(capsys: pytest.CaptureFixture[str], *command: object, code: int = 2)
     return said
 
 
-@pytest.mark.parametrize("name", ["a/../../b", "..", ".hidden", "a\\b", "a\nb"])
+@pytest.mark.parametrize("name", ["", "a/../../b", "..", ".hidden", "a\\b", "a\nb"])
 def test_a_series_of_nights_has_the_name_of_a_folder(shop, capsys, name):
     refused(capsys, "night", "shop.py:shop", "--local", "--name", name)
     assert [path.name for path in shop.iterdir()] == ["shop.py"]
 
 
-@pytest.mark.parametrize("flags", [("--date", "1990-01-01"), ("--seed", "-1")])
-def test_seeds_are_no_negative_numbers(shop, capsys, flags):
+@pytest.mark.parametrize("flags", [("--date", "1990-01-01"), ("--seed", "-1"), ("--seed", "9" * 20)])
+def test_seeds_are_numbers_that_generators_take(shop, capsys, flags):
     with pytest.raises(SystemExit) as ended:
         main(["night", "shop.py:shop", "--local", *flags])
     assert ended.value.code == 2 and not read_runs(shop / "runs")
+
+
+def test_a_baseline_that_a_shell_left_empty_is_no_night_without_one(shop, capsys):
+    refused(capsys, "night", "shop.py:shop", "--local", "--baseline", "")
 
 
 @pytest.mark.parametrize("flags", [("--cron", "0 2 30 2 *"), ("--cron", "0 2 * * *", "--grace", "inf")])
