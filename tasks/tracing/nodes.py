@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 from torch.fx import Node
 
 CONSTANT = "constant"
@@ -83,6 +84,8 @@ def concrete(argument: Any, tensors: Mapping[Node, Tensor]) -> Any:
         if argument in tensors:
             return tensors[argument]
         value = argument.meta.get(CONSTANT, argument.meta["val"])
+        if isinstance(value, FakeTensor):  # of which only the shape can matter
+            return torch.empty(sizes_of(value), dtype=value.dtype)
         return as_int(value) if isinstance(value, (int, torch.SymInt)) else value
     if isinstance(argument, (list, tuple)):
         return type(argument)(concrete(item, tensors) for item in argument)

@@ -122,9 +122,17 @@ def record(module: nn.Module, example: Tensor | Inputs) -> Program:
         **signature.inputs_to_parameters, **signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants,
     }  # fmt: skip
     by_name = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
-    for node, name in ((by_name[p], name) for p, name in signature.inputs_to_buffers.items()):
-        if not node.meta["val"].is_floating_point():
-            node.meta[CONSTANT] = dict(module.named_buffers(remove_duplicate=False))[name]
+    held = dict(module.named_buffers(remove_duplicate=False)) | dict(program.constants)
+    for placeholder, name in placeholders.items():
+        if name in held and not held[name].is_floating_point():
+            by_name[placeholder].meta[CONSTANT] = held[name]
+    for node in program.graph.nodes:
+        if (
+            node.op == "call_function"
+            and node.all_input_nodes
+            and all(CONSTANT in n.meta for n in node.all_input_nodes)
+        ):
+            node.meta[CONSTANT] = node.target(*concrete(list(node.args), {}), **concrete_keywords(node, {}))
     _separate_tables(program.graph)
     outside = set(signature.non_persistent_buffers) | set(signature.inputs_to_lifted_tensor_constants.values())
     return Program(

@@ -23,7 +23,7 @@ from amalgam.tasks.tracing.nodes import (
     tensors_of,
 )
 from amalgam.tasks.tracing.rules import table
-from amalgam.tasks.tracing.rules.movement import ZEROS
+from amalgam.tasks.tracing.rules.movement import FILLED
 
 aten = torch.ops.aten
 
@@ -156,10 +156,10 @@ def write_expand(writer: Writer, node: Node) -> Any:
 
 
 def write_factory(writer: Writer, node: Node) -> Any:
-    """Zeros made on the spot, as long as the state that they start."""
-    if not is_tensor(node) or operation_of(node) not in ZEROS:
+    """One number everywhere, as long as the units that it meets."""
+    if not is_tensor(node) or operation_of(node) not in FILLED:
         return writer.again(node)
-    made, place = writer.again(node), 1 if operation_of(node) == "new_zeros" else 0
+    made, place = writer.again(node), 1 if operation_of(node).startswith("new_") else 0
     sizes = [
         length_along(writer, node, a) if not is_symbolic(node, a) else writer.mapped(size)
         for a, size in enumerate(node.args[place])  # type: ignore[arg-type]

@@ -99,13 +99,16 @@ def item(flow: Flow, node: Node) -> Carriers:
 
 
 def factory(flow: Flow, node: Node) -> Carriers:
-    """Zeros or ones made on the spot: they may become part of a state over units, so their axes are free."""
-    if operation_of(node) in ZEROS and isinstance(node.meta.get("val"), Tensor):
+    """One number everywhere, made on the spot: it may meet units, or start a state over them, so its axes are free."""
+    name = operation_of(node)
+    if name.endswith("_like"):
+        return flow.of(tensors_of(node)[0])
+    if name in FILLED and isinstance(node.meta.get("val"), Tensor):
         return [c for a, c in enumerate(flow.own(node)) if isinstance(node.meta["val"].shape[a], int) and a > 0]
     return []
 
 
-ZEROS = ("zeros", "new_zeros")
+FILLED = ("zeros", "new_zeros", "ones", "new_ones", "full", "new_full")
 
 
 def run_on(node: Node, numbers: np.ndarray) -> list[np.ndarray]:

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.fx import Node
 
 from amalgam.tasks.tracing.flow import Carriers, Flow, aligned, connected, moved
-from amalgam.tasks.tracing.nodes import arguments_of, operation_of, rank_of, refusal, shape_of, tensors_of
+from amalgam.tasks.tracing.nodes import arguments_of, operation_of, rank_of, refusal, shape_of, sizes_of, tensors_of
 from amalgam.tasks.tracing.rules.layers import matrix_product
 from amalgam.tasks.tracing.units import ZERO, Carrier
 
@@ -131,17 +132,18 @@ def along_positions(flow: Flow, node: Node) -> Carriers:
     return flow.of(x)
 
 
-def per_channel(flow: Flow, node: Node) -> Carriers:
-    """Pooling, interpolation: positions change, units pass."""
-    x = tensors_of(node)[0]
-    for axis, (before, after) in enumerate(zip(shape_of(x), shape_of(node), strict=True)):
+def per_channel(flow: Flow, node: Node) -> Carriers | list[Carriers]:
+    """Pooling, interpolation: positions change, units pass; adaptive max pooling gives positions, too."""
+    x, value = tensors_of(node)[0], node.meta["val"]
+    result = value if isinstance(value, Tensor) else value[0]
+    for axis, (before, after) in enumerate(zip(shape_of(x), sizes_of(result), strict=True)):
         if before != after and flow.is_free(x, axis):
             raise refusal(node, "it changes the number of units")
     if any(flow.is_free(x, axis) for axis in range(2, rank_of(x))) and "dropout" not in operation_of(node):
         raise refusal(node, "units lie along an axis that it treats as positions")
     if "max" in operation_of(node):
         flow.nonlinear += [(c.ids, node) for c in flow.of(x)]
-    return flow.of(x)
+    return flow.of(x) if isinstance(value, Tensor) else [flow.of(x) for _ in value]
 
 
 def product(flow: Flow, node: Node) -> Carriers:

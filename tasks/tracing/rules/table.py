@@ -19,14 +19,14 @@ MOVES = (
     "pixel_unshuffle", "numpy_T", "mT",
 )  # fmt: skip
 SAME = ("contiguous", "clone", "detach", "alias", "to", "_to_copy", "lift_fresh_copy", "dropout", "feature_dropout")
-POOLS = [f"{kind}_pool{d}d" for kind in ("max", "avg", "adaptive_max", "adaptive_avg", "lp") for d in (1, 2, 3)]
+POOLS = [f"{kind}_pool{d}d" for kind in ("max", "avg", "adaptive_max", "adaptive_avg") for d in (1, 2, 3)]
 PER_CHANNEL = (
     *POOLS, "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_bilinear2d",
     "upsample_bicubic2d", "upsample_linear1d", "upsample_trilinear3d", "grid_sampler",
 )  # fmt: skip
 FACTORIES = (
     "zeros", "new_zeros", "ones", "new_ones", "full", "new_full", "arange", "zeros_like", "ones_like", "full_like",
-    "empty", "scalar_tensor", "_assert_tensor_metadata", "sym_size", "sym_constrain_range_for_size",
+    "empty", "scalar_tensor", "_assert_tensor_metadata", "sym_size",
 )  # fmt: skip
 
 RULES: dict[str, Rule] = {
@@ -75,8 +75,8 @@ def _rule(node: Node) -> Rule:
 
 
 POINTWISE = ("log_sigmoid", "hardswish", "hardsigmoid", "hardtanh", "relu6", "selu", "celu", "mish", "softplus",
-             "softshrink", "hardshrink", "tanhshrink", "rrelu", "threshold", "elu", "gelu", "silu", "leaky_relu",
-             "where", "masked_fill", "square", "log_sigmoid_forward", "logit", "softsign")  # fmt: skip
+             "softshrink", "hardshrink", "rrelu", "threshold", "elu", "gelu", "silu", "leaky_relu",
+             "where", "masked_fill", "square", "logit")  # fmt: skip
 """Elementwise operations that ATen does not tag as such."""
 
 
