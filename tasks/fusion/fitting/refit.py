@@ -14,17 +14,20 @@ import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amalgam.tasks.fusion.fitting.config import Refit
+from amalgam.tasks.fusion.fitting.layers import Layer
 from amalgam.tasks.fusion.fitting.normal_equations import NormalEquations
-from amalgam.tasks.fusion.fitting.walk import Layer, Walk
+from amalgam.tasks.fusion.fitting.walk import Walk
 from amalgam.tasks.fusion.rebuild.rebuilding import with_own_weights
 from amalgam.tasks.fusion.unit_map import UnitMap, UnitMaps
 from amalgam.tasks.tracing.axes import Axes
 from amalgam.tasks.tracing.capture import inputs_of
+from amalgam.tasks.tracing.layout import Segment
 from amalgam.tasks.tracing.nodes import arguments_of
 from amalgam.tasks.tracing.running import copied
 
@@ -45,12 +48,14 @@ def refit(
     support: Mapping[str, Tensor] | None = None,
     log: Log | None = None,
 ) -> nn.Module:
-    """A copy of `fused` whose linear and convolution layers (and batch norms behind them) are fitted to `members`.
+    """A copy of `fused` fitted to `members`: linear and convolution layers, batch norms behind them, and the gains and
+    shifts of norms over units.
 
     `maps` say how members' units became fused ones, `support` is False at structural zeros, by parameter. All inputs
     of `batches` are in memory at once, every network stopping before each layer. `log` receives, for every layer,
-    the name of its weight and the mean squared error to its target before and after. Layers that units cannot be fitted
-    in (grouped or reused ones) stay as merged. Raises ValueError if there are no batches.
+    the name of its weight and the mean squared error to its target before and after. Transposed convolutions, recurrent
+    layers, and layers that are reused or computed from other parameters stay as merged. Raises ValueError if there are
+    no batches.
     """
     how, allowed = how or Refit(), support or {}
     inputs = [inputs_of(batch) for batch in batches]
@@ -59,11 +64,13 @@ def refit(
     x = torch.cat(inputs)
     fitted = copied(fused)
     walk, others = Walk(fitted, (x,)), [Walk(with_own_weights(member, axes), (x,)) for member in members]
-    for layer in list(walk.layers()):
-        entry = axes.of.get(layer.weight, (None,))[0]
-        if entry is None or entry.repeat != 1:
+    known = [{layer.weight for layer in other.layers.values()} for other in others]
+    for layer in walk.layers.values():
+        segments = _segments(axes, layer.weight)
+        if not layer.is_open or not segments or not all(layer.weight in names for names in known):
             continue
-        target = _target(layer, others, maps[entry.group], how, is_head=entry.group in axes.outputs)
+        is_head = any(segment.group in axes.outputs for segment in segments)
+        target = _target(layer, others, segments, maps, how, is_head=is_head)
         walk.before(layer.weight)
         found = _equations(layer, walk, target, how)
         change = found.solve(how.ridge, _columns(layer, allowed.get(layer.weight)), layer.has_bias)
@@ -73,33 +80,60 @@ def refit(
     return fitted
 
 
-def _target(layer: Layer, others: Sequence[Walk], maps: Sequence[UnitMap], how: Refit, *, is_head: bool) -> Tensor:
-    """(rows, fused units): the merged outputs of the members at one layer."""
+def _segments(axes: Axes, weight: str) -> Sequence[Segment]:
+    """The units that a layer makes, in order, as they lie in a member; none if all members share some of them."""
+    found = next((layouts[0] for name, layouts in axes.layouts.items() if name == weight), None)
+    if found is not None:
+        return found.segments if all(segment.group for segment in found.segments) else ()
+    entry = axes.of.get(weight, (None,))[0]
+    return (Segment(entry.group, np.arange(entry.repeat)[None]),) if entry else ()
+
+
+def _target(
+    layer: Layer, others: Sequence[Walk], segments: Sequence[Segment], maps: UnitMaps, how: Refit, *, is_head: bool
+) -> Tensor:
+    """(rows, fused entries): the merged outputs of the members at one layer."""
     outputs = [layer.rows(member.output_of(member.before(layer.weight))) for member in others]
     if is_head and how.head == "probabilities":
-        mixed = _combined([y.softmax(-1) for y in outputs], maps)
+        mixed = _combined([y.softmax(-1) for y in outputs], segments, maps)
         logs = mixed.clamp_min(torch.finfo(mixed.dtype).tiny).log()
         return logs - logs.mean(1, keepdim=True)
-    return _combined(outputs, maps)
+    return _combined(outputs, segments, maps)
 
 
-def _combined(outputs: Sequence[Tensor], maps: Sequence[UnitMap]) -> Tensor:
-    return torch.stack([m.merged(y) for m, y in zip(maps, outputs, strict=True)]).sum(0)
+def _combined(outputs: Sequence[Tensor], segments: Sequence[Segment], maps: UnitMaps) -> Tensor:
+    parts = []
+    for segment in segments:
+        assert segment.group
+        # A single segment is the whole axis, at whatever width a member has.
+        own = [y if len(segments) == 1 else y[:, torch.from_numpy(segment.entries.ravel())] for y in outputs]
+        each = zip(maps[segment.group], own, strict=True)
+        parts.append(torch.stack([_merged(unit_map, y, segment.repeat) for unit_map, y in each]).sum(0))
+    return torch.cat(parts, 1)
+
+
+def _merged(unit_map: UnitMap, rows: Tensor, repeat: int) -> Tensor:
+    if repeat == 1:
+        return unit_map.merged(rows)
+    entries = rows.unflatten(1, (-1, repeat)).movedim(2, 1).flatten(0, 1)  # a row for each entry of a unit
+    return unit_map.merged(entries).unflatten(0, (-1, repeat)).movedim(1, 2).flatten(1)
 
 
 def _equations(layer: Layer, walk: Walk, target: Tensor, how: Refit) -> NormalEquations:
     """The layer's sums over (a share of) the positions of all images."""
     x, residuals = walk.input_of(layer), target - layer.rows(walk.output_of(layer))
-    num_features, per_image = walk.state[layer.weight][0].numel(), len(residuals) // len(x)
+    num_parts = len(layer.parted(residuals[:1])) if layer.parted(residuals[:1]).ndim == 3 else 1
+    num_features, per_image = walk.state[layer.weight][0].numel() * num_parts, len(residuals) // len(x)
     step = max(1, len(residuals) // (how.rows_per_feature * num_features))
     images = max(1, CHUNK // (num_features * per_image))
     parts = []
     for start in range(0, len(x), images):
         features, first = layer.features(x[start : start + images]), start * per_image
         # Every `step`-th row of all: the same places of the same images whatever the chunks.
-        kept = torch.arange(-first % step, len(features), step, device=x.device)
-        rows = F.pad(features[kept], (0, 1), value=1.0) if layer.has_bias else features[kept]
-        parts.append(NormalEquations.of(rows, residuals[first + kept]))
+        kept = torch.arange(-first % step, features.shape[-2], step, device=x.device)
+        rows = features[..., kept, :]
+        rows = F.pad(rows, (0, 1), value=1.0) if layer.has_bias else rows
+        parts.append(NormalEquations.of(rows, layer.parted(residuals[first + kept])))
     return functools.reduce(operator.add, parts)
 
 
@@ -114,22 +148,23 @@ def _columns(layer: Layer, allowed: Tensor | None) -> Tensor | None:
 def _write(layer: Layer, state: Mapping[str, Tensor], change: Tensor, found: NormalEquations) -> None:
     """Add the change to the layer's parameters in `state`; with a batch norm, to both of them as one."""
     weight, bias = state[layer.weight], state[layer.bias] if layer.bias else None
-    if layer.norm is None:
-        weight.add_((change[:, :-1] if layer.has_bias else change).reshape(weight.shape).to(weight))
+    if not layer.norm_names:
+        weight.add_((change[..., :-1] if layer.has_bias else change).reshape(weight.shape).to(weight))
         if bias is not None:
-            bias.add_(change[:, -1].to(bias))
+            bias.add_(change[..., -1].reshape(-1).to(bias))
         return
     gain, shift, mean, variance = (state[name] for name in layer.norm_names)
-    eps = float(arguments_of(layer.norm)["eps"])
+    eps = float(arguments_of(layer.then)["eps"])  # type: ignore[arg-type]
     # Layer and norm are one affine map, scale (W h + b - mean) + shift, which is fitted and then divided among them.
     scale = (gain / (variance + eps).sqrt()).double()
     constant = shift.double() - mean.double() * scale + (bias.double() * scale if bias is not None else 0.0)
-    folded = torch.cat([weight.flatten(1).double() * scale[:, None], constant[:, None]], 1) + change
+    folded = torch.cat([weight.flatten(1).double() * scale[:, None], constant[:, None]], 1) + change.flatten(0, -2)
     weight.copy_(folded[:, :-1].reshape(weight.shape).to(weight))
     if bias is not None:
         bias.zero_()
     # The norm's statistics are those of its new inputs, so that it computes the same when it is trained on.
-    new_mean, new_variance = found.moments(torch.cat([folded[:, :-1], torch.zeros_like(constant[:, None])], 1))
+    centred = torch.cat([folded[:, :-1], torch.zeros_like(constant[:, None])], 1)
+    new_mean, new_variance = (moment.flatten() for moment in found.moments(centred.reshape(change.shape)))
     for old, new in ((gain, (new_variance + eps).sqrt()), (shift, folded[:, -1] + new_mean)):
         old.copy_(new.to(old))
     mean.copy_(new_mean.to(mean))

@@ -7,9 +7,10 @@ from torch import nn
 from amalgam.tasks.fusion import PartialOT, Refit, fuse, merge, support
 from amalgam.tasks.fusion.fitting.normal_equations import NormalEquations
 from amalgam.tasks.fusion.fitting.refit import refit
-from amalgam.tasks.fusion.unit_map import unit_maps
+from amalgam.tasks.fusion.unit_map import maps_of, unit_maps
 from amalgam.tasks.tracing.axes import OUTPUT
 from amalgam.tasks.tracing.trace import trace
+from tests.tasks.fusion.architectures import TransformerClassifier, group_norm_resnet
 from tests.tasks.fusion.networks import NETWORKS, example, mlp, networks
 
 EXACT = {"rtol": 0.0, "atol": 1e-9}
@@ -62,6 +63,74 @@ def test_refit_brings_the_network_closer_to_the_ensemble_on_other_inputs(kind):
     wanted = ensemble(members, (0.5, 0.5), x[200:])
     before, after = (float((net(x[200:]) - wanted).square().mean().detach()) for net in (plain, fitted))
     assert after < 0.5 * before
+
+
+class Separable(nn.Module):
+    """A depthwise and a grouped convolution, the first with a batch norm behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.depthwise = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False)
+        self.norm, self.grouped = nn.BatchNorm2d(8), nn.Conv2d(8, 12, 3, groups=4)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.depthwise(torch.relu(self.stem(x)))))
+        return self.head(torch.tanh(self.grouped(x)).mean((2, 3)))
+
+
+class RootNormed(nn.Module):
+    """A stream that is normalised by its root mean square, attention with one matrix for queries, keys and values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Linear(6, 16), nn.RMSNorm(16, eps=1e-6)
+        self.attention, self.head = nn.MultiheadAttention(16, 4, batch_first=True), nn.Linear(16, 5)
+
+    def forward(self, x):
+        h = self.norm(self.embed(x))
+        return self.head((h + self.attention(h, h, h, need_weights=False)[0]).mean(1))
+
+
+FITTED = {
+    "separable": (Separable, (3, 6, 6), {"depthwise.weight", "grouped.weight"}),
+    "root_normed": (RootNormed, (7, 6), {"norm.weight", "attention.in_proj_weight", "attention.out_proj.weight"}),
+    "transformer": (TransformerClassifier, (7, 6), {"encoder.layers.0.norm1.weight", "encoder.layers.1.norm2.weight",
+                                                    "encoder.layers.0.self_attn.in_proj_weight"}),
+    "group_norm": (group_norm_resnet, (3, 6, 6), {"1.weight", "3.norm1.weight", "4.norm2.weight"}),
+}  # fmt: skip
+"""Kind -> how to make it, the shape of an input, and parameters that are fitted besides dense layers."""
+
+
+@pytest.mark.parametrize("kind", FITTED)
+@torch.no_grad()
+def test_grouped_convolutions_norms_and_attention_are_fitted(kind):
+    torch.manual_seed(0)
+    make, shape, wanted = FITTED[kind]
+    members, x = [make().double().eval() for _ in range(2)], torch.randn(40, *shape).double()
+    for net in members:
+        for parameter in net.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    whole = fuse(members, PartialOT(alpha=1.0), x[:2], (0.3, 0.7), calibration=[x])
+    torch.testing.assert_close(whole(x), ensemble(members, (0.3, 0.7), x), rtol=0, atol=1e-8)
+    one = fuse(members, PartialOT(alpha=0.5), x[:2], (0.0, 1.0), calibration=[x])
+    torch.testing.assert_close(one(x), members[1](x), rtol=0, atol=1e-8)
+    axes, states = trace(members[0], x[:2]), [m.state_dict() for m in members]
+    couplings, errors = PartialOT(alpha=0.5)(axes, states).couplings(), {}
+    merged, maps = merge(members, axes, couplings, (0.3, 0.7)), maps_of(axes, states, couplings, (0.3, 0.7))
+    allowed = support(axes, couplings, merged)
+
+    def log(name, before, after):
+        errors[name] = (before, after)
+
+    fitted = refit(merged, members, axes, maps, [x], support=allowed, log=log)
+    assert wanted <= set(errors)
+    assert all(after <= before for before, after in errors.values())
+    assert all(errors[name][1] < errors[name][0] for name in wanted)
+    for name, entries in allowed.items():
+        assert not fitted.state_dict()[name][~entries].any()
+    target = ensemble(members, (0.3, 0.7), x)
+    assert (fitted(x) - target).square().mean() < 0.5 * (merged(x) - target).square().mean()
 
 
 def test_a_fitted_first_layer_is_the_ridge_regression_on_its_target():
