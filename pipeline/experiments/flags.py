@@ -20,6 +20,11 @@ StrengthForm = Annotated[
     "mean: strengths multiply means over features, as in the paper's code; sum: sums, at every width alike. 100 at "
     "width 64 is 1.5625 as a sum and 800 at width 512.",
 ]
+StrengthInputs = Annotated[
+    Literal["own", "unit"],
+    "unit: strengths are meant for features of norm 1, and converted where an autoencoder reads raw ones; own: as they "
+    "are.",
+]
 LabelSmoothing = Annotated[float, "Label smoothing, as in torch.nn.CrossEntropyLoss."]
 FirstSeed = Annotated[int, "Seed of the first repetition; the others count up from it."]
 GroupColumn = Annotated[
@@ -52,6 +57,7 @@ class Sweep:
         300.0,
     )
     strength_form: StrengthForm = "mean"
+    strength_inputs: StrengthInputs = "own"
     alphas: Annotated[
         Floats, "WiSE-FT weights of the fine-tuned network: 0 is the CLIP before, 1 after; only 1 omits WiSE-FT."
     ] = (0.3, 0.5, 0.7, 1.0)

@@ -13,6 +13,7 @@ from amalgam.tasks.clip.toy.networks import pretrain_config, small_architecture
 from amalgam.tasks.clip.toy.pairs import Pairs, folder_pairs, table_pairs
 from amalgam.tasks.data.catalogue import DataSpec, path_of
 from amalgam.tasks.models.clip_spec import ClipSpec, Preprocessing
+from amalgam.tasks.training.config import TrainConfig
 
 FOLDERS = "imagefolder:"
 HALF = (0.5, 0.5, 0.5)
@@ -81,5 +82,5 @@ def _spec(architecture: Path | None, size: int, width: int, layers: int, seed: i
 
 def _training(epochs: int, num_pictures: int, batch_size: int, learning_rate: float) -> PretrainConfig:
     config = pretrain_config(epochs, num_pictures, min(batch_size, num_pictures))
-    train = config.train.model_copy(update={"learning_rate": learning_rate})
+    train = TrainConfig(**dict(config.train) | {"learning_rate": learning_rate})
     return config.model_copy(update={"train": train})

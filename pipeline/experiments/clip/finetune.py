@@ -128,7 +128,7 @@ def _by_recipe(recipe: str, sweep: Sweep, autoencoders: Autoencoders) -> tuple[S
     """The strengths to try and the autoencoders to train."""
     sae = SAESpec(sparsity=TopK(k=autoencoders.k), expansion=autoencoders.expansion)
     if recipe == "paper":
-        return replace(sweep, strengths=PAPER_STRENGTHS, strength_form="mean"), SAEsConfig(
+        return replace(sweep, strengths=PAPER_STRENGTHS, strength_form="mean", strength_inputs="own"), SAEsConfig(
             specs=(sae,), training=PAPER_SAES, normalised=False
         )
     return sweep, SAEsConfig(specs=(sae,), training=SAETrainConfig(epochs=autoencoders.sae_epochs))

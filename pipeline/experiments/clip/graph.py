@@ -124,12 +124,18 @@ class OfSeed(Frozen):
             sae=self.saes_config(variant).first if variant.reads_codes else None,
             components=PRINCIPAL if "basis" in variant.regulariser.needs else None,
             unlabelled=self.seeded.unlabelled if variant.anchor_on != "labelled" else None,
+            unit_strengths=self._converts(variant),
             clean_anchors=self.recipe.anchoring == "clean" and self.recipe.training.augment != "none",
             read_by=self._reader,
             robust=variant.robust,
         )
         step = self._priced(TUNED)(config, **self._inputs_of(variant), **self._read_by())
         return replace(step, data=source_digest(type(variant.regulariser)))
+
+    def _converts(self, variant: Variant) -> bool:
+        """Whether strengths are for features of norm 1, but the method's autoencoder reads others."""
+        reads_raw = variant.reads_codes and not self.saes_config(variant).normalised
+        return reads_raw and self.recipe.strength_inputs == "unit"
 
     def _formed(self, regulariser: Regulariser) -> Regulariser:
         """The same in the form that strengths are given in, if it is in the paper's."""

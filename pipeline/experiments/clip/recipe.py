@@ -73,6 +73,8 @@ class RobustRecipe:
     tolerance: float
     strength_form: Literal["mean", "sum"] = field(default="mean", kw_only=True)
     """Whether strengths multiply means over the features, or sums, which mean the same at every width."""
+    strength_inputs: Literal["own", "unit"] = field(default="own", kw_only=True)
+    """Whether strengths are meant for what autoencoders read, or for features of norm 1 and converted."""
     compare: tuple[str, ...] = field(default=(), kw_only=True)
     """Two of the methods that the report compares at equal in-distribution accuracy; empty compares none."""
     variants: Mapping[str, Variant] = field(default_factory=lambda: VARIANTS)

@@ -22,10 +22,14 @@ from amalgam.tasks.training.config import DFR, JTT, GroupDRO, TrainConfig
 if TYPE_CHECKING:
     from amalgam.tasks.clip.finetuning.anchors import Unlabelled
     from amalgam.tasks.clip.testing.similarity import DriftWatch
+    from amalgam.tasks.clip.zero_shot import Classifier
     from amalgam.tasks.data.images import Images
     from amalgam.tasks.data.splits import Indices
     from amalgam.tasks.training.distributed import ProcessGroup
     from amalgam.tasks.training.objective import Objective
+
+
+MEASURED = 512  # images whose features say how long features are
 
 
 class TunedConfig(Config):
@@ -35,6 +39,8 @@ class TunedConfig(Config):
     finetuning: FinetuneConfig
     sae: ChosenSAE | None = None
     """Which of the autoencoders; None where the regulariser needs none."""
+    unit_strengths: bool = False
+    """Whether the strength is meant for features of norm 1, and is converted to those that the autoencoder reads."""
     clean_anchors: bool = False
     """Whether drift is measured from features of untouched pictures whatever view is trained on: an approximation."""
     components: int | None = Field(default=None, ge=1)
@@ -127,12 +133,15 @@ def _tune(
     staged = {role: FEATURES.read(inputs.get(role, ()), about.backbone) for role in roles}
     is_first = processes.rank == 0  # the others compute the same, and one record is enough
     indices, objective = _for_groups(config, inputs, images, kept, device)
+    finetuning = _selected(config.finetuning, inputs)
+    if config.unit_strengths:
+        finetuning = _at_own_length(finetuning, classifier, images, kept, device)
     trained = finetune(
         classifier,
         images,
         indices,
         held_out,
-        _selected(config.finetuning, inputs),
+        finetuning,
         config.seed,
         sae=SAES.read(inputs.get("saes"), config.sae, classifier.head.in_features, about.backbone),
         basis=staged["features"].directions(config.components),
@@ -180,6 +189,20 @@ def _selected(finetuning: FinetuneConfig, inputs: Mapping[str, Any]) -> Finetune
         return finetuning
     regulariser = finetuning.regulariser.model_copy(update=vars(selected))
     return finetuning.model_copy(update={"regulariser": type(regulariser).model_validate(dict(regulariser))})
+
+
+def _at_own_length(
+    finetuning: FinetuneConfig, classifier: Classifier, images: Images, indices: Indices, device: str
+) -> FinetuneConfig:
+    """The penalty that is on features as the encoder gives them what it would be on those of norm 1."""
+    import torch
+
+    from amalgam.tasks.data.loading import batches
+
+    first = next(batches(images, indices[:MEASURED], MEASURED, device=device))
+    with torch.no_grad():
+        length = classifier.encoder.to(device)(first.images).float().norm(dim=1).mean().item()
+    return finetuning.model_copy(update={"regulariser": finetuning.regulariser.at_length(length)})
 
 
 def _watch(

@@ -15,7 +15,10 @@ from amalgam.pipeline.steps.clip.explanation import ExplainConfig
 from amalgam.pipeline.store.clip_checkpoints import key_of, load_classifier, load_clip, read_about, read_sae
 from amalgam.pipeline.store.tables.features import read_features
 from amalgam.pipeline.store.tables.results import read_results
+from amalgam.tasks.clip.finetuning.regularisers import SAEMask
 from amalgam.tasks.clip.zero_shot import zero_shot_head
+from amalgam.tasks.data.loading import batches
+from amalgam.tasks.data.opening import open_labelled
 from amalgam.tasks.data.sources import LabelledConfig, MixedStyles
 from amalgam.tasks.sae.metrics import fvu
 from tests.pipeline.steps.clip_sweep import IMAGES, VIEWS, WORLD, autoencoders, seeded, sweep
@@ -82,6 +85,19 @@ def test_every_way_to_fine_tune_gives_a_classifier(name, root):
     chosen = variant(name)
     [folder] = built(root, OfSeed(sweep(), 0).tuned(chosen, 10.0))
     assert all(tensor.isfinite().all() for tensor in weights(folder).values())
+
+
+def test_strengths_meant_for_features_of_norm_one_are_converted_to_raw_ones(root):
+    own, unit = (OfSeed(sweep(saes=autoencoders(normalised=False), strength_inputs=how), 0) for how in ("own", "unit"))
+    images, kept, _ = open_labelled(own.seeded.labelled)
+    encoder = load_classifier(built(root, own.zero_shot)[0]).encoder
+    with torch.no_grad():
+        length = encoder(next(batches(images, kept, len(kept))).images).norm(dim=1).mean().item()
+    by_hand = replace(variant("sae-mask"), regulariser=SAEMask().at_length(length))
+    steps = (unit.tuned(variant("sae-mask"), 30.0), own.tuned(by_hand, 30.0), own.tuned(variant("sae-mask"), 30.0))
+    converted, expected, as_read = (weights(folder) for folder in built(root, *steps))
+    torch.testing.assert_close(converted, expected)
+    assert not same(converted, as_read) and length > 1.5
 
 
 def in_groups(seed):
