@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 
 from amalgam.tasks.tracing.nodes import CONSTANT, concrete, is_tensor, module_of, operation_of
-from amalgam.tasks.tracing.running import evaluating, tensors_in, unfused_attention, without_advice
+from amalgam.tasks.tracing.running import (
+    evaluating,
+    tensors_in,
+    unfused_attention,
+    whole_response_norms,
+    without_advice,
+)
 
 Inputs = tuple[Any, ...]
 
@@ -105,7 +111,7 @@ def record(module: nn.Module, example: Tensor | Inputs) -> Program:
     if any(x.is_floating_point() and not x.isfinite().all() for x in tensors_in(inputs)):
         raise ValueError("the example has NaN or infinity")
     inputs = tuple(_two(value) for value in inputs)
-    with evaluating(module), unfused_attention(), without_advice(), torch.no_grad():
+    with evaluating(module), unfused_attention(), whole_response_norms(), without_advice(), torch.no_grad():
         try:
             program = torch.export.export(module, inputs, strict=False, dynamic_shapes=_free_batch(inputs))
         except Exception:

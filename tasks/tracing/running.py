@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
@@ -63,6 +64,36 @@ def unfused_attention() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+@torch.library.custom_op("amalgam::local_response_norm", mutates_args=())
+def local_response_norm(input: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
+    """Each channel divided by a power of the mean square of its neighbours, as one operation of a recorded program."""
+    return F.local_response_norm(input, size, alpha, beta, k)
+
+
+@local_response_norm.register_fake
+def _same_shape(input: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
+    return torch.empty_like(input)
+
+
+@contextmanager
+def whole_response_norms() -> Iterator[None]:
+    """Local response norms as one operation: of the pooling over channels that they are made of no unit can be told."""
+    plain = F.local_response_norm
+
+    def whole(input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
+        F.local_response_norm = plain
+        try:
+            return local_response_norm(input, size, float(alpha), float(beta), float(k))
+        finally:
+            F.local_response_norm = whole
+
+    F.local_response_norm = whole
+    try:
+        yield
+    finally:
+        F.local_response_norm = plain
 
 
 def tensors_in(outputs: Any) -> list[Tensor]:

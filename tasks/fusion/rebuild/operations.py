@@ -10,7 +10,7 @@ from torch.fx import Node
 
 from amalgam.tasks.fusion.rebuild.moves import write_concatenation, write_item, write_move
 from amalgam.tasks.fusion.rebuild.network import Writer, length_along, path_of
-from amalgam.tasks.fusion.rebuild.per_member import distributed, write_norm, write_reduction
+from amalgam.tasks.fusion.rebuild.per_member import distributed, write_local_response_norm, write_norm, write_reduction
 from amalgam.tasks.tracing.layout import Layout
 from amalgam.tasks.tracing.nodes import (
     arguments_of,
@@ -201,6 +201,7 @@ WRITERS: dict[str, Callable[[Writer, Node], Any]] = {
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), write_transposed),
     **dict.fromkeys(("layer_norm", "group_norm", "rms_norm"), write_norm),
     **dict.fromkeys(("mean", "sum", "linalg_vector_norm"), write_reduction),
+    "local_response_norm": write_local_response_norm,
     **dict.fromkeys(("expand", "expand_as", "broadcast_to"), write_expand),
     **dict.fromkeys(table.FACTORIES, write_factory), **dict.fromkeys(table.MOVES, write_move),
     "cat": write_concatenation, "concat": write_concatenation, "getitem": write_item, "pixel_unshuffle": Writer.again,

@@ -1,6 +1,7 @@
 """What each member computes over its own units (norms, means), at other widths."""
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from amalgam.tasks.fusion.rebuild.block_norm import BlockNorm, blocks_of
 from amalgam.tasks.fusion.rebuild.network import Writer, path_of
 from amalgam.tasks.fusion.unit_map import UnitMap
 from amalgam.tasks.tracing.layout import Layout
-from amalgam.tasks.tracing.nodes import arguments_of, operation_of, rank_of, refusal
+from amalgam.tasks.tracing.nodes import arguments_of, operation_of, rank_of, refusal, shape_of
 
 aten = torch.ops.aten
 
@@ -45,6 +46,47 @@ def write_norm(writer: Writer, node: Node) -> Node:
     own = arguments.get("weight")
     path = (path_of(writer, own, arguments.get("bias")) if own is not None else None) or f"{node.name}_blocks"
     return writer.module(path, norm, writer.new[x])
+
+
+def write_local_response_norm(writer: Writer, node: Node) -> Node:
+    """Each member's channels, read off the fused ones, have their own neighbours; factors are mixed in their shares."""
+    arguments = arguments_of(node)
+    value, layout = writer.new[arguments["input"]], writer.layouts(arguments["input"]).get(1)
+    if layout is None:
+        return writer.call(aten.mul.Tensor, value, _factor(writer, arguments, _neighbours(writer, node, value)))
+    if not layout.is_plain or layout.segments[0].repeat != 1:
+        raise refusal(node, "its channels are not the units of one group")
+    maps = writer.maps[str(layout.segments[0].group)]
+    windows = [_window(unit_map.unmerge.shape[0], arguments["size"]) for unit_map in maps]
+    tables = (torch.cat([m.unmerge for m in maps]), torch.block_diag(*windows), torch.cat([m.merge for m in maps], 1))
+    read, window, mixed = (writer.constant("neighbours", t.to(node.meta["val"].dtype)) for t in tables)
+    own = writer.call(aten.linear.default, writer.call(aten.movedim.int, value, 1, -1), read)
+    mean = writer.call(aten.linear.default, writer.call(aten.square.default, own), window)
+    factor = writer.call(aten.linear.default, _factor(writer, arguments, mean), mixed)
+    return writer.call(aten.mul.Tensor, value, writer.call(aten.movedim.int, factor, -1, 1))
+
+
+def _factor(writer: Writer, arguments: dict[str, Any], mean: Node) -> Node:
+    """(k + alpha mean)^-beta, by which a response norm multiplies."""
+    base = writer.call(aten.add.Scalar, writer.call(aten.mul.Scalar, mean, arguments["alpha"]), arguments["k"])
+    return writer.call(aten.pow.Tensor_Scalar, base, -arguments["beta"])
+
+
+def _window(length: int, size: int) -> Tensor:
+    """(channels, channels): weight of each channel in the mean over the neighbours of each."""
+    place = torch.arange(length)
+    distance = place[None, :] - place[:, None]
+    return ((distance >= -(size // 2)) & (distance <= (size - 1) // 2)).double() / size
+
+
+def _neighbours(writer: Writer, node: Node, value: Node) -> Node:
+    """That mean for channels that all members share."""
+    size, length = arguments_of(node)["size"], shape_of(node)[1]
+    pads = [0, 0] * (rank_of(node) - 2) + [size // 2, (size - 1) // 2]
+    padded = writer.call(aten.constant_pad_nd.default, writer.call(aten.square.default, value), pads)
+    parts = [writer.call(aten.slice.Tensor, padded, 1, start, start + length) for start in range(size)]
+    total = reduce(lambda one, two: writer.call(aten.add.Tensor, one, two), parts)
+    return writer.call(aten.div.Scalar, total, size)
 
 
 def distributed(writer: Writer, node: Node, tensor: Node, value: Any, axis: int, layout: Layout) -> Any:

@@ -93,6 +93,13 @@ def norm_over_units(flow: Flow, node: Node) -> Carriers:
     return flow.of(x)
 
 
+def local_response_norm(flow: Flow, node: Node) -> Carriers:
+    """Over neighbouring channels of axis 1: each member's channels keep their own neighbours."""
+    x = arguments_of(node)["input"]
+    flow.nonlinear.append((flow.line(x, 1), node))
+    return flow.of(x)
+
+
 def embedding(flow: Flow, node: Node) -> Carriers:
     """A table (words, units): a row per word."""
     weight = arguments_of(node)["weight"]

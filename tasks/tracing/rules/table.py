@@ -34,6 +34,7 @@ RULES: dict[str, Rule] = {
     "conv_transpose1d": layers.transposed_convolution, "conv_transpose2d": layers.transposed_convolution,
     "conv_transpose3d": layers.transposed_convolution,
     "batch_norm": layers.batch_norm, "instance_norm": layers.batch_norm, "layer_norm": layers.norm_over_units,
+    "local_response_norm": layers.local_response_norm,
     "group_norm": layers.norm_over_units, "rms_norm": layers.norm_over_units, "prelu": pointwise.prelu,
     "embedding": layers.embedding, **dict.fromkeys(layers.GATES, layers.recurrent),
     "mean": pointwise.reduction, "sum": pointwise.reduction, "linalg_vector_norm": pointwise.reduction,

@@ -199,6 +199,13 @@ class GroupedQueries(nn.Module):
         return self.head(read.transpose(1, 2).flatten(2))
 
 
+def response_norms() -> nn.Module:
+    """Local response norms of the input and of units, as in AlexNet's and GoogLeNet's first publications."""
+    norms = [nn.LocalResponseNorm(size, alpha=0.5, k=2.0) for size in (2, 3)]
+    layers = [norms[0], nn.Conv2d(3, 8, 3), nn.ReLU(), norms[1], nn.Conv2d(8, 6, 3), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5))
+
+
 class ProjectedCells(nn.Module):
     """An LSTM whose hidden units are projections of its cells."""
 
@@ -272,6 +279,7 @@ ARCHITECTURES: dict[str, tuple[Make, tuple[int, ...]]] = {
     "tied_autoencoder": (lambda: TiedAutoencoder(is_transposed=False), (6,)),
     "transposed_autoencoder": (lambda: TiedAutoencoder(is_transposed=True), (6,)),
     "denoiser": (Denoiser, (3, 8, 8)),
+    "response_norms": (response_norms, (3, 8, 8)),
     "grouped_queries": (GroupedQueries, (7, 6)),
     "projected_lstm": (ProjectedCells, (7, 6)),
     "projected_lstms": (lambda: ProjectedCells(bidirectional=True, num_layers=2, bias=False), (7, 6)),

@@ -34,6 +34,7 @@ FAST = (
     "tied_autoencoder",
     "transposed_autoencoder",
     "denoiser",
+    "response_norms",
     "grouped_queries",
     "projected_lstm",
     "projected_lstms",
@@ -75,7 +76,7 @@ def test_architectures_that_are_not_carried_are_refused_by_name(name):
 @pytest.mark.parametrize(
     "name",
     ["transformer_encoder", "group_norm_resnet", "unet", "padded_shortcut", "tied_autoencoder", "denoiser",
-     "grouped_queries", "projected_lstms"],
+     "response_norms", "grouped_queries", "projected_lstms"],
 )  # fmt: skip
 @torch.no_grad()
 def test_networks_fused_from_recorded_operations_can_be_fused_again(name):
@@ -95,8 +96,9 @@ def fused_with_a_permuted_copy(member: nn.Module, axes: Axes) -> nn.Module:
     """All units matched between a member and itself with every group renumbered at random."""
     blocks, sizes = axes.read(member.state_dict()), axes.sizes(member.state_dict())
     generator = torch.Generator().manual_seed(5)
-    # Channels of a group norm may change places only together with their channel group, as in a reversal.
-    is_grouped = any(isinstance(part, nn.GroupNorm) for part in member.modules())
+    # Channels of a group norm may change places only together with their channel group, and those of a response norm
+    # only with their neighbours, as in a reversal.
+    is_grouped = any(isinstance(part, nn.GroupNorm | nn.LocalResponseNorm) for part in member.modules())
     orders = {
         g: Coupling((torch.arange(sizes[g]).flip(0) if is_grouped else torch.randperm(sizes[g], generator=generator),))
         for g in axes.groups

@@ -115,6 +115,7 @@ CASES: dict[str, tuple[Any, ...]] = {
     "instance_norm": ("image", made(lambda: nn.InstanceNorm2d(UNITS, affine=True))),
     "layer_norm": ("tokens", made(lambda: nn.LayerNorm(UNITS))),
     "group_norm": ("image", made(lambda: nn.GroupNorm(2, UNITS))),
+    "local_response_norm": ("image", made(lambda: nn.LocalResponseNorm(4, alpha=0.5))),
     "rms_norm": ("tokens", Root),
     "prelu": ("vector", Slope),
     "embedding": ("words", nn.Identity),
