@@ -4,6 +4,7 @@ amalgam run few_shot --data fashion_mnist --shots 5,10,20,50 --data-root DATA
 amalgam run layered_volumes
 """
 
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -35,6 +36,9 @@ class Translation:
     epochs: Annotated[int, "Passes over the training volumes."] = 10
     width: Annotated[int, "Channels of the first level of the U-Net, a multiple of 4."] = 8
     levels: Annotated[int, "Levels of the U-Net."] = 3
+    window: Annotated[
+        Ints, "Size of crops to train on and of windows that outputs are stitched of; default: whole volumes."
+    ] = ()
 
     def config(self, layer_weight: float) -> TranslationConfig:
         """How it is trained with this weight of the layer loss."""
@@ -45,6 +49,7 @@ class Translation:
             layer_weight=layer_weight,
             width=self.width,
             levels=self.levels,
+            window=self.window or None,
         )
 
 
@@ -109,8 +114,9 @@ def layered_volumes(
     """Translate layered volumes with and without a loss on the projection of each layer (XOCT)."""
     settings = in_words(locals())
     require_some(layer_weights=layer_weights, seeds=seeds)
-    if len(shape) != 3:
-        raise ValueError(f"--shape is depth, height and width, got {shape}")
+    for name, sides in (("shape", shape), ("window", network.window or shape)):
+        if len(sides) != 3:
+            raise ValueError(f"--{name} is depth, height and width, got {sides}")
 
     def config(weight: float, seed: int) -> VolumesConfig:
         depth, height, breadth = shape
@@ -123,7 +129,7 @@ def layered_volumes(
             seed=seed,
         )
 
-    voxels = num_train * network.epochs * shape[0] * shape[1] * shape[2] * network.width
+    voxels = num_train * network.epochs * math.prod(network.window or shape) * network.width
     kind = VOLUMES.expecting(SECONDS_PER_VOXEL * voxels, 300_000)
     results: list[Step] = []
     for weight in layer_weights:

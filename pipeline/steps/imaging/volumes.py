@@ -1,15 +1,16 @@
 """Train a translation of layered volumes, measure it on others, and measure several of them as an ensemble."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 
 from amalgam.pipeline.engine.kinds import Config, Kind
 from amalgam.pipeline.engine.step import Expect, Metrics
 from amalgam.pipeline.engine.workspace import Workspace
-from amalgam.tasks.imaging.volumes.config import TranslationConfig
+from amalgam.tasks.imaging.volumes.config import Shape, TranslationConfig
 from amalgam.tasks.scoring.results import Network, Result
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 TEST_SEED = 10**6  # no training volume is drawn from it
 TEST_SHARE = 0.2  # of real volumes
+BYTES, MOST_BYTES = 20, 1e11  # of a voxel: structure, flow and three layers in float32
 MODEL, OCTA500 = "model.safetensors", "octa500:"
 
 
@@ -26,13 +28,19 @@ class VolumesConfig(Config):
 
     data: str = "synthetic"
     """"synthetic", or "octa500:PATH"."""
-    shape: tuple[PositiveInt, PositiveInt, PositiveInt]
-    """Depth, height, width."""
+    shape: Shape
     num_train: PositiveInt
     num_test: PositiveInt
     training: TranslationConfig
     seed: int
     """Draws the training volumes and the weights."""
+
+    @model_validator(mode="after")
+    def _volumes_fit(self) -> "VolumesConfig":
+        self.training.check(self.shape)
+        if (cost := BYTES * (self.num_train + self.num_test) * math.prod(self.shape)) > MOST_BYTES:
+            raise ValueError(f"volumes of {self.shape} would take {cost / 1e9:.3g} GB: choose fewer or smaller ones")
+        return self
 
     @property
     def identity(self) -> Network:
@@ -62,7 +70,7 @@ def train_and_measure(config: VolumesConfig, inputs: Mapping[str, Any], work: Wo
         device=work.device,
     )
     save_file(network.cpu().state_dict(), work.out / MODEL)
-    return _recorded(config.identity, [network], test, work)
+    return _recorded(config, [network], test, work)
 
 
 def measure_ensemble(config: VolumesConfig, inputs: Mapping[str, Any], work: Workspace) -> Metrics:
@@ -74,21 +82,24 @@ def measure_ensemble(config: VolumesConfig, inputs: Mapping[str, Any], work: Wor
     networks = [translator(config.training, 0) for _ in inputs["members"]]
     for network, folder in zip(networks, inputs["members"], strict=True):
         network.load_state_dict(load_file(folder / MODEL))
-    identity = config.identity.model_copy(update={"kind": "ensemble", "method": f"{config.identity.method}, ensemble"})
-    return _recorded(identity, networks, _volumes(config, work.data_root)[1], work)
+    return _recorded(config, networks, _volumes(config, work.data_root)[1], work)
 
 
-def _recorded(identity: Network, networks: "Sequence[UNet3d]", test: "Volumes", work: Workspace) -> Metrics:
+def _recorded(config: VolumesConfig, networks: "Sequence[UNet3d]", test: "Volumes", work: Workspace) -> Metrics:
     from amalgam.pipeline.store.measures import TEST, recorded
     from amalgam.tasks.imaging.volumes.translation import measured
 
-    numbers = measured(networks, test, work.device)
+    identity = config.identity
+    if len(networks) > 1:
+        identity = identity.model_copy(update={"kind": "ensemble", "method": f"{identity.method}, ensemble"})
+    numbers = measured(networks, test, work.device, config.training.window)
     return recorded([Result(identity, TEST, None, name, value) for name, value in numbers.items()], work.out)
 
 
 def _volumes(config: VolumesConfig, data_root: Path | None) -> "tuple[Volumes, Volumes]":
     """Training and test volumes."""
-    from amalgam.tasks.imaging.volumes.octa500 import read_volumes, split_ids
+    from amalgam.tasks.imaging.volumes.folders import split_ids
+    from amalgam.tasks.imaging.volumes.octa500 import read_volumes
     from amalgam.tasks.imaging.volumes.synthetic import make_volumes
 
     if not config.data.startswith(OCTA500):
@@ -107,23 +118,16 @@ def _folder(config: VolumesConfig, data_root: Path | None) -> Path:
 
 
 def check_volumes(config: VolumesConfig, data_root: Path | None) -> None:
-    """Raise ValueError unless the volumes are there."""
+    """Raise ValueError unless every volume is there and whole."""
+    from amalgam.tasks.imaging.volumes.folders import split_ids
+
     if config.data.startswith(OCTA500):
-        if not (folder := _folder(config, data_root)).is_dir():
-            raise ValueError(f"there is no folder {folder}: give octa500:PATH, relative to --data-root or absolute")
+        if not (folder := _folder(config, data_root)).is_dir() or config.data == OCTA500:
+            raise ValueError(f"{config.data!r} names no folder: give octa500:PATH, relative to --data-root or absolute")
+        split_ids(folder, TEST_SHARE)
     elif config.data != "synthetic":
         raise ValueError(f"--data is synthetic or octa500:PATH, got {config.data!r}")
 
 
-def check_whole(config: VolumesConfig, data_root: Path | None) -> None:
-    """Raise ValueError unless every volume is whole."""
-    if config.data.startswith(OCTA500):
-        from amalgam.tasks.imaging.volumes.octa500 import split_ids
-
-        split_ids(_folder(config, data_root), TEST_SHARE)
-
-
-VOLUMES = Kind(
-    "volumes", train_and_measure, VolumesConfig, check=check_volumes, slow_check=check_whole, expect=Expect(60, 300_000)
-)
-VOLUMES_ENSEMBLE = Kind("volumes_ensemble", measure_ensemble, VolumesConfig, expect=Expect(5, 10_000))
+VOLUMES = Kind("volumes", train_and_measure, VolumesConfig, version=2, check=check_volumes, expect=Expect(60, 300_000))
+VOLUMES_ENSEMBLE = Kind("volumes_ensemble", measure_ensemble, VolumesConfig, version=2, expect=Expect(5, 10_000))

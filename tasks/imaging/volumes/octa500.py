@@ -24,29 +24,6 @@ ILM, OPL, BM = 0, 2, 5  # places of the surfaces that part layers
 PARTS = ("OCT", "OCTA")
 
 
-def volume_ids(root: Path) -> list[str]:
-    """The volumes that are there whole, in order. Raises ValueError, naming what is missing, if there are not two."""
-    if not (root / "OCT").is_dir():
-        raise ValueError(
-            f"{root} is not in the layout of OCTA-500: it has no folder OCT with a folder of B-scans per volume"
-        )
-    ids = sorted(folder.name for folder in (root / "OCT").iterdir() if folder.is_dir())
-    for one in ids:
-        for path in (root / "OCTA" / one, root / "GT_Layers" / f"{one}.mat"):
-            if not path.exists():
-                raise ValueError(f"volume {one} of {root} is not whole: there is no {path}")
-    if len(ids) < 2:
-        raise ValueError(f"{root} has {len(ids)} volumes: at least one to train on and one to test on are needed")
-    return ids
-
-
-def split_ids(root: Path, test_share: float) -> tuple[list[str], list[str]]:
-    """Volumes to train on and to test on, whole ones: no eye is on both sides of the split."""
-    ids = volume_ids(root)
-    num_test = min(len(ids) - 1, max(1, round(test_share * len(ids))))
-    return ids[:-num_test], ids[-num_test:]
-
-
 def read_volumes(root: Path, ids: list[str], shape: tuple[int, int, int]) -> Volumes:
     """These volumes at a shape (depth, B-scans, width), structure and flow in [-1, 1]."""
     read = [_volume(root, one, shape) for one in ids]
@@ -55,7 +32,7 @@ def read_volumes(root: Path, ids: list[str], shape: tuple[int, int, int]) -> Vol
 
 def _volume(root: Path, one: str, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor, Tensor]:
     structure, flow = (_scans(root / part / one) for part in PARTS)
-    surfaces = torch.from_numpy(loadmat(root / "GT_Layers" / f"{one}.mat")["Layer"].astype(np.float32))
+    surfaces = _surfaces(root / "GT_Layers" / f"{one}.mat")
     depth, num_scans, width = structure.shape
     if flow.shape != structure.shape or surfaces.shape[1:] != (num_scans, width):
         raise ValueError(
@@ -70,12 +47,29 @@ def _volume(root: Path, one: str, shape: tuple[int, int, int]) -> tuple[Tensor, 
     return scaled[0], scaled[1], one_hot_layers(labels, NUM_LAYERS)[0]
 
 
+def _surfaces(file: Path) -> Tensor:
+    """Depths (surfaces, B-scans, width) in voxels. Raises ValueError, naming the file, for any other content."""
+    try:
+        surfaces = np.asarray(loadmat(file)["Layer"], np.float32)
+    except Exception as error:  # scipy raises what its parser happens to meet
+        raise ValueError(f"{file} cannot be read as a MATLAB file (up to 7.2) with the array Layer: {error}") from error
+    if surfaces.ndim != 3 or len(surfaces) <= BM or not np.isfinite(surfaces).all():
+        raise ValueError(f"Layer in {file} must be {BM + 1} finite surfaces, B-scans, width; got {surfaces.shape}")
+    return torch.from_numpy(surfaces)
+
+
 def _scans(folder: Path) -> Tensor:
     """B-scans in the order of their numbers, (depth, B-scans, width), grey levels."""
-    files = sorted(folder.glob("*.bmp"), key=lambda file: int(file.stem))
+    files = [file for file in folder.glob("*.bmp") if file.stem.isdigit()]
     if not files:
         raise ValueError(f"there is no B-scan in {folder}: it needs pictures 1.bmp, 2.bmp and so on")
-    return torch.stack([torch.from_numpy(np.array(open_picture(file).convert("L"), np.float32)) for file in files], 1)
+    try:
+        scans = [np.array(open_picture(f).convert("L"), np.float32) for f in sorted(files, key=lambda f: int(f.stem))]
+    except OSError as error:  # pillow's own, which names the file
+        raise ValueError(f"a B-scan in {folder} cannot be decoded: {error}") from error
+    if len(shapes := {scan.shape for scan in scans}) > 1:
+        raise ValueError(f"B-scans in {folder} must be of one size, got {sorted(shapes)}")
+    return torch.from_numpy(np.stack(scans, 1))
 
 
 def _resized(volumes: Tensor, shape: tuple[int, int, int], mode: str) -> Tensor:

@@ -5,6 +5,7 @@ and OCTA a column's projection of the flow is far easier to judge than its singl
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -35,7 +36,11 @@ class Volumes:
         return len(self.structure)
 
     def __getitem__(self, places: Tensor | slice) -> "Volumes":
-        return Volumes(self.structure[places], self.flow[places], self.layers[places])
+        return self.each(lambda part: part[places])
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Volumes":
+        """All three, changed in one way."""
+        return Volumes(change(self.structure), change(self.flow), change(self.layers))
 
 
 def make_volumes(count: int, shape: tuple[int, int, int], seed: int, noise: float = 0.25) -> Volumes:

@@ -5,17 +5,19 @@
 The adversarial and perceptual terms of the paper are left out: they need discriminators, and weights of VGG.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import l1_loss
 
-from amalgam.tasks.imaging.volumes.config import TranslationConfig
+from amalgam.tasks.imaging.volumes.config import Shape, TranslationConfig
 from amalgam.tasks.imaging.volumes.projection import project, projection_errors, projection_loss
 from amalgam.tasks.imaging.volumes.synthetic import Volumes
 from amalgam.tasks.imaging.volumes.unet import UNet3d
+from amalgam.tasks.imaging.volumes.windows import cropped, sliding_window
 from amalgam.tasks.training.epochs import Log, Save, State, run_epochs, silent
 from amalgam.tasks.training.seeding import derived
 
@@ -52,19 +54,23 @@ def train_translator(
 
 
 @torch.no_grad()
-def measured(networks: Sequence[UNet3d], volumes: Volumes, device: str = "cpu") -> dict[str, float]:
+def measured(
+    networks: Sequence[UNet3d], volumes: Volumes, device: str = "cpu", window: Shape | None = None
+) -> dict[str, float]:
     """Of the mean output of networks: error and PSNR of voxels, SSIM and errors of the layers' projections.
 
-    Errors are mean absolute differences.
+    Errors are mean absolute differences. Outputs are stitched of windows, where there is one.
     """
     from torchmetrics.functional.image import (  # here: it costs seconds
         peak_signal_noise_ratio,
         structural_similarity_index_measure,
     )
 
-    networks = [network.to(device).eval() for network in networks]
+    translators = [_stitched(network.to(device).eval(), window) for network in networks]
     one_by_one = [volumes[slice(place, place + 1)].structure.to(device) for place in range(len(volumes))]
-    found = torch.cat([torch.stack([network(each) for network in networks]).mean(0).cpu() for each in one_by_one])
+    found = torch.cat(
+        [torch.stack([translate(each) for translate in translators]).mean(0).cpu() for each in one_by_one]
+    )
     errors = projection_errors(found, volumes.flow, volumes.layers)[1:]
     first, second = (project(each, volumes.layers)[:, 1:] for each in (found, volumes.flow))
     return {
@@ -73,6 +79,13 @@ def measured(networks: Sequence[UNet3d], volumes: Volumes, device: str = "cpu") 
         "ssim": float(structural_similarity_index_measure(first, second, data_range=2.0)),  # type: ignore[arg-type]
         **{f"projection_error_layer_{place}": error for place, error in enumerate(errors.tolist(), start=1)},
     }
+
+
+def _stitched(network: UNet3d, window: Shape | None) -> Callable[[Tensor], Tensor]:
+    if window is None:
+        return network
+    depth, height, width = ((side + 1) // 2 for side in window)
+    return partial(sliding_window, network, window=window, stride=(depth, height, width))
 
 
 @dataclass
@@ -98,12 +111,13 @@ class _Run:
         self.network.train()
         generator = torch.Generator().manual_seed(derived(self.seed, len(self.history)))
         order = torch.randperm(len(self.volumes), generator=generator)
-        losses = [self._step(self.volumes[places]) for places in order.split(self.config.batch_size)]
+        batches = (self.volumes[places] for places in order.split(self.config.batch_size))
+        losses = [self._step(cropped(batch, self.config.window, generator)) for batch in batches]
         self.schedule.step()
         self.history.append({"loss": sum(losses) / len(losses)})
 
     def _step(self, batch: Volumes) -> float:
-        batch = Volumes(*(part.to(self.device) for part in (batch.structure, batch.flow, batch.layers)))
+        batch = batch.each(lambda part: part.to(self.device))
         loss = translation_loss(self.network(batch.structure), batch, self.config.layer_weight)
         self.optimiser.zero_grad()
         loss.backward()

@@ -15,7 +15,8 @@ from amalgam.tasks.scoring.results import Network, Result
 
 SMALL = {
     "few_shot": "--epochs 1 --steps 1 --width 8 --shots 2 --methods supervised,sparse --seeds 2",
-    "layered_volumes": "--epochs 1 --num-train 2 --num-test 1 --shape 4,12,12 --levels 2 --width 4 --seeds 2",
+    "layered_volumes": "--epochs 1 --num-train 2 --num-test 1 --shape 4,12,12 --window 4,8,8 --levels 2 --width 4 "
+    "--seeds 2",
     "architectures": "--epochs 1 --width 24 --depths 1 --names ViM2,ViT --seeds 2",
 }
 
@@ -93,6 +94,11 @@ def test_architectures_are_compared_at_equal_parameters(name, data, width, depth
         ("few_shot --width 6", "width must be a multiple of 4, got 6"),
         ("few_shot --shots 500 --epochs 1 --steps 1", "--shots 500"),
         ("layered_volumes --shape 4,12,13", "13"),
+        ("layered_volumes --shape 16,32", "--shape is depth, height and width"),
+        ("layered_volumes --window 8,8,8,8", "--window is depth, height and width"),
+        ("layered_volumes --layer-weights ,", "--layer-weights is empty"),
+        ("layered_volumes --num-train 1000000000000", "GB"),
+        ("layered_volumes --width 6", "width must be a multiple of 4, got 6"),
         ("layered_volumes --data octa500:nowhere", "nowhere"),
         ("layered_volumes --data brain", "'brain'"),
         ("architectures --names ViM3", "'ViM2'"),

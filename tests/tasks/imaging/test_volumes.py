@@ -9,12 +9,13 @@ from PIL import Image
 from scipy.io import savemat
 
 from amalgam.tasks.imaging.volumes.config import TranslationConfig
-from amalgam.tasks.imaging.volumes.octa500 import read_volumes, split_ids
+from amalgam.tasks.imaging.volumes.folders import split_ids
+from amalgam.tasks.imaging.volumes.octa500 import read_volumes
 from amalgam.tasks.imaging.volumes.projection import one_hot_layers, project, projection_errors, projection_loss
 from amalgam.tasks.imaging.volumes.synthetic import make_volumes
 from amalgam.tasks.imaging.volumes.translation import measured, train_translator, translator
 from amalgam.tasks.imaging.volumes.unet import UNet3d
-from amalgam.tasks.imaging.volumes.windows import sliding_window
+from amalgam.tasks.imaging.volumes.windows import cropped, sliding_window
 
 SHAPE = (8, 16, 16)
 
@@ -89,6 +90,36 @@ def test_windows_that_do_not_cover_are_refused(window, stride, value):
         sliding_window(lambda part: part, torch.zeros(1, 1, *SHAPE), window, stride)
 
 
+def test_crops_are_of_one_place_in_all_three_and_follow_the_generator():
+    volumes = make_volumes(2, SHAPE, seed=0).each(lambda part: part[:, :1])
+    structure = torch.arange(volumes.structure.numel(), dtype=torch.float32).reshape(volumes.structure.shape)
+    numbered = volumes.each(lambda part: structure)
+    first, again = (cropped(numbered, (4, 8, 5), torch.Generator().manual_seed(1)) for _ in range(2))
+    assert first.structure.shape == (2, 1, 4, 8, 5) and torch.equal(first.structure, again.structure)
+    assert torch.equal(first.structure, first.flow) and torch.equal(first.structure, first.layers)
+    assert torch.equal(first.structure[1] - first.structure[0], torch.full((1, 4, 8, 5), float(8 * 16 * 16)))
+
+
+def test_one_window_of_the_whole_volume_measures_the_same():
+    volumes, network = make_volumes(1, SHAPE, seed=0), translator(TranslationConfig(width=4, levels=2), 0)
+    assert measured([network], volumes, window=SHAPE) == pytest.approx(measured([network], volumes))
+    assert measured([network], volumes, window=(4, 8, 8)) != measured([network], volumes)
+
+
+@pytest.mark.parametrize(
+    "settings, shape, value",
+    [
+        ({}, (8, 18, 16), "shape.*multiples of 4.*18"),
+        ({"window": (6, 8, 8)}, SHAPE, "window.*multiples of 4.*6"),
+        ({"window": (8, 20, 8)}, SHAPE, r"fit into the shape \(8, 16, 16\).*20"),
+        ({"levels": 2}, (4, 10, 12), "at least 11.*10"),
+    ],
+)
+def test_shapes_that_cannot_be_divided_or_measured_are_refused(settings, shape, value):
+    with pytest.raises(ValueError, match=value):
+        TranslationConfig(**settings).check(shape)
+
+
 @pytest.mark.parametrize("levels", [2, 3])
 def test_the_network_keeps_shapes_and_range(levels):
     found = UNet3d(width=4, levels=levels)(noise(2, 1, *SHAPE))
@@ -111,8 +142,8 @@ def test_synthetic_volumes_follow_their_seed_and_hold_what_they_say():
 
 
 def test_a_training_cut_short_ends_with_the_same_weights():
-    volumes, config = make_volumes(4, SHAPE, seed=0), TranslationConfig(epochs=3, width=4, levels=2, batch_size=2)
-    states = []
+    volumes = make_volumes(4, SHAPE, seed=0)
+    config, states = TranslationConfig(epochs=3, width=4, levels=2, batch_size=2, window=(8, 8, 8)), []
     whole = train_translator(config, volumes, seed=0, save=states.append)
     resumed = train_translator(config, volumes, seed=0, resume=states[0])
     for name, tensor in whole.state_dict().items():
@@ -160,6 +191,37 @@ def test_volumes_that_are_not_whole_are_refused_by_name(tmp_path, missing):
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(ValueError, match=missing.split("/")[-1]):
         split_ids(tmp_path, 0.2)
+
+
+@pytest.mark.parametrize(
+    "file, content, value",
+    [
+        ("GT_Layers/10001.mat", {"Surfaces": np.zeros((6, 6, 8))}, "Layer"),
+        ("GT_Layers/10001.mat", {"Layer": np.zeros((3, 6, 8))}, r"\(3, 6, 8\)"),
+        ("GT_Layers/10001.mat", {"Layer": np.full((6, 6, 8), np.nan)}, "finite"),
+        ("GT_Layers/10001.mat", {"Layer": np.zeros((6, 5, 8))}, r"\(6, 5, 8\)"),
+        ("GT_Layers/10001.mat", b"MATLAB 7.3 MAT-file" + bytes(200), "MATLAB"),
+        ("OCT/10001/2.bmp", np.zeros((20, 9), np.uint8), r"one size, got \[\(20, 8\), \(20, 9\)\]"),
+        ("OCTA/10001/2.bmp", b"", "2.bmp"),
+    ],
+)
+def test_files_with_other_content_are_refused_by_name(tmp_path, file, content, value):
+    path = octa500(tmp_path) / file
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif isinstance(content, dict):
+        savemat(path, content)
+    else:
+        Image.fromarray(content).save(path)
+    with pytest.raises(ValueError, match=value):
+        read_volumes(tmp_path, ["10001"], (20, 6, 8))
+
+
+def test_pictures_that_are_no_b_scans_are_left_out(tmp_path):
+    folder = octa500(tmp_path) / "OCT" / "10001"
+    before = read_volumes(tmp_path, ["10001"], (20, 6, 8))
+    Image.fromarray(np.zeros((3, 3), np.uint8)).save(folder / "preview.bmp")
+    assert torch.equal(read_volumes(tmp_path, ["10001"], (20, 6, 8)).structure, before.structure)
 
 
 def test_an_ensemble_is_no_worse_than_its_members_on_average():
