@@ -4,6 +4,9 @@
 the same batches of features in turn, on one thread, as a step has; ratios are medians over rounds of those within a
 round. Their loss curves are compared too.
 *Peer*: SAELens' own trainer beside ours, where it is installed (`yardsticks/saelens.py`).
+*Loss*: variance that is left unexplained of held-out features after the given number of examples, each by its own
+defaults, and SAELens at our learning rate too (means over two seeds). Features are made of fewer atoms than there
+are latents, drawn apart from every autoencoder's first atoms.
 *Many*: eight autoencoders of different seeds in one pass, beside one. All eight share what is read, but each has
 multiplications of its own, which on a CPU is most of the work.
 *Sizes*: width 512 with 2048 latents, k 16, as of ViT-B/16; width 64 with 256 latents, k 4, as of the small world.
@@ -12,7 +15,7 @@ multiplications of its own, which on a CPU is most of the work.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from statistics import median
+from statistics import fmean, median
 
 import torch
 from torch import Tensor
@@ -20,6 +23,7 @@ from torch import Tensor
 from amalgam.pipeline.engine.host import threads
 from amalgam.tasks.sae.autoencoder import unit_norm
 from amalgam.tasks.sae.config import FeatureInfo, SAESpec, SAETrainConfig
+from amalgam.tasks.sae.metrics import fvu
 from amalgam.tasks.sae.rules import TopK
 from amalgam.tasks.sae.training.train import train
 from benchmarks.measure import Measure, report, seconds
@@ -27,6 +31,7 @@ from benchmarks.yardsticks.autoencoder import naive_training
 from benchmarks.yardsticks.saelens import IS_INSTALLED, peer_training
 
 THREADS, TOGETHER = 1, 8
+PLANTED = 97_531  # seed of the features, which no autoencoder has
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,8 @@ class Size:
     batch_size: int = 1024
     epochs: int = 4
     rounds: int = 5
+    loss_examples: int = 40_960
+    seeds: int = 2
     expansion: float = 4.0
     device: str = "cpu"
 
@@ -60,7 +67,7 @@ class Size:
 def measure(sizes: Sequence[Size] = (Size(512, 16, 8192), Size(64, 4, 32768))) -> list[Measure]:
     """Examples per second, and ratios."""
     with threads(THREADS):
-        return [found for size in sizes for found in (*yardstick(size), *peer(size), *together(size))]
+        return [found for size in sizes for found in (*yardstick(size), *peer(size), *losses(size), *together(size))]
 
 
 def yardstick(size: Size) -> list[Measure]:
@@ -99,6 +106,26 @@ def peer(size: Size) -> list[Measure]:
     return [Measure(f"width {size.width}: ours, over the time of SAELens", median(b / a for a, b in times), "x")]
 
 
+def losses(size: Size) -> list[Measure]:
+    """What training leaves unexplained, ours and SAELens' in each seed."""
+    train_on, held_out = planted(size, size.loss_examples), planted(size, 4096, draw=1)
+    found: dict[str, list[float]] = {}
+    for spec in size.specs(size.seeds):
+        (sae,) = train(train_on, size.about, [spec], size.config, log=lambda metrics, epoch: None)
+        found.setdefault("ours", []).append(fvu(held_out, sae(held_out).detach()))
+        if IS_INSTALLED:
+            number, ours = spec.info(size.about).num_latents, size.config.learning_rate_at
+            for name, rate in (("SAELens", 3e-4), ("SAELens at our learning rate", ours(1, 2, number))):
+                torch.manual_seed(spec.seed)
+                theirs = peer_training(train_on, spec, number, size.config, rate)
+                found.setdefault(name, []).append(fvu(held_out, theirs(held_out)))
+    examples = size.loss_examples * size.epochs
+    return [
+        Measure(f"width {size.width}: FVU after {examples:,} examples, {name}", fmean(values), "")
+        for name, values in found.items()
+    ]
+
+
 def together(size: Size) -> list[Measure]:
     """Several in one pass beside one."""
     features = planted(size)
@@ -122,15 +149,17 @@ def trained(features: Tensor, size: Size, count: int) -> None:
     train(features, size.about, size.specs(count), size.config, log=lambda metrics, epoch: None)
 
 
-def planted(size: Size) -> Tensor:
-    """Unit features made of `k` atoms each and a little noise."""
-    generator = torch.Generator().manual_seed(0)
-    atoms = unit_norm(torch.randn(4 * size.width, size.width, generator=generator))
-    chosen = torch.randint(len(atoms), (size.num_examples, size.k), generator=generator)
-    strengths = 0.5 + torch.rand(size.num_examples, size.k, generator=generator)
+def planted(size: Size, num_examples: int | None = None, draw: int = 0) -> Tensor:
+    """Unit features made of `k` of three atoms per dimension and a little noise; `draw` chooses examples, not atoms."""
+    generator = torch.Generator().manual_seed(PLANTED)
+    atoms = unit_norm(torch.randn(3 * size.width, size.width, generator=generator))
+    generator.manual_seed(PLANTED + 1 + draw)
+    count = num_examples or size.num_examples
+    chosen = torch.randint(len(atoms), (count, size.k), generator=generator)
+    strengths = 0.5 + torch.rand(count, size.k, generator=generator)
     mixed = torch.nn.functional.embedding_bag(chosen, atoms, per_sample_weights=strengths, mode="sum")
     return unit_norm(mixed + 0.1 * torch.randn(mixed.shape, generator=generator) / size.width**0.5).to(size.device)
 
 
 if __name__ == "__main__":
-    report(__doc__, measure, tiny={"sizes": (Size(16, 2, 256, batch_size=64, rounds=1),)})
+    report(__doc__, measure, tiny={"sizes": (Size(16, 2, 256, batch_size=64, rounds=1, loss_examples=256, seeds=1),)})
