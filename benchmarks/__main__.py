@@ -25,6 +25,7 @@ BENCHMARKS = {
     "merging": "methods",
     "staging": "system",
     "features": "system",
+    "storage": "system",
     "sae": "methods",
     "finetuning": "methods",
     "parallel": "system",

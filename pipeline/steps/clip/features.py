@@ -166,4 +166,4 @@ class StagedFeatures:
         )
 
 
-FEATURES = Kind("features", stage_features, FeaturesConfig, read=StagedFeatures)
+FEATURES = Kind("features", stage_features, FeaturesConfig, version=2, read=StagedFeatures)

@@ -71,7 +71,7 @@ ACTIVATIONS = Kind(
     "activations",
     stage_activations,
     ActivationsConfig,
-    version=3,
+    version=4,
     slow_check=check_probe,
     expect=Expect(2, 4_000_000),
 )

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from amalgam.pipeline.store.tables.parquet_stream import open_parquet, reading
-from amalgam.pipeline.store.tables.rows_schema import values_of
+from amalgam.pipeline.store.tables.rows_schema import SCHEMA_KEY, values_of
 from amalgam.tasks.sae.training.rows import Chunk
 
 CHUNK_BYTES = 8 << 20
@@ -133,7 +133,8 @@ def _safetensors(path: Path, column: str | None) -> _File:
 def _parquet(path: Path, column: str | None) -> _File:
     with reading(path, WHAT), open_parquet(path) as file:
         metadata, schema = file.metadata, file.schema_arrow
-        lists = [field.name for field in schema if _is_list_of_numbers(field.type)]
+        is_ours = SCHEMA_KEY in (schema.metadata or {})
+        lists = [field.name for field in schema if _is_row(field.type, is_ours)]
         name = _chosen(path, column, lists)
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         labels = (
@@ -145,15 +146,15 @@ def _parquet(path: Path, column: str | None) -> _File:
     def load(group: int) -> Tensor:
         with reading(path, WHAT), open_parquet(path) as file:
             values = file.read_row_group(group, [name]).column(name).combine_chunks()
-        flat = values_of(values) if pa.types.is_fixed_size_list(values.type) else values.flatten().to_numpy()
+        flat = values.flatten().to_numpy() if _is_ragged(values.type) else values_of(values)
         if values.null_count or flat.size % len(values):
             raise ValueError(f"{path} has rows without values, or of other lengths, in {name!r}")
         return torch.from_numpy(np.array(flat.reshape(len(values), -1)))
 
     chunks = tuple(Chunk(size, partial(_finite, path, partial(load, group))) for group, size in enumerate(sizes))
     kind = schema.field(name).type
-    fixed = pa.types.is_fixed_size_list(kind)
-    width = kind.list_size if fixed else load(sizes.index(max(sizes))).shape[1] if max(sizes, default=0) else 0
+    fixed = 0 if _is_ragged(kind) else kind.list_size if pa.types.is_fixed_size_list(kind) else kind.byte_width // 2
+    width = fixed or (load(sizes.index(max(sizes))).shape[1] if max(sizes, default=0) else 0)
     return _File(sum(sizes), width, chunks, None if labels is None else torch.from_numpy(labels.astype(np.int64)))
 
 
@@ -186,6 +187,12 @@ def _chosen(path: Path, column: str | None, known: Sequence[str]) -> str:
     return column or known[0]
 
 
-def _is_list_of_numbers(kind: pa.DataType) -> bool:
-    is_list = pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    return is_list and pa.types.is_floating(kind.value_type)
+def _is_row(kind: pa.DataType, is_ours: bool) -> bool:
+    """Whether a column has a row of numbers in each field; bytes are numbers of half precision in files of ours."""
+    if pa.types.is_fixed_size_list(kind) or _is_ragged(kind):
+        return pa.types.is_floating(kind.value_type)
+    return is_ours and pa.types.is_fixed_size_binary(kind)
+
+
+def _is_ragged(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind)

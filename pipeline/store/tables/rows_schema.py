@@ -54,15 +54,22 @@ class RowsSchema(BaseModel):
     @property
     def arrow(self) -> pa.Schema:
         """The Arrow schema, this value inside its metadata."""
-        value = pa.field("element", pa.from_numpy_dtype(self.dtype), nullable=False)
         keys = [pa.field(name, kind) for name, kind in KEY_COLUMNS.items()]
-        lists = [pa.field(site, pa.list_(value, self.width(site))) for site in self.sites]
-        fields = [field.with_nullable(False) for field in keys + lists]
+        values = [pa.field(site, self._column(site)) for site in self.sites]
+        fields = [field.with_nullable(False) for field in keys + values]
         return pa.schema(fields, metadata={SCHEMA_KEY: self.model_dump_json()})
+
+    def _column(self, site: str) -> pa.DataType:
+        if self.dtype == "float16":  # Parquet decodes half precision number by number, and bytes by the row
+            return pa.binary(np.dtype(np.float16).itemsize * self.width(site))
+        return pa.list_(pa.field("element", pa.float32(), nullable=False), self.width(site))
 
 
 def values_of(column: pa.Array) -> NDArray:
-    """The values of a column as one flat array, without a copy where they are numbers."""
+    """The values of a column as one flat array, without a copy where they are numbers or rows of half precision."""
+    if pa.types.is_fixed_size_binary(column.type):
+        width = column.type.byte_width
+        return np.frombuffer(column.buffers()[1], np.float16, len(column) * width // 2, column.offset * width)
     if pa.types.is_fixed_size_list(column.type):
         return column.flatten().to_numpy()
     if pa.types.is_string(column.type):

@@ -17,6 +17,8 @@ from amalgam.pipeline.store.artifact import written_whole
 from amalgam.pipeline.store.tables.rows_schema import DIGEST_KEY, KEY_COLUMNS, RowsSchema, values_of
 
 MEBIBYTE = 2**20
+FAST, SMALL = -1, 1  # levels of zstd
+MOSTLY_ZERO = 0.7  # share of zeros from which runs of them compress better than bytes apart
 
 
 class RowsWriter:
@@ -35,8 +37,9 @@ class RowsWriter:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            partial = stack.enter_context(written_whole(self.path))
-            self._file = stack.enter_context(self._parquet(partial))
+            self._partial = stack.enter_context(written_whole(self.path))
+            self._file: pq.ParquetWriter | None = None
+            stack.callback(self._close)
             self._thread = stack.enter_context(ThreadPoolExecutor(max_workers=1, thread_name_prefix="rows"))
             self._open = stack.pop_all()
         self._group: Future[None] | None = None
@@ -78,20 +81,28 @@ class RowsWriter:
         with self._open:
             self._finish()
 
-    def _parquet(self, path: Path) -> pq.ParquetWriter:
+    def _parquet(self, first: pa.Table) -> pq.ParquetWriter:
+        """A file whose compression suits the values of its first row group (`python -m benchmarks storage`)."""
+        half = self.schema.dtype == "float16"
+        leaves = {site if half else f"{site}.list.element": first.column(site) for site in self.schema.sites}
+        # Single precision compresses byte by byte, but for runs of zeros; half precision is to be read fast.
+        split = [leaf for leaf, column in leaves.items() if not half and _share_of_zeros(column) < MOSTLY_ZERO]
         return pq.ParquetWriter(
-            path,
+            self._partial,
             self._arrow,
             compression="zstd",
-            # Dense values are left as they are, which doubles the speed of reading; rectified ones still lose 40 %.
-            compression_level=-1,
+            compression_level={leaf: SMALL if leaf in split else FAST for leaf in (*KEY_COLUMNS, *leaves)},
             use_dictionary=["split", "domain", "view"],
-            use_byte_stream_split=[f"{site}.list.element" for site in self.schema.sites],
+            use_byte_stream_split=split or False,
             write_statistics=list(KEY_COLUMNS),
             write_page_checksum=True,
         )
 
-    def _list(self, site: str, values: NDArray, num_rows: int) -> pa.FixedSizeListArray:
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _list(self, site: str, values: NDArray, num_rows: int) -> pa.Array:
         width = self.schema.width(site)
         if values.size != num_rows * width:
             raise ValueError(f"site {site!r} needs {num_rows} rows of {width} values, got {values.shape}")
@@ -102,7 +113,10 @@ class RowsWriter:
                 f"an activation at {site!r} is NaN, infinite or beyond {self.schema.dtype} "
                 f"({np.finfo(self.schema.dtype).max:g}): store float32, or look for NaN in the weights"
             )
-        return pa.FixedSizeListArray.from_arrays(pa.array(stored), type=self._arrow.field(site).type)
+        kind = self._arrow.field(site).type
+        if pa.types.is_fixed_size_binary(kind):
+            return pa.FixedSizeBinaryArray.from_buffers(kind, num_rows, [None, pa.py_buffer(stored)])
+        return pa.FixedSizeListArray.from_arrays(pa.array(stored), type=kind)
 
     def _add(self, batch: pa.RecordBatch) -> None:
         self.num_rows += batch.num_rows
@@ -126,6 +140,7 @@ class RowsWriter:
             group.result()
 
     def _write_group(self, table: pa.Table) -> None:
+        self._file = self._file or self._parquet(table)
         self._file.write_table(table, row_group_size=len(table))
         for name, digest in self._digests.items():
             for chunk in table.column(name).chunks:
@@ -139,5 +154,10 @@ class RowsWriter:
         whole = hashlib.sha256(str(list(self._digests)).encode())
         for digest in self._digests.values():
             whole.update(digest.digest())
+        assert self._file, "rows were written"
         self._file.add_key_value_metadata({DIGEST_KEY: whole.hexdigest()[:32]})
-        self._file.close()
+
+
+def _share_of_zeros(column: pa.ChunkedArray) -> float:
+    parts = [values_of(chunk) for chunk in column.chunks]
+    return 1 - sum(map(np.count_nonzero, parts)) / max(1, sum(part.size for part in parts))

@@ -53,11 +53,12 @@ def test_shards_of_a_folder_are_one_matrix_with_their_labels(tmp_path):
     assert matrix.labels.tolist() == labels.tolist()
 
 
-def test_rows_that_steps_stage_are_a_matrix(tmp_path):
-    with RowsWriter(tmp_path / "rows.parquet", RowsSchema(sites={"features": (6, 1)}, dtype="float32")) as writer:
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_rows_that_steps_stage_are_a_matrix(dtype, tmp_path):
+    with RowsWriter(tmp_path / "rows.parquet", RowsSchema(sites={"features": (6, 1)}, dtype=dtype)) as writer:
         writer.write(range(50), range(50), "train", {"features": ROWS})
     matrix = open_matrix(tmp_path / "rows.parquet")
-    np.testing.assert_array_equal(read(matrix), ROWS)
+    np.testing.assert_array_equal(read(matrix), ROWS.astype(dtype))
     assert matrix.labels.tolist() == list(range(50))
 
 

@@ -107,7 +107,7 @@ def test_a_file_describes_itself(tmp_path):
     info = describe(tmp_path / "rows.parquet")
     assert (info.num_rows, info.sites, info.dtype, info.provenance) == (20, SITES, "float16", PROVENANCE)
     assert len(info.digest) == 32
-    assert "net.0.act: fixed_size_list<element: halffloat not null>[5]" in info.schema
+    assert "net.0.act: fixed_size_binary[10]" in info.schema
 
 
 def test_rows_of_one_view_are_read_without_decoding_the_others(tmp_path):
@@ -297,3 +297,18 @@ def test_memory_is_constant_whatever_the_number_of_rows(tmp_path, num_batches):
     tracemalloc.stop()
     assert path.stat().st_size > num_batches * 2**20
     assert max(in_arrow) - start + in_python < 32 * 2**20
+
+
+@pytest.mark.parametrize(("dtype", "least"), [("float32", -9), ("float32", 1.5), ("float16", -9), ("float16", 1.5)])
+def test_what_abounds_in_zeros_is_small_and_half_precision_is_one_value_a_row(dtype, least, tmp_path):
+    normal = np.random.default_rng(0).standard_normal((500, 64), dtype=np.float32)
+    values = np.where(normal > least, normal, 0).astype(dtype)
+    path = tmp_path / "rows.parquet"
+    with RowsWriter(path, RowsSchema(sites={"x": (64, 1)}, dtype=dtype)) as writer:
+        for part in (slice(0, 3), slice(3, 500)):
+            writer.write(np.arange(500)[part], np.zeros(500)[part], "train", {"x": values[part]})
+    np.testing.assert_array_equal(np.concatenate([rows.sites["x"] for rows in read_rows(path, batch_size=70)]), values)
+    column = pq.read_metadata(path).row_group(0).column(5)
+    assert (column.total_compressed_size < values.nbytes / 4) == (least > 0)
+    assert column.num_values == (500 if dtype == "float16" else 500 * 64)
+    assert ("BYTE_STREAM_SPLIT" in column.encodings) == (dtype == "float32" and least < 0)
