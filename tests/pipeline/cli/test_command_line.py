@@ -57,6 +57,7 @@ def test_flags_are_the_arguments_of_the_experiment(tmp_path, capsys):
     assert [r.config for r in records if r.name == "total"] == [{"scale": 0.5}]
 
 
+@pytest.mark.slow
 def test_a_plan_tells_what_is_cached_and_takes_costs_from_records(built, capsys):
     assert amalgam("plan", WALKS, "--seeds", "0,7", "--root", built) == 0
     plan = capsys.readouterr().out

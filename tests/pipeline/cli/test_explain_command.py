@@ -146,6 +146,7 @@ def test_classes_of_the_same_names_are_put_in_the_classifiers_order():
     assert in_order(written, ("a", "b b", "c")).labels.tolist() == [1, 2, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["average", "ties"])
 def test_what_a_merge_lost_and_gained_is_explained_against_its_base(place, tmp_path, method):
     other = load_classifier(place / "after")

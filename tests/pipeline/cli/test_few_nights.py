@@ -61,6 +61,7 @@ def night(shop, seed, *flags):
     return left.value.code or 0
 
 
+@pytest.mark.slow
 def test_a_second_night_is_no_regression_by_what_differs_from_image_to_image(shop, capsys):
     """Networks of equal quality that answer 2000 images differ by 1.3 points, as a standard deviation."""
     assert night(shop, 5) == 0 and night(shop, 4, "--baseline", _first(shop)) == 0

@@ -74,11 +74,13 @@ def test_data_that_is_spoiled_in_the_seventh_night_ends_it_with_status_3_and_a_p
     assert sorted(run.data.metrics["verdict"] for run in runs) == [0.0, *[1.0] * 6]
 
 
+@pytest.mark.slow
 def test_a_day_has_one_night_unless_another_is_asked_for(shop):
     assert night(shop) == 0 and night(shop) == 0 and len(found(shop)) == 1
     assert night(shop, "--again") == 0 and len(found(shop)) == 2
 
 
+@pytest.mark.slow
 def test_a_baseline_by_alias_is_kept_and_promoted_only_when_better(shop, capsys):
     assert night(shop, "--tolerance", "accuracy=1pt") == 0
     first = found(shop)[0].run
@@ -94,6 +96,7 @@ def test_a_baseline_by_alias_is_kept_and_promoted_only_when_better(shop, capsys)
     assert "accuracy/small" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_night_says_that_mlflow_is_away_and_that_its_command_failed(shop, capsys):
     assert night(shop) == 0
     baseline = found(shop)[0].run
@@ -119,12 +122,14 @@ def test_a_night_that_still_runs_is_not_joined_by_another(shop):
         assert night(shop) == 0 and not found(shop)
 
 
+@pytest.mark.slow
 def test_a_damaged_night_is_one_fewer_to_compare_with(shop):
     assert night(shop) == 0
     (found(shop)[0].folder(shop / "runs") / "night.json").write_text(json.dumps({"name": "shop"}))
     assert night(shop, "--again") == 0 and len(found(shop)) == 1
 
 
+@pytest.mark.slow
 def test_a_night_never_takes_the_place_of_one_that_can_be_read(shop, capsys):
     assert night(shop) == 0 and night(shop, "--again") == 0
     first, second = found(shop)

@@ -276,6 +276,7 @@ def test_a_check_refuses_before_anything_runs(tmp_path):
     assert folders(tmp_path / "runs") == set()
 
 
+@pytest.mark.slow
 def test_more_than_this_machine_has_is_refused_with_the_remedy(tmp_path):
     [step] = with_resources([walk_step(Walk())], lambda each: Resources(num_gpus=512))
     with pytest.raises(ValueError, match=r"'walk'.*512 GPUs.*--num-gpus walk="):

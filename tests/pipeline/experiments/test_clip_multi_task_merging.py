@@ -67,6 +67,7 @@ def built(data, one_thread):
     return data / "runs", report, steps
 
 
+@pytest.mark.slow
 def test_heads_are_the_zero_shot_ones_and_image_towers_move(built):
     root, _, steps = built
     for head, tuned in zip(steps["task_head"], steps["tuned"], strict=True):
@@ -76,6 +77,7 @@ def test_heads_are_the_zero_shot_ones_and_image_towers_move(built):
         assert any(moved)
 
 
+@pytest.mark.slow
 def test_every_task_is_scored_with_its_own_head_and_fine_tuning_helps(built, data):
     root, report, steps = built
     table = {row["label"]: row for row in read_rows(report.path(root), "merging")}
@@ -92,6 +94,7 @@ def test_every_task_is_scored_with_its_own_head_and_fine_tuning_helps(built, dat
     assert table["base"]["digits/accuracy"] == pytest.approx(hits.double().mean().item(), abs=0.003)
 
 
+@pytest.mark.slow
 def test_the_merged_image_tower_is_what_the_library_merges(built):
     root, _, steps = built
     members = [encoder_state(load_classifier(step.path(root))) for step in steps["tuned"]]

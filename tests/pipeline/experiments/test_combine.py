@@ -32,6 +32,7 @@ def built(tmp_path_factory):
     return root, report, run([report], root, Local()), fusion
 
 
+@pytest.mark.slow
 def test_members_of_the_run_are_found_and_not_trained_again(built):
     _, report, outcome, fusion = built
     trained = {step.fingerprint for step in ancestors([fusion]) if step.name == "member"}

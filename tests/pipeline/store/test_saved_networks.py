@@ -43,6 +43,7 @@ def test_networks_of_recorded_operations_are_read_back_as_they_were(name, tmp_pa
     assert {p.requires_grad for p in again.parameters()} == {True}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["unet", "gru", "weight_norm_mlp", "transformer_encoder"])
 @torch.no_grad()
 def test_what_was_read_back_can_be_fused_again(name, tmp_path):
@@ -56,6 +57,7 @@ MLP = ModelSpec(name="mlp", num_classes=10, in_shape=(1, 8, 8), options={"widths
 RESNET = ModelSpec(name="resnet18", num_classes=4, in_shape=(3, 16, 16), options={"width": 0.125})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", [MLP, RESNET], ids=["linear", "convolutions"])
 @torch.no_grad()
 def test_layers_of_blocks_are_stored_as_blocks(spec, tmp_path):

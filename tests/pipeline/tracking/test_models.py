@@ -95,6 +95,7 @@ def pixels() -> torch.Tensor:
     return load(DATA, "test").pixels[:7]
 
 
+@pytest.mark.slow
 def test_a_model_gives_what_its_network_gives_of_pixels(root, client, pixels):
     import mlflow.pyfunc
     import mlflow.pytorch

@@ -73,6 +73,7 @@ def test_architectures_that_are_not_carried_are_refused_by_name(name):
         trace(member_of(name, 0), example_of(name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["transformer_encoder", "group_norm_resnet", "unet", "padded_shortcut", "tied_autoencoder", "denoiser",

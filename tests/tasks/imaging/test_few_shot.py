@@ -95,6 +95,7 @@ def test_a_run_cut_short_ends_with_the_same_weights(method):
             assert torch.equal(tensor, getattr(resumed, name).state_dict()[key]), (name, key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_learns_digits_from_five_of_each(method):
     shots, images, labels = digits()

@@ -163,6 +163,7 @@ def test_masks_stay_with_their_clients():
     assert not torch.equal(masks[0], masks[1])
 
 
+@pytest.mark.slow
 def test_with_two_planted_clusters_personal_merges_beat_one_for_all():
     graph = planted_clusters(0)
     one, personal = (

@@ -49,6 +49,7 @@ def recovery():
     return x, atoms, saes, history
 
 
+@pytest.mark.slow
 def test_a_planted_dictionary_is_recovered_by_every_rule(recovery):
     x, atoms, saes, history = recovery
     found = {}
@@ -217,6 +218,7 @@ def test_resampled_latents_point_to_badly_reconstructed_examples(rule):
     assert not optimizer.state[one.decoder]["exp_avg"][1, 10:20].any() and not one.silent.any()
 
 
+@pytest.mark.slow
 def test_resampling_revives_latents_and_resumes_to_the_same_bits():
     x, dead, saved = planted(1024)[0], {}, []
     for resampled in (None, 4):

@@ -135,6 +135,7 @@ def test_every_recipe_learns_digits(config, digits, parts):
     assert history[-1][0]["validation/accuracy"] > 0.8
 
 
+@pytest.mark.slow
 def test_one_epoch_of_mnist_teaches_most_of_it(load_real):
     images, test = load_real("mnist")
     network = build(ModelSpec(name="mlp", num_classes=10, in_shape=images.shape), seed=0)

@@ -102,6 +102,7 @@ def results(root: str) -> dict[str, bytes]:
     return {name: data for name, data in stored(root).items() if name.endswith(("walk.json", "total.json"))}
 
 
+@pytest.mark.slow
 def test_a_step_is_built_once_for_all_machines(bucket, monkeypatch, tmp_path):
     target = walks()
     assert [kind for kind, _ in told(bucket, target)] == ["built"] * 3
