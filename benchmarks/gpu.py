@@ -114,6 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"there is no part {min(unknown)!r}: choose from {', '.join(PARTS)}")
     if problem := device_problem(asked.device, asked.tiny):
         parser.error(problem)
+    if asked.wheels and not list(asked.wheels.glob("*.whl")):
+        parser.error(f"{asked.wheels} has no .whl files: fill it as --help says")
     with tempfile.TemporaryDirectory() as site:
         if asked.wheels:
             unpack(asked.wheels, Path(site))

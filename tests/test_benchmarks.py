@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import zipfile
 
 import pytest
 
@@ -49,7 +50,20 @@ def test_the_command_for_a_gpu_writes_its_table_and_names_a_part_that_fails(tmp_
     assert "| both members |" in page and "Not measured: it did not end within 0 s." in page
 
 
-@pytest.mark.parametrize("asked", [[], ["--device", "cpu"], ["sae"]])
+def test_wheels_of_a_folder_are_unpacked_with_nothing_downloaded(tmp_path):
+    about = "thing-1.0.dist-info/"
+    with zipfile.ZipFile(tmp_path / "thing-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("thing.py", "VALUE = 7")
+        wheel.writestr(about + "METADATA", "Metadata-Version: 2.1\nName: thing\nVersion: 1.0\n")
+        wheel.writestr(about + "WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(about + "RECORD", "")
+    gpu.unpack(tmp_path, tmp_path / "site")
+    assert (tmp_path / "site/thing.py").read_text() == "VALUE = 7"
+
+
+@pytest.mark.parametrize(
+    "asked", [[], ["--device", "cpu"], ["sae"], ["--device", "cpu", "--tiny", "--wheels", "nowhere"]]
+)
 def test_without_a_gpu_one_sentence_is_said_and_nothing_written(tmp_path, capsys, asked):
     if gpu.device_problem("cuda", tiny=False) is None:
         pytest.skip("this machine has a GPU")

@@ -36,11 +36,14 @@ METHODS = ("Identity", "PartialOT", "Ward", "FisherPruning")
 def built(tmp_path_factory):
     """Every step of a small experiment but its report, with their records."""
     root = tmp_path_factory.mktemp("root")
-    report = EXPERIMENTS["digits_partial_fusion"](
-        **SMALL, methods=METHODS, alphas=(0.0, 0.5, 1.0), first_weight=(0.0, 0.3, 1.0)
+    experiment, unfinished = EXPERIMENTS["digits_partial_fusion"], SMALL | {"finetune_share": 0.0}
+    grid = experiment(
+        **unfinished, methods=METHODS, alphas=(0.0, 0.5, 1.0), first_weight=(0.0, 0.3, 1.0), rivals=("none",)
     )
-    outcome = run(list(report.parents), root, Local())
-    return root, [(step, outcome.records[step.fingerprint]) for step in ancestors(list(report.parents))]
+    tuned = experiment(**SMALL, methods=("PartialOT",), alphas=(0.5,), first_weight=(0.3,))
+    steps = [*grid.parents, *tuned.parents]
+    outcome = run(steps, root, Local())
+    return root, [(step, outcome.records[step.fingerprint]) for step in ancestors(steps)]
 
 
 def of_kind(built, name: str) -> list[tuple[Step, Record]]:
