@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -44,6 +45,12 @@ def report(tmp_path_factory):
     step = robustness(seeds=2, num_images=100, tolerance=TOLERANCE, compare=PAIR)
     run([step], root, Local())
     return step.path(root), root, {path.path(root): read_results(path.path(root)) for path in step.inputs["paths"]}
+
+
+@pytest.fixture(scope="module")
+def tested(report, tmp_path_factory):
+    """Another root with the same paths, for other reports on them."""
+    return shutil.copytree(report[1], tmp_path_factory.mktemp("tested") / "runs")
 
 
 @pytest.fixture(scope="module")
@@ -269,27 +276,27 @@ def test_a_suite_without_test_images_in_distribution_is_reported_on_held_out_one
     assert any(f"(in distribution {price})" in sentence for sentence in findings["headlines"])
 
 
-def test_nothing_of_a_single_seed_is_bold(tmp_path, report):
-    step = robustness(seeds=1, num_images=50, compare=PAIR)
-    run([step], tmp_path, Local())
+def test_nothing_of_a_single_seed_is_bold(tested, report):
+    step = robustness(seeds=1, num_images=100, compare=PAIR)
+    run([step], tested, Local())
     bold = re.compile(r"<td><strong>")
-    assert not bold.search((step.path(tmp_path) / "robustness.html").read_text())
+    assert not bold.search((step.path(tested) / "robustness.html").read_text())
     assert bold.search((report[0] / "robustness.html").read_text())
 
 
-def test_no_pair_is_compared_that_nobody_named(tmp_path):
-    step = robustness(seeds=1, num_images=50)
-    run([step], tmp_path, Local())
-    page = (step.path(tmp_path) / "robustness.html").read_text()
+def test_no_pair_is_compared_that_nobody_named(tested):
+    step = robustness(seeds=1, num_images=100)
+    run([step], tested, Local())
+    page = (step.path(tested) / "robustness.html").read_text()
     assert "Criteria" not in page and "sae-mask against l2" not in page
-    assert not any(name.startswith("difference/") for name in read_record(step.path(tmp_path)).metrics)
+    assert not any(name.startswith("difference/") for name in read_record(step.path(tested)).metrics)
 
 
-@pytest.mark.parametrize("pair", [("l2", "lp"), ("ft", "l2"), ("lp", "ft")])
-def test_any_pair_of_methods_is_compared(pair, tmp_path):
-    step = robustness(seeds=2, num_images=50, compare=pair)
-    run([step], tmp_path, Local())
-    folder = step.path(tmp_path)
+@pytest.mark.parametrize("pair", [("l2", "lp"), ("lp", "ft")])
+def test_any_pair_of_methods_is_compared(pair, tested):
+    step = robustness(seeds=2, num_images=100, compare=pair)
+    run([step], tested, Local())
+    folder = step.path(tested)
     findings = json.loads((folder / "robustness.json").read_text())
     assert any(sentence.startswith(f"{pair[0]} against {pair[1]} at") for sentence in findings["headlines"])
     assert "difference/seen" in read_record(folder).metrics
@@ -328,7 +335,8 @@ def test_the_page_of_a_run_in_mlflow_has_curves_by_strength_and_by_alpha(report,
     chosen = [row for row in rows if row["method"] == "sae-mask" and row["chosen_strength"]]
     expected = {round(100 * row["alpha"]): row["unseen/accuracy"] for row in chosen}
     assert dict(points["by_alpha/unseen/sae-mask"]) == expected and len(expected) == len(ALPHAS)
-    assert {name for name, of_name in points.items() if len(of_name) < 2} == {
+    # A step that takes long, as on a busy machine, has curves of the machine too.
+    assert {name for name, of_name in points.items() if len(of_name) < 2 and not name.startswith("system/")} == {
         *("test/accuracy", "test/accuracy_std"),
         *("usage/seconds", "usage/bytes", "usage/cpu_seconds"),
     }
