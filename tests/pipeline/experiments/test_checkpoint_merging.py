@@ -34,6 +34,7 @@ def opened(built, place):
     return CheckpointBench.opened(steps[place].config, folder, work), folder
 
 
+@pytest.mark.slow
 def test_every_rule_has_a_row_and_weights_follow_the_history(built):
     root, steps = built
     rows = {result.network.method for step in steps for result in read_results(step.path(root))}
@@ -51,6 +52,7 @@ def test_every_rule_has_a_row_and_weights_follow_the_history(built):
     assert tested == bench.test(expected)
 
 
+@pytest.mark.slow
 def test_adapters_are_merged_in_both_spaces_on_top_of_the_base(built):
     bench, folder = opened(built, 1)
     last = load_file(sorted(folder.glob("epoch-*.safetensors"))[-1])

@@ -81,6 +81,7 @@ def built(tmp_path_factory):
     return report, recipe, root
 
 
+@pytest.mark.slow
 def test_qualities_are_those_of_the_metrics_on_test_images(built):
     report, recipe, root = built
     [step] = report.inputs["qualities"]
@@ -103,6 +104,7 @@ def test_qualities_are_those_of_the_metrics_on_test_images(built):
             assert found[f"{name}/atoms/stability"] == pytest.approx(stability)
 
 
+@pytest.mark.slow
 def test_the_report_shows_how_good_autoencoders_are_wherever_it_is_read(built):
     report, _, root = built
     folder, [step] = report.path(root), report.inputs["qualities"]
@@ -121,6 +123,7 @@ def test_the_report_shows_how_good_autoencoders_are_wherever_it_is_read(built):
     assert "autoencoders" in capture.get() and max(map(len, capture.get().splitlines())) <= 80
 
 
+@pytest.mark.slow
 def test_a_report_without_averages_shows_every_way_once(built):
     rows = main_rows(read_rows(built[0].path(built[2]), "robustness"))
     assert [row["label"] for row in rows] == ["zero-shot", "ft", BASE, "raw inputs"]

@@ -53,6 +53,7 @@ def step_of(built, label):
     return next(step for step in built[2]["merged"] if step.config.label == label)
 
 
+@pytest.mark.slow
 def test_rows_are_what_the_library_merges(built):
     root, (base, members) = built[0], states(built)
     merged = encoder_state(load_model(step_of(built, "Average").path(root)))
@@ -66,6 +67,7 @@ def test_rows_are_what_the_library_merges(built):
     assert all(torch.equal(merged[name], expected[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_a_merged_network_answers_for_every_task_and_is_a_model_of_all_their_classes(built, tmp_path, monkeypatch):
     """Its logits of a task's classes are those of the task's own head behind the merged encoder."""
     import mlflow.pytorch
@@ -95,6 +97,7 @@ def test_a_merged_network_answers_for_every_task_and_is_a_model_of_all_their_cla
     assert exportable(steps["member"][0].path(root)).class_names == tuple(map(str, range(10)))
 
 
+@pytest.mark.slow
 def test_staged_statistics_know_the_encoders_and_leave_the_head_out(built):
     root, _, steps = built
     base, members = states(built)
@@ -106,6 +109,7 @@ def test_staged_statistics_know_the_encoders_and_leave_the_head_out(built):
         merge(base, [base, *members[1:]], RegMean(), known)
 
 
+@pytest.mark.slow
 def test_heads_are_fixed_and_only_encoders_move(built):
     root, _, steps = built
     for step in steps["task"]:
@@ -115,6 +119,7 @@ def test_heads_are_fixed_and_only_encoders_move(built):
     assert all(not torch.equal(member["layers.0.weight"], base["layers.0.weight"]) for member in members)
 
 
+@pytest.mark.slow
 def test_report_has_every_method_and_every_task(built):
     root, report, _ = built
     table = {row["label"]: row for row in read_rows(report.path(root), "merging")}
@@ -127,6 +132,7 @@ def test_report_has_every_method_and_every_task(built):
     assert table["fine-tuned"]["accuracy"] > table["base"]["accuracy"]
 
 
+@pytest.mark.slow
 def test_every_method_with_a_scale_tries_the_same_ones(built):
     report = built[1]
     grids = [step.config.grid for step in report.parents if step.name == "merged" and step.config.grid]
@@ -170,6 +176,7 @@ def test_sentences_claim_a_win_only_beyond_the_interval_over_seeds():
     assert merge_report(clear, "", {})[1]["accuracy/a"] == pytest.approx(0.85)
 
 
+@pytest.mark.slow
 def test_conflicts_of_tensors_stand_in_the_report_and_not_among_methods(built):
     root, report, _ = built
     base, members = states(built)
@@ -182,6 +189,7 @@ def test_conflicts_of_tensors_stand_in_the_report_and_not_among_methods(built):
     assert "Where the tasks disagree" in (report.path(root) / "merging.html").read_text()
 
 
+@pytest.mark.slow
 def test_each_task_has_a_merge_of_its_own_by_functional_similarity(built):
     root, _, steps = built
     (step,) = steps["personal_merges"]
@@ -198,6 +206,7 @@ def test_each_task_has_a_merge_of_its_own_by_functional_similarity(built):
         staged.checked("embeddings", [base, *members[1:]])
 
 
+@pytest.mark.slow
 def test_staged_statistics_of_other_data_are_refused(built):
     root, _, steps = built
     folder = steps["projected_gradients"][0].path(root)
@@ -207,6 +216,7 @@ def test_staged_statistics_of_other_data_are_refused(built):
         read_statistics(folder, "digits of another kind")
 
 
+@pytest.mark.slow
 def test_the_page_of_a_run_in_mlflow_has_a_curve_by_setting_of_every_method_with_several(built):
     """The best of each curve is what the table gives as validation accuracy."""
     root, report, steps = built

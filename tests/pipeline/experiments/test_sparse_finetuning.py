@@ -29,6 +29,7 @@ def built(tmp_path_factory):
     return root, report
 
 
+@pytest.mark.slow
 def test_task_vectors_have_no_entry_outside_their_mask(built):
     root, report = built
     steps = [step for step in ancestors([report]) if step.name == "sparse" and step.config.share < 1]
@@ -41,6 +42,7 @@ def test_task_vectors_have_no_entry_outside_their_mask(built):
         assert any(not torch.equal(tuned[name], base[name]) for name in masks)
 
 
+@pytest.mark.slow
 def test_rates_are_chosen_on_validation_and_every_rule_has_a_row(built):
     root, report = built
     for step in (s for s in ancestors([report]) if s.name == "sparse"):

@@ -42,6 +42,7 @@ def method(tmp_path):
     return f"{tmp_path / 'mine.py'}:FirstHalf"
 
 
+@pytest.mark.slow
 def test_a_users_own_method_goes_through_to_the_report(method, tmp_path):
     report = partial_fusion(**TINY, methods=("Identity", "PartialOT", method), alphas=(0.0, 0.5))
     run([report], tmp_path / "runs", Local())

@@ -266,6 +266,7 @@ def test_a_report_without_penalties_or_wise_still_says_what_it_can(tmp_path):
     assert findings["comparisons"] == [] and findings["recommendation"] == ""
 
 
+@pytest.mark.slow
 def test_a_suite_without_test_images_in_distribution_is_reported_on_held_out_ones(tmp_path):
     step = robustness(seeds=1, num_images=50, test_sets={"sketch": "natural"})
     run([step], tmp_path, Local())
@@ -276,6 +277,7 @@ def test_a_suite_without_test_images_in_distribution_is_reported_on_held_out_one
     assert any(f"(in distribution {price})" in sentence for sentence in findings["headlines"])
 
 
+@pytest.mark.slow
 def test_nothing_of_a_single_seed_is_bold(tested, report):
     step = robustness(seeds=1, num_images=100, compare=PAIR)
     run([step], tested, Local())
@@ -284,6 +286,7 @@ def test_nothing_of_a_single_seed_is_bold(tested, report):
     assert bold.search((report[0] / "robustness.html").read_text())
 
 
+@pytest.mark.slow
 def test_no_pair_is_compared_that_nobody_named(tested):
     step = robustness(seeds=1, num_images=100)
     run([step], tested, Local())
@@ -292,6 +295,7 @@ def test_no_pair_is_compared_that_nobody_named(tested):
     assert not any(name.startswith("difference/") for name in read_record(step.path(tested)).metrics)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", [("l2", "lp"), ("lp", "ft")])
 def test_any_pair_of_methods_is_compared(pair, tested):
     step = robustness(seeds=2, num_images=100, compare=pair)

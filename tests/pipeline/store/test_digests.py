@@ -38,6 +38,7 @@ def unreadable(*_: object) -> None:
     raise AssertionError("the file is read again")
 
 
+@pytest.mark.slow
 def test_a_file_that_another_process_wrote_here_is_not_read_again(file, monkeypatch):
     command = [sys.executable, "-c", WRITE, str(file.parent)]
     written = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

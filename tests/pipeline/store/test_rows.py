@@ -228,6 +228,7 @@ def test_no_rows_leave_no_file(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_failed_disk_leaves_no_file(tmp_path):
     """A file size limit stands for the full disk; it needs a process of its own."""
     program = """
@@ -278,6 +279,7 @@ def test_a_reader_that_stops_early_leaves_no_thread_behind(tmp_path):
     assert not readers()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_batches", [40, 160])
 def test_memory_is_constant_whatever_the_number_of_rows(tmp_path, num_batches):
     """Four times the rows, the same bound: 2 MiB batches through 4 MiB row groups, and Parquet's pages."""

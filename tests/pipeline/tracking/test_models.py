@@ -137,6 +137,7 @@ def test_a_metric_of_a_model_is_in_the_history_of_its_run_once(root, client):
         assert one.data.metrics["test/accuracy"] in [m.value for m in model.metrics if m.key == "test/accuracy"]
 
 
+@pytest.mark.slow
 def test_a_classifier_of_clip_is_a_model_of_its_classes(tmp_path, monkeypatch):
     import mlflow.pytorch
 

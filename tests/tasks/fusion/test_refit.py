@@ -160,6 +160,7 @@ def test_sums_of_shards_are_those_of_all_rows_in_any_order():
     assert total.num_rows == 60
 
 
+@pytest.mark.slow
 def test_a_norm_behind_a_fitted_convolution_holds_the_statistics_of_its_inputs():
     members, x = networks("resnet", 2), example("resnet", batch=20)
     fused = fuse(members, PartialOT(alpha=0.3), x, calibration=[x], refit=Refit(rows_per_feature=1000))

@@ -22,6 +22,7 @@ def test_an_address_that_holds_no_results_is_refused_and_makes_no_folder(tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_root_is_taken_from_the_environment_and_may_be_a_file_address(tmp_path, monkeypatch, capsys):
     for root in (tmp_path / "a b", (tmp_path / "a b").as_uri()):
         monkeypatch.setenv("AMALGAM_ROOT", str(root))

@@ -36,6 +36,7 @@ from amalgam.pipeline.tracking.nights.schedules import (
 from amalgam.pipeline.tracking.run_record import read_runs
 from tests.pipeline.example import Walk, walk_step, walks
 
+pytestmark = pytest.mark.slow
 HERE = Path(__file__).parents[4]
 SHOP = """
 from pydantic import BaseModel
@@ -102,7 +103,6 @@ def results(root: str) -> dict[str, bytes]:
     return {name: data for name, data in stored(root).items() if name.endswith(("walk.json", "total.json"))}
 
 
-@pytest.mark.slow
 def test_a_step_is_built_once_for_all_machines(bucket, monkeypatch, tmp_path):
     target = walks()
     assert [kind for kind, _ in told(bucket, target)] == ["built"] * 3
@@ -150,7 +150,6 @@ def test_an_upload_that_was_broken_off_is_no_step_and_is_written_over(bucket):
     assert storage_of(root_path(bucket)).verify() == (1, [])
 
 
-@pytest.mark.slow
 def test_the_commands_read_it(bucket, monkeypatch, tmp_path, capsys):
     def amalgam(*arguments: str) -> tuple[int, str]:
         with pytest.raises(SystemExit) as ended:
@@ -182,7 +181,6 @@ def test_processes_that_train_together_need_a_folder(bucket):
         run([step], root_path(bucket), Local())
 
 
-@pytest.mark.slow
 def test_old_nights_are_removed_for_all_machines(bucket, monkeypatch, tmp_path, capsys):
     """What is left is what the same nights and `gc` leave of a folder; a machine that saw them forgets them too."""
 
@@ -363,7 +361,6 @@ def test_a_lease_that_is_renewed_is_waited_for():
     thread.join()
 
 
-@pytest.mark.slow
 def test_a_builder_that_is_killed_lets_another_machine_build(bucket, monkeypatch, tmp_path):
     """For the lease its process is another machine's: only its silence says that it is dead."""
     step = walk_step(Walk())
@@ -383,7 +380,6 @@ def test_a_builder_that_is_killed_lets_another_machine_build(bucket, monkeypatch
     assert not [name for name in stored(bucket) if name.startswith(".leases/")]
 
 
-@pytest.mark.slow
 def test_two_drivers_at_once_share(bucket, tmp_path, monkeypatch):
     def driver(name: str) -> "subprocess.Popen[str]":
         monkeypatch.setenv("AMALGAM_CACHE", str(tmp_path / name))
