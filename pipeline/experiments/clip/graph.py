@@ -6,7 +6,7 @@ backbone -> zero_shot -> features -> saes -> sae_quality (every test set) ------
                                                 +-> explanation
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from amalgam.pipeline.engine.kinds import C, Kind
@@ -14,8 +14,8 @@ from amalgam.pipeline.engine.step import Inputs, Step
 from amalgam.pipeline.experiments.clip.frozen import Frozen
 from amalgam.pipeline.experiments.clip.recipe import MEGA, RobustRecipe
 from amalgam.pipeline.experiments.clip.variants import Variant
+from amalgam.pipeline.reports.robustness.config import PLAIN, RobustnessReportConfig
 from amalgam.pipeline.reports.robustness.config import ZERO_SHOT as FROZEN
-from amalgam.pipeline.reports.robustness.config import RobustnessReportConfig
 from amalgam.pipeline.steps.clip.explanation import EXPLANATION
 from amalgam.pipeline.steps.clip.path import PATH, PathConfig
 from amalgam.pipeline.steps.clip.report import ROBUSTNESS
@@ -45,9 +45,9 @@ def robust_graph(recipe: RobustRecipe) -> Step:
     )
     return ROBUSTNESS(
         config,
-        paths=tuple(path for seed in seeds for path in seed.paths()),
+        paths=tuple(path for seed in seeds for path in seed.paths(recipe.methods)),
         qualities=tuple(step for seed in seeds for step in seed.qualities()),
-        explanations=tuple(seeds[0].explanation(name) for name in recipe.explained),
+        explanations=tuple(seeds[0].explanation(name, seeds) for name in recipe.explained),
     )
 
 
@@ -64,10 +64,10 @@ class OfSeed(Frozen):
         config = SAEQualityConfig(saes=named, test_sets=test_sets, seed=self.seed)
         return (SAE_QUALITY(config, classifier=self.zero_shot, saes=tuple(map(self.saes_of, users.values()))),)
 
-    def paths(self) -> Iterator[Step]:
-        """Every network that is tested, with those between it and zero-shot."""
+    def paths(self, methods: Sequence[str]) -> Iterator[Step]:
+        """Every network of these methods that is tested, with those between it and zero-shot."""
         yield self._path(FROZEN, {}, (), (0.0,))
-        for name in self.recipe.methods:
+        for name in methods:
             variant = self.recipe.variant(name)
             for factor in self.recipe.factors if variant.is_swept else (1.0,):
                 settings = {STRENGTH: factor * variant.base_strength} if variant.is_swept else {}
@@ -86,22 +86,32 @@ class OfSeed(Frozen):
             raise ValueError("a soup is made of two or more fine-tuned networks: add methods or strengths")
         return tuple(found)
 
-    def explanation(self, name: str) -> Step:
-        """What one fine-tuning method changed."""
+    def explanation(self, name: str, seeds: Sequence["OfSeed"]) -> Step:
+        """What one fine-tuning method changed, at the strength that the report chooses by validation of all seeds.
+
+        A method that was not tested is explained at the middle of the grid.
+        """
         variant, factors, config = self.recipe.variant(name), sorted(self.recipe.factors), self.recipe.explanation
         assert config is not None, "the recipe has checked this"
-        factor = factors[len(factors) // 2] if variant.is_swept else 1.0
-        settings = ((STRENGTH, factor * variant.base_strength),) if variant.is_swept else ()
-        identity = Network(kind="classifier", method=name, settings=settings, seed=self.seed)
-        named = {"sae": self.recipe.saes.first.name, "title": f"What {name} changed", "identity": identity}
-        config = config.model_copy(update=named)
+        if not variant.is_swept or name not in self.recipe.methods:
+            factors, seeds = [factors[len(factors) // 2] if variant.is_swept else 1.0], ()
+        decisive = [method for method in self.recipe.methods if method in (PLAIN, name)]
+        strengths = tuple(factor * variant.base_strength for factor in factors) if variant.is_swept else ()
+        named = {
+            "sae": self.recipe.saes.first.name,
+            "title": f"What {name} changed",
+            "identity": Network(kind="classifier", method=name, seed=self.seed),
+            "strengths": strengths,
+            "tolerance": self.recipe.tolerance,
+        }
         return EXPLANATION(
-            config,
+            config.model_copy(update=named),
             before=self.zero_shot,
-            after=self.tuned(variant, factor),
+            after=tuple(self.tuned(variant, factor) for factor in factors),
             # Codes of images unlike those that an autoencoder was trained on explain nothing.
             sae=self.saes(self.recipe.saes, mixed=self.seeded.unlabelled is not None),
             backbone=self.seeded.backbone,
+            paths=tuple(path for seed in seeds for path in seed.paths(decisive)),
         )
 
     def tuned(self, variant: Variant, factor: float = 1.0) -> Step:

@@ -5,7 +5,7 @@ and `autoencoders.csv` and `.parquet` where autoencoders were measured.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from amalgam.pipeline.reports.robustness.saes import (
     markdown_qualities,
     page_qualities,
 )
-from amalgam.pipeline.reports.robustness.sentences import headlines, recommendation, strength_forms
+from amalgam.pipeline.reports.robustness.sentences import explained_networks, headlines, recommendation, strength_forms
 from amalgam.pipeline.reports.robustness.table import (
     VALIDATION,
     drift_measures,
@@ -56,6 +56,7 @@ from amalgam.pipeline.reports.tables import (
     shown,
 )
 from amalgam.pipeline.store.artifact import Record
+from amalgam.tasks.scoring.results import Network
 
 STEM = "robustness"
 SETTINGS = (Column("strength", "strength", "{:g}".format), Column("alpha", "alpha", "{:g}".format))
@@ -93,11 +94,16 @@ OVERALL_LEGEND = "Overall: the mean of in-distribution accuracy and of the mean 
 
 
 def robustness_report(
-    frame: pd.DataFrame, qualities: Sequence[Row], config: RobustnessReportConfig, provenance: Sequence[Record] = ()
+    frame: pd.DataFrame,
+    qualities: Sequence[Row],
+    config: RobustnessReportConfig,
+    provenance: Sequence[Record] = (),
+    explained: Mapping[str, Network] | None = None,
 ) -> tuple[Report, dict[str, float]]:
     """The report of what was tested, and what MLflow should compare of it: accuracies and differences by name.
 
-    `qualities` are rows of `quality_rows`, none if no autoencoder was measured.
+    `qualities` are rows of `quality_rows`, none if no autoencoder was measured; `explained` are the networks of
+    explanations by the names of their folders, which lie beside the report's.
     """
     rows = robustness_table(frame, config.tolerance)
     findings = find(rows, pooled(frame, compared_networks(rows, config.compare)), config.compare)
@@ -108,7 +114,8 @@ def robustness_report(
         config.title,
         "robustness.html.j2",
         config.settings,
-        values=_values(rows, frame, qualities, findings, config),
+        values=_values(rows, frame, qualities, findings, config)
+        | {"explained": explained_networks(rows, explained or {})},
         tables={STEM: rows} | ({SAES_STEM: qualities} if qualities else {}),
         figures={STEM: robustness_figure(rows, config.title)},
         texts={

@@ -1,6 +1,6 @@
 """The headlines of a robustness report: sentences made from its numbers, and what a user should choose."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from amalgam.pipeline.reports.robustness.config import DRIFT, PLAIN, ZERO_SHOT
 from amalgam.pipeline.reports.robustness.findings import (
@@ -23,6 +23,7 @@ from amalgam.pipeline.reports.robustness.table import (
 from amalgam.pipeline.reports.tables import MINUS, Row, percent, points
 from amalgam.tasks.clip.finetuning.regulariser import strength_at_width
 from amalgam.tasks.scoring.comparing import OVERALL, SHIFTS, Difference
+from amalgam.tasks.scoring.results import STRENGTH, Network
 from amalgam.tasks.scoring.selection import recovered_fraction
 
 OTHER_WIDTH = 512  # of ViT-B: what strengths are converted to
@@ -184,3 +185,14 @@ def _verdict(difference: Difference, pair: Pair) -> str:
 
 def _listed(words: Sequence[str]) -> str:
     return ", ".join(words[:-1]) + " and " + words[-1] if len(words) > 1 else "".join(words)
+
+
+def explained_networks(rows: Sequence[Row], networks: Mapping[str, Network]) -> list[tuple[str, str]]:
+    """Which networks are explained, in words, and where."""
+    found = []
+    for folder, network in networks.items():
+        row, strength = row_of(rows, network.method), network.number(STRENGTH)
+        assert row is None or row["strength"] == strength, f"{folder} explains another network than the report chose"
+        by = "which was not tested" if row is None else "as chosen above" if strength else "without a strength"
+        found.append((f"{network.label}, seed {network.seed}, {by}, without WiSE", f"../{folder}/explanation.html"))
+    return found

@@ -1,5 +1,6 @@
 """The steps from a backbone to fine-tuned classifiers, as a sweep runs them."""
 
+import re
 from dataclasses import replace
 
 import pandas as pd
@@ -21,6 +22,7 @@ from amalgam.tasks.data.loading import batches
 from amalgam.tasks.data.opening import open_labelled
 from amalgam.tasks.data.sources import LabelledConfig, MixedStyles
 from amalgam.tasks.sae.metrics import fvu
+from amalgam.tasks.scoring.results import STRENGTH
 from tests.pipeline.steps.clip_sweep import IMAGES, VIEWS, WORLD, autoencoders, seeded, sweep
 
 EXPLANATION = ExplainConfig(sources=(("plain", WORLD.source("test", 20)),))
@@ -175,7 +177,9 @@ def test_a_label_without_a_class_is_refused(root):
 
 def test_a_soup_is_of_all_networks_that_trained_everything(root):
     recipe = sweep(methods=("ft", "lp", "l2", "soup"), alphas=(0.5, 1.0))
-    results = {(path.config.identity.method, path.fingerprint): path for path in OfSeed(recipe, 0).paths()}
+    results = {
+        (path.config.identity.method, path.fingerprint): path for path in OfSeed(recipe, 0).paths(recipe.methods)
+    }
     soup = next(path for (name, _), path in results.items() if name == "soup")
     tried = {s.fingerprint for (name, _), path in results.items() if name in ("ft", "l2") for s in path.inputs["after"]}
     assert {step.fingerprint for step in soup.inputs["after"]} == tried and len(tried) == 3
@@ -187,7 +191,7 @@ def test_a_soup_is_of_all_networks_that_trained_everything(root):
     )
     assert metrics[soup.fingerprint].metrics["validation/accuracy@alpha=1"] >= best
     with pytest.raises(ValueError, match="soup"):
-        list(OfSeed(sweep(methods=("ft", "soup")), 0).paths())
+        robust_graph(sweep(methods=("ft", "soup")))
 
 
 @pytest.mark.parametrize(
@@ -228,15 +232,29 @@ def test_only_ways_that_are_tried_are_explained_unless_asked_for():
 def test_a_sweep_without_autoencoders_measures_drift_all_the_same(root):
     report = robust_graph(sweep(methods=("ft",)))
     assert "saes" not in {step.name for step in ancestors([report])}
-    [path] = [one for one in OfSeed(sweep(methods=("ft",)), 0).paths() if one.config.identity.method == "ft"]
+    [path] = [one for one in OfSeed(sweep(methods=("ft",)), 0).paths(("ft",)) if one.config.identity.method == "ft"]
     records = run([report], root, Local()).records
     drift = {name for name in records[path.fingerprint].metrics if name.startswith("drift/")}
     assert "drift/cka@alpha=1" in drift and not any("fvu" in name or "jaccard" in name for name in drift)
 
 
-def test_the_middle_strength_is_explained_in_whatever_order_they_are_listed():
-    explained = {"explained": ("l2",), "explanation": EXPLANATION}
-    orders = (1.0, 10.0, 100.0), (100.0, 1.0, 10.0)
-    steps = [OfSeed(sweep(factors=factors, **explained), 0).explanation("l2") for factors in orders]
-    assert steps[0].fingerprint == steps[1].fingerprint
-    assert steps[0].inputs["after"].config.finetuning.strength == 10.0
+def test_the_network_that_the_report_chose_is_explained_and_both_say_so(root):
+    recipe = sweep(methods=("ft", "l2"), seeds=2, explained=("l2",), explanation=EXPLANATION)
+    report = robust_graph(recipe)
+    (explanation,) = report.inputs["explanations"]
+    records = run([report], root, Local()).records
+    strength = records[report.fingerprint].metrics["strength/l2"]
+    assert {row.network.setting(STRENGTH) for row in read_results(explanation.path(root))} == {strength}
+    assert f"l2, strength {strength:g}, seed 0, as chosen above" in (report.path(root) / "robustness.html").read_text()
+    page = (explanation.path(root) / "explanation.html").read_text()
+    assert re.search(f"<dt>strength</dt><dd>{strength:g} \\(chosen from 10, 100", page)
+    (chosen,) = [step for step in explanation.inputs["after"] if step.config.finetuning.strength == strength]
+    assert f'{chosen.path(root).name}"' in page
+
+
+def test_a_method_that_was_not_tested_is_explained_at_the_middle_of_the_grid():
+    explained = {"explained": ("l2",), "explanation": EXPLANATION, "methods": ("ft",)}
+    recipes = [sweep(factors=factors, **explained) for factors in ((1.0, 10.0, 100.0), (100.0, 1.0, 10.0))]
+    (one,), (other,) = (robust_graph(recipe).inputs["explanations"] for recipe in recipes)
+    assert one.fingerprint == other.fingerprint
+    assert [step.config.finetuning.strength for step in one.inputs["after"]] == [10.0]
