@@ -6,10 +6,11 @@ feature of the images that activate it: words fit the latter far better, since a
 to what other active latents say already.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import torch
+from scipy.stats import binom
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -19,7 +20,8 @@ from amalgam.tasks.explain.vocabulary import Concept, Truth
 
 BEST = 3  # words kept for every latent
 NUM_NULL = 2000  # meaningless directions that scores are compared with
-LEVEL = 0.05  # share of meaningless directions that would get a name
+LEVEL = 0.05  # share of meaningless directions that would get a name, and chance that a stated error rate is wrong
+NUM_TRIED = 10  # thresholds
 MOST, TIMES = 0.5, 2.0  # a latent shows a word if most images that fire it do, and at least twice as many as all do
 
 
@@ -34,18 +36,55 @@ class Names:
     scores: Tensor
     """Their cosines."""
     threshold: float
-    """Cosine that a share of LEVEL of meaningless directions exceeds."""
+    """Cosine from which on a word is a name: one that a share of LEVEL of meaningless directions exceeds, or one that
+    was calibrated."""
     alive: Tensor
     """Latents that fire at all, (num_latents,)."""
+    evidence: "Evidence | None" = None
+    """By what the threshold was calibrated; None where it was not."""
 
     @property
     def named(self) -> Tensor:
-        """Latents whose best word is better than that of nearly every meaningless direction, (num_latents,)."""
-        return self.alive & (self.scores[:, 0] > self.threshold)
+        """Latents whose best word is near enough to be a name, (num_latents,)."""
+        return self.alive & (self.scores[:, 0] >= self.threshold)
 
     def name(self, latent: int) -> str:
         """The best word of a latent, or "unnamed"."""
         return self.words[self.best[latent, 0]] if self.named[latent] else "unnamed"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The names that were judged to find a threshold."""
+
+    rate: float
+    """Largest share of names that may be wrong, with a confidence of 1 - LEVEL."""
+    judged: int
+    """Latents above the threshold whose best word is one that images are known to show or not to show."""
+    wrong: int
+    """Those of them that do not show it."""
+
+
+def calibrated(names: Names, truth: Tensor, known: Collection[str], rate: float) -> Names:
+    """As many names as possible of which at most a share `rate` is wrong, by latents whose words can be judged.
+
+    `truth` is as of `shown`, `known` are the words that it is about. Of NUM_TRIED thresholds, the lowest at which a
+    larger share is rejected (a one-sided binomial test, at LEVEL over all of them; Angelopoulos et al. 2021,
+    arXiv:2110.01052); the names as they are where there is none. Words that cannot be judged are taken to be wrong as
+    often as others of the same cosine. Raises ValueError for a rate outside (0, 1).
+    """
+    if not 0 < rate < 1:
+        raise ValueError(f"the share of wrong names must be between 0 and 1, got {rate}")
+    first = names.best[:, 0]
+    judged = names.alive & torch.tensor([word in known for word in names.words], device=first.device)[first]
+    scores, wrong = names.scores[judged, 0], ~truth.gather(1, names.best[:, :1])[judged, 0]
+    steps = torch.linspace(0, 1, NUM_TRIED + 1, dtype=scores.dtype, device=scores.device)[:-1]
+    for threshold in scores.quantile(steps, interpolation="higher").tolist() if len(scores) else ():
+        above = scores >= threshold
+        number, errors = int(above.sum()), int(wrong[above].sum())
+        if binom.cdf(errors, number, rate) <= LEVEL / NUM_TRIED:
+            return replace(names, threshold=threshold, evidence=Evidence(rate, number, errors))
+    return names
 
 
 def embed(clip: TextEncoder, concepts: Sequence[Concept]) -> Tensor:

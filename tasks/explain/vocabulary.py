@@ -54,6 +54,18 @@ class Truth(BaseModel):
             raise ValueError(f"the word {min(both)!r} names both a class and a domain: use different words")
         return self
 
+    @classmethod
+    def of_names(cls, class_names: Sequence[str], domains: Sequence[str], words: Sequence[str]) -> "Truth":
+        """What classes and domains say that are themselves among the words."""
+        of_class = tuple((name,) if name in words else () for name in class_names)
+        of_domain = tuple((name,) if name in words and name not in class_names else () for name in domains)
+        return cls(of_class=of_class, of_domain=of_domain)
+
+    @property
+    def known(self) -> frozenset[str]:
+        """The words that images are known to show or not to show."""
+        return frozenset(sum((*self.of_class, *self.of_domain), ()))
+
     def require(self, num_classes: int, num_domains: int) -> None:
         """Raise ValueError unless there are words for every class and domain, or for none."""
         for kind, words, number in (("class", self.of_class, num_classes), ("domain", self.of_domain, num_domains)):

@@ -21,6 +21,7 @@ def explain(
     backbone: Annotated[Path | None, Option(help="Folder of the original CLIP, to name latents.")] = None,
     words: Annotated[str | None, Option(help="Words for latents, such as dog,red. (default: the classes)")] = None,
     template: Annotated[list[str] | None, Option(help="Prompt template for words. (default: the classifier's)")] = None,
+    name_error: Annotated[float, Option(help="Largest share of names that may be wrong.")] = 0.1,
     top: Annotated[int, Option(min=1, help="Most activating images kept for each latent.")] = 16,
     batch_size: Annotated[int, Option(min=1, help="Images per forward pass.")] = 256,
     title: Annotated[str, Option(help="Headline of the page.")] = "What fine-tuning changed",
@@ -35,8 +36,17 @@ def explain(
     for name in domains.values():
         check(DataSpec(name=name), data_root)
     sentences = templates_of(template) if template else ()
+    if not 0 < name_error < 1:
+        raise ValueError(f"--name-error must be between 0 and 1, got {name_error}")
     request = ExplainRequest(
-        before=before, after=after, sae=sae, top_n=top, batch_size=batch_size, title=title, device=device
+        before=before,
+        after=after,
+        sae=sae,
+        name_error=name_error,
+        top_n=top,
+        batch_size=batch_size,
+        title=title,
+        device=device,
     )
     from amalgam.pipeline.cli.from_files.explain_folders import (  # here, not above: it imports torch
         Words,

@@ -28,7 +28,7 @@ from amalgam.tasks.explain.cards import cards_of
 from amalgam.tasks.explain.comparison import Comparison
 from amalgam.tasks.explain.explanation import Explainer, Explanation
 from amalgam.tasks.explain.latents import pixel_embedding
-from amalgam.tasks.explain.names import Names, embed, name_latents, shown
+from amalgam.tasks.explain.names import Names, calibrated, embed, name_latents, shown
 from amalgam.tasks.explain.vocabulary import Concept, Truth
 from amalgam.tasks.sae.config import FeatureInfo
 
@@ -77,16 +77,22 @@ def explain(request: ExplainRequest, material: Material, folder: Path) -> NamedE
 def _named(
     request: ExplainRequest, material: Material, about: ClassifierInfo, found: Explanation, by: Comparison
 ) -> NamedExplanation:
+    domains = tuple(domain.name for domain in material.domains)
     names, atom_names = (_names(material, found.alive, directions) for directions in (found.directions, by.atoms))
+    truth = None
+    if names is not None:
+        told = material.truth or Truth.of_names(about.class_names, domains, names.words)
+        truth = shown(found.meaning, told, names.words)
+        names = calibrated(names, truth, told.known, request.name_error)
     return NamedExplanation(
-        request.title,
-        about.class_names,
-        tuple(domain.name for domain in material.domains),
-        found,
-        names,
-        atom_names,
-        None if names is None or material.truth is None else shown(found.meaning, material.truth, names.words),
-        cards_of(by, found.active),
+        title=request.title,
+        class_names=about.class_names,
+        domains=domains,
+        found=found,
+        names=names,
+        atom_names=atom_names,
+        shown=truth,
+        cards=cards_of(by, found.active),
     )
 
 

@@ -51,6 +51,7 @@ def explanation_report(
     explanation: NamedExplanation, drawn: Drawn, pixels: Pixels, head: Mapping[str, str], settings: Mapping[str, Any]
 ) -> Report:
     """The page and its chart; `head` says which network it explains, `settings` are how the page was made."""
+    evidence = explanation.names and explanation.names.evidence
     values = {
         "head": list(head.items()),
         "balance": balance(explanation),
@@ -64,6 +65,7 @@ def explanation_report(
         "judged": explanation.judged,
         "judged_by_atoms": explanation.judged_by_atoms,
         "threshold": None if explanation.names is None else f"{explanation.names.threshold:.2f}",
+        "evidence": evidence and {"rate": f"{evidence.rate:.0%}"},
         "kinds": [_flips(explanation, kind, pixels) for kind in KINDS],
     }
     charts = {"domains": domains_figure(explanation)}

@@ -21,6 +21,8 @@ class ExplainRequest:
     """Strongest images kept of every latent."""
     batch_size: int = 256
     """Images per forward pass."""
+    name_error: float = 0.1
+    """Largest share of the names of latents that may be wrong."""
     title: str = "What fine-tuning changed"
     """Headline of the page."""
     about: Mapping[str, str] = field(default_factory=dict)

@@ -114,8 +114,15 @@ def _causes(explanation: NamedExplanation) -> Iterator[str]:
 
 def _names(explanation: NamedExplanation) -> Iterator[str]:
     judged = explanation.judged
-    if judged is None:
+    if judged is None or explanation.names is None:
         return
+    evidence = explanation.names.evidence
+    yield (
+        f"Names are given so that at most {evidence.rate:.0%} are wrong (95 % confidence): "
+        f"{evidence.wrong} of the {evidence.judged} that can be judged are."
+        if evidence
+        else "Too few names can be judged to state how many are wrong."
+    )
     start = (
         f"Of {judged.alive} alive latents, {judged.clear} respond mostly to a known factor and {judged.named} are "
         f"named; {judged.judged} are both"

@@ -5,7 +5,16 @@ import torch
 
 from amalgam.tasks.explain.active import Active
 from amalgam.tasks.explain.latents import Groups, Seen, latent_table
-from amalgam.tasks.explain.names import NameAccuracy, Names, embed, name_accuracy, name_latents, shown
+from amalgam.tasks.explain.names import (
+    Evidence,
+    NameAccuracy,
+    Names,
+    calibrated,
+    embed,
+    name_accuracy,
+    name_latents,
+    shown,
+)
 from amalgam.tasks.explain.vocabulary import Concept, Truth, concepts_in, concepts_of
 from amalgam.tasks.sae.autoencoder import unit_norm
 from amalgam.tasks.sae.codes import largest
@@ -106,6 +115,46 @@ def test_names_are_judged_where_there_is_a_name_and_a_truth():
         4, clear=3, named=3, judged=2, right=1, right_in_three=2, right_if_forced=2, chance=0.5
     )
     assert found.accuracy == 0.5
+
+
+def scored(num_latents, wrong_below, seed=0):
+    """Names with scores in [0, 1] whose words are wrong below one of them, and what latents show."""
+    scores = torch.rand(num_latents, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    best = torch.arange(num_latents)[:, None] % 4
+    truth = torch.nn.functional.one_hot((best + (scores < wrong_below).long())[:, 0] % 4, 4).bool()
+    return Names(WORDS[:4], best, scores, 2.0, torch.ones(num_latents).bool()), truth
+
+
+def test_names_are_given_down_to_the_stated_error_rate():
+    names, truth = scored(400, wrong_below=0.5)
+    strict, loose = (calibrated(names, truth, WORDS, rate) for rate in (0.05, 0.4))
+    for found, rate in ((strict, 0.05), (loose, 0.4)):
+        wrong = ~truth.gather(1, found.best)[found.named]
+        assert found.evidence == Evidence(rate, int(found.named.sum()), int(wrong.sum()))
+        assert wrong.double().mean() <= rate and found.named.sum() > 100
+    assert strict.threshold < 0.6 and loose.threshold < 0.4
+
+
+def test_too_little_evidence_leaves_names_as_they_are():
+    names, truth = scored(20, wrong_below=0.0)
+    assert calibrated(names, truth, WORDS, 0.05) is names  # 20 right ones do not exclude 1 wrong in 20
+    names, truth = scored(400, wrong_below=1.0)
+    assert calibrated(names, truth, WORDS, 0.05) is names
+    assert calibrated(*scored(400, 0.0), (), 0.05).evidence is None
+
+
+def test_calibrated_names_do_not_depend_on_the_order_of_latents():
+    names, truth = scored(300, wrong_below=0.3)
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(1))
+    moved = Names(names.words, names.best[order], names.scores[order], names.threshold, names.alive)
+    one, other = calibrated(names, truth, WORDS, 0.1), calibrated(moved, truth[order], WORDS, 0.1)
+    assert one.evidence == other.evidence and torch.equal(one.named[order], other.named)
+
+
+def test_classes_and_domains_are_truth_where_they_are_words():
+    truth = Truth.of_names(("cat", "dog"), ("sketch", "cat"), ("cat", "sketch", "red"))
+    assert truth == Truth(of_class=(("cat",), ()), of_domain=(("sketch",), ()))
+    assert truth.known == {"cat", "sketch"}
 
 
 def test_concepts_are_means_of_their_prompts():
