@@ -196,6 +196,23 @@ def matched_cosines(atoms: Tensor, other: Tensor) -> Tensor:
     return cosines[torch.from_numpy(rows), torch.from_numpy(columns)]
 
 
+def matched(atoms: Tensor, other: Tensor) -> Tensor:
+    """Cosine of each atom of a dictionary with its match in another of the same size, (num_latents,).
+
+    Atoms that are each other's nearest are matched; the others one to one for the highest sum.
+    """
+    ours, theirs = (unit_norm(each.double()) for each in (atoms, other))
+    nearest = torch.cat([(part @ theirs.T).argmax(1) for part in ours.split(1024)])
+    back = torch.cat([(part @ ours.T).argmax(1) for part in theirs.split(1024)])
+    places = torch.arange(len(ours), device=ours.device)
+    mutual = back[nearest] == places
+    found = (ours * theirs[nearest]).sum(1)
+    free = torch.ones(len(theirs), dtype=torch.bool, device=ours.device).index_fill(0, nearest[mutual], False)
+    cosines = (ours[~mutual] @ theirs[free].T).cpu()
+    rows, columns = linear_sum_assignment(cosines.numpy(), maximize=True)
+    return found.masked_scatter(~mutual, cosines[torch.from_numpy(rows), torch.from_numpy(columns)].to(found))
+
+
 def _log_choose(of: Tensor, number: int) -> Tensor:
     """The logarithm of binomial coefficients, elementwise."""
     chosen = torch.tensor(number).double()

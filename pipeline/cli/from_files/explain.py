@@ -21,6 +21,10 @@ def explain(
     backbone: Annotated[Path | None, Option(help="Folder of the original CLIP, to name latents.")] = None,
     words: Annotated[str | None, Option(help="Words for latents, such as dog,red. (default: the classes)")] = None,
     template: Annotated[list[str] | None, Option(help="Prompt template for words. (default: the classifier's)")] = None,
+    labels: Annotated[Path | None, Option(help="Your own labels of latents: the labels.csv of an explanation.")] = None,
+    new_latents: Annotated[
+        bool | None, Option(help="Train a second autoencoder to find new latents. (default: up to 4096 latents)")
+    ] = None,
     name_error: Annotated[float, Option(help="Largest share of names that may be wrong.")] = 0.1,
     top: Annotated[int, Option(min=1, help="Most activating images kept for each latent.")] = 16,
     batch_size: Annotated[int, Option(min=1, help="Images per forward pass.")] = 256,
@@ -42,6 +46,8 @@ def explain(
         before=before,
         after=after,
         sae=sae,
+        labels=labels,
+        new_latents=new_latents,
         name_error=name_error,
         top_n=top,
         batch_size=batch_size,

@@ -1,15 +1,17 @@
 """Explain what fine-tuning changed: two classifiers and an autoencoder in, one page and its tables out."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from amalgam.pipeline.reports.explanation.cards import Dictionary
 from amalgam.pipeline.reports.explanation.flips import FlipsWriter
 from amalgam.pipeline.reports.explanation.head import head
+from amalgam.pipeline.reports.explanation.labels import read_labels, write_labels
 from amalgam.pipeline.reports.explanation.page import explanation_report
 from amalgam.pipeline.reports.explanation.pictured import Stream, draw
 from amalgam.pipeline.reports.explanation.request import ExplainRequest
@@ -29,6 +31,7 @@ from amalgam.tasks.explain.comparison import Comparison
 from amalgam.tasks.explain.explanation import Explainer, Explanation
 from amalgam.tasks.explain.latents import pixel_embedding
 from amalgam.tasks.explain.names import Names, calibrated, embed, name_latents, shown
+from amalgam.tasks.explain.new_latents import second_autoencoder
 from amalgam.tasks.explain.vocabulary import Concept, Truth
 from amalgam.tasks.sae.config import FeatureInfo
 
@@ -54,6 +57,17 @@ class Material:
     """Which words images are known to show."""
 
 
+@dataclass(frozen=True)
+class Looked:
+    """A batch of images as both encoders see it."""
+
+    before: Tensor
+    after: Tensor
+    labels: Tensor
+    domains: Tensor
+    embeddings: Tensor
+
+
 def explain(request: ExplainRequest, material: Material, folder: Path) -> NamedExplanation:
     """Write the page, `explanation.json` and the Parquet tables into a folder, and return what they tell.
 
@@ -61,12 +75,17 @@ def explain(request: ExplainRequest, material: Material, folder: Path) -> NamedE
     """
     about, networks, by = _opened(request)
     _check(material, about, networks[0])
-    found = _look(request, material, networks, by, folder)
-    explanation = _named(request, material, about, found, by)
     key = sae_key(request.sae / (request.sae_name or ""))
+    labels = read_labels(request.labels, key, by.num_latents)
+    found, kept = _look(request, material, networks, by, folder)
+    explanation = replace(_named(request, material, about, found, by), labels=labels)
+    dictionaries = [Dictionary("original", by.sae, explanation, found.alive.nonzero().flatten())]
+    if kept:
+        dictionaries.append(_second(request, material, about, by, kept))
     write_tables(explanation, folder, {"backbone": about.backbone, "autoencoder": key})
+    write_labels(labels, key, folder)
     stream = Stream(tuple(domain.images for domain in material.domains), request.device)
-    drawn = draw(explanation, stream, networks[1].encoder, by.sae, key)
+    drawn = draw(dictionaries, stream, networks[1].encoder, key)
     for name, table in (("cards", drawn.cards), ("pictures", drawn.pictures)):
         write_table(table, folder / f"{name}.parquet")
     settings = _settings(request, material, about)
@@ -94,6 +113,22 @@ def _named(
         shown=truth,
         cards=cards_of(by, found.active),
     )
+
+
+def _second(
+    request: ExplainRequest, material: Material, about: ClassifierInfo, by: Comparison, kept: Sequence[Looked]
+) -> Dictionary:
+    """The latents that are new after fine-tuning."""
+    before, after = (
+        torch.cat(features) for features in zip(*((part.before, part.after) for part in kept), strict=True)
+    )
+    second = second_autoencoder(by.sae, before, after)
+    other = replace(by, sae=second.sae)
+    explainer = Explainer(other, len(material.domains), request.top_n)
+    for part in kept:
+        explainer.update(other.of(part.before, part.after, part.labels, part.domains), part.embeddings)
+    explanation = _named(request, material, about, explainer.result(), other)
+    return Dictionary("tuned", second.sae, explanation, second.latents, second.likeness)
 
 
 def _settings(request: ExplainRequest, material: Material, about: ClassifierInfo) -> dict[str, Any]:
@@ -141,16 +176,18 @@ def _check(material: Material, about: ClassifierInfo, network: Classifier) -> No
 @torch.no_grad()
 def _look(
     request: ExplainRequest, material: Material, networks: tuple[Classifier, Classifier], by: Comparison, folder: Path
-) -> Explanation:
-    explainer = Explainer(by, len(material.domains), request.top_n)
+) -> tuple[Explanation, list[Looked]]:
+    """The explanation, and everything that was looked at if new latents are wanted."""
+    explainer, kept = Explainer(by, len(material.domains), request.top_n), list[Looked]()
     with FlipsWriter(folder) as writer:
         for number, batch in _batches(request, material):
-            features = [network.encoder(batch.images) for network in networks]
-            domains = torch.full_like(batch.labels, number)
-            compared = by.of(features[0], features[1], batch.labels, domains)
-            flips = explainer.update(compared, pixel_embedding(batch.images))
+            before, after = (network.encoder(batch.images) for network in networks)
+            domains, embeddings = torch.full_like(batch.labels, number), pixel_embedding(batch.images)
+            flips = explainer.update(by.of(before, after, batch.labels, domains), embeddings)
             writer.write(material.domains[number].name, batch.ids, batch.labels, flips)
-    return explainer.result()
+            if request.wants_new_latents(by.num_latents):
+                kept.append(Looked(before, after, batch.labels, domains, embeddings))
+    return explainer.result(), kept
 
 
 def _batches(request: ExplainRequest, material: Material) -> Iterator[tuple[int, Batch]]:

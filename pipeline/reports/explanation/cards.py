@@ -1,11 +1,13 @@
 """The cards of latents as tables, `cards.parquet` and `pictures.parquet`, and the same tables as the page's data.
 
-`cards.parquet` has a row per latent that is ever active, `pictures.parquet` one per picture of the latents that have
-pictures. The page shows these columns and nothing else, with numbers rounded to four digits.
+`cards.parquet` has a row per latent that is ever active, and per latent that is new after fine-tuning;
+`pictures.parquet` one per picture of the latents that have pictures. The page shows these columns and nothing else,
+with numbers rounded to four digits.
 """
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from amalgam.pipeline.reports.explanation.tables import NamedExplanation
 from amalgam.tasks.explain.cards import Nearest, Pictures
+from amalgam.tasks.sae.autoencoder import SparseAutoencoder
 
 NUM_CLASSES = 5  # classes whose images activate a latent most
 NUM_WRITTEN = 3  # classes that a latent speaks for and against most
@@ -23,18 +26,34 @@ DIGITS = 4  # of a number in the page
 PICTURED = 500  # latents with pictures
 
 
-def pictured_latents(explanation: NamedExplanation) -> list[int]:
-    """The latents whose pictures are shown: those that changed most first, then those active in most images."""
-    rates = explanation.found.before.firing_rates + explanation.found.after.firing_rates
-    by_rate = rates.argsort(descending=True, stable=True)[: int((rates > 0).sum())].tolist()
-    return list(dict.fromkeys([*explanation.ranked(), *by_rate]))[:PICTURED]
+@dataclass(frozen=True)
+class Dictionary:
+    """Latents of one autoencoder that get cards."""
+
+    name: str
+    """`original`, or `tuned` for the autoencoder of the features after fine-tuning."""
+    sae: SparseAutoencoder
+    explanation: NamedExplanation
+    latents: Tensor
+    likeness: Tensor | None = None
+    """Of new latents, the cosine with the nearest atom of the features before."""
+
+    @property
+    def pictured(self) -> list[int]:
+        """The latents whose pictures are shown: those that changed most first, then those active in most images."""
+        found, own = self.explanation.found, set(self.latents.tolist())
+        rates = found.before.firing_rates + found.after.firing_rates
+        by_rate = rates.argsort(descending=True, stable=True).tolist()
+        ordered = dict.fromkeys([*self.explanation.ranked(), *by_rate])
+        return [latent for latent in ordered if latent in own][:PICTURED]
 
 
-def cards_table(explanation: NamedExplanation) -> pa.Table:
-    """A row per latent that is active in some image, before or after."""
-    alive = explanation.found.alive.nonzero().flatten()
+def cards_table(dictionary: Dictionary) -> pa.Table:
+    """A row per latent."""
+    explanation, alive, likeness = dictionary.explanation, dictionary.latents, dictionary.likeness
     columns: dict[str, Any] = {
-        "dictionary": ["original"] * len(alive),
+        "dictionary": [dictionary.name] * len(alive),
+        "likeness": [None] * len(alive) if likeness is None else likeness.tolist(),
         "latent": alive.tolist(),
         "name": [explanation.name(latent) for latent in alive.tolist()],
         "label": [explanation.labels.get(latent) for latent in alive.tolist()],
@@ -46,7 +65,7 @@ def cards_table(explanation: NamedExplanation) -> pa.Table:
         **_neighbours("cofiring", explanation.cards.by_cofiring, alive),
     }
     texts = pa.list_(pa.string())
-    kinds = {"name": pa.string(), "label": pa.string(), "words": texts, "shows": texts}
+    kinds = {"likeness": pa.float64(), "name": pa.string(), "label": pa.string(), "words": texts, "shows": texts}
     return pa.table({name: pa.array(values, kinds.get(name)) for name, values in columns.items()})
 
 
@@ -105,13 +124,14 @@ def _neighbours(kind: str, near: Nearest, alive: Tensor) -> dict[str, Any]:
 INTEGERS, FLOATS = pa.list_(pa.int64()), pa.list_(pa.float64())
 
 
-def pictures_table(explanation: NamedExplanation, pictures: Pictures, patches: Sequence[Sequence[int]]) -> pa.Table:
+def pictures_table(dictionary: Dictionary, pictures: Pictures, patches: Sequence[Sequence[int]]) -> pa.Table:
     """A row per picture, strongest first; `patches` are the numbers of those that activate the latent, row by row."""
-    seen, images = explanation.found.seen, pictures.images
+    explanation, images = dictionary.explanation, pictures.images
+    seen = explanation.found.seen
     places = [explanation.place(row) for row in images.tolist()]
     said = {"label": seen.labels, "predicted_before": seen.before, "predicted_after": seen.after}
     columns = {
-        "dictionary": ["original"] * len(places),
+        "dictionary": [dictionary.name] * len(places),
         "latent": pictures.latents.tolist(),
         "quantile": pictures.quantiles.tolist(),
         "domain": [domain for domain, _ in places],

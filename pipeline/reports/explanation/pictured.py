@@ -3,19 +3,18 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from amalgam.pipeline.reports.explanation.cards import cards_table, pictured_latents, pictures_table
+from amalgam.pipeline.reports.explanation.cards import PICTURED, Dictionary, cards_table, pictures_table
 from amalgam.pipeline.reports.explanation.page import Drawn
 from amalgam.pipeline.reports.explanation.sheets import LARGEST, sheets
-from amalgam.pipeline.reports.explanation.tables import NamedExplanation
 from amalgam.tasks.data.images import Images
 from amalgam.tasks.data.loading import batches
 from amalgam.tasks.explain.cards import Pictures, pictures
 from amalgam.tasks.explain.places import active_patches
 from amalgam.tasks.models.image_tower import ImageTower
-from amalgam.tasks.sae.autoencoder import SparseAutoencoder
 
 AT_ONCE = 64  # pictures read at once
 
@@ -53,49 +52,47 @@ class Part:
     """Positions of the chosen ones."""
 
 
-def draw(explanation: NamedExplanation, stream: Stream, encoder: nn.Module, sae: SparseAutoencoder, key: str) -> Drawn:
-    """The cards and their pictures; `encoder` is that after fine-tuning, `key` stands for the autoencoder."""
-    latents = pictured_latents(explanation)
-    found = pictures(explanation.found.active, latents)
-    rows, tiles = found.images.unique(return_inverse=True)
+@torch.no_grad()
+def draw(dictionaries: Sequence[Dictionary], stream: Stream, encoder: nn.Module, key: str) -> Drawn:
+    """The cards and their pictures; `encoder` is that after fine-tuning, `key` stands for the original autoencoder."""
+    found = [pictures(each.explanation.found.active, each.pictured) for each in dictionaries]
+    rows, tiles = torch.cat([each.images for each in found]).unique(return_inverse=True)
+    own = tiles.split([len(each.images) for each in found])
+    patches, grid = _patches(dictionaries, found, own, rows, stream, encoder)
     side = min(LARGEST, max(stream.domains[0].shape[1:]))
-    patches, grid = _patches(Tiled(found, rows, tiles), stream, encoder, sae)
     small = (pixels for part in stream.chosen(rows.tolist()) for pixels in part.images.batch(part.places))
     return Drawn(
         autoencoder=key,
-        cards=cards_table(explanation),
-        pictures=pictures_table(explanation, found, patches),
+        cards=pa.concat_tables(map(cards_table, dictionaries)),
+        pictures=pa.concat_tables(map(pictures_table, dictionaries, found, patches)),
         tiles=tiles.tolist(),
         sheets=sheets(small, side),
         tile=side,
         grid=grid,
-        pictured=len(latents),
+        pictured=PICTURED,
     )
 
 
-@dataclass(frozen=True)
-class Tiled:
-    """Pictures of latents, the different images among them, and which of those each picture is."""
-
-    pictures: Pictures
-    rows: Tensor
-    tiles: Tensor
-
-
-@torch.no_grad()
 def _patches(
-    tiled: Tiled, stream: Stream, encoder: nn.Module, sae: SparseAutoencoder
-) -> tuple[list[list[int]], tuple[int, int] | None]:
+    dictionaries: Sequence[Dictionary],
+    found: Sequence[Pictures],
+    tiles: Sequence[Tensor],
+    rows: Tensor,
+    stream: Stream,
+    encoder: nn.Module,
+) -> tuple[list[list[list[int]]], tuple[int, int] | None]:
     """Numbers of the patches of each picture that activate its latent, and how many rows and columns there are."""
-    numbers, grid = [list[int]() for _ in tiled.tiles], None
-    for part in stream.chosen(tiled.rows.tolist()):
+    numbers, grid = [[list[int]() for _ in each.images] for each in found], None
+    for part in stream.chosen(rows.tolist()):
         (batch,) = batches(part.images, part.places, len(part.places), device=stream.device)
         features = encoder.patches(batch.images) if isinstance(encoder, ImageTower) else None
         if features is None:
             break
         grid = (features.shape[1], features.shape[2])
-        shown = ((tiled.tiles >= part.first) & (tiled.tiles < part.first + len(part.places))).nonzero().flatten()
-        inputs = features[tiled.tiles[shown] - part.first], tiled.pictures.latents[shown].to(features.device)
-        for number, active in zip(shown.tolist(), active_patches(sae, *inputs).flatten(1), strict=True):
-            numbers[number] = active.nonzero().flatten().tolist()
+        for dictionary, each, own, kept in zip(dictionaries, found, tiles, numbers, strict=True):
+            shown = ((own >= part.first) & (own < part.first + len(part.places))).nonzero().flatten()
+            latents = each.latents[shown].to(features.device)
+            active = active_patches(dictionary.sae, features[own[shown] - part.first], latents).flatten(1)
+            for number, where in zip(shown.tolist(), active, strict=True):
+                kept[number] = where.nonzero().flatten().tolist()
     return numbers, grid

@@ -25,6 +25,8 @@ class ExplainConfig(Config):
     """Words that latents may be named by; without any, latents keep their numbers."""
     truth: Truth | None = None
     """Which words images are known to show: how often names are right is then reported."""
+    new_latents: bool | None = None
+    """Whether a second autoencoder is trained to find latents that are new; None does for autoencoders up to 4096."""
     name_error: float = Field(default=0.1, gt=0, lt=1)
     """Largest share of the names of latents that may be wrong, as far as names can be judged."""
     top_n: int = Field(default=16, ge=1)
@@ -79,6 +81,7 @@ def explain(config: ExplainConfig, inputs: Mapping[str, Any], work: Workspace) -
         after=after,
         sae=inputs["sae"],
         sae_name=config.sae,
+        new_latents=config.new_latents,
         name_error=config.name_error,
         top_n=config.top_n,
         batch_size=config.batch_size,

@@ -5,6 +5,7 @@ ended on its own. Autoencoders of one rule and size are trained as one stack of 
 """
 
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,16 +34,17 @@ def train(
     log: Log,
     resume: State | None = None,
     save: Save | None = None,
+    start: SparseAutoencoder | None = None,
 ) -> list[SparseAutoencoder]:
     """The autoencoders of `specs`, trained on features (num_examples, width), or more than fit into memory.
 
-    They are on the device where the features are.
+    They are on the device where the features are, and start as drawn from their seeds, or all as `start`.
 
     Every epoch logs `{name}/fvu`, `/l0`, `/dead_share` and `/auxk` of every spec; `log`, `resume` and `save` are those
     of `tasks.training.epochs.run_epochs`. Raises ValueError for features that do not fit `about`, are not finite or
     all alike, and for a loss that is not finite.
     """
-    run = _Run.start(InMemory(features) if isinstance(features, Tensor) else features, about, specs, config)
+    run = _Run.start(InMemory(features) if isinstance(features, Tensor) else features, about, specs, config, start)
     run_epochs(run, log=log, resume=resume, save=save)
     return run.trained()
 
@@ -77,14 +79,19 @@ class _Run:
 
     @classmethod
     def start(
-        cls, features: FeatureRows, about: FeatureInfo, specs: Sequence[SAESpec], config: SAETrainConfig
+        cls,
+        features: FeatureRows,
+        about: FeatureInfo,
+        specs: Sequence[SAESpec],
+        config: SAETrainConfig,
+        start: SparseAutoencoder | None,
     ) -> "_Run":
         mean, variance = _checked_moments(features, about, specs)
         infos = [spec.info(about) for spec in specs]
         members = _stacked(infos, config.batch_size, features.device)
         stacks = []
         for indices in members:
-            saes = [initial(infos[i], config, mean.cpu(), specs[i].seed) for i in indices]
+            saes = [deepcopy(start) if start else initial(infos[i], config, mean.cpu(), specs[i].seed) for i in indices]
             stacks.append(Stack(saes, config).to(mean))
         optimizers = [_optimizer(stack, config) for stack in stacks]
         return cls(features, variance, specs, config, members, stacks, optimizers)

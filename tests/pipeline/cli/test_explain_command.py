@@ -35,7 +35,7 @@ def place(tmp_path_factory):
 def flags(place, **changed):
     given = {"sae": place / "sae", "data": f"imagefolder:{place / 'photos'}", "out": place / "out"} | changed
     pairs = [(f"--{name}", value) for name, value in given.items() if value is not None]
-    return [part for pair in pairs for part in pair]
+    return [*(part for pair in pairs for part in pair), "--no-new-latents"]
 
 
 def test_a_page_is_written_and_its_sentences_are_printed(place, capsys):
@@ -51,6 +51,7 @@ def test_a_page_is_written_and_its_sentences_are_printed(place, capsys):
         "latents.parquet",
         "cards.parquet",
         "pictures.parquet",
+        "labels.csv",
         "changes.parquet",
         "flips.parquet",
     }
@@ -105,6 +106,8 @@ def test_what_was_found_is_exported_for_neuronpedia_and_saelens(place):
         ({"words": "one", "backbone": "backbone"}, "'one'"),
         ({"template": "the digit", "backbone": "backbone"}, "has no slot {}"),
         ({"out": "before"}, "exists already"),
+        ({"name-error": "1.5"}, "--name-error must be between 0 and 1, got 1.5"),
+        ({"labels": "nowhere.csv"}, "must be a table with the columns latent, label"),
         ({"device": "gpu"}, "torch cannot compute on device 'gpu'"),
         ({"after": "backbone"}, "it has no classifier.json"),
         ({"after": "foreign"}, "differ in backbone"),
@@ -125,6 +128,26 @@ def test_a_user_error_is_one_sentence_exit_code_2_and_leaves_nothing(place, chan
     error = capsys.readouterr().err.strip()
     assert message in error and len(error.splitlines()) == 1
     assert sorted(path.name for path in mine.iterdir()) == there
+
+
+def test_labels_survive_another_explanation(place, tmp_path, capsys):
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert amalgam("explain", place / "before", place / "after", *flags(place, out=first)) == 0
+    key = pq.read_schema(first / "latents.parquet").metadata[b"autoencoder"].decode()
+    assert (first / "labels.csv").read_text() == "autoencoder,latent,label\n"
+    latent = pq.read_table(first / "cards.parquet")["latent"][0].as_py()
+    mine = tmp_path / "mine.csv"
+    labels = ("--labels", mine)
+    mine.write_text(f'latent,label\n{latent},"stripes, <b>"\n')
+    assert amalgam("explain", place / "before", place / "after", *flags(place, out=second), *labels) == 0
+    assert (second / "labels.csv").read_text() == f'autoencoder,latent,label\n{key},{latent},"stripes, <b>"\n'
+    cards = pq.read_table(second / "cards.parquet").to_pylist()
+    assert next(card["label"] for card in cards if card["latent"] == latent) == "stripes, <b>"
+    assert "stripes, \\u003cb>" in (second / "explanation.html").read_text()
+    mine.write_text(f"autoencoder,latent,label\n0123,{latent},x\n")
+    capsys.readouterr()
+    assert amalgam("explain", place / "before", place / "after", *flags(place, out=tmp_path / "z"), *labels) == 2
+    assert "labels latents of autoencoder 0123" in capsys.readouterr().err
 
 
 def test_domains_are_distinguished_by_name(place, capsys):
