@@ -27,6 +27,7 @@ BENCHMARKS = {
     "features": "system",
     "storage": "system",
     "sae": "methods",
+    "explaining": "methods",
     "finetuning": "methods",
     "parallel": "system",
     "cached": "system",

@@ -11,7 +11,7 @@ from amalgam.tasks.explain.clamps import TARGETS, ClampMeter, ClampTable
 from amalgam.tasks.explain.comparison import Compared, Comparison
 from amalgam.tasks.explain.decomposition import Shares, SharesMeter, decompose
 from amalgam.tasks.explain.flips import FlipMeter, FlipReport, Flips, flips_of
-from amalgam.tasks.explain.latents import Groups, LatentTable, Seen, latent_table
+from amalgam.tasks.explain.latents.table import Groups, LatentTable, Seen, latent_table
 from amalgam.tasks.sae.metrics import MonosemanticityMeter
 from amalgam.tasks.scoring.sums import Sums
 

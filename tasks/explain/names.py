@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from amalgam.tasks.clip.zero_shot import TextEncoder
-from amalgam.tasks.explain.latents import LatentTable
+from amalgam.tasks.explain.latents.table import LatentTable
 from amalgam.tasks.explain.vocabulary import Concept, Truth
 
 BEST = 3  # words kept for every latent

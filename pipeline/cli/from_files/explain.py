@@ -14,7 +14,7 @@ from amalgam.tasks.data.catalogue import DataSpec, check
 
 def explain(
     before: Annotated[Path, Argument(help="Folder of the classifier before fine-tuning.")],
-    after: Annotated[Path, Argument(help="Folder of the fine-tuned classifier.")],
+    after: Annotated[list[Path], Argument(help="Folder of the fine-tuned classifier, or of several to compare.")],
     sae: Annotated[Path, Option(help="Folder of a sparse autoencoder of the original features.")],
     data: Annotated[list[str], Option(help="Images: imagefolder:PATH, npz:PATH, ..., or NAME=imagefolder:PATH.")],
     out: Annotated[Path, Option(help="New folder for the page and its tables.")],
@@ -44,7 +44,7 @@ def explain(
         raise ValueError(f"--name-error must be between 0 and 1, got {name_error}")
     request = ExplainRequest(
         before=before,
-        after=after,
+        after=after[0],
         sae=sae,
         labels=labels,
         new_latents=new_latents,
@@ -59,7 +59,7 @@ def explain(
         explain_folders,
     )
 
-    for line in explain_folders(request, domains, Words(backbone, named, sentences), data_root, out):
+    for line in explain_folders(request, after[1:], domains, Words(backbone, named, sentences), data_root, out):
         say(line)
     say(f"page: {out / 'explanation.html'}")
 

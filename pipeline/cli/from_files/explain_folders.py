@@ -1,6 +1,6 @@
 """`amalgam explain`: two classifier folders in, a page and its tables out; no store and no Ray."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from amalgam.pipeline.engine.host import require_device
 from amalgam.pipeline.reports.explanation.build import Domain, Material, explain
 from amalgam.pipeline.reports.explanation.request import ExplainRequest
 from amalgam.pipeline.reports.explanation.sentences import headline, warnings
+from amalgam.pipeline.reports.explanation.several import explain_several
 from amalgam.pipeline.store.artifact import new_folder
 from amalgam.pipeline.store.clip_checkpoints import load_clip, read_about, weights_root
 from amalgam.tasks.clip.prompts import spoken
@@ -32,10 +33,16 @@ class Words:
 
 
 def explain_folders(
-    request: ExplainRequest, domains: Mapping[str, str], words: Words, data_root: Path | None, out: Path
+    request: ExplainRequest,
+    others: Sequence[Path],
+    domains: Mapping[str, str],
+    words: Words,
+    data_root: Path | None,
+    out: Path,
 ) -> list[str]:
     """Write the page and its tables to `out`; what they say, in sentences.
 
+    With `others`, further networks fine-tuned from the same one, a folder for each and a page that compares them.
     `domains` are names of data sets, by what their domain is called. Raises ValueError, before anything lies in `out`,
     for any bad input.
     """
@@ -50,8 +57,12 @@ def explain_folders(
         )
         clip = load_clip(words.backbone, weights_root(data_root)) if words.backbone else None
         concepts = concepts_of(words.words or about.class_names, words.templates or about.templates) if clip else ()
-        found = explain(request, Material(opened, clip, concepts), folder)
-    return [*warnings(found), *headline(found)]
+        material = Material(opened, clip, concepts)
+        if not others:
+            found = explain(request, material, folder)
+            return [*warnings(found), *headline(found)]
+        several = explain_several(request, [request.after, *others], material, folder)
+    return [f"{name}: {headline(found)[0]}" for name, found in several.items()]
 
 
 def in_order(images: Images, class_names: tuple[str, ...]) -> Images:

@@ -26,12 +26,12 @@ from amalgam.pipeline.store.clip_checkpoints import (
 from amalgam.tasks.clip.zero_shot import Classifier, Head, TextEncoder
 from amalgam.tasks.data.images import Images
 from amalgam.tasks.data.loading import Batch, batches
-from amalgam.tasks.explain.cards import cards_of
 from amalgam.tasks.explain.comparison import Comparison
 from amalgam.tasks.explain.explanation import Explainer, Explanation
-from amalgam.tasks.explain.latents import pixel_embedding
+from amalgam.tasks.explain.latents.cards import cards_of
+from amalgam.tasks.explain.latents.new import second_autoencoder
+from amalgam.tasks.explain.latents.table import pixel_embedding
 from amalgam.tasks.explain.names import Names, calibrated, embed, name_latents, shown
-from amalgam.tasks.explain.new_latents import second_autoencoder
 from amalgam.tasks.explain.vocabulary import Concept, Truth
 from amalgam.tasks.sae.config import FeatureInfo
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from amalgam.pipeline.reports.explanation.tables import NamedExplanation
-from amalgam.tasks.explain.cards import Nearest, Pictures
+from amalgam.tasks.explain.latents.cards import Nearest, Pictures
 from amalgam.tasks.sae.autoencoder import SparseAutoencoder
 
 NUM_CLASSES = 5  # classes whose images activate a latent most

@@ -12,10 +12,10 @@ from amalgam.tasks.sae.rules import num_active
 
 def head(request: ExplainRequest, sae: SAEInfo) -> dict[str, str]:
     """Method, strength, seed, data and autoencoder by name; what nobody recorded is left out."""
-    return {**_trained(request.after), **request.about, "autoencoder": _autoencoder(request, sae)}
+    return {**trained(request.after), **request.about, "autoencoder": _autoencoder(request, sae)}
 
 
-def _trained(folder: Path) -> dict[str, str]:
+def trained(folder: Path) -> dict[str, str]:
     """How a network was fine-tuned, by the record of its step."""
     if not (folder / RECORD).is_file():
         return {"network": folder.name}

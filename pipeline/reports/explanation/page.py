@@ -6,18 +6,16 @@ predictions changed. A script in the page draws the cards from data in the page.
 
 import base64
 import io
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import pyarrow as pa
 from torch import Tensor
 
 from amalgam.pipeline.reports.builder import Report
 from amalgam.pipeline.reports.explanation.cards import page_json
 from amalgam.pipeline.reports.explanation.figure import domains_figure
+from amalgam.pipeline.reports.explanation.pictured import PER_SIDE, Drawn, picture
 from amalgam.pipeline.reports.explanation.sentences import headline, percent, signed, warnings
-from amalgam.pipeline.reports.explanation.sheets import PER_SIDE, picture
 from amalgam.pipeline.reports.explanation.tables import NamedExplanation
 from amalgam.tasks.explain.flips import KINDS, FlipGroup
 from amalgam.tasks.explain.significance import paired_interval
@@ -26,25 +24,6 @@ STEM = "explanation"
 MOST_GROUPS = 6  # flip groups of a kind that are shown
 Pixels = Callable[[int], Tensor]
 """The image of a number in the stream, uint8 (channels, height, width)."""
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """What the page's script draws cards from."""
-
-    autoencoder: str
-    """Key of its weights, by which labels are kept."""
-    cards: pa.Table
-    pictures: pa.Table
-    tiles: Sequence[int]
-    """Which tile of the sheets each picture is."""
-    sheets: Sequence[str]
-    tile: int
-    """Pixels along the side of a tile."""
-    grid: tuple[int, int] | None
-    """Rows and columns of patches; None of networks without."""
-    pictured: int
-    """Latents that have pictures."""
 
 
 def explanation_report(

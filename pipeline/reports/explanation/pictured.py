@@ -1,22 +1,49 @@
-"""The pictures of the cards: each is shrunk to a tile, and asked which of its patches activate the latent."""
+"""The pictures of the cards: each is shrunk to a tile, and asked which of its patches activate the latent.
 
-from collections.abc import Iterator, Sequence
+Tiles share sheets, so that a page of thousands opens at once: a browser decodes the sheets that it shows.
+"""
+
+import base64
+import io
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from amalgam.pipeline.reports.explanation.cards import PICTURED, Dictionary, cards_table, pictures_table
-from amalgam.pipeline.reports.explanation.page import Drawn
-from amalgam.pipeline.reports.explanation.sheets import LARGEST, sheets
 from amalgam.tasks.data.images import Images
 from amalgam.tasks.data.loading import batches
-from amalgam.tasks.explain.cards import Pictures, pictures
-from amalgam.tasks.explain.places import active_patches
+from amalgam.tasks.explain.latents.cards import Pictures, pictures
+from amalgam.tasks.explain.latents.places import active_patches
 from amalgam.tasks.models.image_tower import ImageTower
 
 AT_ONCE = 64  # pictures read at once
+LARGEST = 64  # pixels; the longer side of a picture in the page
+PER_SIDE = 16  # pictures along a side of a sheet
+LOSSLESS = 32  # pixels; pictures up to this size are kept as they are, larger ones are stored as JPEG
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What the page's script draws cards from."""
+
+    autoencoder: str
+    """Key of its weights, by which labels are kept."""
+    cards: pa.Table
+    pictures: pa.Table
+    tiles: Sequence[int]
+    """Which tile of the sheets each picture is."""
+    sheets: Sequence[str]
+    tile: int
+    """Pixels along the side of a tile."""
+    grid: tuple[int, int] | None
+    """Rows and columns of patches; None of networks without."""
+    pictured: int
+    """Latents that have pictures."""
 
 
 @dataclass(frozen=True)
@@ -96,3 +123,34 @@ def _patches(
             for number, where in zip(shown.tolist(), active, strict=True):
                 kept[number] = where.nonzero().flatten().tolist()
     return numbers, grid
+
+
+def sheets(pictures: Iterable[Tensor], size: int) -> list[str]:
+    """Sheets of PER_SIDE x PER_SIDE tiles of `size` pixels, row by row, as data URLs.
+
+    Pictures are uint8 (channels, height, width) and are shrunk into their tile if they are larger.
+    """
+    found, sheet = list[str](), Image.new("RGB", (0, 0))
+    for number, pixels in enumerate(pictures):
+        place = number % PER_SIDE**2
+        if place == 0:
+            found += [_url(sheet)] if number else []
+            sheet = Image.new("RGB", (PER_SIDE * size, PER_SIDE * size), "#eee")
+        tile = picture(pixels, size)
+        row, column = divmod(place, PER_SIDE)
+        sheet.paste(tile, (column * size + (size - tile.width) // 2, row * size + (size - tile.height) // 2))
+    return [*found, _url(sheet)] if sheet.width else found
+
+
+def picture(pixels: Tensor, size: int = LARGEST) -> Image.Image:
+    """An image, uint8 (channels, height, width), shrunk if it is larger."""
+    array = pixels.cpu().movedim(0, -1).numpy()
+    image = Image.fromarray(np.ascontiguousarray(array[..., 0] if array.shape[-1] == 1 else array)).convert("RGB")
+    image.thumbnail((size, size))
+    return image
+
+
+def _url(sheet: Image.Image) -> str:
+    stored, kind = io.BytesIO(), "png" if sheet.width <= PER_SIDE * LOSSLESS else "jpeg"
+    sheet.save(stored, format=kind, optimize=True, quality=85)
+    return f"data:image/{kind};base64,{base64.b64encode(stored.getvalue()).decode()}"

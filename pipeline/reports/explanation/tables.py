@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from amalgam.tasks.explain.cards import Cards
 from amalgam.tasks.explain.changes import Changes
 from amalgam.tasks.explain.decomposition import NAMES as PARTS
 from amalgam.tasks.explain.explanation import Explanation
 from amalgam.tasks.explain.flips import KINDS
-from amalgam.tasks.explain.latents import LatentTable
+from amalgam.tasks.explain.latents.cards import Cards
+from amalgam.tasks.explain.latents.table import LatentTable
 from amalgam.tasks.explain.names import NameAccuracy, Names, name_accuracy
 from amalgam.tasks.scoring.results import Network, Result, flat
 

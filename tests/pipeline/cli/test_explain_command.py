@@ -169,6 +169,27 @@ def test_classes_of_the_same_names_are_put_in_the_classifiers_order():
     assert in_order(written, ("a", "b b", "c")).labels.tolist() == [1, 2, 0]
 
 
+def test_several_networks_are_explained_side_by_side(place, tmp_path, capsys):
+    out, weak = tmp_path / "out", tmp_path / "weak"
+    weak.mkdir()
+    states = [load_classifier(place / side) for side in ("before", "after")]
+    with torch.no_grad():
+        for ours, theirs in zip(states[1].parameters(), states[0].parameters(), strict=True):
+            ours.lerp_(theirs, 0.5)
+    save_classifier(states[1], read_about(place / "after"), weak)
+    assert amalgam("explain", place / "before", place / "after", weak, *flags(place, out=out)) == 0
+    assert {path.name for path in out.iterdir()} == {"after", "weak", "explanation.html", "cards.parquet"}
+    cards = pq.read_table(out / "cards.parquet").to_pylist()
+    for name in ("after", "weak"):
+        own = pq.read_table(out / name / "cards.parquet").to_pylist()
+        assert [{"network": name} | card for card in own] == [card for card in cards if card["network"] == name]
+    page = (out / "explanation.html").read_text()
+    assert 'href="weak/explanation.html"' in page and "weak: Accuracy went" in capsys.readouterr().out
+    twice = (place / "after", place / "after")
+    assert amalgam("explain", place / "before", *twice, *flags(place, out=tmp_path / "z")) == 2
+    assert "folders called 'after'" in capsys.readouterr().err and not (tmp_path / "z").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["average", "ties"])
 def test_what_a_merge_lost_and_gained_is_explained_against_its_base(place, tmp_path, method):

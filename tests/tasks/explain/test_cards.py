@@ -3,10 +3,10 @@
 import torch
 
 from amalgam.tasks.explain.active import Active
-from amalgam.tasks.explain.cards import NUM_BINS, by_cofiring, by_cosine, cards_of, histograms, pictures
 from amalgam.tasks.explain.clamps import ClampTable
-from amalgam.tasks.explain.new_latents import second_autoencoder
-from amalgam.tasks.explain.places import active_patches
+from amalgam.tasks.explain.latents.cards import NUM_BINS, by_cofiring, by_cosine, cards_of, histograms, pictures
+from amalgam.tasks.explain.latents.new import second_autoencoder
+from amalgam.tasks.explain.latents.places import active_patches
 from amalgam.tasks.explain.significance import paired_interval
 from amalgam.tasks.sae.autoencoder import unit_norm
 from amalgam.tasks.sae.codes import largest

@@ -7,7 +7,7 @@ import torch
 
 from amalgam.tasks.explain.comparison import Comparison
 from amalgam.tasks.explain.explanation import Explainer
-from amalgam.tasks.explain.latents import entropy
+from amalgam.tasks.explain.latents.table import entropy
 from tests.tasks.explain.worlds import (
     NUM_DOMAINS,
     RULE,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from amalgam.tasks.explain.active import Active
-from amalgam.tasks.explain.latents import Groups, Seen, latent_table
+from amalgam.tasks.explain.latents.table import Groups, Seen, latent_table
 from amalgam.tasks.explain.names import (
     Evidence,
     NameAccuracy,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from amalgam.tasks.explain.active import SIDES, Active, Side
 from amalgam.tasks.explain.comparison import Comparison
-from amalgam.tasks.explain.latents import ranked
+from amalgam.tasks.explain.latents.table import ranked
 from amalgam.tasks.sae.autoencoder import unit_norm
 
 NUM_BINS = 16
