@@ -4,6 +4,7 @@ import gzip
 import json
 import shutil
 
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -179,10 +180,10 @@ def test_several_networks_are_explained_side_by_side(place, tmp_path, capsys):
     save_classifier(states[1], read_about(place / "after"), weak)
     assert amalgam("explain", place / "before", place / "after", weak, *flags(place, out=out)) == 0
     assert {path.name for path in out.iterdir()} == {"after", "weak", "explanation.html", "cards.parquet"}
-    cards = pq.read_table(out / "cards.parquet").to_pylist()
+    cards = pd.read_parquet(out / "cards.parquet").set_index("network")
     for name in ("after", "weak"):
-        own = pq.read_table(out / name / "cards.parquet").to_pylist()
-        assert [{"network": name} | card for card in own] == [card for card in cards if card["network"] == name]
+        own = pd.read_parquet(out / name / "cards.parquet")
+        pd.testing.assert_frame_equal(cards.loc[name].reset_index(drop=True), own)
     page = (out / "explanation.html").read_text()
     assert 'href="weak/explanation.html"' in page and "weak: Accuracy went" in capsys.readouterr().out
     twice = (place / "after", place / "after")
