@@ -49,7 +49,8 @@ def export_files(request: ExportRequest) -> list[str]:
     if (latents.schema.metadata or {})[MARK].decode() != sae_key(request.sae):
         raise ValueError(f"{request.explanation} explains another autoencoder than {request.sae}")
     with reading(request.explanation / CARDS, "cards of an explanation"):
-        cards = {row["latent"]: row for row in pq.read_table(request.explanation / CARDS).to_pylist()}
+        table = pq.read_table(request.explanation / CARDS, filters=[("dictionary", "==", "original")])
+        cards = {row["latent"]: row for row in table.to_pylist()}
     rows = [
         cards[row["latent"]] | row | {"label": cards[row["latent"]]["label"]}
         for row in latents.to_pylist()

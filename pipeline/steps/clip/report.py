@@ -14,8 +14,8 @@ def write_report(config: RobustnessReportConfig, inputs: Mapping[str, Any], work
 
     Reads the `paths` and, if autoencoders were measured, their `qualities`, a step of each seed; its page names the
     networks of the `explanations`. Logged as curves, for the page of the whole run: accuracies by place of the strength
-    in its grid, plain fine-tuning being 0, and by alpha in percent; and the scores of the fine-tuned network that is best
-    on validation images.
+    in its grid, plain fine-tuning being 0, and by alpha in percent; and the scores of the fine-tuned network that is
+    best on validation images.
     """
     from amalgam.pipeline.reports.builder import read_rows
     from amalgam.pipeline.reports.robustness.page import STEM, robustness_report
