@@ -29,7 +29,7 @@ MEMBERS, CPUS = 8, 4
 REPOSITORY = Path(__file__).parents[2]
 
 
-def measure(asleep: float = 20.0) -> list[Measure]:
+def measure(asleep: float = 40.0) -> list[Measure]:
     """Seconds from submission to the first step, and the time on two nodes over that on one."""
     with head() as (address, environment), tempfile.TemporaryDirectory() as folder:
         first = [submitted(address, environment, Path(folder, str(number))) for number in range(2)]

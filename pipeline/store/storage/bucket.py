@@ -182,8 +182,9 @@ class Bucket(Folder):
 
     def aside(self) -> dict[Path, float]:
         """Damaged steps that were set aside, here and in the store, and when."""
-        names = {name.partition("/")[0] for name in self.objects.sizes(ASIDE)}
-        return super().aside() | {self.root / ASIDE / name: int(name.rpartition("-")[2]) / 1e9 for name in names}
+        names = (name.partition("/")[0].rpartition("-") for name in self.objects.sizes(ASIDE))
+        there = {self.root / ASIDE / "-".join((key, ns)): int(ns) / 1e9 for key, _, ns in names if ns.isdecimal()}
+        return super().aside() | there
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()

@@ -210,6 +210,19 @@ def test_old_nights_are_removed_for_all_machines(bucket, monkeypatch, tmp_path, 
     assert not [name for name in stored(bucket) if "2026-11-25" in name or name.startswith(".leases/")]
 
 
+def test_damaged_steps_that_were_set_aside_are_known_with_their_time_and_other_objects_are_not(bucket):
+    step, begun = walk_step(Walk()), time.time()
+    told(bucket, step)
+    storage = storage_of(root_path(bucket))
+    storage.objects.write(".damaged/readme.txt", b"a note")
+    place = storage.set_aside(step.key)
+    [(path, when)] = storage.aside().items()
+    assert place and path.name == place.rpartition("/")[2] and begun <= when <= time.time()
+    assert storage.size(path) > 0
+    storage.discard([path])
+    assert storage.aside() == {} and list(storage.objects.sizes(".damaged")) == ["readme.txt"]
+
+
 def test_a_firing_is_run_by_one_of_two_machines(bucket, monkeypatch, tmp_path):
     first = root_path(bucket)
     another_machine(monkeypatch, tmp_path)
