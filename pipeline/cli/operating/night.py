@@ -107,9 +107,10 @@ def _locked(
 ) -> int:
     from amalgam.pipeline.cli.operating.evidence import chance  # here, not above: it imports torch
 
-    today, before = (settings.date or datetime.now()).date(), read_nights(settings.root, title)
+    today = (settings.date or datetime.now()).date()
     if today < FIRST_DAY:
         raise ValueError(f"--date must be {FIRST_DAY} or later, as seeds are counted from there, got {today}")
+    before = _nights_until(today, title, settings.root)
     of_today = [night for night in before if night.day == today]
     if of_today and not settings.again and settings.seed is None:
         last = of_today[-1]
@@ -144,6 +145,15 @@ def _locked(
         log.tag({"verdict": night.verdict})
     print_result(storage_of(settings.root).local(step.key))
     return _concluded(night, settings)
+
+
+def _nights_until(today: date, title: str, root: Path) -> list[Night]:
+    """The nights of a name up to that day: a clock that was wrong may have dated one in the future."""
+    known = read_nights(root, title)
+    found = [night for night in known if night.day <= today]
+    if later := len(known) - len(found):
+        say(f"{later} nights of later days are left out of the comparison")
+    return found
 
 
 def _checked_name(name: str) -> str:

@@ -75,6 +75,15 @@ def test_data_that_is_spoiled_in_the_seventh_night_ends_it_with_status_3_and_a_p
 
 
 @pytest.mark.slow
+def test_a_night_is_not_compared_with_later_ones_such_as_of_a_clock_that_was_wrong(shop, capsys):
+    assert night(shop, "--date", "2026-11-20") == 0 and night(shop, "--date", "2099-01-01") == 0
+    assert night(shop, "--date", "2026-11-21") == 0
+    assert "1 nights of later days" in capsys.readouterr().out
+    first, second, _ = found(shop)
+    assert second.findings[0]["level"] == first.metrics["accuracy/small"]
+
+
+@pytest.mark.slow
 def test_a_day_has_one_night_unless_another_is_asked_for(shop):
     assert night(shop) == 0 and night(shop) == 0 and len(found(shop)) == 1
     assert night(shop, "--again") == 0 and len(found(shop)) == 2
