@@ -20,11 +20,12 @@ from amalgam.tasks.user_names import unknown_name
 MLP, FIXED = {"channel_mixer": "mlp"}, {"weighted_skips": False}
 VIM2: dict[str, dict[str, Any]] = {
     "ViM2": {},
-    "ViM2, MLP channels": MLP,
-    "ViM2, plain skips": FIXED,
-    "ViM2, MLP channels, plain skips": MLP | FIXED,
+    "ViM2 MLP channels": MLP,
+    "ViM2 plain skips": FIXED,
+    "ViM2 MLP channels plain skips": MLP | FIXED,
 }
-"""The ablation that the paper did not do: each part replaced alone, then both together."""
+"""The ablation that the paper did not do: each part replaced alone, then both together. Names are given on the command
+line, separated by commas."""
 MIXER = {"token_mixer": "mlp"} | MLP | FIXED
 """MLP-Mixer (Tolstikhin et al. 2021) in ViM2's stages."""
 NAMES = (*VIM2, "MLP-Mixer", "ViT")
@@ -85,7 +86,7 @@ def model_of(name: str, data: DataSpec, width: int, depths: tuple[int, ...]) -> 
             options |= {"embed_dim": channels, "depth": sum(depths), "num_heads": HEADS}
         return ModelSpec(name=kind, num_classes=data.num_classes, in_shape=data.in_shape, options=options)
 
-    if name in ("ViM2", "ViM2, plain skips"):
+    if name in ("ViM2", "ViM2 plain skips"):
         return model(width)  # of one size: coefficients that are not learned are there too
     wanted = num_parameters(model_of("ViM2", data, width, depths))
     return min(map(model, range(HEADS, 8 * width, HEADS)), key=lambda each: abs(num_parameters(each) - wanted))

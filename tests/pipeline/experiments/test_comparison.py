@@ -83,6 +83,7 @@ def test_architectures_are_compared_at_equal_parameters(name, data, width, depth
     vim2, rival = (model_of(each, DataSpec(name=data), width, depths) for each in ("ViM2", name))
     counted = sum(parameter.numel() for parameter in build(rival, 0).parameters())
     assert counted == num_parameters(rival) == pytest.approx(num_parameters(vim2), rel=0.06)
+    assert "," not in name  # it separates the names of --names
 
 
 @pytest.mark.parametrize(
