@@ -26,6 +26,7 @@ OF_VOLUMES = (
     Measure(name="psnr", heading="PSNR dB"),
     Measure(name="ssim", heading="SSIM of projections"),
 )
+BYTES_PER_WEIGHT = 140  # of the widest level, quadratically: all weights are about 35 times its square
 SECONDS_PER_VOXEL = 6e-7  # and channel of the first level, and epoch, on one core
 
 
@@ -119,10 +120,9 @@ def layered_volumes(
             raise ValueError(f"--{name} is depth, height and width, got {sides}")
 
     def config(weight: float, seed: int) -> VolumesConfig:
-        depth, height, breadth = shape
         return VolumesConfig(
             data=data,
-            shape=(depth, height, breadth),
+            shape=shape,
             num_train=num_train,
             num_test=num_test,
             training=network.config(weight),
@@ -130,7 +130,8 @@ def layered_volumes(
         )
 
     voxels = num_train * network.epochs * math.prod(network.window or shape) * network.width
-    kind = VOLUMES.expecting(SECONDS_PER_VOXEL * voxels, 300_000)
+    widest = network.width * 2 ** (network.levels - 1)
+    kind = VOLUMES.expecting(SECONDS_PER_VOXEL * voxels, BYTES_PER_WEIGHT * widest**2)
     results: list[Step] = []
     for weight in layer_weights:
         members = tuple(kind(config(weight, seed)) for seed in range(seeds))

@@ -77,6 +77,20 @@ def test_images_that_make_no_task_of_few_shots_are_refused_before_training(label
     assert value in capsys.readouterr().err and not list((tmp_path / "runs").glob("few_shot*"))
 
 
+def test_plans_of_octa_500_name_what_is_missing_and_price_the_rest(tmp_path, capsys):
+    for folder in ("OCT/1", "OCT/2", "OCTA/1", "OCTA/2", "GT_Layers"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "GT_Layers" / "1.mat").touch()
+    command = f"plan layered_volumes --data octa500:{tmp_path} --root {tmp_path}/runs"
+    with pytest.raises(SystemExit, match="2"):
+        main(command.split())
+    assert "2.mat" in capsys.readouterr().err
+    (tmp_path / "GT_Layers" / "2.mat").touch()
+    with pytest.raises(SystemExit, match="0"):
+        main(command.split())
+    assert "13 steps to run" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("data, width, depths", [("digits", 48, (2, 2)), ("cifar10", 32, (1, 1))])
 def test_architectures_are_compared_at_equal_parameters(name, data, width, depths):
