@@ -67,6 +67,8 @@ def _read(request: PretrainRequest) -> CaptionedPictures:
     """All pictures, decoded. Raises ValueError if they do not fit into memory, or one is damaged."""
     prepared, files = request.spec.preprocessing, request.pairs.files
     assert prepared is not None, "the command says how pictures are prepared"
+    if len(set(prepared.size)) > 1:
+        raise ValueError(f"pictures are made squares, but the architecture reads {prepared.size}: choose another")
     size, needed = prepared.size[0], 3 * len(files) * prepared.size[0] * prepared.size[1]
     if needed > (available := MEMORY_SHARE * free_bytes("cpu")):
         raise ValueError(
