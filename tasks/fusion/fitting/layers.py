@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Node
@@ -39,25 +40,34 @@ class Layer:
         """Whether what it makes of its input is fitted; a norm as a whole can only be read."""
         return operation_of(self.node) not in NORMS
 
-    def rows(self, y: Tensor) -> Tensor:
-        """(rows, units) of an output: every position of every image is a row."""
-        return y.flatten(0, -2) if self._is_linear else y.movedim(1, -1).flatten(0, -2)
+    def num_rows(self, y: Tensor) -> int:
+        """Every position of every image of an output is a row."""
+        return y.numel() // y.shape[-1 if self._is_linear else 1]
 
-    def features(self, x: Tensor) -> Tensor:
-        """(rows, features) of an input: what a unit reads at each position, in the order of its flattened weight.
+    def rows(self, y: Tensor, kept: Tensor) -> Tensor:
+        """(kept, units) of an output, at the rows of those numbers."""
+        if self._is_linear:
+            return y.flatten(0, -2)[kept]
+        image, *places = torch.unravel_index(kept, (len(y), *y.shape[2:]))
+        return y.movedim(1, -1)[(image, *places)]
 
-        For a grouped convolution (groups, rows, features).
+    def features(self, x: Tensor, kept: Tensor) -> Tensor:
+        """(kept, features) of an input: what a unit reads at those rows, in the order of its flattened weight.
+
+        For a grouped convolution (groups, kept, features).
         """
         if self._is_linear:
-            return x.flatten(0, -2)
+            return x.flatten(0, -2)[kept]
         arguments = arguments_of(self.node)
-        shape = shape_of(arguments["weight"])[2:]
-        settings = (arguments[name] for name in ("dilation", "padding", "stride"))
-        geometry = [_pair(value, len(shape)) for value in (shape, *settings)]
-        if len(shape) == 1:  # a signal is an image of one row
-            x, geometry = x.unsqueeze(2), [(first, *rest) for first, rest in zip((1, 1, 0, 1), geometry, strict=True)]
-        columns = F.unfold(x, *geometry).movedim(1, 2).flatten(0, 1)
-        return columns if arguments["groups"] == 1 else self.parted(columns)
+        kernel = shape_of(arguments["weight"])[2:]
+        dilation, padding, stride = (_numbers(arguments[n], len(kernel)) for n in ("dilation", "padding", "stride"))
+        windows = F.pad(x, [side for amount in reversed(padding) for side in (amount, amount)])
+        for axis, (length, apart, step) in enumerate(zip(kernel, dilation, stride, strict=True), 2):
+            windows = windows.unfold(axis, (length - 1) * apart + 1, step)[..., ::apart]
+        # A view (images, positions..., channels, kernel...), of which only the windows that are kept are copied.
+        windows = windows.movedim(1, 1 + len(kernel))
+        image, *places = torch.unravel_index(kept, windows.shape[: 1 + len(kernel)])
+        return self.parted(windows[(image, *places)].flatten(1))
 
     def parted(self, rows: Tensor) -> Tensor:
         """(groups, rows, units) of (rows, all units), for the groups of a convolution; as it is without groups."""
@@ -79,11 +89,14 @@ class Affine(Layer):
     axis: int = -1
     """Where units lie in the norm's output."""
 
-    def rows(self, y: Tensor) -> Tensor:
-        return y.movedim(self.axis, -1).flatten(0, -2)
+    def num_rows(self, y: Tensor) -> int:
+        return y.numel() // y.shape[self.axis]
 
-    def features(self, x: Tensor) -> Tensor:
-        return self.parted(x.flatten(0, -2))  # inside a block norm, units lie last
+    def rows(self, y: Tensor, kept: Tensor) -> Tensor:
+        return y.movedim(self.axis, -1).flatten(0, -2)[kept]
+
+    def features(self, x: Tensor, kept: Tensor) -> Tensor:
+        return self.parted(x.flatten(0, -2)[kept])  # inside a block norm, units lie last
 
     def parted(self, rows: Tensor) -> Tensor:
         return rows.T[:, :, None]
@@ -131,7 +144,7 @@ def _norm_after(node: Node, names: Mapping[str, str]) -> tuple[Node | None, tupl
     return (users[0], tuple(own)) if len(own) == len(found) else (None, ())
 
 
-def _pair(value: Any, count: int) -> tuple[int, ...]:
+def _numbers(value: Any, count: int) -> tuple[int, ...]:
     """One number per axis, from one number or a list."""
     values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
     return values * count if len(values) == 1 else values

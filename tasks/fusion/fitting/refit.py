@@ -70,9 +70,11 @@ def refit(
         if not layer.is_open or not segments or not all(layer.weight in names for names in known):
             continue
         is_head = any(segment.group in axes.outputs for segment in segments)
-        target = _target(layer, others, segments, maps, how, is_head=is_head)
+        as_probabilities = is_head and how.head == "probabilities"
+        target = functools.partial(_target, segments=segments, maps=maps, as_probabilities=as_probabilities)
         walk.before(layer.weight)
-        found = _equations(layer, walk, target, how)
+        outputs = [member.output_of(member.before(layer.weight), final=True) for member in others]
+        found = _equations(layer, walk, outputs, target, how)
         change = found.solve(how.ridge, _columns(layer, allowed.get(layer.weight)), layer.has_bias)
         if log:
             log(layer.weight, *(float(e.mean()) / found.num_rows for e in (found.error(), found.error(change))))
@@ -89,12 +91,9 @@ def _segments(axes: Axes, weight: str) -> Sequence[Segment]:
     return (Segment(entry.group, np.arange(entry.repeat)[None]),) if entry else ()
 
 
-def _target(
-    layer: Layer, others: Sequence[Walk], segments: Sequence[Segment], maps: UnitMaps, how: Refit, *, is_head: bool
-) -> Tensor:
-    """(rows, fused entries): the merged outputs of the members at one layer."""
-    outputs = [layer.rows(member.output_of(member.before(layer.weight))) for member in others]
-    if is_head and how.head == "probabilities":
+def _target(outputs: Sequence[Tensor], segments: Sequence[Segment], maps: UnitMaps, as_probabilities: bool) -> Tensor:
+    """(rows, fused entries): the merged outputs of the members at one layer, or logits of their mean probabilities."""
+    if as_probabilities:
         mixed = _combined([y.softmax(-1) for y in outputs], segments, maps)
         logs = mixed.clamp_min(torch.finfo(mixed.dtype).tiny).log()
         return logs - logs.mean(1, keepdim=True)
@@ -119,21 +118,21 @@ def _merged(unit_map: UnitMap, rows: Tensor, repeat: int) -> Tensor:
     return unit_map.merged(entries).unflatten(0, (-1, repeat)).movedim(1, 2).flatten(1)
 
 
-def _equations(layer: Layer, walk: Walk, target: Tensor, how: Refit) -> NormalEquations:
-    """The layer's sums over (a share of) the positions of all images."""
-    x, residuals = walk.input_of(layer), target - layer.rows(walk.output_of(layer))
-    num_parts = len(layer.parted(residuals[:1])) if layer.parted(residuals[:1]).ndim == 3 else 1
-    num_features, per_image = walk.state[layer.weight][0].numel() * num_parts, len(residuals) // len(x)
-    step = max(1, len(residuals) // (how.rows_per_feature * num_features))
-    images = max(1, CHUNK // (num_features * per_image))
+def _equations(
+    layer: Layer, walk: Walk, outputs: Sequence[Tensor], target: Callable[[list[Tensor]], Tensor], how: Refit
+) -> NormalEquations:
+    """The layer's sums over (a share of) the positions of all images; `outputs` are those of the members."""
+    x, current = walk.input_of(layer), walk.output_of(layer)
+    first = layer.parted(layer.rows(current, torch.arange(1, device=x.device)))
+    num_features = walk.state[layer.weight][0].numel() * (len(first) if first.ndim == 3 else 1)
+    num_rows = layer.num_rows(current)
+    step = max(1, num_rows // (how.rows_per_feature * num_features))
     parts = []
-    for start in range(0, len(x), images):
-        features, first = layer.features(x[start : start + images]), start * per_image
-        # Every `step`-th row of all: the same places of the same images whatever the chunks.
-        kept = torch.arange(-first % step, features.shape[-2], step, device=x.device)
-        rows = features[..., kept, :]
+    for kept in torch.arange(0, num_rows, step, device=x.device).split(max(1, CHUNK // num_features)):
+        rows = layer.features(x, kept)
         rows = F.pad(rows, (0, 1), value=1.0) if layer.has_bias else rows
-        parts.append(NormalEquations.of(rows, layer.parted(residuals[first + kept])))
+        residuals = target([layer.rows(y, kept) for y in outputs]) - layer.rows(current, kept)
+        parts.append(NormalEquations.of(rows, layer.parted(residuals)))
     return functools.reduce(operator.add, parts)
 
 

@@ -55,16 +55,23 @@ class Walk:
         x: Tensor = self._values[layer.node.all_input_nodes[0]]
         return x
 
-    def output_of(self, layer: Layer) -> Tensor:
-        """What the layer, and the norm that is fitted with it, make of that input; nothing is kept."""
-        y: Tensor = self._run(layer.node)
-        y = y if layer.then is None else self._run(layer.then, {layer.node: y})
+    def output_of(self, layer: Layer, *, final: bool = False) -> Tensor:
+        """What the layer, and the norm that is fitted with it, make of that input.
+
+        With `final` parameters it is kept, and the walk goes on from there.
+        """
+        found = {layer.node: self._run(layer.node)}
+        if layer.then is not None:
+            found[layer.then] = self._run(layer.then, found)
+        if final:
+            self._values.update(found)
+        y: Tensor = found[layer.then or layer.node]
         return y.movedim(-1, layer.axis) if isinstance(layer, Affine) else y
 
     def _step(self, node: Node) -> None:
         if node.op == "placeholder":
             self._values[node] = self._placeholder(node)
-        elif node.op != "output":
+        elif node.op != "output" and node not in self._values:
             self._values[node] = self._run(node)
         for argument in node.all_input_nodes:
             if self._last_use[argument] is node:

@@ -7,6 +7,7 @@ from torch import nn
 from amalgam.tasks.fusion import PartialOT, Refit, fuse, merge, support
 from amalgam.tasks.fusion.fitting.normal_equations import NormalEquations
 from amalgam.tasks.fusion.fitting.refit import refit
+from amalgam.tasks.fusion.fitting.walk import Walk
 from amalgam.tasks.fusion.unit_map import maps_of, unit_maps
 from amalgam.tasks.tracing.axes import OUTPUT
 from amalgam.tasks.tracing.trace import trace
@@ -192,3 +193,29 @@ def test_refit_without_images_is_refused():
 def test_a_ridge_that_is_not_positive_is_refused(ridge):
     with pytest.raises(ValueError, match="ridge"):
         Refit(ridge=ridge)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(4, 6, (3, 2), stride=(2, 1), padding=(1, 2), dilation=(1, 2)),
+        nn.Conv2d(4, 6, 3, padding=1, groups=2),
+        nn.Conv2d(4, 6, 1),
+        nn.Conv1d(4, 6, 4, stride=2, padding=1, dilation=2),
+        nn.Linear(4, 6),
+    ],
+    ids=["conv2d", "grouped", "pointwise", "conv1d", "linear"],
+)
+def test_rows_of_outputs_are_weights_times_features_at_the_same_positions(layer):
+    axes = {nn.Conv2d: (9, 8), nn.Conv1d: (11,), nn.Linear: ()}[type(layer)]
+    network, x = nn.Sequential(layer, nn.ReLU()).double().eval(), torch.randn(5, 4, *axes, dtype=torch.float64)
+    walk, expected = Walk(network, (x,)), network[0](x)
+    found = walk.before("0.weight")
+    kept = torch.arange(0, found.num_rows(expected), 3)
+    features = found.features(walk.input_of(found), kept)
+    weights = layer.weight.flatten(1)
+    if features.ndim == 3:  # one table for each group of the convolution
+        weights = weights.unflatten(0, (2, -1))
+    outputs = features @ weights.mT + found.parted(layer.bias.expand(len(kept), -1))
+    torch.testing.assert_close(outputs, found.parted(found.rows(expected, kept)), **EXACT)
+    torch.testing.assert_close(walk.output_of(found, final=True), expected, **EXACT)
