@@ -68,13 +68,15 @@ def from_saelens(config: dict[str, Any], state: dict[str, Tensor], features: Fea
 
     Raises ValueError for features other than those it was exported for, and for settings and tensors without an equal.
     """
-    settings, state = present_settings(config), dict(state)
+    settings = present_settings(config)
     info = _info(settings, features)
     info.require(features)
-    _fold(settings, state, info)
-    names = _names(info)
+    names, state = _names(info), _in_dtype(state, settings.dtype)
+    if "batchtopk" in settings.architecture and "topk_threshold" in state:
+        state["threshold"] = state.pop("topk_threshold").expand(info.num_latents).clone()
     if missing := sorted(set(names.values()) - set(state)):
         raise ValueError(f"the SAELens weights lack {', '.join(missing)}")
+    _fold(settings, state, info)
     if unknown := sorted(set(state) - set(names.values())):
         raise ValueError(f"the SAELens weights have {', '.join(unknown)}, which {settings.architecture} does not read")
     sae = (Transcoder(info) if isinstance(info, TranscoderInfo) else SparseAutoencoder(info)).to(state["W_enc"].dtype)
@@ -116,7 +118,7 @@ def _info(settings: Settings, features: FeatureInfo) -> SAEInfo:
     exported = settings.metadata.pop(OURS, None)
     settings.metadata.pop("sae_lens_version", None)
     origin = {name: value for name, value in settings.metadata.items() if value is not None}
-    if exported is not None:
+    if isinstance(exported, dict):
         kind = TranscoderInfo if "num_outputs" in exported else SAEInfo
         if origin.get("model_name") == exported.get("backbone"):
             del origin["model_name"]
@@ -135,9 +137,9 @@ def _rule(settings: Settings) -> Sparsity:
     """The rule of a folder of SAELens's own."""
     kind, k = settings.architecture, settings.k
     if "topk" in kind and k is None:
-        raise ValueError(f"the SAELens settings of {kind} lack k")
-    if kind == "topk" and k is not None and k == int(k):
-        return TopK(k=int(k))
+        raise ValueError(f"the SAELens settings of {kind} lack 'k'")
+    if kind == "topk":
+        return TopK.model_validate({"k": k})
     if kind in ("batchtopk", "matryoshka_batchtopk") and k is not None:
         widths = [*settings.matryoshka_widths, settings.d_sae]
         shares = tuple(dict.fromkeys(width / settings.d_sae for width in widths))
@@ -152,14 +154,20 @@ def _rule(settings: Settings) -> Sparsity:
     raise ValueError(f"SAELens architecture {kind!r} is not supported: {known}")
 
 
+def _in_dtype(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The weights in the dtype of the settings, in which SAELens computes."""
+    dtype = getattr(torch, name.removeprefix("torch."), None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"SAELens setting dtype={name!r} is no floating point type of torch")
+    return {key: tensor.to(dtype) for key, tensor in state.items()}
+
+
 def _fold(settings: Settings, state: dict[str, Tensor], info: SAEInfo) -> None:
     """Put into the weights what SAELens applies beside them."""
     if (scale := state.pop("scaling_factor", None)) is not None and not (scale == 1).all():
         if not settings.finetuning_scaling_factor:
             raise ValueError("the SAELens weights have a scaling_factor, but finetuning_scaling_factor is false")
         state["W_dec"] = state["W_dec"] * scale[:, None]
-    if (least := state.pop("topk_threshold", None)) is not None and "batchtopk" in settings.architecture:
-        state["threshold"] = least.to(state["b_enc"]).expand(info.num_latents).clone()
     if settings.rescale_acts_by_decoder_norm:
         norms = state["W_dec"].norm(dim=1)
         state["W_enc"], state["W_dec"] = state["W_enc"] * norms, state["W_dec"] / norms[:, None]

@@ -35,6 +35,14 @@ _ORIGIN = """
 ORIGIN = frozenset(_ORIGIN.split())
 """What says where an autoencoder is from and how it was trained: kept, and without influence on what it computes."""
 
+OF_KINDS = {
+    "k": "topk",
+    "rescale_acts_by_decoder_norm": "topk",
+    "matryoshka_widths": "matryoshka",
+    "d_out": "transcoder",
+}
+"""Settings that only kinds whose names contain the word read."""
+
 
 @dataclass
 class Settings:
@@ -59,7 +67,10 @@ class Settings:
 def present_settings(config: dict[str, Any]) -> Settings:
     """The settings of a `cfg.json`. Raises ValueError that names what is missing, unknown or has no equal here."""
     named = {RENAMED.get(name, name): value for name, value in config.items()}
-    metadata = dict(named.pop("metadata", None) or {})
+    metadata = named.pop("metadata", None) or {}
+    if not isinstance(metadata, dict):
+        raise ValueError(f"SAELens setting metadata must be an object, got {metadata!r}")
+    metadata = dict(metadata)
     metadata |= {name: named.pop(name) for name in ORIGIN & set(named)}
     _read_activation_function(named)
     if isinstance(named.get("normalize_activations"), bool | None):
@@ -73,6 +84,9 @@ def present_settings(config: dict[str, Any]) -> Settings:
     if missing := [name for name in ("d_in", "d_sae") if name not in named]:
         raise ValueError(f"the SAELens settings lack {missing[0]}")
     settings = Settings(**named, metadata=metadata)
+    for name, word in OF_KINDS.items():
+        if named.get(name) and word not in settings.architecture:
+            raise ValueError(f"SAELens setting {name}={named[name]!r} has no meaning for {settings.architecture}")
     _require_supported(settings)
     return settings
 
@@ -80,17 +94,13 @@ def present_settings(config: dict[str, Any]) -> Settings:
 def _read_activation_function(named: dict[str, Any]) -> None:
     """Replace an activation function and its arguments by the kind that has it."""
     function, arguments = named.pop("activation_fn", "relu"), dict(named.pop("activation_fn_kwargs", None) or {})
-    named.setdefault("architecture", "standard")
-    if function == "topk":
-        if named["architecture"] not in ("standard", "topk") or "k" not in arguments | named:
-            raise ValueError(
-                f"SAELens setting activation_fn='topk' needs activation_fn_kwargs={{'k': ...}} and no kind "
-                f"of its own, got {arguments} and architecture={named['architecture']!r}"
-            )
-        named |= {"architecture": "topk", "k": arguments.pop("k", named.get("k"))}
-    elif function != "relu":
+    kind = named.setdefault("architecture", "standard")
+    if function not in ("relu", "topk"):
         raise ValueError(f"SAELens setting activation_fn={function!r} is not supported: relu or topk")
-    arguments.pop("k", None) if named["architecture"] == "topk" else None
+    if "topk" in (function, kind) and kind in ("standard", "topk"):
+        named |= {"architecture": "topk", "k": arguments.pop("k", named.get("k"))}
+    elif function == "topk":
+        raise ValueError(f"SAELens setting activation_fn='topk' contradicts architecture={kind!r}")
     if arguments:
         raise ValueError(f"SAELens setting activation_fn_kwargs={arguments} is unknown: it could change the codes")
 

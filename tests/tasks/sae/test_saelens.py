@@ -169,6 +169,12 @@ REFUSED = {
     "alpha": {"activation_fn_str": "relu", "activation_fn_kwargs": {"alpha": 2}},
     "'k'": {"activation_fn_str": "topk", "activation_fn_kwargs": {}},
     "surprise": {"surprise": 3},
+    "contradicts": {"architecture": "jumprelu", "activation_fn_str": "topk", "activation_fn_kwargs": {"k": 3}},
+    "metadata": {"metadata": "text"},
+    "k=4": {"k": 4},
+    "rescale_acts_by_decoder_norm": {"rescale_acts_by_decoder_norm": True},
+    "d_out": {"d_out": 3},
+    "dtype": {"dtype": "float31"},
     "width": {"d_in": WIDTH + 1},
     "d_sae": {"d_sae": None},
 }
@@ -184,13 +190,21 @@ def test_settings_without_an_equal_are_refused_by_name(name):
 
 def test_tensors_that_nobody_reads_and_missing_ones_are_refused_by_name():
     config, state = foreign("standard")
-    for more in ({"W_skip": torch.zeros(WIDTH, WIDTH)}, {"log_threshold": torch.zeros(LATENTS)}):
+    for more in (
+        {"W_skip": torch.zeros(WIDTH, WIDTH)},
+        {"log_threshold": torch.zeros(LATENTS)},
+        {"topk_threshold": torch.ones(())},
+    ):
         with pytest.raises(ValueError, match=next(iter(more))):
             from_saelens(config, state | more, RAW)
     with pytest.raises(ValueError, match="finetuning_scaling_factor"):
         from_saelens(config, state | {"scaling_factor": torch.full((LATENTS,), 2.0)}, RAW)
     with pytest.raises(ValueError, match="b_enc"):
         from_saelens(config, {name: tensor for name, tensor in state.items() if name != "b_enc"}, RAW)
+    rescaled, weights = foreign("topk, rescaled by norms")
+    with pytest.raises(ValueError, match="b_enc"):
+        from_saelens(rescaled, {name: tensor for name, tensor in weights.items() if name != "b_enc"}, RAW)
+    assert from_saelens({**config, "dtype": "float64"}, state, RAW).encoder.dtype == torch.float64
     with pytest.raises(ValueError, match=r"b_\w+ .*got"):
         from_saelens(config, state | {"b_enc": torch.zeros(3)}, RAW)
 
