@@ -184,6 +184,14 @@ def test_the_image_tower_is_the_image_encoder_and_shows_its_levels():
     assert [level.shape for level in levels] == [(6, 5, 32)] * 3  # before the first block, after each of two
 
 
+def test_patches_are_the_tokens_of_open_clip_projected_as_the_image_is():
+    visual = tiny_clip().model.visual
+    patches = tiny_clip().image_tower.patches(images())
+    assert patches.shape == (6, 2, 2, 16)
+    visual.output_tokens = True
+    torch.testing.assert_close(patches.flatten(1, 2), visual(images())[1] @ visual.proj)
+
+
 def test_residual_networks_have_no_levels():
     tower = build_clip(
         spec(architecture=ARCHITECTURE | {"vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8}})
@@ -191,6 +199,7 @@ def test_residual_networks_have_no_levels():
     assert tower.image_tower(torch.randn(2, 3, 64, 64)).shape == (2, 16)
     with pytest.raises(ValueError, match="open_clip"):
         tower.image_tower.with_levels(torch.randn(2, 3, 64, 64))
+    assert tower.image_tower.patches(torch.randn(2, 3, 64, 64)) is None
 
 
 def test_preprocessing_can_be_given_and_has_the_size_of_the_encoder():
