@@ -78,7 +78,7 @@ class Transport(PartialOT):
             if cost is None:
                 fused.append(torch.arange(len(own)))
                 continue
-            units, places = self._joined(cost, own, mass[onto])
+            units, places = self.joined(cost, own, mass[onto])
             alone = torch.ones(len(own), dtype=torch.bool).index_fill(0, units, False)
             found = torch.empty(len(own), dtype=torch.long)
             found[units], found[alone] = places, torch.arange(width, width + int(alone.sum()))
@@ -90,7 +90,7 @@ class Transport(PartialOT):
             tuple(fused), plan=tuple(one_hot(f, width) * own[:, None] for f, own in zip(fused, mass, strict=True))
         )
 
-    def _joined(self, cost: Tensor, own: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    def joined(self, cost: Tensor, own: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
         """The units that are matched, (1 - alpha) of all, and the unit that each joins."""
         import torch
 
@@ -108,11 +108,11 @@ class Transport(PartialOT):
         import ot
 
         scaled = cost / max(float(cost.mean()), 1e-30)
+        amount = min(1 - self.alpha, float(shares.sum()), float(targets.sum()))  # both sums are 1 up to rounding
         if self.plan == "unbalanced":
             return ot.unbalanced.sinkhorn_unbalanced(shares, targets, scaled, self.regularisation, self.penalty)
         if self.plan == "entropic":
-            reg = self.regularisation
-            return ot.partial.entropic_partial_wasserstein(shares, targets, scaled, reg, m=1 - self.alpha)
+            return ot.partial.entropic_partial_wasserstein(shares, targets, scaled, self.regularisation, m=amount)
         if self.alpha == 0:
             return ot.emd(shares, targets, scaled)
-        return ot.partial.partial_wasserstein(shares, targets, scaled, m=1 - self.alpha)
+        return ot.partial.partial_wasserstein(shares, targets, scaled, m=amount)

@@ -180,3 +180,14 @@ def test_the_functional_cost_is_what_merging_two_units_changes_in_what_reads_the
         ]
         wanted = sum(change.detach().var(0, correction=0).sum() for change in changes)
         assert float(found[i, j]) == pytest.approx(float(wanted), rel=1e-9)
+
+
+@pytest.mark.parametrize("plan", ["exact", "entropic", "unbalanced"])
+@pytest.mark.parametrize("count", [3, 7, 10, 49])
+def test_masses_whose_sum_is_one_up_to_rounding_are_transported(plan, count):
+    generator = torch.Generator().manual_seed(count)
+    own, other = torch.full((count,), 0.1).double(), torch.rand(count, generator=generator).double()
+    cost = torch.cdist(points(count), points(count, 1))
+    for alpha in (0.0, 1e-3, 0.7):
+        units, places = Transport(alpha=alpha, plan=plan).joined(cost, own, other)
+        assert len(units) == len(places) == round((1 - alpha) * count) and places.max() < count
