@@ -61,9 +61,9 @@ class EvalRequest:
 
 
 def train_files(request: TrainRequest, say: Callable[[str], None]) -> None:
-    """Train one autoencoder; write its folder with results on the rows it was trained on, and its card.
+    """Train one autoencoder; write its folder with results on about `buffer_rows` of its rows, and its card.
 
-    Rows beyond `buffer_rows` are streamed. Raises ValueError, before anything is written, for bad input.
+    More rows than that are streamed. Raises ValueError, before anything is written, for bad input.
     """
     require_device(request.device)
     matrix = open_matrix(request.activations, request.column)
@@ -80,7 +80,9 @@ def train_files(request: TrainRequest, say: Callable[[str], None]) -> None:
         origin = {"dataset_path": request.activations.name, "training": request.training.model_dump(mode="json")}
         sae.info = info.model_copy(update={"origin": origin})
         save_sae(sae, folder, rescaled=True)
-        results = measured(sae, request.spec.name_without_seed, matrix, request.device, seed=request.spec.seed)
+        every = -(-matrix.num_rows // request.buffer_rows)  # of many rows, chunks from everywhere
+        sample = replace(matrix, chunks=matrix.chunks[::every])
+        results = measured(sae, request.spec.name_without_seed, sample, request.device, seed=request.spec.seed)
         write_results(results, folder)
         write_card(folder)
 
