@@ -95,6 +95,7 @@ def test_what_is_in_the_way_of_locks_is_named(shop, capsys, in_the_way):
     assert ended.value.code == 2 and ".locks" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_store_that_is_away_and_a_lease_of_no_time_are_one_sentence(shop, capsys, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -125,6 +126,7 @@ def test_records_of_impossible_times_are_damaged_and_block_nothing(tmp_path):
             read_record(target.path(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_night_that_measured_nothing_is_left_out(shop, capsys):
     with pytest.raises(SystemExit):
         main(["night", "shop.py:shop", "--local", "--date", "2026-11-20"])

@@ -223,6 +223,7 @@ def test_damaged_steps_that_were_set_aside_are_known_with_their_time_and_other_o
     assert storage.aside() == {} and list(storage.objects.sizes(".damaged")) == ["readme.txt"]
 
 
+@pytest.mark.slow
 def test_a_firing_is_run_by_one_of_two_machines(bucket, monkeypatch, tmp_path):
     first = root_path(bucket)
     another_machine(monkeypatch, tmp_path)
@@ -269,6 +270,7 @@ def test_of_many_that_make_an_object_of_one_name_one_does(bucket):
             assert made.count(True) == 1 and objects.read(name) == b"%d" % made.index(True)
 
 
+@pytest.mark.slow
 def test_of_many_that_want_a_lease_at_one_moment_one_has_it_at_a_time():
     objects, together, inside, most = Memory(), threading.Barrier(6), list[int](), list[int]()
 
