@@ -41,14 +41,14 @@ def explain_several(
         cards = pq.read_table(folder / name / "cards.parquet")
         tables.append(cards.add_column(0, "network", pa.array([name] * len(cards))))
     write_table(pa.concat_tables(tables), folder / "cards.parquet")
-    heads = {name: ", ".join(trained(after).values()) for name, after in zip(names, afters, strict=True)}
+    heads = {name: trained(after) for name, after in zip(names, afters, strict=True)}
     settings = {"before": str(request.before), "after": [str(after) for after in afters]}
     values = {"networks": _networks(found, heads), "domains": next(iter(found.values())).domains, **_latents(found)}
     Report(STEM, request.title, "explanations.html.j2", settings, values).write(folder)
     return found
 
 
-def _networks(found: dict[str, NamedExplanation], heads: dict[str, str]) -> list[dict[str, Any]]:
+def _networks(found: dict[str, NamedExplanation], heads: dict[str, dict[str, str]]) -> list[dict[str, Any]]:
     rows = []
     for name, explanation in found.items():
         share = explanation.found.flips.explained_share
@@ -57,7 +57,8 @@ def _networks(found: dict[str, NamedExplanation], heads: dict[str, str]) -> list
         rows.append(
             {
                 "name": name,
-                "about": heads[name],
+                "about": "; ".join(f"{fact} {text}" for fact, text in heads[name].items()),
+                "strength": heads[name].get("strength"),
                 "balance": [(row["numbers"][3], row["verdict"]) for row in balance(explanation)],
                 "numbers": [*(f"{number:,}" for number in numbers), explained],
             }
