@@ -137,7 +137,8 @@ class Stack(nn.Module):
     def _codes(self, affine: "Affine", deviation: float) -> tuple[Codes | DenseCodes, Tensor]:
         """The codes in training, and what the rule adds to the loss, (stack,)."""
         pre_BGM, first = affine.pre_BGM, self.infos[0].sparsity
-        varied_G = pre_BGM.new_tensor([getattr(info.sparsity, varied(first)) for info in self.infos])
+        settings = [getattr(info.sparsity, varied(first)) for info in self.infos]
+        varied_G = pre_BGM.new_tensor(settings)
         nothing = torch.zeros_like(varied_G)
         if isinstance(first, JumpReLU):
             codes, l0_BG = jump_relu(pre_BGM, self.get_parameter("threshold"), first.bandwidth)
@@ -146,7 +147,7 @@ class Stack(nn.Module):
             return penalised(pre_BGM, self.decoder, varied_G, deviation)
         if isinstance(first, Gated):
             return gated(pre_BGM, affine.centred_BGD, dict(self.named_parameters()), varied_G, deviation)
-        ks = [int(k) for k in varied_G.tolist()]
+        ks = [int(k) for k in settings]  # read off the GPU, they would hold up every step
         if isinstance(first, BatchTopK):
             codes, smallest = largest_of_batch(pre_BGM, ks)
             self._follow(smallest, first.memory)

@@ -40,7 +40,7 @@ def built(tmp_path_factory):
     grid = experiment(
         **unfinished, methods=METHODS, alphas=(0.0, 0.5, 1.0), first_weight=(0.0, 0.3, 1.0), rivals=("none",)
     )
-    tuned = experiment(**SMALL, methods=("PartialOT",), alphas=(0.5,), first_weight=(0.3,))
+    tuned = experiment(**SMALL, methods=("PartialOT",), alphas=(0.0, 0.5), first_weight=(0.3,))
     steps = [*grid.parents, *tuned.parents]
     outcome = run(steps, root, Local())
     return root, [(step, outcome.records[step.fingerprint]) for step in ancestors(steps)]
