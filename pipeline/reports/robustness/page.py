@@ -35,6 +35,7 @@ from amalgam.pipeline.reports.robustness.saes import (
 )
 from amalgam.pipeline.reports.robustness.sentences import explained_networks, headlines, recommendation, strength_forms
 from amalgam.pipeline.reports.robustness.table import (
+    OFFICIAL,
     VALIDATION,
     drift_measures,
     formed_rows,
@@ -81,13 +82,12 @@ IN_CONSOLE = (
 )
 INTERVAL_COLUMNS = tuple(Column(name, f"{role}/accuracy", percent, interval=True) for role, name in ROLE_NAMES.items())
 STRENGTH_LEGEND = (
-    "Strength: the largest that loses at most {tolerance} of in-distribution validation accuracy to the best "
-    "strength and to plain fine-tuning."
+    "Strength: the largest that loses at most {tolerance} of in-distribution validation {choice} to the best strength "
+    "and to plain fine-tuning."
 )
 WISE_LEGEND = (
-    "WiSE averages weights with those of zero-shot, alpha being the share of the "
-    "fine-tuned ones: at 0.5, or at the smallest alpha that loses at most {tolerance} of validation accuracy to "
-    "the best of its path."
+    "WiSE averages weights with those of zero-shot, alpha being the share of the fine-tuned ones: at 0.5, or at the "
+    "smallest alpha that loses at most {tolerance} of validation {choice} to the best of its path."
 )
 PAIRED_TEXT = ", paired (each seed's mean over all networks is subtracted first)"
 OVERALL_LEGEND = "Overall: the mean of in-distribution accuracy and of the mean over kinds of shift."
@@ -244,7 +244,7 @@ def _seeds_text(rows: Sequence[Row]) -> str:
 
 
 def _legend(rows: Sequence[Row], config: RobustnessReportConfig) -> str:
-    allowed = 100 * config.tolerance
-    words = [STRENGTH_LEGEND, *[WISE_LEGEND] * is_averaged(rows), OVERALL_LEGEND]
-    words += [strength_forms(rows, config.strength_form)]
-    return " ".join(filter(None, words)).format(tolerance=f"{allowed:g} point" + "s" * (allowed != 1))
+    allowed, forms = 100 * config.tolerance, strength_forms(rows, config.strength_form)
+    choice = next((m.partition("/")[2].replace("_", " ") for m in OFFICIAL if m in rows[0]), "accuracy")
+    words = [STRENGTH_LEGEND, *[WISE_LEGEND] * is_averaged(rows), OVERALL_LEGEND, forms]
+    return " ".join(filter(None, words)).format(tolerance=f"{allowed:g} point" + "s" * (allowed != 1), choice=choice)
