@@ -29,6 +29,7 @@ line, separated by commas."""
 MIXER = {"token_mixer": "mlp"} | MLP | FIXED
 """MLP-Mixer (Tolstikhin et al. 2021) in ViM2's stages."""
 NAMES = (*VIM2, "MLP-Mixer", "ViT")
+LEAST_WIDTH = 8
 HEADS = 2  # of the ViT: its channels are then even numbers, near enough to every size
 
 
@@ -41,7 +42,7 @@ def architectures(
     width: Annotated[int, "Channels of ViM2's first stage; the other networks get as many parameters."] = 48,
     depths: Annotated[Ints, "Pairs of mixers in each stage of ViM2."] = (2, 2),
     optimisation: Optimisation = Optimisation(epochs=10, batch_size=64, learning_rate=1e-3, weight_decay=0.05),
-    train_images: Annotated[int | None, "Training images, as many of each class; default: all but validation."] = None,
+    train_images: Annotated[int | None, "Training images, classes in proportion; default: all but validation."] = None,
     validation_share: Annotated[float, "Fraction of the training split held out to choose epochs."] = 0.1,
     seeds: Annotated[int, "Repetitions, each with its own weights, training and validation images."] = 3,
 ) -> Step:
@@ -49,6 +50,8 @@ def architectures(
     settings = in_words(locals())
     chosen = names or NAMES
     require_some(names=chosen, seeds=seeds)
+    if width < LEAST_WIDTH:
+        raise ValueError(f"--width must be at least {LEAST_WIDTH}, so that other networks can be as large, got {width}")
     for name in chosen:
         if name not in NAMES:
             raise unknown_name("architecture", name, NAMES)

@@ -117,6 +117,7 @@ def test_architectures_are_compared_at_equal_parameters(name, data, width, depth
         ("layered_volumes --data octa500:nowhere", "nowhere"),
         ("layered_volumes --data brain", "'brain'"),
         ("architectures --names ViM3", "'ViM2'"),
+        ("architectures --width 1", "--width must be at least 8"),
         ("architectures --depths 1,1,1", "multiples of 16"),
         ("architectures --depths ,", "depths"),
         ("architectures --train-images 5000 --names ViT", "810"),
