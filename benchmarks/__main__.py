@@ -22,6 +22,7 @@ from benchmarks.measure import Measure, row, table
 BENCHMARKS = {
     "fusion": "methods",
     "fusing": "methods",
+    "scale": "methods",
     "merging": "methods",
     "staging": "system",
     "features": "system",

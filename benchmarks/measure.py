@@ -63,6 +63,13 @@ def quantity(value: float, unit: str) -> str:
     return f"{value:.3g} {unit}".strip() if abs(value) < 100 else f"{value:.0f} {unit}".strip()
 
 
+def processor_seconds(work: Callable[[], object]) -> float:
+    """Processor time of a call: of one thread, nearly its wall time on a machine where nothing else is at work."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
 def report(about: str, measure: Callable[..., Sequence[Measure]], tiny: Mapping[str, Any]) -> None:
     """Measure and print the outcome as JSON; with --tiny at the sizes `tiny`, only to see that everything runs."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)

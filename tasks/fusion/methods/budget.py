@@ -59,7 +59,7 @@ class Budget(Method):
             raise ValueError("the operations of the network are not measured: call prepared(member, example) first")
         axes, states = members.axes, members.states
         costs = matching_costs(members, self.cost)
-        matched = descend(costs, 0.0, seed=self.seed, max_sweeps=100)
+        matched = descend(costs, 0.0, seed=self.seed, max_sweeps=100, start=members.start)
         limits = []
         if self.flops is not None:
             limits.append((Prices.of(axes, states, dict(self.flops_of_entry)), self.flops))
