@@ -135,7 +135,7 @@ def _improve(
         if visit is None or quadratic:  # its own matching may be what aligns its rows
             visit = costs.visit(group, universe, products)
             sums = visit.sums(slots, range(num_members)) if costs.weights and num_members > 2 else None
-        rest = sums.without(visit.sums(slots, [mover])) if sums else None
+        rest = sums.plus(visit.sums(slots, [mover]), -1) if sums else None
         cost = visit.slots(slots, mover, others, rest)
         move = reassigned(slots, cost, mover, universe.num_matched[group])
         if move.gain <= IMPROVEMENT * float(cost.abs().mean()):
@@ -145,7 +145,7 @@ def _improve(
             gain = objective(costs, universe) - objective(costs, candidate)
         if gain > 0:
             universe, gained = candidate, gained + gain
-            sums = rest.moved(move.order, visit.sums(move.slots, [mover])) if rest else None
+            sums = rest.ordered(move.order).plus(visit.sums(move.slots, [mover])) if rest else None
     return universe, gained
 
 

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import reduce
 from itertools import combinations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,24 +56,22 @@ class SlotSums:
 
     @classmethod
     def of(cls, rows: Tensor, norms: Tensor) -> "SlotSums":
-        """The sums of rows (members, slots, entries) and norms (members, slots)."""
-        return cls(len(rows), rows.sum(0), norms.sum(0), rows.square().sum((0, 2)))
+        """The sums of one member, whose rows and norms are given slot by slot."""
+        return cls(1, rows, norms, rows.square().sum(1))
 
-    def without(self, one: "SlotSums") -> "SlotSums":
-        """The sums of the other members than that one."""
+    def plus(self, one: "SlotSums", sign: int = 1) -> "SlotSums":
+        """The sums with another member's, or without them (`sign` -1)."""
         return SlotSums(
-            self.count - one.count, self.rows - one.rows, self.norms - one.norms, self.squares - one.squares
+            self.count + sign * one.count,
+            torch.add(self.rows, one.rows, alpha=sign),
+            torch.add(self.norms, one.norms, alpha=sign),
+            torch.add(self.squares, one.squares, alpha=sign),
         )
 
-    def moved(self, order: Tensor, one: "SlotSums") -> "SlotSums":
-        """The sums in another order of slots, and one more member."""
+    def ordered(self, order: Tensor) -> "SlotSums":
+        """The same in another order of slots."""
         order = order.to(self.rows.device)
-        return SlotSums(
-            self.count + one.count,
-            self.rows[order] + one.rows,
-            self.norms[order] + one.norms,
-            self.squares[order] + one.squares,
-        )
+        return SlotSums(self.count, self.rows[order], self.norms[order], self.squares[order])
 
     def within(self) -> Tensor:
         """(slots,) float64: the squared distances between all pairs of units in each slot."""
@@ -118,10 +115,9 @@ class GroupCost:
         return total
 
     def sums(self, slots: Tensor, members: Sequence[int]) -> SlotSums:
-        """The sums of the units of `members` in each slot, in one gather."""
-        rows, norms, starts = self._flat
-        units = (slots + starts)[list(members)].to(rows.device)
-        return SlotSums.of(rows[units], norms[units])
+        """The sums of the units of `members` in each slot, member after member, so that little is copied at once."""
+        units = {k: slots[k].to(self.rows[k].device) for k in members}
+        return reduce(SlotSums.plus, (SlotSums.of(self.rows[k][at], self.norms[k][at]) for k, at in units.items()))
 
     def within(self, slots: Tensor, members: Sequence[int]) -> Tensor:
         """(slots,) float64: sum of the distances between the units of `members` in each slot."""
@@ -129,12 +125,6 @@ class GroupCost:
         if self.costs.weights and len(members) > 1:
             total += self.sums(slots, members).within()
         return total + self.costs.activation_between(self.group, slots, members) if self.costs.activations else total
-
-    @cached_property
-    def _flat(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows and norms of all members' units, one after the other, and where each member begins, (members, 1)."""
-        starts = np.cumsum([0, *[len(rows) for rows in self.rows[:-1]]])
-        return torch.cat(list(self.rows)), torch.cat(list(self.norms)), torch.from_numpy(starts)[:, None]
 
 
 def costs_of(axes: Axes, states: Sequence[State], activations: ActivationCost | None, weights: bool) -> Costs:
