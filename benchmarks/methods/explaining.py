@@ -3,7 +3,8 @@
 16,384 latents (TopK, 32 active) of width 512 and 50,000 pictures of 100 classes in 4 test sets, on two threads.
 Encoders are small random transformers at 32 pixels, so that statistics, pictures and the page are measured: encoding
 with ViT-B/16 takes hours on a CPU, whatever reads its features. *Opens*: until a headless Chromium has drawn the first
-cards, its start included, where one is installed. No second autoencoder is trained, as is the default above 4,096.
+cards, beyond what it takes for an empty page, where one is installed. No second autoencoder is trained, as is the
+default above 4,096 latents.
 """
 
 import shutil
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.nn.functional import interpolate
 
 from amalgam.pipeline.engine.host import threads
@@ -23,9 +25,10 @@ from amalgam.pipeline.reports.explanation.request import ExplainRequest
 from amalgam.pipeline.store.clip_checkpoints import ClassifierInfo, key_of, save_classifier, save_sae
 from amalgam.tasks.clip.toy.networks import small_clip
 from amalgam.tasks.clip.zero_shot import Classifier, Head
+from amalgam.tasks.data.loading import batches
 from amalgam.tasks.data.pixels import in_memory
 from amalgam.tasks.models.clip import build_clip
-from amalgam.tasks.sae.autoencoder import initial
+from amalgam.tasks.sae.autoencoder import SparseAutoencoder, initial, unit_norm
 from amalgam.tasks.sae.config import FeatureInfo, SAEInfo, SAETrainConfig
 from amalgam.tasks.sae.rules import TopK
 from benchmarks.measure import Measure, report, seconds
@@ -50,26 +53,30 @@ def measure(size: Size = Size()) -> Sequence[Measure]:
     """Minutes, megabytes and seconds."""
     with tempfile.TemporaryDirectory() as place, threads(THREADS):
         folder, page = Path(place), Path(place) / "page"
-        request, material = written(size, folder), Material(pictures(size))
+        material = Material(pictures(size))
+        request = written(size, folder, material.domains)
         page.mkdir()
         found = [Measure("the page is built", seconds(lambda: explain(request, material, page)) / 60, "min", MINUTES)]
         html = page / "explanation.html"
         found.append(Measure("size of the page", html.stat().st_size / 1e6, "MB", MEGABYTES))
         browser = shutil.which("chromium") or shutil.which("google-chrome")
         if browser:
-            found.append(Measure("it opens", seconds(lambda: opened(browser, html)), "s", SECONDS))
+            empty = folder / "empty.html"
+            empty.write_text("<!doctype html><title>empty</title>")
+            start, whole = (seconds(lambda: drawn(browser, file)) for file in (empty, html))
+            found.append(Measure("it opens", whole - start, "s", SECONDS))
     return found
 
 
-def opened(browser: str, page: Path) -> None:
-    """Draw the page in a new browser."""
+def drawn(browser: str, page: Path) -> None:
+    """Draw a page in a new browser."""
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-    drawn = subprocess.run([browser, *flags, page.as_uri()], capture_output=True, text=True, check=True).stdout
-    assert '<article class="card">' in drawn, "no card was drawn"
+    found = subprocess.run([browser, *flags, page.as_uri()], capture_output=True, text=True, check=True).stdout
+    assert '<article class="card">' in found or page.name == "empty.html", "no card was drawn"
 
 
-def written(size: Size, folder: Path) -> ExplainRequest:
-    """Folders of two classifiers that differ a little, and of an untrained autoencoder."""
+def written(size: Size, folder: Path, domains: Sequence[Domain]) -> ExplainRequest:
+    """Folders of two classifiers that differ a little, and of an autoencoder without dead latents."""
     spec, names = small_clip(32, 8, 64, 1, size.width), tuple(f"class {number}" for number in range(size.classes))
     torch.manual_seed(0)
     clip = build_clip(spec)
@@ -83,15 +90,27 @@ def written(size: Size, folder: Path) -> ExplainRequest:
     about = ClassifierInfo(clip=spec, class_names=names, templates=("{}",), backbone=key_of(clip))
     features = FeatureInfo(width=size.width, backbone=about.backbone)
     info = SAEInfo(**features.model_dump(), num_latents=size.num_latents, sparsity=TopK(k=size.k))
-    with torch.no_grad():
-        some = before.encoder(torch.randn(64, 3, 32, 32))
-    save_sae(initial(info, SAETrainConfig(), (some / some.norm(dim=1, keepdim=True)).mean(0), seed=0), folder / "sae")
+    save_sae(of_images(info, before, domains), folder / "sae")
     for name, classifier in (("before", before), ("after", after)):
         (folder / name).mkdir()
         save_classifier(classifier, about, folder / name)
     return ExplainRequest(
         before=folder / "before", after=folder / "after", sae=folder / "sae", batch_size=BATCH, new_latents=False
     )
+
+
+@torch.no_grad()
+def of_images(info: SAEInfo, classifier: Classifier, domains: Sequence[Domain]) -> SparseAutoencoder:
+    """An autoencoder whose atoms are the centred features of as many images."""
+    found, share = list[Tensor](), -(-info.num_latents // len(domains))
+    for domain in domains:
+        for batch in batches(domain.images, range(share), BATCH):
+            found.append(unit_norm(classifier.encoder(batch.images)))
+    features = torch.cat(found)[: info.num_latents]
+    sae = initial(info, SAETrainConfig(), features.mean(0), seed=0)
+    sae.decoder.copy_(unit_norm(features - features.mean(0)))
+    sae.encoder.copy_(sae.decoder)
+    return sae
 
 
 def pictures(size: Size) -> tuple[Domain, ...]:
