@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -63,7 +64,7 @@ def measure(size: Size = Size()) -> Sequence[Measure]:
         if browser:
             empty = folder / "empty.html"
             empty.write_text("<!doctype html><title>empty</title>")
-            start, whole = (seconds(lambda: drawn(browser, file)) for file in (empty, html))
+            start, whole = (seconds(partial(drawn, browser, file)) for file in (empty, html))
             found.append(Measure("it opens", whole - start, "s", SECONDS))
     return found
 
