@@ -81,13 +81,8 @@ def train(
         torch.device(device),
         processes,
     )
-    task.check()
     how = objective or Objective(config.label_smoothing)
-    if not how.is_mean_over_images and (config.accumulate > 1 or processes.size > 1):
-        raise ValueError(
-            f"this loss needs all images of a batch at once: accumulate must be 1 and the number of processes 1, "
-            f"got {config.accumulate} and {processes.size}"
-        )
+    task.check(how)
     run = _Run.start(copy.deepcopy(module), task, support or {}, masks, how)
     run.measure = measure
     if compiler is not None:
@@ -109,8 +104,13 @@ class _Task:
     device: torch.device
     processes: ProcessGroup
 
-    def check(self) -> None:
+    def check(self, how: Objective) -> None:
         """Raise ValueError for splits that nothing can be learnt from or judged on, and batches that do not divide."""
+        if not how.is_mean_over_images and (self.config.accumulate > 1 or self.processes.size > 1):
+            raise ValueError(
+                f"this loss needs all images of a batch at once: accumulate must be 1 and the number of processes 1, "
+                f"got {self.config.accumulate} and {self.processes.size}"
+            )
         require_classes(self.images.labels[self.indices].numpy(), "the training split")
         if len(self.validation_indices) == 0:
             raise ValueError("the validation split is empty: set aside examples to choose the epoch by")

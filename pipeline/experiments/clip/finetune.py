@@ -96,8 +96,7 @@ def clip_finetune(
     settings = in_words({name: value for name, value in locals().items() if name != "data_root"})
     opened = tested.opened(backbone, wording, corrupted, data_root)
     config = large.config(training, opened, recipe)
-    derived = backbone.derived | opened.derived | {"warm-up": f"{config.warmup_steps} steps"}
-    derived |= {"epochs": str(config.epochs), "learning rate": f"{config.learning_rate:g}"}
+    derived = backbone.derived | opened.derived | _fitted(config)
     methods, variants = steered(methods, steering.named(opened.suite.class_names, opened.suite.templates))
     sweep, saes = _by_recipe(recipe, sweep, autoencoders)
     return robust_graph(
@@ -122,6 +121,12 @@ def clip_finetune(
             prices=_prices(tested.suite, backbone, config.epochs, assumed_tflops),
         )
     )
+
+
+def _fitted(config: TrainConfig) -> dict[str, str]:
+    """What follows from the number of images, in words."""
+    rate = f"{config.learning_rate:g}"
+    return {"warm-up": f"{config.warmup_steps} steps", "epochs": str(config.epochs), "learning rate": rate}
 
 
 def _by_recipe(recipe: str, sweep: Sweep, autoencoders: Autoencoders) -> tuple[Sweep, SAEsConfig]:
