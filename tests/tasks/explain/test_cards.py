@@ -6,6 +6,7 @@ from amalgam.tasks.explain.active import Active
 from amalgam.tasks.explain.clamps import ClampTable
 from amalgam.tasks.explain.latents.cards import NUM_BINS, by_cofiring, by_cosine, cards_of, histograms, pictures
 from amalgam.tasks.explain.latents.new import second_autoencoder
+from amalgam.tasks.explain.latents.parts import grid_parts
 from amalgam.tasks.explain.latents.places import active_patches
 from amalgam.tasks.explain.significance import paired_interval
 from amalgam.tasks.sae.autoencoder import unit_norm
@@ -88,6 +89,14 @@ def test_a_patch_is_active_where_the_atom_was_planted():
     patches[1, 0, 3] += by.sae.encoder[7].detach() + by.sae.bias.detach()
     found = active_patches(by.sae, patches, torch.tensor([5, 7]))
     assert found[0, 1, 2] and found[1, 0, 3]
+
+
+def test_patches_are_marked_by_parts_of_the_grid():
+    by, parts = random_comparison(), grid_parts(8, 6, 5)
+    patches = 0.01 * draw(1, 8, 6, by.atoms.shape[1])
+    inside = (parts.cells == 3).reshape(1, 8, 6)
+    patches[inside] += by.sae.encoder[5].detach() + by.sae.bias.detach()
+    assert torch.equal(active_patches(by.sae, patches, torch.tensor([5]), num_parts=5), inside)
 
 
 def test_matches_are_those_of_the_assignment_and_follow_the_atoms():
