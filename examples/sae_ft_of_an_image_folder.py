@@ -46,7 +46,6 @@ def main(arguments: list[str] | None = None) -> pd.DataFrame:
         strengths=tuple(flags.strengths),
         alphas=(0.5, 1.0),
         epochs=flags.epochs,
-        warmup_steps=10,
         validation_share=0.2,
         precision="fp32",
     )
