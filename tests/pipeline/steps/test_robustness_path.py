@@ -273,8 +273,12 @@ def test_pictures_of_a_test_set_that_are_prepared_wrongly_are_noticed_and_report
     images = load(right, "train", tmp_path)
     with torch.no_grad():
         features = clip.encode_image(next(batches(images, range(80), 80)).images)
+    features = features / features.norm(dim=1, keepdim=True)
+    dark, bright = (features[images.labels == label].mean(0) for label in (0, 1))
+    between, middle = bright - dark, (dark + bright) / 2
+    direction = between - middle * (between @ middle) / (middle @ middle)  # along which the middle has no component
     head = Head(16, 2)
-    head.weight.data = torch.stack([features[images.labels == label].mean(0) for label in (0, 1)]) - features.mean(0)
+    head.weight.data, head.bias.data = torch.stack([-direction, direction]), torch.zeros(2)
     about = ClassifierInfo(clip=SPEC, class_names=("dark", "bright"), templates=TEMPLATES, backbone=key_of(clip))
     (tmp_path / "before").mkdir()
     save_classifier(Classifier(clip.image_tower, head), about, tmp_path / "before")
