@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from tests.pipeline.cli.test_command_line import amalgam
-from tests.pipeline.experiments.test_clip_finetune import data as pictures  # noqa: F401
+from tests.pipeline.experiments.clip.test_clip_finetune import data as pictures  # noqa: F401
 from tests.pipeline.steps.explained import write_folders
 from tests.tasks.clip.worlds import CLASSES, images, spec
 

@@ -15,8 +15,8 @@ from amalgam.pipeline.experiments.clip.variants import from_file
 from amalgam.pipeline.store.artifact import read_records
 from amalgam.tasks.clip.finetuning.config import FinetuneConfig
 from tests.pipeline.cli.test_command_line import amalgam
-from tests.pipeline.experiments.test_clip_finetune import FLAGS
-from tests.pipeline.experiments.test_clip_finetune import data as pictures  # noqa: F401
+from tests.pipeline.experiments.clip.test_clip_finetune import FLAGS
+from tests.pipeline.experiments.clip.test_clip_finetune import data as pictures  # noqa: F401
 
 DOCS = Path(__file__).parents[1] / "docs"
 pytestmark = pytest.mark.slow
@@ -41,7 +41,7 @@ SMALL = (*OWN, "--model", "mine.py:Small", *TINY)
 @pytest.fixture
 def mine(tmp_path, monkeypatch) -> Path:
     """A folder in which `mine.py` has all the code of the pages."""
-    pages = sorted(DOCS.glob("add_a_*.md"))
+    pages = sorted((DOCS / "extending").glob("*.md"))
     blocks = [
         block for page in pages for block in re.findall(r"```python\n# mine.py\n(.*?)```", page.read_text(), re.S)
     ]

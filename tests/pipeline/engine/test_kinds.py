@@ -14,7 +14,7 @@ from amalgam.pipeline.steps.fusion.activations import ACTIVATIONS, ActivationsCo
 from amalgam.pipeline.steps.fusion.members import MEMBER
 from amalgam.pipeline.store.artifact import read_records
 
-GUIDE = Path(__file__).parents[3] / "docs" / "add_a_dataset_or_model.md"
+GUIDE = Path(__file__).parents[3] / "docs" / "extending" / "dataset_or_model.md"
 
 
 def of_kind(name: str) -> list:

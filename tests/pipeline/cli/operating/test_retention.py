@@ -21,7 +21,7 @@ from amalgam.pipeline.tracking.run_record import RunRecord, read_runs
 from amalgam.pipeline.tracking.store import DATABASE, store_of
 
 pytestmark = pytest.mark.slow
-WALKS = f"{Path(__file__).parents[1] / 'example.py'}:walks"
+WALKS = f"{Path(__file__).parents[2] / 'example.py'}:walks"
 EXPERIMENT = """
 from pydantic import BaseModel
 from amalgam.pipeline.engine.step import Step

@@ -13,7 +13,7 @@ from amalgam.tasks.clip.testing.test_sets import VALIDATION
 from amalgam.tasks.models.clip import build_clip
 from amalgam.tasks.models.clip_spec import ClipSpec
 from tests.pipeline.cli.test_command_line import amalgam
-from tests.pipeline.experiments.test_clip_finetune import TINY
+from tests.pipeline.experiments.clip.test_clip_finetune import TINY
 from tests.tasks.clip.stand_ins import (
     IMAGENET_FOLDERS,
     OTHER_CLASSES,
