@@ -33,6 +33,7 @@ STAYS_HERE = (
 MOST_BYTES = 200 * 10**6  # of files that travel; Ray takes half a gigabyte, and every worker unpacks them
 ENDED = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED)
 STOPS_WITHIN = 60.0  # seconds; Ray kills what ignores SIGTERM after a few
+MONITORED_FOR = 5.0  # seconds; several rounds of Ray's monitor of a job
 STOPPED = 130  # exit status for a job that somebody stopped
 
 
@@ -121,6 +122,9 @@ class Cluster:
         """Remove a job that has ended, so that its id can be used again."""
         with self._spoken_to():
             self._client.delete_job(submission_id)
+        # Ray's monitor looks once a second whether the job's supervisor has exited. Seeing that only after a new job
+        # has the id, it would mark that one as failed.
+        time.sleep(MONITORED_FOR)
 
     @contextmanager
     def _spoken_to(self) -> Iterator[None]:
