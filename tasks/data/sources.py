@@ -3,12 +3,10 @@
 `tasks.data.opening` opens them; nothing here imports torch.
 """
 
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from amalgam.tasks.data import catalogue
 from amalgam.tasks.data.catalogue import DataSpec
 from amalgam.tasks.user_names import unknown_name
 
@@ -221,11 +219,6 @@ def without_held_out(pictures: StyledPairs | StyledPhotos, labelled: LabelledCon
     if not isinstance(pictures, StyledPairs) or not isinstance(of_labelled, StyledPairs) or not of_labelled.set_apart:
         return pictures
     return pictures.model_copy(update={"set_apart": of_labelled.set_apart.model_copy(update={"shown": False})})
-
-
-def check_source(source: AnySource, root: Path | None) -> None:
-    """Raise ValueError, saying what to fetch and where it must lie, unless the files of `source` are there."""
-    catalogue.check(data_of(source), root)
 
 
 def data_of(source: AnySource) -> DataSpec:

@@ -49,8 +49,9 @@ def class_couplings(
         if coupling := _coupling(axes, states, head, names):
             found[head if head in axes.outputs else CLASSES] = coupling
     if CLASSES in found and len(axes.heads) > 1:
-        raise ValueError("members know different classes of a head that each computes apart, beside others: fuse them "
-                         "one head at a time")  # fmt: skip
+        raise ValueError(
+            "members know different classes of a head that each computes apart, beside others: fuse one head at a time"
+        )
     return found
 
 

@@ -13,18 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def sequential_scan(decay: Tensor, drive: Tensor) -> Tensor:
-    """States (b, t, d, n) of the recurrence, in t steps: the definition that `parallel_scan` is compared with."""
-    state = torch.zeros_like(drive[:, 0])
-    states = []
-    for step in range(drive.shape[1]):
-        state = decay[:, step] * state + drive[:, step]
-        states.append(state)
-    return torch.stack(states, dim=1)
-
-
 def parallel_scan(decay: Tensor, drive: Tensor) -> Tensor:
-    """The same states in about 2 sqrt(t) steps: all chunks of sqrt(t) at once, then from chunk to chunk.
+    """States (b, t, d, n) in about 2 sqrt(t) steps: all chunks of sqrt(t) at once, then from chunk to chunk.
 
     Two steps in a row are one step with decay `a2 a1` and drive `a2 b1 + b2`, and that composition is associative
     (Blelloch 1990), so a chunk needs of those before it only the state that they end with.

@@ -3,10 +3,10 @@
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from amalgam.tasks.data.catalogue import DataSpec
+from amalgam.tasks.data.catalogue import DataSpec, check
 from amalgam.tasks.data.images import load
 from amalgam.tasks.data.opening import open_source
-from amalgam.tasks.data.sources import Corrupted, Source, Stored, StyledPairs, check_source
+from amalgam.tasks.data.sources import Corrupted, Source, Stored, StyledPairs, data_of
 
 DIGITS = DataSpec(name="digits")
 PAIRS = StyledPairs(glyphs=DIGITS, num_images=10, size=20)
@@ -40,8 +40,8 @@ def test_absent_files_are_named_through_every_kind(tmp_path):
     absent = StyledPairs(glyphs=DataSpec(name="mnist"), num_images=10)
     for source in (Stored(data=absent.glyphs), absent, Corrupted(source=absent, corruption="fog", severity=1)):
         with pytest.raises(ValueError, match="train-images-idx3-ubyte"):
-            check_source(source, tmp_path)
-    check_source(PAIRS, None)
+            check(data_of(source), tmp_path)
+    check(data_of(PAIRS), None)
 
 
 def test_a_stored_source_is_the_set_itself():

@@ -18,11 +18,21 @@ from amalgam.tasks.models.vim2.mixers import (
     mixer_of_tokens,
 )
 from amalgam.tasks.models.vim2.networks import TSM2, ViM2
-from amalgam.tasks.models.vim2.scan import discretise, parallel_scan, sequential_scan
+from amalgam.tasks.models.vim2.scan import discretise, parallel_scan
 from amalgam.tasks.models.vim2.sizes import vim2_parameters
 from amalgam.tasks.models.vim2.skips import WeightedBlocks, WeightedStack
 
 TINY = {"width": 8, "depths": (2, 1), "states": 2}
+
+
+def sequential_scan(decay, drive):
+    """States (b, t, d, n) of the recurrence, one step after another."""
+    state = torch.zeros_like(drive[:, 0])
+    states = []
+    for step in range(drive.shape[1]):
+        state = decay[:, step] * state + drive[:, step]
+        states.append(state)
+    return torch.stack(states, dim=1)
 
 
 def noise(*shape, seed=0, dtype=torch.float64):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import Field
-
-from amalgam.tasks.fusion.methods.method import Members, Method
+from amalgam.tasks.fusion.methods.clustering.ward import Clustering
+from amalgam.tasks.fusion.methods.method import Members
 from amalgam.tasks.fusion.methods.pruning.importance import INFLUENCES, Criterion, importance, masses
 
 if TYPE_CHECKING:
@@ -14,24 +13,14 @@ if TYPE_CHECKING:
     from amalgam.tasks.fusion.matching import Matching
 
 
-class NeuronInterpolation(Method):
+class NeuronInterpolation(Clustering):
     """k-means in which each unit weighs as much as it is important, both in distances and in its cluster's mean.
 
     With a refit, layers are then fitted to these means, as the linear form of the method does.
     """
 
-    width: float = Field(default=1.0, gt=0)
-    """Units that every group keeps, as a multiple of one member's; all members' units are the ensemble."""
     criterion: Criterion = "fisher"
     """What makes a unit important."""
-
-    @property
-    def needs_activations(self) -> bool:
-        return True
-
-    @property
-    def needs_gram(self) -> bool:
-        return True
 
     @property
     def needs_influence(self) -> bool:

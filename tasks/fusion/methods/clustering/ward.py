@@ -17,15 +17,11 @@ if TYPE_CHECKING:
     from amalgam.tasks.fusion.matching import Matching
 
 
-class Ward(Method):
-    """Agglomerate units, always the two clusters whose union adds least to the squared distances within clusters."""
+class Clustering(Method):
+    """What all clusterings share: they see products of activations, and keep a number of units."""
 
     width: float = Field(default=1.0, gt=0)
     """Units that every group keeps, as a multiple of one member's; all members' units are the ensemble."""
-    scaled: bool = False
-    """Whether consumers of a unit read its cluster times the factor that is closest to the unit."""
-    one_per_member: bool = False
-    """Whether a cluster may have at most one unit of each member (then it keeps at least as many as one member has)."""
 
     @property
     def needs_activations(self) -> bool:
@@ -34,6 +30,15 @@ class Ward(Method):
     @property
     def needs_gram(self) -> bool:
         return True
+
+
+class Ward(Clustering):
+    """Agglomerate units, always the two clusters whose union adds least to the squared distances within clusters."""
+
+    scaled: bool = False
+    """Whether consumers of a unit read its cluster times the factor that is closest to the unit."""
+    one_per_member: bool = False
+    """Whether a cluster may have at most one unit of each member (then it keeps at least as many as one member has)."""
 
     def match(self, members: Members) -> Matching:
         from amalgam.tasks.fusion.methods.clustering.kernel_means import scales
